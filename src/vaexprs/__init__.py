@@ -1,0 +1,56 @@
+"""Fit variational autoencoders to gene expression and generate cells from them."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+if TYPE_CHECKING:
+    from vaexprs.demo import demo_cells
+    from vaexprs.fitting import fit_vae
+    from vaexprs.generation import Generated, gen_exprs
+    from vaexprs.io import read
+    from vaexprs.plotting import plot_aug, plot_vae
+    from vaexprs.result import VAEFit, load_vae
+
+_HOME = {
+    "Generated": "generation",
+    "VAEFit": "result",
+    "demo_cells": "demo",
+    "fit_vae": "fitting",
+    "gen_exprs": "generation",
+    "load_vae": "result",
+    "plot_aug": "plotting",
+    "plot_vae": "plotting",
+    "read": "io",
+}
+
+__all__ = [
+    "Generated",
+    "VAEFit",
+    "demo_cells",
+    "fit_vae",
+    "gen_exprs",
+    "load_vae",
+    "plot_aug",
+    "plot_vae",
+    "read",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # the front door opens a room when it is first asked for: `vaexprs --help` does not pay for Keras
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vaexprs")
+    if name in _HOME:
+        return getattr(import_module(f"vaexprs.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'vaexprs' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

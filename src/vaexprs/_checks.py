@@ -1,0 +1,71 @@
+"""One grammar of errors: what it is, what it must be, what came, what to try."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import numbers
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+
+def did_you_mean(word: object, options: Iterable[object]) -> str:
+    """Return `` Did you mean 'x'?`` for the option nearest to `word`, or an empty string."""
+    lowered = {str(option).lower(): str(option) for option in options}
+    near = difflib.get_close_matches(str(word).lower(), list(lowered), n=1, cutoff=0.5)
+    return f" Did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+def some(items: Sequence[object], most: int = 5) -> str:
+    """Return the first few items for a message: ``'a', 'b', 'c' and 12 more``."""
+    shown = ", ".join(repr(str(item)) for item in items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+def check_choice(name: str, value: object, options: Sequence[str]) -> str:
+    """Return `value` if it is one of `options`.
+
+    Raises
+    ------
+    ValueError
+        If it is not; the message names the options and the nearest one.
+    """
+    if value not in options:
+        choices = ", ".join(repr(option) for option in options)
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}.{did_you_mean(value, options)}")
+    return str(value)
+
+
+def check_integer(name: str, value: Any, minimum: int) -> int:
+    """Return `value` as an int that is at least `minimum`; ``10.0`` counts as 10."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or value != value or value in (float("inf"), -float("inf")) or int(value) != value:
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+    return int(value)
+
+
+def check_real(name: str, value: Any, minimum: float, *, below: float = float("inf")) -> float:
+    """Return `value` as a float with ``minimum <= value < below``."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    if not minimum <= float(value) < below:
+        upper = "" if below == float("inf") else f" and less than {below:g}"
+        raise ValueError(f"{name} must be at least {minimum:g}{upper}, got {value}.")
+    return float(value)
+
+
+def require(module: str, package: str, purpose: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; the message gives the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{purpose} needs {package}: pip install {package}") from error

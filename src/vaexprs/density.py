@@ -1,0 +1,228 @@
+"""The latent density of each condition, built of mixtures.
+
+It is fitted to posterior samples of the training cells, with the log library size as one more dimension
+where the values are counts, so that depth comes with its correlation to state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vaexprs.mixture import FLOOR, Mixture, select_mixture
+from vaexprs.preprocessing import Conditions
+
+# The rules, by number of cells of a condition:
+CELLS_FOR_OWN_COVARIANCE = 3  # with fewer the pooled within-condition covariance is borrowed
+CELLS_PER_COMPONENT = 15  # one component for every so many cells, at most MOST_COMPONENTS
+MOST_COMPONENTS = 9
+MOST_CELLS = 5_000  # of a condition are looked at, a seeded random subset
+POINTS = 2_000  # posterior samples of a condition to aim at ...
+MOST_DRAWS = 10  # ... with at most so many of each cell
+BORROWED = "pooled"
+UNSEEN = "additive"
+
+
+@dataclass(frozen=True)
+class LatentDensity:
+    """A mixture for each condition that has cells, and what is needed to make one for those without.
+
+    Parameters
+    ----------
+    conditions
+        Levels of label and covariates in use, and their codes.
+    seen
+        Combinations of levels in the training cells, one a row; no column where there are no conditions.
+    cells
+        Training cells of each, (n_seen,).
+    mixtures
+        Mixture of each.
+    bic
+        BIC of each.
+    pooled
+        Within-condition covariance, (n_dims, n_dims).
+    effects
+        Least-squares effect of each one-hot column on the mean, (width, n_dims).
+    """
+
+    conditions: Conditions
+    seen: pd.DataFrame
+    cells: np.ndarray
+    mixtures: tuple[Mixture, ...]
+    bic: np.ndarray
+    pooled: np.ndarray
+    effects: np.ndarray
+
+    def mixture(self, levels: Mapping[str, str]) -> Mixture:
+        """Return the mixture of a combination of levels.
+
+        For a combination without training cells: one component, its mean the sum of the effects of its
+        levels, its covariance the pooled one.
+        """
+        same = np.ones(len(self.cells), bool)
+        for key in self.conditions.keys:
+            same &= self.seen[key].to_numpy() == levels[key]
+        if same.any():
+            return self.mixtures[int(np.argmax(same))]
+        code = self.conditions.one_hot(pd.DataFrame([dict(levels)]))
+        return Mixture(np.ones(1), code @ self.effects, self.pooled[None], UNSEEN)
+
+    def summary(self) -> pd.DataFrame:
+        """Return a row for each condition: its levels, cells, model, components and BIC."""
+        return self.seen.assign(
+            cells=self.cells,
+            model=[mixture.model for mixture in self.mixtures],
+            components=[mixture.n_components for mixture in self.mixtures],
+            bic=self.bic,
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the numbers as arrays, to be saved."""
+        columns = self.seen.to_numpy(dtype=str).reshape(len(self.cells), -1)
+        return {
+            "seen": columns.astype(np.str_),
+            "cells": self.cells,
+            "bic": self.bic,
+            "pooled": self.pooled,
+            "effects": self.effects,
+            "models": np.array([mixture.model for mixture in self.mixtures], np.str_),
+            "components": np.array([mixture.n_components for mixture in self.mixtures]),
+            "weights": np.concatenate([mixture.weights for mixture in self.mixtures]),
+            "means": np.concatenate([mixture.means for mixture in self.mixtures]),
+            "covariances": np.concatenate([mixture.covariances for mixture in self.mixtures]),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], conditions: Conditions) -> LatentDensity:
+        """Return the density that `to_arrays` took apart."""
+        ends = np.cumsum(arrays["components"])[:-1]
+        parts = (np.split(arrays[name], ends) for name in ("weights", "means", "covariances"))
+        mixtures = tuple(
+            Mixture(weights, means, covariances, str(model))
+            for weights, means, covariances, model in zip(*parts, arrays["models"], strict=True)
+        )
+        seen = pd.DataFrame(arrays["seen"], columns=conditions.keys, dtype=object)
+        return cls(
+            conditions,
+            seen,
+            arrays["cells"],
+            mixtures,
+            arrays["bic"],
+            arrays["pooled"],
+            arrays["effects"],
+        )
+
+
+def fit_density(
+    mean: np.ndarray,
+    sd: np.ndarray,
+    log_library: np.ndarray | None,
+    obs: pd.DataFrame,
+    conditions: Conditions,
+    *,
+    seed: int,
+) -> LatentDensity:
+    """Fit the density of each condition.
+
+    Parameters
+    ----------
+    mean, sd
+        Posterior mean and standard deviation of the training cells, (n_cells, latent_dim).
+    log_library
+        Log library size of each, (n_cells,), or None.
+    obs
+        Levels of label and covariates of each.
+    conditions
+        Levels in use.
+    seed
+        Seed of the posterior samples and of EM.
+
+    Notes
+    -----
+    By number of cells of a condition: 1 or 2 borrow the pooled within-condition covariance around their own
+    mean; with 3 or more, mixtures with up to one component for every 15 cells (9 at most) compete with that
+    by BIC.
+    """
+    groups = _groups(obs, conditions)
+    rng = np.random.default_rng(seed)
+    fixed = np.zeros((len(mean), 0)) if log_library is None else np.asarray(log_library, float)[:, None]
+    points, cells = [], []
+    for rows in groups.values():
+        if len(rows) > MOST_CELLS:
+            rows = rng.choice(rows, MOST_CELLS, replace=False)
+        draws = int(np.clip(POINTS // len(rows), 1, MOST_DRAWS))
+        noise = rng.standard_normal((draws, len(rows), mean.shape[1]))
+        sample = mean[rows] + sd[rows] * noise
+        joined = np.concatenate([sample, np.broadcast_to(fixed[rows], (draws, *fixed[rows].shape))], axis=2)
+        points.append(joined.reshape(draws * len(rows), -1))
+        cells.append(len(rows))
+    sizes = np.array([len(rows) for rows in groups.values()])
+    centres = np.stack([sample.mean(axis=0) for sample in points])
+    share = sizes / sizes.sum()
+    pooled = sum(
+        w * np.cov(sample.T, bias=True).reshape(sample.shape[1], -1)
+        for w, sample in zip(share, points, strict=True)
+    )
+    # where no cell has company the pooled covariance is that of the posterior alone
+    pooled = np.asarray(pooled) + FLOOR * np.eye(centres.shape[1])
+    scale = np.sqrt(np.diag(pooled))
+    seen = pd.DataFrame(list(groups), columns=conditions.keys, dtype=object)
+    fitted = [
+        _fit_one(sample, n, pooled, scale, seed) for sample, n in zip(points, cells, strict=True)
+    ]
+    return LatentDensity(
+        conditions,
+        seen,
+        sizes,
+        tuple(mixture for mixture, _ in fitted),
+        np.array([bic for _, bic in fitted]),
+        pooled,
+        _effects(conditions.one_hot(seen), centres, share),
+    )
+
+
+def _groups(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...], np.ndarray]:
+    """Return the rows of each combination of levels, in the order of the levels."""
+    if not conditions.levels:
+        return {(): np.arange(len(obs))}
+    codes = [
+        pd.Index(levels).get_indexer(pd.Index(obs[key].astype(str)))
+        for key, levels in conditions.levels.items()
+    ]
+    table = pd.DataFrame(np.stack(codes, axis=1))
+    names = list(conditions.levels.values())
+    return {
+        tuple(levels[i] for levels, i in zip(names, key, strict=True)): np.asarray(rows)
+        for key, rows in sorted(table.groupby(list(table.columns)).indices.items())
+        for key in [key if isinstance(key, tuple) else (key,)]
+    }
+
+
+def _fit_one(
+    sample: np.ndarray, cells: int, pooled: np.ndarray, scale: np.ndarray, seed: int
+) -> tuple[Mixture, float]:
+    """Return the mixture of one condition and its BIC; EM works in units of `scale`."""
+    d = sample.shape[1]
+    borrowed = Mixture(np.ones(1), sample.mean(axis=0)[None], pooled[None], BORROWED)
+    borrowed_bic = -2 * cells * float(borrowed.log_prob(sample).mean()) + d * np.log(cells)
+    if cells < CELLS_FOR_OWN_COVARIANCE:
+        return borrowed, borrowed_bic
+    most = int(np.clip(cells // CELLS_PER_COMPONENT, 1, MOST_COMPONENTS))
+    chosen = select_mixture(
+        sample / scale, components=range(1, most + 1), n_independent=cells, seed=seed
+    )
+    bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
+    if borrowed_bic <= bic:
+        return borrowed, borrowed_bic
+    best = chosen.best
+    covariances = best.covariances * np.outer(scale, scale)
+    return Mixture(best.weights, best.means * scale, covariances, best.model), bic
+
+
+def _effects(codes: np.ndarray, centres: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the least-squares effect of each column on the centres, of minimal norm."""
+    root = np.sqrt(weights)[:, None]
+    return np.linalg.lstsq(codes * root, centres * root, rcond=None)[0]

@@ -1,0 +1,447 @@
+"""fit_vae: cells in, a fitted (conditional) variational autoencoder out."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import anndata as ad
+import keras
+import numpy as np
+import pandas as pd
+
+from vaexprs import io
+from vaexprs._checks import check_integer, check_real, did_you_mean, some
+from vaexprs.batches import CellBatches
+from vaexprs.density import fit_density
+from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
+from vaexprs.networks import VAE, build_vae
+from vaexprs.preprocessing import (
+    Cells,
+    Preprocessing,
+    Scaling,
+    check_cells,
+    constant_genes,
+    learn_conditions,
+    split_rows,
+)
+from vaexprs.result import VAEFit, encode
+
+STEPS = 1_500  # gradient steps of a fit whose number of epochs is not given ...
+EPOCHS = (30, 400)  # ... within these numbers of epochs
+BATCH_SIZE = 128
+OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
+    "x": "x_train",
+    "y": "y_train",
+    "validation_data": "x_val and y_val",
+    "class_weight": "sample_weight",
+    "batch_size": "batch_size",
+    "epochs": "epochs",
+    "validation_split": "validation_split",
+}
+
+
+def fit_vae(
+    object: Any = None,
+    x_train: Any = None,
+    x_val: Any = None,
+    y_train: Any = None,
+    y_val: Any = None,
+    encoder_layers: Sequence[keras.layers.Layer] | None = None,
+    decoder_layers: Sequence[keras.layers.Layer] | None = None,
+    latent_dim: int | None = None,
+    regularization: float = 1.0,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    use_generator: bool = False,
+    optimizer: str | keras.optimizers.Optimizer = "adam",
+    validation_split: float = 0.0,
+    *,
+    label_key: str | None = None,
+    covariate_keys: Sequence[str] = (),
+    layer: str | None = None,
+    likelihood: str | None = None,
+    seed: int = 0,
+    distribution: Any = None,
+    **fit_arguments: Any,
+) -> VAEFit:
+    """Fit a (conditional) variational autoencoder to gene expression.
+
+    Parameters
+    ----------
+    object
+        Cells with their annotation: an AnnData of shape (n_cells, n_genes), a BiocPy
+        ``SummarizedExperiment`` or ``SingleCellExperiment``, or a path to an ``.h5ad`` or ``.zarr`` file.
+    x_train
+        Or the cells as an array, a DataFrame or a sparse matrix of shape (n_cells, n_genes).
+    x_val
+        Validation cells, likewise (or an AnnData), with the genes of the training cells.
+    y_train, y_val
+        Labels of `x_train` and `x_val`, (n_cells,). With `x_val` an AnnData they are taken from its `obs`.
+    encoder_layers, decoder_layers
+        Hidden layers, any Keras layers; new ones are built from their configurations. The encoder's may
+        begin with a ``keras.Input``. By default one layer of 256 units with ReLU (128 below 500 cells).
+        Decoder layers that end in a layer of n_genes units are R's contract: see `likelihood`.
+    latent_dim
+        Size of the latent vector; by default 2 for "bernoulli" and 10 for the others.
+    regularization
+        Weight of the KL divergence, at least 0.
+    epochs
+        Passes over the training cells; by default as many as make 1,500 steps, from 30 to 400.
+    batch_size
+        Cells a step; by default 128, or a quarter of the cells where there are fewer than 512.
+    preprocessing
+        ``fit.preprocessing`` of an earlier fit: its limits and codes are used, and its cells where none
+        are given here.
+    use_generator
+        Whether to stream shuffled mini-batches from the matrix as it is. A sparse matrix is then never
+        made dense as a whole.
+    optimizer
+        Name of a Keras optimizer, or one; it is copied.
+    validation_split
+        Fraction of the cells kept for validation, in proportion within each label; at least 0, less
+        than 1. Ignored where `x_val` is given.
+    label_key
+        Column of ``object.obs`` with the label. With `y_train`, the name of the label.
+    covariate_keys
+        Columns of ``object.obs`` with further conditions: donor, batch, treatment.
+    layer
+        Layer (AnnData) or assay (BiocPy) with the values; by default X, or the first assay.
+    likelihood
+        "nb", "zinb", "poisson" (counts), "gaussian" (any values; exact zeros have a probability of their
+        own where there are any), or "bernoulli": R's contract, where the last decoder layer is the output,
+        the data are min-max scaled, the loss is the cross-entropy, and generated values are the output's
+        means. By default "bernoulli" where `decoder_layers` end in a layer of n_genes units, else "nb" for
+        counts and "gaussian" for other values.
+    seed
+        Seed of the weights, the order, the noise and the latent density.
+    distribution
+        A ``keras.distribution`` to build and train the model under.
+    **fit_arguments
+        Passed on to ``keras.Model.fit``: ``callbacks``, ``verbose``, ``initial_epoch``, ``sample_weight``
+        and so on. By default one progress bar is shown; Keras' own with ``verbose=1`` or ``2``. Ctrl-C ends
+        training after the current step and keeps what was learned.
+
+    Returns
+    -------
+    VAEFit
+        With model, encoder, decoder, preprocessing, density and history.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind or unknown.
+    ValueError
+        If values cannot be learned from: NaN, negative or fractional counts, cells without counts,
+        duplicate gene names, unknown labels, layers that do not fit.
+
+    Examples
+    --------
+    >>> import vaexprs as vx
+    >>> fit = vx.fit_vae(vx.demo_cells(), label_key="cell_type", epochs=2, verbose=0)
+    >>> fit.latent_dim
+    10
+    """
+    seed = check_integer("seed", seed, 0)
+    regularization = check_real("regularization", regularization, 0)
+    validation_split = check_real("validation_split", validation_split, 0, below=1)
+    if latent_dim is not None:
+        latent_dim = check_integer("latent_dim", latent_dim, 1)
+    batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
+    epochs = None if epochs is None else check_integer("epochs", epochs, 1)
+    _check_fit_arguments(fit_arguments)
+
+    train, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer)
+    if train is None:
+        prepared, chosen = _reused_cells(preprocessing, likelihood)
+    else:
+        prepared, chosen = _prepare(
+            train, val, preprocessing, likelihood, decoder_layers, key, covariate_keys, not use_generator
+        )
+    if prepared.val is None and validation_split:
+        prepared = _split(prepared, validation_split, seed)
+    cells = prepared.train
+    assert cells is not None
+    with nullcontext() if distribution is None else distribution.scope():
+        model = build_vae(
+            encoder_layers,
+            decoder_layers,
+            likelihood=chosen,
+            x=cells.x,
+            width=prepared.conditions.width,
+            latent_dim=latent_dim or chosen.latent_dim,
+            regularization=regularization,
+            seed=seed,
+        )
+        model.compile(optimizer=_copy_optimizer(optimizer))
+        history = _train(model, prepared, epochs, batch_size, seed, fit_arguments)
+    density = _density(model, prepared, seed)
+    return VAEFit(model, prepared, density, history, seed)
+
+
+def _check_fit_arguments(given: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(keras.Model.fit).parameters)[1:]
+    ours = list(inspect.signature(fit_vae).parameters)
+    for name in given:
+        if name in OURS:
+            raise TypeError(f"{name} cannot be passed on to Keras' fit; use {OURS[name]}.")
+        if name not in known:
+            raise TypeError(
+                f"fit_vae got an argument that neither it nor Keras' fit has: {name!r}."
+                f"{did_you_mean(name, [*ours, *known])}"
+            )
+
+
+def _gather(
+    obj: Any, x_train: Any, y_train: Any, x_val: Any, y_val: Any, label_key: str | None, layer: str | None
+) -> tuple[ad.AnnData | None, ad.AnnData | None, str | None]:
+    """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
+    if obj is not None and x_train is not None:
+        raise ValueError("Give the cells as object or as x_train, not both.")
+    if obj is not None and y_train is not None:
+        raise ValueError("The labels of an object come from its obs: use label_key instead of y_train.")
+    if x_train is None and y_train is not None:
+        raise ValueError("y_train must come with x_train.")
+    if x_val is None and y_val is not None:
+        raise ValueError("y_val must come with x_val.")
+    train = None
+    if obj is not None:
+        train = io.from_object(obj, layer=layer)
+        check_cells(train, "object")
+    elif x_train is not None:
+        train = io.from_matrix(x_train, "x_train")
+        check_cells(train, "x_train")
+        if y_train is not None:
+            label_key = label_key or "label"
+            _set_labels(train, y_train, label_key, "y_train", "x_train")
+    val = None
+    if x_val is not None:
+        val = io.from_object(x_val, layer=layer) if isinstance(x_val, ad.AnnData) else io.from_matrix(x_val, "x_val")
+        check_cells(val, "x_val")
+        if y_val is not None:
+            _set_labels(val, y_val, label_key or "label", "y_val", "x_val")
+        elif label_key is not None and label_key not in val.obs:
+            raise ValueError("y_val must give the labels of x_val where the training cells have labels.")
+    return train, val, label_key
+
+
+def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str) -> None:
+    if isinstance(labels, str) or not np.iterable(labels):
+        raise TypeError(f"{name} must hold a label for each cell, got {type(labels).__name__}.")
+    values = labels if isinstance(labels, (pd.Series, pd.Categorical)) else pd.Series(np.asarray(labels).tolist())
+    if np.ndim(np.asarray(labels)) != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {np.shape(np.asarray(labels))}.")
+    if len(values) != adata.n_obs:
+        raise ValueError(
+            f"{name} must have a label for each of the {adata.n_obs:,} cells of {cells}, got {len(values):,}."
+        )
+    adata.obs[key] = pd.Categorical(values) if isinstance(values, pd.Categorical) else values.to_numpy()
+
+
+def _prepare(
+    train: ad.AnnData,
+    val: ad.AnnData | None,
+    earlier: Preprocessing | None,
+    likelihood: str | None,
+    decoder_layers: Sequence[Any] | None,
+    label_key: str | None,
+    covariate_keys: Sequence[str],
+    dense: bool,
+) -> tuple[Preprocessing, Likelihood]:
+    """Return the preprocessing with its cells, and the likelihood."""
+    x = io.as_float(train.X)
+    if earlier is not None:
+        kind = _same_likelihood(earlier, likelihood)
+        chosen = kind.for_values(x)
+        prepared = earlier.without_cells()
+    else:
+        kind = _choose_likelihood(likelihood, decoder_layers, x)
+        chosen = kind.for_values(x)
+        conditions = learn_conditions(train.obs, label_key, covariate_keys)
+        scaling = Scaling.fit(chosen.scaling(x), x)
+        prepared = Preprocessing(train.var_names, conditions, scaling, kind.name)
+    chosen.check(x, train.obs_names)
+    same = constant_genes(x, train.var_names)
+    if same:
+        warnings.warn(
+            f"{len(same):,} genes have the same value in every cell ({some(same)}); "
+            "nothing can be learned of how they vary.",
+            UserWarning,
+            stacklevel=4,
+        )
+    cells = prepared.prepare(train, dense=dense)
+    val_cells = None
+    if val is not None:
+        chosen.check(io.as_float(val.X), val.obs_names)
+        val_cells = prepared.prepare(val, dense=dense)
+    return _with_cells(prepared, cells, val_cells), chosen
+
+
+def _with_cells(prepared: Preprocessing, train: Cells, val: Cells | None) -> Preprocessing:
+    return Preprocessing(
+        prepared.genes, prepared.conditions, prepared.scaling, prepared.likelihood, train, val
+    )
+
+
+def _reused_cells(earlier: Preprocessing | None, likelihood: str | None) -> tuple[Preprocessing, Likelihood]:
+    if earlier is None:
+        raise ValueError("Give the cells: an AnnData as object, or a matrix as x_train.")
+    if earlier.train is None:
+        raise ValueError(
+            "The preprocessing holds no cells, as it was loaded from disk. Give them as object or x_train; "
+            "its limits and codes will be used."
+        )
+    kind = _same_likelihood(earlier, likelihood)
+    return earlier, kind.for_values(earlier.train.x)
+
+
+def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Likelihood]:
+    if not isinstance(earlier, Preprocessing):
+        raise TypeError(
+            f"preprocessing must be fit.preprocessing of an earlier fit, got {type(earlier).__name__}."
+        )
+    if likelihood is not None and likelihood_named(likelihood).name != earlier.likelihood:
+        raise ValueError(
+            f"preprocessing was made for likelihood {earlier.likelihood!r}, got {likelihood!r}. "
+            "Fit without it."
+        )
+    return likelihood_named(earlier.likelihood)
+
+
+def _choose_likelihood(
+    name: str | None, decoder_layers: Sequence[Any] | None, x: io.Matrix
+) -> type[Likelihood]:
+    if name is not None:
+        return likelihood_named(name)
+    last = decoder_layers[-1] if isinstance(decoder_layers, Sequence) and len(decoder_layers) else None
+    units = getattr(last, "units", None)
+    if units == x.shape[1]:
+        return likelihood_named("bernoulli")
+    if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
+        raise ValueError(
+            f"decoder_layers end in a sigmoid layer of {units:,} units, which as the output must have one for "
+            f"each of the {x.shape[1]:,} genes. For hidden layers only, name a likelihood."
+        )
+    return default_likelihood(x)
+
+
+def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing:
+    cells = prepared.train
+    assert cells is not None
+    key = prepared.conditions.label_key
+    labels = None if key is None else cells.obs[key].astype(str).to_numpy()
+    rows, held = split_rows(labels, len(cells), fraction, seed)
+    if not len(rows) or not len(held):
+        raise ValueError(
+            f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
+        )
+    return _with_cells(prepared, cells.take(rows), cells.take(held))
+
+
+def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
+    try:
+        if isinstance(optimizer, keras.optimizers.Optimizer):
+            return type(optimizer).from_config(optimizer.get_config())
+        return keras.optimizers.get(optimizer)
+    except (ValueError, TypeError) as error:
+        names = [n.lower() for n, o in vars(keras.optimizers).items() if isinstance(o, type)]
+        raise ValueError(
+            f"optimizer must be a Keras optimizer or its name, got {optimizer!r}.{did_you_mean(optimizer, names)}"
+        ) from error
+
+
+def _train(
+    model: VAE,
+    prepared: Preprocessing,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    fit_arguments: dict[str, Any],
+) -> dict[str, list[float]]:
+    """Train and return the history."""
+    arguments = dict(fit_arguments)
+    shuffle = bool(arguments.pop("shuffle", True))
+    weight = arguments.pop("sample_weight", None)
+    val_batch_size = arguments.pop("validation_batch_size", None)
+    callbacks = arguments.pop("callbacks", None) or []
+    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    verbose = arguments.pop("verbose", "auto")
+    cells = prepared.train
+    assert cells is not None
+    n = len(cells)
+    if weight is not None:
+        weight = np.asarray(weight, np.float32)
+        if weight.shape != (n,):
+            raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}.")
+    size = batch_size or min(BATCH_SIZE, max(1, -(-n // 4)))
+    epochs = epochs or int(np.clip(-(-STEPS * size // n), *EPOCHS))
+    batches = CellBatches(
+        cells.x, prepared.y_train, batch_size=size, shuffle=shuffle, seed=seed, sample_weight=weight
+    )
+    val_batches = None
+    if prepared.val is not None:
+        val_batches = CellBatches(
+            prepared.val.x,
+            prepared.y_val,
+            batch_size=val_batch_size or size,
+            shuffle=False,
+            seed=seed,
+        )
+    if verbose == "auto":
+        from tqdm.keras import TqdmCallback
+
+        callbacks.append(TqdmCallback(verbose=0, desc="fitting", unit="epoch"))
+        verbose = 0
+    history = model.fit(
+        batches,
+        epochs=epochs,
+        validation_data=val_batches,
+        callbacks=[*callbacks, _StopOnInterrupt()],
+        verbose=verbose,
+        shuffle=False,  # CellBatches shuffles
+        **arguments,
+    ).history
+    return {name: [float(value) for value in values] for name, values in history.items()}
+
+
+class _StopOnInterrupt(keras.callbacks.Callback):
+    """Let Ctrl-C end training after the current step; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._previous: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        warnings.warn("Training was interrupted; what was learned so far is kept.", UserWarning, stacklevel=2)
+        self.model.stop_training = True
+        self.on_train_end()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+
+def _density(model: VAE, prepared: Preprocessing, seed: int) -> Any:
+    cells = prepared.train
+    assert cells is not None
+    mean, sd = encode(model, cells, prepared.y_train)
+    if not np.isfinite(mean).all() or not np.isfinite(sd).all():
+        raise ValueError(
+            "Training diverged: the encoder's output is not finite. Try a smaller learning rate: "
+            "optimizer=keras.optimizers.Adam(1e-4)."
+        )
+    log_library = None
+    if model.likelihood.counts:
+        log_library = np.log(np.asarray(cells.x.sum(axis=1), np.float64).ravel())
+    return fit_density(mean, sd, log_library, cells.obs, prepared.conditions, seed=seed)

@@ -1,0 +1,372 @@
+"""gen_exprs: draw labelled cells from a fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import anndata as ad
+import keras
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs._checks import check_integer, check_real, did_you_mean, some
+from vaexprs.batches import as_inputs
+from vaexprs.io import Matrix
+from vaexprs.mixture import Mixture
+from vaexprs.preprocessing import apportion
+from vaexprs.result import VAEFit, encode
+
+# Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
+# rows: the same cells come out whatever the batch size.
+BLOCK = 128
+SLOW = 20  # blocks from which on a progress bar is shown
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated cells, and the real ones they were learned from.
+
+    Parameters
+    ----------
+    adata
+        The generated cells: values in X (CSR of whole numbers for counts), label and covariates in `obs`,
+        gene names in `var_names`, the recipe in ``uns["vaexprs"]``.
+    fit
+        The fit they came from.
+    """
+
+    adata: ad.AnnData
+    fit: VAEFit
+
+    @property
+    def x_gen(self) -> Any:
+        """Generated values, (n_cells, n_genes); CSR for counts."""
+        return self.adata.X
+
+    @property
+    def y_gen(self) -> np.ndarray | None:
+        """Labels of the generated cells, (n_cells,), or None where the fit has no label."""
+        return self._labels(self.adata.obs)
+
+    @property
+    def x_train(self) -> Matrix | None:
+        """Real values, (n_cells, n_genes), in the user's units; None after loading from disk."""
+        prep = self.fit.preprocessing
+        if prep.train is None:
+            return None
+        x = prep.train.x
+        if prep.scaling.kind == "none":
+            return x
+        return prep.scaling.inverse(x.toarray() if sp.issparse(x) else x)
+
+    @property
+    def y_train(self) -> np.ndarray | None:
+        """Labels of the real cells, (n_cells,); None after loading or without labels."""
+        train = self.fit.preprocessing.train
+        return None if train is None else self._labels(train.obs)
+
+    @property
+    def latent_vector(self) -> np.ndarray | None:
+        """Posterior means of the real cells, (n_cells, latent_dim); None after loading from disk."""
+        prep = self.fit.preprocessing
+        return None if prep.train is None else encode(self.fit.model, prep.train, prep.y_train)[0]
+
+    def _labels(self, obs: pd.DataFrame) -> np.ndarray | None:
+        key = self.fit.preprocessing.conditions.label_key
+        return None if key is None else obs[key].astype(str).to_numpy(dtype=object)
+
+    def to_anndata(self, real: bool = False) -> ad.AnnData:
+        """Return the generated cells, or real and generated ones together.
+
+        Parameters
+        ----------
+        real
+            Whether the training cells come first; ``obs["group"]`` is then "real" or "generated".
+
+        Raises
+        ------
+        ValueError
+            If `real` and the fit was loaded from disk: no training cell is saved.
+        """
+        return (self.joined if real else self.adata).copy()
+
+    @cached_property
+    def joined(self) -> ad.AnnData:
+        """Real and generated cells together, made once: `plot_aug` keeps its embeddings here."""
+        train = self.fit.preprocessing.train
+        if train is None:
+            raise ValueError(
+                "There are no real cells: a fit loaded from disk holds none. Give your own: "
+                "plot_aug(gen, 'UMAP', real=adata)."
+            )
+        return join_real(ad.AnnData(self.x_train, obs=train.obs, var=self.adata.var), self.adata)
+
+    def __repr__(self) -> str:
+        return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
+
+
+def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
+    """Return real and generated cells in one AnnData with ``obs["group"]``.
+
+    The genes are the generated cells'; columns of `obs` that both have are kept.
+    """
+    missing = generated.var_names.difference(real.var_names)
+    if len(missing):
+        raise ValueError(f"The real cells must have the generated genes, missing: {some(list(missing))}.")
+    parts = {"real": real[:, generated.var_names], "generated": generated}
+    for name, part in parts.items():
+        columns = [key for key in generated.obs if key in real.obs]
+        x = sp.csr_matrix(part.X, dtype=np.float32) if sp.issparse(generated.X) else part.X
+        x = x.toarray() if sp.issparse(x) and not sp.issparse(generated.X) else x
+        parts[name] = ad.AnnData(x, obs=part.obs[columns].astype(str), var=generated.var[[]])
+    joined = ad.concat(parts, label="group")
+    joined.obs_names_make_unique()
+    for key in joined.obs:
+        joined.obs[key] = pd.Categorical(joined.obs[key])
+    joined.obs["group"] = joined.obs["group"].cat.set_categories(["real", "generated"])
+    joined.uns["vaexprs"] = generated.uns["vaexprs"]
+    return joined
+
+
+def gen_exprs(
+    x: VAEFit,
+    num_samples: int | None = None,
+    batch_size: int | None = None,
+    use_generator: bool = False,
+    *,
+    labels: str | Mapping[str, int] | None = None,
+    covariates: Mapping[str, str] | None = None,
+    library_size: float | str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Generated:
+    """Generate cells.
+
+    Parameters
+    ----------
+    x
+        What `fit_vae` or `load_vae` returned.
+    num_samples
+        Number of cells; left out where `labels` gives the numbers.
+    batch_size
+        With `use_generator`, the cells whose decoded parameters are in memory at once; by default 1,024.
+    use_generator
+        Whether to decode in batches rather than all at once. The cells are the same.
+    labels
+        A label, for `num_samples` cells of it, or numbers by label: ``{"CD34+": 500, "NK": 200}``. By
+        default all labels in the training proportions.
+    covariates
+        Levels asked for: ``{"donor": "101", "stim": "stim"}``. Those not named come in the training
+        proportions.
+    library_size
+        Counts a cell to aim at: the expected total of each generated cell. By default (None or "real") it
+        is drawn with the state of the cell, as in the real ones.
+    seed
+        The same seed gives the same cells, whatever the batch size.
+    progress
+        Whether to show a progress bar where it takes longer.
+
+    Returns
+    -------
+    Generated
+        R's five fields (``x_gen``, ``y_gen``, ``x_train``, ``y_train``, ``latent_vector``) and ``adata``.
+
+    Raises
+    ------
+    ValueError
+        If a number is not positive, a label or level is unknown, or no number is given.
+    TypeError
+        If `x` is not a fit, or a number is not whole.
+    """
+    if not isinstance(x, VAEFit):
+        raise TypeError(f"x must be what fit_vae or load_vae returned, got {type(x).__name__}.")
+    seed = check_integer("seed", seed, 0)
+    per_cell = _per_cell(x, library_size)
+    rows, which = _plan(x, num_samples, labels, covariates)
+    n = len(which)
+    size = n if not use_generator else (batch_size or 1024)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, 1)
+    parts = _with_progress(_draw(x, rows, which, per_cell, seed, max(1, size // BLOCK)), n, progress)
+    obs = rows.iloc[which].reset_index(drop=True)
+    for key, levels in x.preprocessing.conditions.levels.items():
+        obs[key] = pd.Categorical(obs[key], categories=levels)
+    obs.index = pd.Index([f"generated_{i + 1}" for i in range(n)])
+    adata = ad.AnnData(
+        sp.vstack(parts, format="csr") if x.likelihood.counts else np.concatenate(parts),
+        obs=obs,
+        var=pd.DataFrame(index=x.genes),
+    )
+    asked = {} if labels is None else {labels: num_samples} if isinstance(labels, str) else dict(labels)
+    adata.uns["vaexprs"] = {
+        "version": version("vaexprs"),
+        "likelihood": x.likelihood.name,
+        "counts": x.likelihood.counts,
+        "scaling": x.preprocessing.scaling.kind,
+        "label_key": x.preprocessing.conditions.label_key or "",
+        "fit_seed": x.seed,
+        "seed": seed,
+        "n_cells": n,
+        "labels": json.dumps({str(k): int(v) for k, v in asked.items() if v is not None}),
+        "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
+        "library_size": "real" if per_cell is None else per_cell,
+    }
+    return Generated(adata, x)
+
+
+def _per_cell(fit: VAEFit, library_size: Any) -> float | None:
+    if library_size is None or library_size == "real":
+        return None
+    if not fit.likelihood.counts:
+        raise ValueError(
+            f"library_size applies to counts; this fit has likelihood {fit.likelihood.name!r}. Leave it out."
+        )
+    if isinstance(library_size, str):
+        raise ValueError(f"library_size must be a number or 'real', got {library_size!r}.")
+    size = check_real("library_size", library_size, 0)
+    if size == 0:
+        raise ValueError("library_size must be more than 0, got 0.")
+    return size
+
+
+def _plan(
+    fit: VAEFit,
+    num_samples: int | None,
+    labels: str | Mapping[str, int] | None,
+    covariates: Mapping[str, str] | None,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the distinct conditions asked for, and for each cell the row of its condition."""
+    conditions = fit.preprocessing.conditions
+    if labels is not None and conditions.label_key is None:
+        raise ValueError("labels cannot be asked for: the model was fitted without label_key or y_train.")
+    wanted = _wanted_covariates(fit, covariates)
+    if isinstance(labels, Mapping):
+        if not labels:
+            raise ValueError("labels must name at least one label, got an empty dict.")
+        if num_samples is not None:
+            raise ValueError("num_samples must be left out where labels gives the numbers.")
+        numbers = {
+            conditions.check(str(conditions.label_key), label): check_integer(f"labels[{label!r}]", n, 1)
+            for label, n in labels.items()
+        }
+        asked: list[tuple[str | None, int]] = list(numbers.items())
+    else:
+        if num_samples is None:
+            raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
+        label = None if labels is None else conditions.check(str(conditions.label_key), labels)
+        asked = [(label, check_integer("num_samples", num_samples, 1))]
+    rows: list[pd.DataFrame] = []
+    which: list[np.ndarray] = []
+    start = 0
+    for label, n in asked:
+        candidates, weights = _candidates(fit, label, wanted)
+        which.append(start + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
+        rows.append(candidates)
+        start += len(candidates)
+    return pd.concat(rows, ignore_index=True), np.concatenate(which)
+
+
+def _wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
+    conditions = fit.preprocessing.conditions
+    wanted = {}
+    for key, level in (covariates or {}).items():
+        if key not in conditions.covariate_keys:
+            raise ValueError(
+                f"covariates must name covariates of the fit ({some(conditions.covariate_keys) or 'it has none'}), "
+                f"got {key!r}.{did_you_mean(key, conditions.covariate_keys)}"
+            )
+        wanted[key] = conditions.check(key, level)
+    return wanted
+
+
+def _candidates(
+    fit: VAEFit, label: str | None, covariates: Mapping[str, str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the conditions that answer a wish, and the weight of each.
+
+    Those with training cells, in their proportions; where there are none, the label's conditions with the
+    covariates set to what was asked.
+    """
+    seen, cells = fit.density.seen, np.asarray(fit.density.cells, float)
+    key = fit.preprocessing.conditions.label_key
+    ours = np.ones(len(cells), bool) if label is None else (seen[key] == label).to_numpy()
+    match = ours.copy()
+    for covariate, level in covariates.items():
+        match &= (seen[covariate] == level).to_numpy()
+    if match.any():
+        return seen[match].reset_index(drop=True), cells[match]
+    moved = seen[ours].assign(**dict(covariates)).assign(_cells=cells[ours])
+    grouped = moved.groupby(list(seen.columns), sort=False, observed=True)["_cells"].sum()
+    return grouped.index.to_frame(index=False), grouped.to_numpy()
+
+
+def _draw(
+    fit: VAEFit,
+    rows: pd.DataFrame,
+    which: np.ndarray,
+    per_cell: float | None,
+    seed: int,
+    blocks_at_once: int,
+) -> Iterator[Any]:
+    """Yield the values of the cells, some blocks at a time."""
+    mixtures = [fit.density.mixture(levels) for levels in rows.to_dict("records")]
+    width = fit.preprocessing.conditions.width
+    codes = fit.preprocessing.conditions.one_hot(rows) if width else None
+    n_blocks = -(-len(which) // BLOCK)
+    for first in range(0, n_blocks, blocks_at_once):
+        decoded = []
+        for block in range(first, min(first + blocks_at_once, n_blocks)):
+            mine = which[block * BLOCK : (block + 1) * BLOCK]
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
+            latent = _draw_latent(mixtures, mine, rng)
+            z, library = latent, None
+            if fit.likelihood.counts:
+                z = latent[:, :-1]
+                library = np.exp(latent[:, -1:]) if per_cell is None else np.full((len(mine), 1), per_cell)
+            decoded.append((_decode(fit.decoder, z, None if codes is None else codes[mine]), library, rng))
+        for output, library, rng in decoded:
+            values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, rng))
+            if fit.likelihood.counts:
+                yield sp.csr_matrix(values.astype(np.int32))
+            else:
+                yield values.astype(np.float32)
+
+
+def _draw_latent(mixtures: list[Mixture], which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return latent vectors (and log library sizes) of a block of cells, (n, n_dims)."""
+    d = mixtures[0].means.shape[1]
+    uniform, normal = rng.random(BLOCK), rng.standard_normal((BLOCK, d))
+    latent = np.empty((len(which), d))
+    for i in np.unique(which):
+        here = np.flatnonzero(which == i)
+        latent[here] = mixtures[i].transform(uniform[here], normal[here])
+    return latent
+
+
+def _decode(decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None) -> Any:
+    """Return the decoder's output for a block, as arrays; always computed for BLOCK rows."""
+    n, short = len(z), BLOCK - len(z)
+    padded = [
+        np.pad(part.astype(np.float32), ((0, short), (0, 0))) for part in (z, codes) if part is not None
+    ]
+    output = decoder.predict_on_batch(as_inputs(padded[0], padded[1] if len(padded) == 2 else None))
+    return keras.tree.map_structure(lambda part: np.asarray(part)[:n], output)
+
+
+def _with_progress(parts: Iterator[Any], n: int, progress: bool) -> list[Any]:
+    if not progress or n < SLOW * BLOCK:
+        return list(parts)
+    from tqdm.auto import tqdm
+
+    done = []
+    with tqdm(total=n, desc="generating", unit="cell") as bar:
+        for part in parts:
+            done.append(part)
+            bar.update(part.shape[0])
+    return done

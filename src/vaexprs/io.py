@@ -1,0 +1,268 @@
+"""Any accepted input becomes an AnnData, and results go back to disk whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs._checks import did_you_mean, some
+
+Matrix = np.ndarray | sp.csr_matrix
+
+READABLE = (".h5ad", ".zarr")
+
+
+def read(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Read cells from an ``.h5ad`` or ``.zarr`` file.
+
+    Parameters
+    ----------
+    path
+        The file (``.h5ad``) or folder (``.zarr``).
+
+    Returns
+    -------
+    AnnData of shape (n_cells, n_genes).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If the format is not one of the two or the content cannot be read.
+    """
+    path = Path(path)
+    if path.suffix not in READABLE:
+        raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
+    except Exception as error:  # h5py, zarr and anndata each have their own: a stranger's file may raise any
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"{str(path)!r} cannot be read as {path.suffix}: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return `path` if something may be written there.
+
+    Raises
+    ------
+    FileExistsError
+        If something is there and `overwrite` is false.
+    FileNotFoundError
+        If the folder it should be in is not there.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{str(path)!r} exists already; choose another name or say overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"The folder {str(path.absolute().parent)!r} does not exist.")
+    return path
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
+    """Give a name beside `path` to write a file or folder to; rename it to `path` at the end.
+
+    If the body raises, nothing is left behind and what stood at `path` still stands.
+    """
+    path = check_output(path, overwrite=overwrite)
+    tag = uuid.uuid4().hex[:8]
+    beside = path.with_name(f".{path.stem}-{tag}{path.suffix}")
+    retired = path.with_name(f".{path.stem}-{tag}-old{path.suffix}")
+    try:
+        yield beside
+        if path.is_dir():  # a folder cannot be replaced in one step: set the old one aside first
+            path.rename(retired)
+            try:
+                beside.rename(path)
+            except OSError:
+                retired.rename(path)
+                raise
+        else:
+            beside.replace(path)
+    finally:
+        for leftover in (beside, retired):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write an AnnData as ``.h5ad`` or ``.zarr``, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one.
+    FileExistsError
+        If `path` exists and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.suffix not in READABLE:
+        raise ValueError(f"The output must be one of {', '.join(READABLE)}, got {path.name!r}.")
+    with written_whole(path, overwrite=overwrite) as beside:
+        if path.suffix == ".h5ad":
+            adata.write_h5ad(beside, compression="gzip")
+        else:
+            adata.write_zarr(beside)
+    return path
+
+
+def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
+    """Return an AnnData whose X is the asked-for layer of an AnnData or a BiocPy experiment.
+
+    Parameters
+    ----------
+    obj
+        AnnData of shape (n_cells, n_genes), or a BiocPy ``SummarizedExperiment`` or
+        ``SingleCellExperiment`` of shape (n_genes, n_cells).
+    layer
+        The layer (AnnData) or assay (BiocPy) to take. By default X, or the first assay.
+
+    Raises
+    ------
+    TypeError
+        If `obj` is neither.
+    ValueError
+        If there is no such layer.
+    """
+    if isinstance(obj, (str, os.PathLike)):
+        obj = read(obj)
+    if isinstance(obj, ad.AnnData):
+        return _take_layer(obj, layer)
+    if hasattr(obj, "get_assay_names") and hasattr(obj, "to_anndata"):
+        return _from_biocpy(obj, layer)
+    raise TypeError(
+        "object must be an AnnData, a SummarizedExperiment, a SingleCellExperiment or a path, "
+        f"got {type(obj).__name__}. Give a matrix of shape (n_cells, n_genes) as x_train."
+    )
+
+
+def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
+    if layer is not None and layer not in adata.layers:
+        raise ValueError(
+            f"layer must be one of {some(list(adata.layers)) or 'none: there are no layers'}, got {layer!r}."
+            f"{did_you_mean(layer, adata.layers)}"
+        )
+    values = adata.X if layer is None else adata.layers[layer]
+    if values is None:
+        raise ValueError("The AnnData has no X. Name the layer with the counts: layer='counts'.")
+    if layer is None and "counts" in adata.layers and not _whole(values) and _whole(adata.layers["counts"]):
+        warnings.warn(
+            "X holds fractions while layers['counts'] holds counts; X is used. "
+            "For counts pass layer='counts'.",
+            UserWarning,
+            stacklevel=4,
+        )
+    if adata.isbacked and layer is None:
+        values = adata.X[:]
+    return ad.AnnData(X=values, obs=adata.obs, var=pd.DataFrame(index=adata.var_names))
+
+
+def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:
+    names = list(experiment.get_assay_names())
+    if layer is not None and layer not in names:
+        raise ValueError(f"layer must be one of {some(names)}, got {layer!r}.{did_you_mean(layer, names)}")
+    if not names:
+        raise ValueError("The experiment has no assay.")
+    converted = experiment.to_anndata()
+    # SingleCellExperiment gives the AnnData with its alternative experiments
+    adata = converted[0] if isinstance(converted, tuple) else converted
+    values = adata.layers[layer or names[0]]
+    genes, cells = experiment.get_row_names(), experiment.get_column_names()
+    return ad.AnnData(
+        X=values,
+        obs=adata.obs.set_axis(_names(cells, adata.n_obs, "cell"), axis=0),
+        var=pd.DataFrame(index=_names(genes, adata.n_vars, "gene")),
+    )
+
+
+def from_matrix(x: Any, name: str) -> ad.AnnData:
+    """Return an AnnData of a matrix of shape (n_cells, n_genes).
+
+    Parameters
+    ----------
+    x
+        Array, DataFrame (its index and columns name cells and genes), SciPy sparse matrix or array,
+        or an AnnData.
+    name
+        The argument's name, for the message.
+
+    Raises
+    ------
+    TypeError
+        If `x` is none of these.
+    ValueError
+        If it has not two dimensions.
+    """
+    if isinstance(x, ad.AnnData):
+        return _take_layer(x, None)
+    cells = genes = None
+    if isinstance(x, pd.DataFrame):
+        if not all(pd.api.types.is_numeric_dtype(kind) for kind in x.dtypes):
+            other = [str(c) for c, kind in x.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+            raise TypeError(f"{name} must hold numbers only, got other columns: {some(other)}.")
+        cells, genes, x = x.index, x.columns, x.to_numpy()
+    if not sp.issparse(x):
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise TypeError(f"{name} must be a matrix of shape (n_cells, n_genes): {error}") from error
+        if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+            raise TypeError(
+                f"{name} must be an array, a DataFrame, a sparse matrix or an AnnData of numbers, "
+                f"got {type(x).__name__} of {x.dtype}."
+            )
+    if np.issubdtype(x.dtype, np.complexfloating):
+        raise TypeError(f"{name} must hold real numbers, got {x.dtype}.")
+    if x.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions (n_cells, n_genes), got shape {x.shape}.")
+    return ad.AnnData(
+        X=as_float(x),
+        obs=pd.DataFrame(index=_names(cells, x.shape[0], "cell")),
+        var=pd.DataFrame(index=_names(genes, x.shape[1], "gene")),
+    )
+
+
+def _names(given: Any, n: int, kind: str) -> pd.Index:
+    if given is None:
+        return pd.Index([f"{kind}{i + 1}" for i in range(n)])
+    return pd.Index([str(value) for value in given])
+
+
+def as_float(x: Any) -> Matrix:
+    """Return a matrix as float32: sparse as CSR, everything else as a C-contiguous array."""
+    if sp.issparse(x):
+        csr = sp.csr_matrix(x, dtype=np.float32)
+        csr.sum_duplicates()
+        return csr
+    return np.ascontiguousarray(np.asarray(x), dtype=np.float32)
+
+
+def stored(x: Any) -> np.ndarray:
+    """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flat."""
+    return np.asarray(x.data if sp.issparse(x) else x).ravel()
+
+
+def _whole(x: Any) -> bool:
+    """Whether the first values stored in `x` are whole numbers."""
+    values = stored(x[:200])[:100_000]
+    return bool(np.all(values == np.round(values)))

@@ -1,0 +1,481 @@
+"""What the values of a gene are drawn from, given the latent state of the cell.
+
+A likelihood says how its values are scaled for the network, which last layer gives its parameters, how
+probable values are under them and how values are drawn. It is one class and one line of `LIKELIHOODS`;
+nothing else in the package asks which one it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, final
+
+import keras
+import numpy as np
+import scipy.sparse as sp
+from keras import ops
+
+from vaexprs._checks import check_choice
+from vaexprs.io import Matrix, stored
+
+# Adam moves a weight by about the learning rate whatever its gradient. Log dispersions have a long way to
+# go and one weight a gene: counted in units of this size they arrive with everything else.
+DISPERSION_STEP = 20.0
+LOG_DISPERSION_LIMITS = (-7.0, 9.0)
+
+
+def log_rising(a: Any, x: Any) -> Any:
+    r"""Return :math:`\log\Gamma(a + x) - \log\Gamma(a)` for a > 0, x >= 0, without cancellation.
+
+    Four steps of the recurrence, then the difference of two Stirling series (Abramowitz & Stegun 1964,
+    6.1.15 and 6.1.40): float32 keeps its digits where both gamma functions are large.
+    """
+    b = a + 4.0
+    recurrence = ops.log((a + x) * (a + x + 1) * (a + x + 2) * (a + x + 3)) - ops.log(
+        a * (a + 1) * (a + 2) * (a + 3)
+    )
+    stirling = (b - 0.5) * ops.log1p(x / b) + x * ops.log(b + x) - x
+    return stirling + _stirling_tail(b + x) - _stirling_tail(b) - recurrence
+
+
+def _stirling_tail(z: Any) -> Any:
+    inverse = 1.0 / z
+    square = inverse * inverse
+    return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
+
+
+def poisson_log_prob(x: Any, mean: Any) -> Any:
+    r"""Return :math:`x \log\mu - \mu - \log x!`."""
+    return x * ops.log(mean) - mean - log_rising(ops.ones_like(mean), x)
+
+
+def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
+    r"""Return the log probability of counts with variance :math:`\mu + \mu^2 / \theta`.
+
+    .. math:: \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
+              - \theta\log(1 + \mu/\theta) + x\log\frac{\mu}{\theta + \mu}
+    """
+    return (
+        log_rising(dispersion, x)
+        - log_rising(ops.ones_like(mean), x)
+        - dispersion * ops.log1p(mean / dispersion)
+        + x * (ops.log(mean) - ops.log(dispersion + mean))
+    )
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class CountHead(keras.layers.Layer):
+    """Last layer of a count decoder: hidden units to the parameters of each gene.
+
+    The proportions are a softmax over genes. Their intercept starts at the observed proportions and their
+    slopes at zero, so that training starts from one mean expression profile.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    dispersed
+        Whether there is an inverse dispersion for each gene.
+    inflated
+        Whether there is a logit of excess zeros for each gene and cell.
+
+    Returns
+    -------
+    ``proportion``, (n_cells, n_genes), alone, or a dict of it with ``dispersion`` and ``zero_logit``.
+    """
+
+    def __init__(self, n_genes: int, dispersed: bool, inflated: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n_genes = n_genes
+        self.dispersed = dispersed
+        self.inflated = inflated
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        slopes = (input_shape[-1], self.n_genes)
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        self.kernel = self.add_weight(name="kernel", shape=slopes, initializer=small)
+        self.bias = self.add_weight(name="bias", shape=(self.n_genes,), initializer="zeros")
+        if self.dispersed:
+            self.log_dispersion = self.add_weight(
+                name="log_dispersion", shape=(self.n_genes,), initializer="zeros"
+            )
+        if self.inflated:
+            self.zero_kernel = self.add_weight(name="zero_kernel", shape=slopes, initializer="zeros")
+            self.zero_bias = self.add_weight(
+                name="zero_bias", shape=(self.n_genes,), initializer=keras.initializers.Constant(-3.0)
+            )
+        self.built = True
+
+    def call(self, hidden: Any) -> Any:
+        logits = ops.matmul(hidden, self.kernel) + self.bias
+        proportion = ops.softmax(logits, axis=-1)
+        if not self.dispersed:
+            return proportion
+        log_dispersion = ops.clip(self.log_dispersion * DISPERSION_STEP, *LOG_DISPERSION_LIMITS)
+        dispersion = ops.broadcast_to(ops.exp(log_dispersion), ops.shape(proportion))
+        output = {"proportion": proportion, "dispersion": dispersion}
+        if self.inflated:
+            output["zero_logit"] = ops.matmul(hidden, self.zero_kernel) + self.zero_bias
+        return output
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "n_genes": self.n_genes,
+            "dispersed": self.dispersed,
+            "inflated": self.inflated,
+        }
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class GaussianHead(keras.layers.Layer):
+    """Last layer of a Gaussian decoder: mean and standard deviation of each gene, and its logit of zero.
+
+    The mean is ``centre + spread * (slopes . hidden + intercept)`` with the centre and spread of the
+    gene's observed (non-zero) values, so that genes of any range are learned at one speed.
+    """
+
+    def __init__(self, n_genes: int, zeros: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n_genes = n_genes
+        self.zeros = zeros
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        genes, slopes = (self.n_genes,), (input_shape[-1], self.n_genes)
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        self.kernel = self.add_weight(name="kernel", shape=slopes, initializer=small)
+        self.bias = self.add_weight(name="bias", shape=genes, initializer="zeros")
+        self.log_sd = self.add_weight(name="log_sd", shape=genes, initializer="zeros")
+        self.centre = self.add_weight(name="centre", shape=genes, initializer="zeros", trainable=False)
+        self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
+        if self.zeros:
+            self.zero_kernel = self.add_weight(name="zero_kernel", shape=slopes, initializer="zeros")
+            self.zero_bias = self.add_weight(name="zero_bias", shape=genes, initializer="zeros")
+        self.built = True
+
+    def call(self, hidden: Any) -> dict[str, Any]:
+        standardised = ops.matmul(hidden, self.kernel) + self.bias
+        sd = self.spread * ops.exp(ops.clip(self.log_sd * DISPERSION_STEP, -6.0, 3.0))
+        output = {
+            "mean": self.centre + self.spread * standardised,
+            "sd": ops.broadcast_to(sd, ops.shape(standardised)),
+        }
+        if self.zeros:
+            output["zero_logit"] = ops.matmul(hidden, self.zero_kernel) + self.zero_bias
+        return output
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "n_genes": self.n_genes, "zeros": self.zeros}
+
+
+class Likelihood(ABC):
+    """A distribution of the values of genes, independent given the decoder's output.
+
+    Attributes
+    ----------
+    name
+        As the user says it.
+    counts
+        Whether values are counts: the library size is then given to `log_prob` and `sample`, and the
+        latent density has a dimension for its logarithm.
+    latent_dim
+        Default size of the latent vector.
+    last_layer_is_output
+        Whether the user's last decoder layer is the output itself (R's contract).
+    scaling_in_network
+        Whether the encoder begins with a layer that centres and scales the prepared values.
+    """
+
+    name: ClassVar[str]
+    counts: ClassVar[bool]
+    latent_dim: ClassVar[int] = 10
+    last_layer_is_output: ClassVar[bool] = False
+    scaling_in_network: ClassVar[bool] = True
+
+    @classmethod
+    def for_values(cls, x: Matrix) -> Likelihood:
+        """Return the likelihood fitted to the kind of values in `x`, (n_cells, n_genes)."""
+        return cls()
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that make this likelihood again."""
+        return {}
+
+    @abstractmethod
+    def check(self, x: Matrix, cells: Any) -> None:
+        """Raise ValueError if `x`, (n_cells, n_genes), holds values this likelihood cannot have."""
+
+    @abstractmethod
+    def scaling(self, x: Matrix) -> str:
+        """Return which scaling (see `preprocessing.Scaling`) prepares these values for the network."""
+
+    @abstractmethod
+    def head(self, n_genes: int) -> keras.layers.Layer:
+        """Return the decoder's last layer."""
+
+    def start(self, head: keras.layers.Layer, x: Matrix) -> None:
+        """Set the starting weights of the head from the prepared training cells."""
+
+    @abstractmethod
+    def log_prob(self, x: Any, output: Any) -> Any:
+        """Return the log probability of each prepared cell, (n_cells,), under the decoder's output."""
+
+    @abstractmethod
+    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        """Draw prepared values, (n_cells, n_genes).
+
+        Parameters
+        ----------
+        output
+            The decoder's output as NumPy arrays.
+        library
+            Library size of each cell, (n_cells, 1); None unless `counts`.
+        rng
+            Source of randomness.
+        """
+
+
+class CountLikelihood(Likelihood):
+    """Counts with mean ``library size * proportion``."""
+
+    counts = True
+
+    def check(self, x: Matrix, cells: Any) -> None:
+        values = stored(x)
+        if (values < 0).any():
+            raise ValueError(
+                f"Counts must not be negative under likelihood {self.name!r}, got {float(values.min()):g}. "
+                "For scaled or centred values use likelihood='gaussian'."
+            )
+        fractions = int((values != np.round(values)).sum())
+        if fractions:
+            raise ValueError(
+                f"Counts must be whole numbers under likelihood {self.name!r}, got {fractions:,} fractions. "
+                "Name the layer with the counts (layer='counts') or use likelihood='gaussian'."
+            )
+        empty = np.flatnonzero(np.asarray(x.sum(axis=1)).ravel() == 0)
+        if len(empty):
+            raise ValueError(
+                f"Every cell must have counts under likelihood {self.name!r}, got {len(empty):,} without any "
+                f"({str(cells[empty[0]])!r}). Leave them out: scanpy.pp.filter_cells(adata, min_counts=1)."
+            )
+
+    def scaling(self, x: Matrix) -> str:
+        return "none"
+
+    def start(self, head: keras.layers.Layer, x: Matrix) -> None:
+        total = np.asarray(x.sum(axis=0), np.float64).ravel()
+        head.bias.assign(np.log((total + 0.1) / (total + 0.1).sum()))
+
+    @staticmethod
+    def _mean(x: Any, proportion: Any) -> Any:
+        return ops.sum(x, axis=-1, keepdims=True) * proportion + 1e-8
+
+
+@final
+class Poisson(CountLikelihood):
+    """Counts with variance equal to their mean."""
+
+    name = "poisson"
+
+    def head(self, n_genes: int) -> keras.layers.Layer:
+        return CountHead(n_genes, dispersed=False, inflated=False, name="output")
+
+    def log_prob(self, x: Any, output: Any) -> Any:
+        return ops.sum(poisson_log_prob(x, self._mean(x, output)), axis=-1)
+
+    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        return rng.poisson(library * np.asarray(output, np.float64))
+
+
+@final
+class NegativeBinomial(CountLikelihood):
+    r"""Counts with mean :math:`\mu` and variance :math:`\mu + \mu^2/\theta_g`, a dispersion a gene."""
+
+    name = "nb"
+
+    def head(self, n_genes: int) -> keras.layers.Layer:
+        return CountHead(n_genes, dispersed=True, inflated=False, name="output")
+
+    def log_prob(self, x: Any, output: Any) -> Any:
+        mean = self._mean(x, output["proportion"])
+        return ops.sum(negative_binomial_log_prob(x, mean, output["dispersion"]), axis=-1)
+
+    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        return _draw_negative_binomial(output, library, rng)
+
+
+@final
+class ZeroInflatedNegativeBinomial(CountLikelihood):
+    """Negative binomial counts that are zero with an extra probability for each gene and cell."""
+
+    name = "zinb"
+
+    def head(self, n_genes: int) -> keras.layers.Layer:
+        return CountHead(n_genes, dispersed=True, inflated=True, name="output")
+
+    def log_prob(self, x: Any, output: Any) -> Any:
+        mean, logit = self._mean(x, output["proportion"]), output["zero_logit"]
+        drawn = negative_binomial_log_prob(x, mean, output["dispersion"]) - ops.softplus(logit)
+        excess = logit - ops.softplus(logit)
+        return ops.sum(ops.where(x == 0, ops.logaddexp(drawn, excess), drawn), axis=-1)
+
+    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        counts = _draw_negative_binomial(output, library, rng)
+        return np.where(rng.random(counts.shape) < _sigmoid(output["zero_logit"]), 0, counts)
+
+
+def _draw_negative_binomial(
+    output: Any, library: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    dispersion = np.asarray(output["dispersion"], np.float64)
+    rate = library * np.asarray(output["proportion"], np.float64) / dispersion
+    return rng.poisson(rng.standard_gamma(dispersion) * rate)
+
+
+def _sigmoid(logit: Any) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(logit, np.float64)))
+
+
+@final
+class Bernoulli(Likelihood):
+    """R's contract: cross-entropy on min-max scaled values, and the decoder's means as generated values."""
+
+    name = "bernoulli"
+    counts = False
+    latent_dim = 2
+    last_layer_is_output = True
+    scaling_in_network = False
+
+    def check(self, x: Matrix, cells: Any) -> None:
+        pass
+
+    def scaling(self, x: Matrix) -> str:
+        return "minmax"
+
+    def head(self, n_genes: int) -> keras.layers.Layer:
+        return keras.layers.Dense(n_genes, activation="sigmoid", name="output")
+
+    def log_prob(self, x: Any, output: Any) -> Any:
+        p = ops.clip(output, 1e-7, 1 - 1e-7)
+        return ops.sum(x * ops.log(p) + (1 - x) * ops.log1p(-p), axis=-1)
+
+    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        return np.asarray(output)
+
+
+@final
+class Gaussian(Likelihood):
+    r"""Normal values with a standard deviation a gene; exact zeros have a probability of their own.
+
+    With zeros (a hurdle model): :math:`P(x = 0) = \pi`, and :math:`x \sim N(\mu, \sigma_g^2)` otherwise.
+    Values are modelled as they are or as log(1 + x), whichever makes the non-zero values of the genes more
+    probable under normal distributions (Box & Cox 1964, doi:10.1111/j.2517-6161.1964.tb00553.x).
+
+    Parameters
+    ----------
+    zeros
+        Whether zeros have a probability of their own.
+    nonnegative
+        Whether no value is negative; draws are then reflected at zero.
+    """
+
+    name = "gaussian"
+    counts = False
+
+    def __init__(self, zeros: bool = False, nonnegative: bool = False) -> None:
+        self.zeros = zeros
+        self.nonnegative = nonnegative
+
+    @classmethod
+    def for_values(cls, x: Matrix) -> Likelihood:
+        values = stored(x)
+        exact_zeros = x.shape[0] * x.shape[1] - np.count_nonzero(values)
+        return cls(zeros=bool(exact_zeros), nonnegative=bool(values.min(initial=0.0) >= 0))
+
+    def options(self) -> dict[str, Any]:
+        return {"zeros": self.zeros, "nonnegative": self.nonnegative}
+
+    def check(self, x: Matrix, cells: Any) -> None:
+        pass
+
+    def scaling(self, x: Matrix) -> str:
+        if not self.nonnegative:
+            return "none"
+        n, sum_log, _, sd = _moments_of_nonzero(x, log=True)
+        _, _, _, plain_sd = _moments_of_nonzero(x, log=False)
+        told = (n > 2) & (sd > 0) & (plain_sd > 0)
+        gain = n[told] * (np.log(plain_sd[told]) - np.log(sd[told])) - sum_log[told]
+        return "log1p" if gain.sum() > 0 else "none"
+
+    def head(self, n_genes: int) -> keras.layers.Layer:
+        return GaussianHead(n_genes, self.zeros, name="output")
+
+    def start(self, head: keras.layers.Layer, x: Matrix) -> None:
+        if self.zeros:
+            n, _, mean, sd = _moments_of_nonzero(x, log=False)
+            head.zero_bias.assign(np.log((x.shape[0] - n + 0.5) / (n + 0.5)))
+        else:
+            dense = x.toarray() if sp.issparse(x) else x
+            mean, sd = dense.mean(axis=0, dtype=np.float64), dense.std(axis=0, dtype=np.float64)
+        typical = float(np.median(sd[sd > 0])) if (sd > 0).any() else 1.0
+        head.centre.assign(mean)
+        head.spread.assign(np.maximum(sd, 1e-3 * typical))
+
+    def log_prob(self, x: Any, output: Any) -> Any:
+        score = (x - output["mean"]) / output["sd"]
+        normal = -0.5 * (score * score + float(np.log(2 * np.pi))) - ops.log(output["sd"])
+        if not self.zeros:
+            return ops.sum(normal, axis=-1)
+        logit = output["zero_logit"]
+        return ops.sum(ops.where(x == 0, logit, normal) - ops.softplus(logit), axis=-1)
+
+    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        mean = np.asarray(output["mean"])
+        drawn = mean + np.asarray(output["sd"]) * rng.standard_normal(mean.shape, np.float32)
+        if self.nonnegative:
+            drawn = np.abs(drawn)
+        if self.zeros:
+            drawn[rng.random(mean.shape) < _sigmoid(output["zero_logit"])] = 0
+        return drawn
+
+
+def _moments_of_nonzero(x: Matrix, *, log: bool) -> tuple[np.ndarray, ...]:
+    """Return count, sum of log(1 + x), and mean and sd (of log(1 + x) if `log`) of each gene's non-zeros."""
+    coo = sp.coo_matrix(x)
+    keep = coo.data != 0
+    gene, values = coo.col[keep], coo.data[keep].astype(np.float64)
+    logs = np.log1p(values) if log else values
+    n = np.bincount(gene, minlength=x.shape[1])
+    some = np.maximum(n, 1)
+    total = np.bincount(gene, logs, x.shape[1])
+    mean = total / some
+    variance = np.bincount(gene, (logs - mean[gene]) ** 2, x.shape[1]) / some
+    return n, total, mean, np.sqrt(variance)
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "nb": NegativeBinomial,
+    "zinb": ZeroInflatedNegativeBinomial,
+    "poisson": Poisson,
+    "gaussian": Gaussian,
+}
+
+
+def likelihood_named(name: str) -> type[Likelihood]:
+    """Return the likelihood of this name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists them.
+    """
+    return LIKELIHOODS[check_choice("likelihood", name, tuple(LIKELIHOODS))]
+
+
+def default_likelihood(x: Matrix) -> type[Likelihood]:
+    """Return the negative binomial for counts, the Gaussian for anything else."""
+    values = stored(x)
+    whole = bool(np.all(values == np.round(values)) and values.min(initial=0.0) >= 0)
+    return NegativeBinomial if whole else Gaussian

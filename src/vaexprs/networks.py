@@ -1,0 +1,414 @@
+"""The networks: the user's layers rebuilt, the reparameterisation, and the loss."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vaexprs.batches import as_inputs, densify
+from vaexprs.io import Matrix
+from vaexprs.likelihoods import LIKELIHOODS, Likelihood
+
+RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
+INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
+INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
+ROWS_AT_ONCE = 1024
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class Normalize(keras.layers.Layer):
+    """First layer of an encoder: prepared values to inputs around zero of about unit size.
+
+    Parameters
+    ----------
+    counts
+        Whether values are counts, to be taken as ``log(1 + 1e4 * x / library size)``.
+    """
+
+    def __init__(self, counts: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.counts = counts
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        genes = (input_shape[-1],)
+        self.centre = self.add_weight(name="centre", shape=genes, initializer="zeros", trainable=False)
+        self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
+        self.built = True
+
+    def start(self, x: Matrix) -> None:
+        """Take mean and standard deviation of each gene from the training cells, (n_cells, n_genes)."""
+        total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+        for first in range(0, x.shape[0], ROWS_AT_ONCE):
+            block = densify(x[first : first + ROWS_AT_ONCE]).astype(np.float64)
+            if self.counts:
+                block = np.log1p(INPUT_TARGET * block / np.maximum(block.sum(axis=1, keepdims=True), 1))
+            total += block.sum(axis=0)
+            squares += (block**2).sum(axis=0)
+        mean = total / x.shape[0]
+        sd = np.sqrt(np.maximum(squares / x.shape[0] - mean**2, 0))
+        self.centre.assign(mean)
+        # a gene that hardly varies must not be blown up to the size of the others
+        self.spread.assign(np.maximum(sd, 0.1 * np.sqrt(np.mean(sd**2)) + 1e-6))
+
+    def call(self, x: Any) -> Any:
+        if self.counts:
+            library = ops.maximum(ops.sum(x, axis=-1, keepdims=True), 1.0)
+            x = ops.log1p(INPUT_TARGET * x / library)
+        return ops.clip((x - self.centre) / self.spread, -INPUT_LIMIT, INPUT_LIMIT)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "counts": self.counts}
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class Sampling(keras.layers.Layer):
+    """The reparameterisation: ``z_mean + exp(z_log_stddev) * noise``, noise for each cell and dimension.
+
+    Kingma & Welling 2013, doi:10.48550/arXiv.1312.6114.
+    """
+
+    def __init__(self, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        mean, log_stddev = inputs
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        return mean + ops.exp(log_stddev) * noise
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> Any:
+        return input_shape[0]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class VAE(keras.Model):
+    r"""A functional Keras model trained on the negative evidence lower bound.
+
+    .. math:: -\log p(x \mid z) + \lambda\,\mathrm{KL}(q(z \mid x) \,\|\, N(0, I)), \quad
+              \mathrm{KL} = -\tfrac12 \sum_j (1 + 2 s_j - m_j^2 - e^{2 s_j})
+
+    with the mean m and the log standard deviation s of q; both terms are summed over genes and latent
+    dimensions and averaged over cells. They are logged as ``reconstruction`` and ``kl`` beside ``loss``.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Of the graph; the outputs are a dict of ``output`` (what the likelihood takes), ``z_mean`` and
+        ``z_log_stddev``.
+    likelihood
+        The likelihood of the prepared values.
+    regularization
+        Weight of the KL divergence.
+    decoder_layers
+        Names of the decoder's layers, in order.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        likelihood: Likelihood,
+        regularization: float,
+        decoder_layers: Sequence[str],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.likelihood = likelihood
+        self.regularization = regularization
+        self.decoder_layers = tuple(decoder_layers)
+        self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
+        self.kl_tracker = keras.metrics.Mean(name="kl")
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the mean loss of a batch; the cells are their own target."""
+        cells = x[0] if isinstance(x, (list, tuple)) else x
+        mean, log_stddev = y_pred["z_mean"], y_pred["z_log_stddev"]
+        reconstruction = -self.likelihood.log_prob(cells, y_pred["output"])
+        kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
+        self.reconstruction_tracker.update_state(reconstruction, sample_weight=sample_weight)
+        self.kl_tracker.update_state(kl, sample_weight=sample_weight)
+        loss = reconstruction + self.regularization * kl
+        loss = ops.mean(loss if sample_weight is None else sample_weight * loss)
+        for penalty in self.losses:  # the user's kernel and activity regularisers
+            loss = loss + ops.sum(penalty)
+        return loss
+
+    def encoder(self) -> keras.Model:
+        """Return the encoder from the inputs to ``z_mean``."""
+        return keras.Model(self.input, self.get_layer("z_mean").output, name="encoder")
+
+    def decoder(self) -> keras.Model:
+        """Return the decoder from ``z`` (and ``condition``) to what the likelihood takes."""
+        z = keras.Input(self.get_layer("latent").output.shape[1:], name="z")
+        condition = None
+        if len(self.inputs) == 2:
+            condition = keras.Input(self.inputs[1].shape[1:], name="condition")
+        hidden = join(z, condition)
+        for name in self.decoder_layers:
+            hidden = self.get_layer(name)(hidden)
+        return keras.Model(as_inputs(z, condition), hidden, name="decoder")
+
+    def uncompiled(self) -> VAE:
+        """Return the same model without optimizer, as it is saved."""
+        return VAE(self.input, self.output, name=self.name, **self._own_config())
+
+    def _own_config(self) -> dict[str, Any]:
+        return {
+            "likelihood": self.likelihood,
+            "regularization": self.regularization,
+            "decoder_layers": self.decoder_layers,
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        graph = keras.Model(self.input, self.output, name=self.name)
+        return {
+            "name": self.name,
+            "graph": keras.saving.serialize_keras_object(graph),
+            "likelihood": self.likelihood.name,
+            "likelihood_options": self.likelihood.options(),
+            "regularization": self.regularization,
+            "decoder_layers": list(self.decoder_layers),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VAE:
+        graph = keras.saving.deserialize_keras_object(config["graph"], custom_objects=custom_objects)
+        likelihood = LIKELIHOODS[config["likelihood"]](**config["likelihood_options"])
+        return cls(
+            graph.input,
+            graph.output,
+            name=config["name"],
+            likelihood=likelihood,
+            regularization=config["regularization"],
+            decoder_layers=config["decoder_layers"],
+        )
+
+
+def join(x: Any, condition: Any) -> Any:
+    """Return `x` with the one-hot conditions, if any, as further columns."""
+    return x if condition is None else keras.layers.Concatenate()([x, condition])
+
+
+def default_layers(n_genes: int, n_cells: int, side: str) -> list[keras.layers.Layer]:
+    """Return one hidden layer for a side of the network.
+
+    256 units, fewer where there are few cells: 128 below 500.
+    """
+    units = 128 if n_cells < 500 else 256
+    return [keras.layers.Dense(units, activation="relu", name=f"{side}_1")]
+
+
+def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: set[str]) -> list[Any]:
+    """Return new layers with the configuration of the user's, under names not yet taken.
+
+    A layer can then be in two lists, or in two fits, without sharing its weights. Names are added to `taken`.
+
+    Raises
+    ------
+    TypeError
+        If something in the list is not a Keras layer.
+    ValueError
+        If a layer cannot be saved as data.
+    """
+    if isinstance(layers, keras.layers.Layer) or not isinstance(layers, Sequence):
+        raise TypeError(f"{argument} must be a list of Keras layers, got {type(layers).__name__}.")
+    rebuilt = []
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"{argument} must hold Keras layers, got {type(layer).__name__} ({layer!r}).")
+        if isinstance(layer, keras.layers.Lambda):
+            raise ValueError(
+                f"{argument} must hold layers that can be saved as data, got the Lambda layer {layer.name!r}. "
+                "Write it as a subclass of keras.layers.Layer."
+            )
+        try:
+            config = layer.get_config()
+            base = name = config.get("name") or layer.name
+            number = 1
+            while name in taken:
+                name = f"{base}_{number}"
+                number += 1
+            taken.add(name)
+            rebuilt.append(type(layer).from_config({**config, "name": name}))
+        except (NotImplementedError, TypeError) as error:
+            raise ValueError(
+                f"{argument} must hold layers that can be rebuilt from their configuration, but "
+                f"{type(layer).__name__} cannot ({error}). Give it get_config()."
+            ) from error
+    return rebuilt
+
+
+@contextmanager
+def seeded_layers(seed: int) -> Iterator[None]:
+    """Draw the seeds of Keras' initialisers and random layers from `seed` inside the block.
+
+    Keras takes them from Python's generator, whose state is put back afterwards.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def build_vae(
+    encoder_layers: Sequence[keras.layers.Layer] | None,
+    decoder_layers: Sequence[keras.layers.Layer] | None,
+    *,
+    likelihood: Likelihood,
+    x: Matrix,
+    width: int,
+    latent_dim: int,
+    regularization: float,
+    seed: int,
+) -> VAE:
+    """Return an untrained VAE.
+
+    Parameters
+    ----------
+    encoder_layers, decoder_layers
+        The user's hidden layers; None for the default. The encoder's may begin with a `keras.Input`.
+    likelihood
+        Of the prepared values; its head follows the decoder's layers, unless the last of these is the
+        output.
+    x
+        Prepared training cells, (n_cells, n_genes): the starting values come from them.
+    width
+        Number of one-hot condition columns; 0 for an unconditional model.
+    latent_dim
+        Size of the latent vector.
+    regularization
+        Weight of the KL divergence.
+    seed
+        Seed of the initial weights and the noise.
+    """
+    n_cells, n_genes = x.shape
+    taken = set(RESERVED)
+    with seeded_layers(seed):
+        encoder = _encoder_layers(encoder_layers, n_genes, n_cells, taken)
+        decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, taken)
+        expression = keras.Input((n_genes,), name="expression")
+        condition = keras.Input((width,), name="condition") if width else None
+        hidden = expression
+        if likelihood.scaling_in_network:
+            normalize = Normalize(likelihood.counts, name="normalize")
+            hidden = normalize(hidden)
+            normalize.start(x)
+        hidden = join(hidden, condition)
+        for layer in encoder:
+            hidden = _apply(layer, hidden, "encoder_layers")
+        _check_flat(hidden, "encoder_layers")
+        z_mean = keras.layers.Dense(latent_dim, name="z_mean")(hidden)
+        # a posterior of unit size to begin with: exp() of a large start would swamp the loss
+        z_log_stddev = keras.layers.Dense(latent_dim, kernel_initializer="zeros", name="z_log_stddev")(hidden)
+        latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
+        hidden = join(latent, condition)
+        for layer in decoder:
+            hidden = _apply(layer, hidden, "decoder_layers")
+        if likelihood.last_layer_is_output:
+            _check_flat(hidden, "decoder_layers")
+            if hidden.shape[-1] != n_genes:
+                raise ValueError(
+                    f"The last of decoder_layers must have as many units as there are genes under likelihood "
+                    f"{likelihood.name!r}: {n_genes:,}, got {hidden.shape[-1]:,}."
+                )
+        likelihood.start(decoder[-1], x)
+        return VAE(
+            as_inputs(expression, condition),
+            {"output": hidden, "z_mean": z_mean, "z_log_stddev": z_log_stddev},
+            likelihood=likelihood,
+            regularization=regularization,
+            decoder_layers=[layer.name for layer in decoder],
+            name="vae",
+        )
+
+
+def _encoder_layers(
+    layers: Sequence[keras.layers.Layer] | None, n_genes: int, n_cells: int, taken: set[str]
+) -> list[keras.layers.Layer]:
+    if layers is None:
+        layers = default_layers(n_genes, n_cells, "encoder")
+    elif len(layers) and _is_input(layers[0]):
+        shape = tuple(layers[0].shape[1:] if hasattr(layers[0], "shape") else layers[0].batch_shape[1:])
+        if shape != (n_genes,):
+            raise ValueError(
+                f"The keras.Input of encoder_layers must have the shape of a cell, ({n_genes},), got {shape}."
+            )
+        layers = layers[1:]
+    return rebuild_layers(layers, "encoder_layers", taken)
+
+
+def _is_input(layer: Any) -> bool:
+    return isinstance(layer, (keras.KerasTensor, keras.layers.InputLayer))
+
+
+def _decoder_layers(
+    layers: Sequence[keras.layers.Layer] | None,
+    likelihood: Likelihood,
+    n_genes: int,
+    n_cells: int,
+    taken: set[str],
+) -> list[keras.layers.Layer]:
+    if layers is None:
+        hidden = rebuild_layers(default_layers(n_genes, n_cells, "decoder"), "decoder_layers", taken)
+    else:
+        hidden = rebuild_layers(layers, "decoder_layers", taken)
+        if likelihood.last_layer_is_output:
+            return hidden
+    return [*hidden, likelihood.head(n_genes)]
+
+
+def _apply(layer: keras.layers.Layer, hidden: Any, argument: str) -> Any:
+    try:
+        return layer(hidden)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{argument} must fit together, but {layer.name!r} ({type(layer).__name__}) does not take the "
+            f"shape {tuple(hidden.shape)}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _check_flat(hidden: Any, argument: str) -> None:
+    if not hasattr(hidden, "shape") or len(hidden.shape) != 2 or hidden.shape[-1] is None:
+        raise ValueError(
+            f"{argument} must end in a layer with output of shape (n_cells, units), "
+            f"got {tuple(getattr(hidden, 'shape', ()))}. Add keras.layers.Flatten()."
+        )
+
+
+def predict(model: keras.Model, x: Matrix, codes: np.ndarray | None, batch_size: int = 256) -> list[np.ndarray]:
+    """Return a model's outputs for prepared cells as a flat list of arrays, one batch in memory at a time."""
+    parts = []
+    for first in range(0, x.shape[0], batch_size):
+        rows = slice(first, first + batch_size)
+        parts.append(_predict_block(model, densify(x[rows]), None if codes is None else codes[rows], batch_size))
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def _predict_block(
+    model: keras.Model, x: np.ndarray, codes: np.ndarray | None, batch_size: int
+) -> list[np.ndarray]:
+    # blocks of one size: XLA compiles once, and a cell's numbers do not depend on its neighbours
+    short = batch_size - len(x)
+    padded = [np.pad(part, ((0, short), (0, 0))) for part in (x, codes) if part is not None]
+    outputs = model.predict_on_batch(padded if len(padded) == 2 else padded[0])
+    return [np.asarray(part)[: len(x)] for part in keras.tree.flatten(outputs)]

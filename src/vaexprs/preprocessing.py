@@ -1,0 +1,382 @@
+"""AnnData to prepared matrix and one-hot conditions, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs._checks import check_choice, did_you_mean, some
+from vaexprs.io import Matrix, as_float, stored
+
+SCALINGS = ("none", "log1p", "minmax")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How values become the matrix that the network sees.
+
+    Parameters
+    ----------
+    kind
+        "none": ``x``; "log1p": ``log(1 + x)``; "minmax": ``(x - low) / range`` per gene, where a gene
+        with a range of 0 (one that is constant) becomes 0.
+    low, range
+        Smallest value of each gene in the training cells and largest minus smallest, (n_genes,).
+        Empty unless `kind` is "minmax".
+    """
+
+    kind: str
+    low: np.ndarray
+    range: np.ndarray
+
+    @classmethod
+    def fit(cls, kind: str, x: Matrix) -> Scaling:
+        """Return the scaling of this kind with the limits of `x`, (n_cells, n_genes)."""
+        check_choice("kind", kind, SCALINGS)
+        if kind != "minmax":
+            return cls(kind, np.empty(0), np.empty(0))
+        low, high = _limits(x)
+        return cls(kind, low, high - low)
+
+    def forward(self, x: Matrix) -> Matrix:
+        """Return `x`, (n_cells, n_genes), scaled; a sparse matrix stays sparse.
+
+        Where the smallest value of a gene is not 0 its column is filled, as its zeros are no longer 0.
+        """
+        if self.kind == "none":
+            return x
+        if self.kind == "log1p":
+            return x.log1p() if sp.issparse(x) else np.log1p(x)
+        factor = np.divide(1.0, self.range, out=np.zeros_like(self.range), where=self.range > 0)
+        offset = -self.low * factor
+        if not sp.issparse(x):
+            return (x * factor + offset).astype(np.float32)
+        scaled = x @ sp.diags(factor)
+        filled = np.flatnonzero(offset)
+        if len(filled):
+            row = sp.csr_matrix((offset[filled], (np.zeros(len(filled), int), filled)), (1, x.shape[1]))
+            scaled = scaled + sp.csr_matrix(np.ones((x.shape[0], 1))) @ row
+        return sp.csr_matrix(scaled, dtype=np.float32)
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        """Return scaled values, (n_cells, n_genes), in the user's units."""
+        if self.kind == "minmax":
+            return (x * self.range + self.low).astype(np.float32)
+        return np.expm1(x) if self.kind == "log1p" else x
+
+
+def _limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each gene, (n_genes,) each."""
+    limits = x.min(axis=0), x.max(axis=0)
+    low, high = (np.asarray(v.toarray() if sp.issparse(v) else v, np.float64).ravel() for v in limits)
+    return low, high
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The levels of the label and the covariates, and their one-hot code.
+
+    Parameters
+    ----------
+    label_key
+        Which of the keys is the label; None if there is none.
+    levels
+        For each key its levels, in the order of the one-hot columns.
+    """
+
+    label_key: str | None
+    levels: Mapping[str, tuple[str, ...]]
+
+    @property
+    def keys(self) -> list[str]:
+        """The label first, then the covariates."""
+        return list(self.levels)
+
+    @property
+    def covariate_keys(self) -> list[str]:
+        """All keys but the label."""
+        return [key for key in self.levels if key != self.label_key]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The levels of the label, or an empty tuple."""
+        return self.levels[self.label_key] if self.label_key is not None else ()
+
+    @property
+    def width(self) -> int:
+        """Number of one-hot columns."""
+        return sum(len(levels) for levels in self.levels.values())
+
+    def check(self, key: str, value: object) -> str:
+        """Return `value` as a level of `key`.
+
+        Raises
+        ------
+        ValueError
+            If it is none; the message suggests the nearest.
+        """
+        levels = self.levels[key]
+        if str(value) not in levels:
+            raise ValueError(
+                f"{key} must be one of {some(levels, 20)}, got {str(value)!r}.{did_you_mean(value, levels)}"
+            )
+        return str(value)
+
+    def one_hot(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the one-hot code of rows of levels, (n_cells, width), float32.
+
+        Raises
+        ------
+        ValueError
+            If a value is not a level.
+        """
+        blocks = [np.zeros((len(frame), 0), np.float32)]
+        for key, levels in self.levels.items():
+            codes = pd.Index(levels).get_indexer(pd.Index(frame[key].astype(str)))
+            if (codes < 0).any():
+                self.check(key, frame[key].to_numpy()[np.argmax(codes < 0)])
+            blocks.append(np.eye(len(levels), dtype=np.float32)[codes])
+        return np.concatenate(blocks, axis=1)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Prepared cells.
+
+    Parameters
+    ----------
+    x
+        What the network sees, (n_cells, n_genes), float32, dense or CSR.
+    obs
+        The label and the covariates of each cell, as strings; the index names the cells.
+    """
+
+    x: Matrix
+    obs: pd.DataFrame
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def take(self, rows: np.ndarray) -> Cells:
+        """Return some of the cells."""
+        return Cells(self.x[rows], self.obs.iloc[rows])
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a fit learned about its input before training; hand it to a second fit to reuse it.
+
+    Parameters
+    ----------
+    genes
+        Names of the genes, (n_genes,).
+    conditions
+        Levels of label and covariates.
+    scaling
+        From the user's values to the network's.
+    likelihood
+        Name of the likelihood it was made for.
+    train, val
+        Prepared cells; None after loading from disk, where no cell is saved.
+    """
+
+    genes: pd.Index
+    conditions: Conditions
+    scaling: Scaling
+    likelihood: str
+    train: Cells | None = None
+    val: Cells | None = None
+
+    @property
+    def x_train(self) -> Matrix | None:
+        """Prepared training cells, (n_cells, n_genes)."""
+        return None if self.train is None else self.train.x
+
+    @property
+    def x_val(self) -> Matrix | None:
+        """Prepared validation cells, (n_cells, n_genes), or None."""
+        return None if self.val is None else self.val.x
+
+    @property
+    def y_train(self) -> np.ndarray | None:
+        """One-hot conditions of the training cells, (n_cells, width), or None."""
+        return self._codes(self.train)
+
+    @property
+    def y_val(self) -> np.ndarray | None:
+        """One-hot conditions of the validation cells, (n_cells, width), or None."""
+        return self._codes(self.val)
+
+    def _codes(self, cells: Cells | None) -> np.ndarray | None:
+        return None if cells is None or not self.conditions.levels else self.conditions.one_hot(cells.obs)
+
+    def prepare(self, adata: ad.AnnData, *, dense: bool) -> Cells:
+        """Return cells scaled with this preprocessing's limits and checked against its codes.
+
+        Parameters
+        ----------
+        adata
+            Checked cells with these genes in any order and the label and covariates in `obs`.
+        dense
+            Whether a sparse matrix is made dense.
+        """
+        x = self.scaling.forward(as_float(self._match_genes(adata).X))
+        if dense and sp.issparse(x):
+            x = x.toarray()
+        obs = pd.DataFrame(
+            {key: column_of_levels(adata.obs, key) for key in self.conditions.keys}, index=adata.obs_names
+        )
+        for key in self.conditions.keys:
+            for value in obs[key].unique():
+                self.conditions.check(key, value)
+        return Cells(x, obs)
+
+    def _match_genes(self, adata: ad.AnnData) -> ad.AnnData:
+        if list(adata.var_names) == list(self.genes):
+            return adata
+        missing = self.genes.difference(adata.var_names, sort=False)
+        extra = adata.var_names.difference(self.genes, sort=False)
+        if len(missing) or len(extra):
+            raise ValueError(
+                f"The genes must be the {len(self.genes):,} of the training cells, got {adata.n_vars:,}: "
+                f"missing {some(list(missing)) or 'none'}; not among them {some(list(extra)) or 'none'}."
+            )
+        return adata[:, self.genes]
+
+    def without_cells(self) -> Preprocessing:
+        """Return the same with no cell in it, as it is saved."""
+        return replace(self, train=None, val=None)
+
+
+def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd.Series:
+    """Return a column of `obs` as strings.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column or it has missing values.
+    """
+    if key not in obs:
+        raise ValueError(
+            f"{what} must be a column of obs ({some(list(obs.columns), 20) or 'it has none'}), got {key!r}."
+            f"{did_you_mean(key, obs.columns)}"
+        )
+    values = obs[key]
+    missing = int(values.isna().sum())
+    if missing:
+        raise ValueError(
+            f"{key!r} must have a value in every cell, got {missing:,} without one. "
+            f"Leave them out: adata[adata.obs[{key!r}].notna()]."
+        )
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        used = values.cat.remove_unused_categories()
+        names = [str(level) for level in used.cat.categories]
+        return pd.Series(pd.Categorical.from_codes(used.cat.codes, names), index=obs.index, name=key)
+    return values.astype(str)
+
+
+def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: Sequence[str]) -> Conditions:
+    """Return the levels of the label and the covariates: a categorical's order, else sorted.
+
+    Raises
+    ------
+    ValueError
+        If a key is not in `obs`, is named twice, or has a value of its own for every cell.
+    TypeError
+        If `covariate_keys` is not a list of names.
+    """
+    if isinstance(covariate_keys, str):
+        covariate_keys = [covariate_keys]
+    named = ([] if label_key is None else [(label_key, "label_key")]) + [
+        (key, "covariate_keys") for key in covariate_keys
+    ]
+    levels: dict[str, tuple[str, ...]] = {}
+    for key, what in named:
+        if key in levels:
+            raise ValueError(f"{what} must name each column once, got {key!r} twice.")
+        column = column_of_levels(obs, key, what)
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            levels[key] = tuple(column.cat.categories)
+        else:
+            levels[key] = tuple(sorted(column.unique()))
+        if len(obs) > 1 and len(levels[key]) == len(obs):
+            raise ValueError(
+                f"{what} must group the cells, but {key!r} has a value of its own for each of the "
+                f"{len(obs):,} cells. Choose a column such as the cell type."
+            )
+    return Conditions(label_key, levels)
+
+
+def check_cells(adata: ad.AnnData, name: str) -> None:
+    """Check that a matrix of cells can be learned from.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, holds NaN or infinite values, has duplicate gene names.
+    """
+    if 0 in adata.shape:
+        raise ValueError(
+            f"{name} must hold at least one cell and one gene, got {adata.n_obs} cells x {adata.n_vars} genes."
+        )
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"Gene names must be unique, got {len(twice):,} more than once: {some(list(twice))}. "
+            "Make them so: adata.var_names_make_unique()."
+        )
+    values = stored(adata.X)
+    for bad, test in (("NaN", np.isnan), ("infinite", np.isinf)):
+        n = int(test(values).sum())
+        if n:
+            raise ValueError(f"{name} must hold finite values, got {n:,} {bad} values.")
+
+
+def constant_genes(x: Matrix, genes: pd.Index) -> list[str]:
+    """Return the names of the genes with the same value in every cell."""
+    low, high = _limits(x)
+    return list(genes[low == high])
+
+
+def split_rows(labels: np.ndarray | None, n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows for training and for validation, in proportion within each label.
+
+    Parameters
+    ----------
+    labels
+        A label for each row, (n,); None for one label.
+    n
+        Number of rows.
+    fraction
+        Fraction of the rows for validation, at least 0 and less than 1. A label keeps at least one row
+        for training.
+    seed
+        Seed of the shuffle.
+
+    Returns
+    -------
+    Sorted row numbers for training and for validation; ``round(n * fraction)`` of the latter where the
+    labels are large enough.
+    """
+    rng = np.random.default_rng(seed)
+    codes = np.zeros(n, int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    sizes = np.bincount(codes)
+    share = np.minimum(apportion(sizes / n, round(n * fraction)), sizes - 1)
+    order = rng.permutation(n)
+    held = np.concatenate([order[codes[order] == k][:m] for k, m in enumerate(share)])
+    return np.setdiff1d(np.arange(n), held), np.sort(held)
+
+
+def apportion(weights: np.ndarray, n: int) -> np.ndarray:
+    """Return whole numbers in proportion to `weights` that sum to `n` (largest remainders)."""
+    exact = np.asarray(weights, float) / np.sum(weights) * n
+    counts = np.floor(exact).astype(int)
+    rest = np.argsort(counts - exact, kind="stable")[: n - counts.sum()]
+    counts[rest] += 1
+    return counts

@@ -1,0 +1,222 @@
+"""VAEFit, the fitted thing: what it holds, and how it is saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from vaexprs.density import LatentDensity
+from vaexprs.io import check_output, written_whole
+from vaexprs.likelihoods import Likelihood
+from vaexprs.networks import VAE, predict
+from vaexprs.preprocessing import Cells, Conditions, Preprocessing, Scaling
+
+FORMAT = 1
+FILES = ("model.keras", "arrays.npz", "meta.json")
+
+
+@dataclass(frozen=True)
+class VAEFit:
+    """A fitted (conditional) variational autoencoder, ready to generate.
+
+    Parameters
+    ----------
+    model
+        The trained Keras model: prepared cells (and one-hot conditions) to a dict of ``output``,
+        ``z_mean`` and ``z_log_stddev``.
+    preprocessing
+        What was learned of the input before training; hand it to another `fit_vae` to reuse it. Holds the
+        prepared training cells, except after loading from disk.
+    density
+        The latent density of each condition; ``density.summary()`` shows it.
+    history
+        For each epoch ``loss``, ``reconstruction`` and ``kl``, and the same with ``val_`` where there were
+        validation cells.
+    seed
+        The seed of the fit.
+    """
+
+    model: VAE
+    preprocessing: Preprocessing
+    density: LatentDensity
+    history: Mapping[str, list[float]]
+    seed: int
+
+    @cached_property
+    def encoder(self) -> keras.Model:
+        """Keras model: prepared cells (and one-hot conditions) to ``z_mean``, (n_cells, latent_dim)."""
+        return self.model.encoder()
+
+    @cached_property
+    def decoder(self) -> keras.Model:
+        """Keras model: latent vectors (and one-hot conditions) to what the likelihood takes."""
+        return self.model.decoder()
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The distribution of the values."""
+        return self.model.likelihood
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes, (n_genes,)."""
+        return self.preprocessing.genes
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of the latent vector."""
+        return int(self.encoder.output.shape[-1])
+
+    def __repr__(self) -> str:
+        conditions = ", ".join(
+            f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
+        )
+        loss = self.history["loss"]
+        return (
+            f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
+            f"conditions: {conditions or 'none'}\n"
+            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, "
+            f"{len(loss)} epochs, loss {loss[-1]:.1f}"
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Save to a folder: ``model.keras``, ``arrays.npz`` and ``meta.json``.
+
+        No pickle, no code and no training cell is in it.
+
+        Parameters
+        ----------
+        path
+            The folder. It is written beside and renamed, so it is there whole or not at all.
+        overwrite
+            Whether an earlier model at `path` may be replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If `path` exists and `overwrite` is false, or is something else than a saved model.
+        """
+        path = check_output(path, overwrite=overwrite)
+        if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):
+            raise FileExistsError(f"{str(path)!r} is not a saved model; it is left as it is.")
+        prep = self.preprocessing
+        meta = {
+            "format": FORMAT,
+            "vaexprs": version("vaexprs"),
+            "keras": keras.version(),
+            "genes": list(prep.genes),
+            "label_key": prep.conditions.label_key,
+            "levels": {key: list(levels) for key, levels in prep.conditions.levels.items()},
+            "scaling": prep.scaling.kind,
+            "likelihood": prep.likelihood,
+            "history": dict(self.history),
+            "seed": self.seed,
+        }
+        arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
+        arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
+        with written_whole(path, overwrite=overwrite) as beside:
+            beside.mkdir()
+            self.model.uncompiled().save(beside / "model.keras")
+            np.savez_compressed(beside / "arrays.npz", **arrays)
+            text = json.dumps(meta, indent=1, allow_nan=True)
+            (beside / "meta.json").write_text(text, encoding="utf-8")
+        return path
+
+
+def load_vae(
+    path: str | os.PathLike[str], *, custom_objects: Mapping[str, type[keras.layers.Layer]] | None = None
+) -> VAEFit:
+    """Load a fit that `VAEFit.save` wrote. It generates the same cells bit for bit.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    custom_objects
+        Your own layer classes by name, where the model has any: nothing in the folder is run as code.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no folder at `path` or a file is missing in it.
+    ValueError
+        If it was written by a newer version, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no saved model {str(path)!r}.")
+    for name in FILES:
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{str(path)!r} is not a saved model: {name} is missing.")
+    meta = _read_meta(path / "meta.json")
+    try:
+        with np.load(path / "arrays.npz", allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        conditions = Conditions(
+            meta["label_key"], {key: tuple(levels) for key, levels in meta["levels"].items()}
+        )
+        density = LatentDensity.from_arrays(
+            {name.removeprefix("density."): a for name, a in arrays.items() if name.startswith("density.")},
+            conditions,
+        )
+        preprocessing = Preprocessing(
+            pd.Index(meta["genes"]),
+            conditions,
+            Scaling(meta["scaling"], arrays["scaling.low"], arrays["scaling.range"]),
+            meta["likelihood"],
+        )
+        history, seed = meta["history"], int(meta["seed"])
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {error}") from error
+    return VAEFit(_read_model(path / "model.keras", custom_objects), preprocessing, density, history, seed)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        number = meta["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+    if not isinstance(number, int) or number > FORMAT:
+        raise ValueError(
+            f"The saved model {str(path.parent)!r} has format {number}, this vaexprs ({version('vaexprs')}) "
+            f"reads up to {FORMAT}. Update it: pip install -U vaexprs."
+        )
+    return dict(meta)
+
+
+def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
+    try:
+        model = keras.saving.load_model(
+            path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
+        )
+    except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
+        if "Could not locate class" in str(error):
+            raise ValueError(
+                f"{str(path)!r} has a layer of your own; give its class: "
+                "load_vae(path, custom_objects={'MyLayer': MyLayer})."
+            ) from error
+        raise ValueError(f"{str(path)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
+    if not isinstance(model, VAE):
+        raise ValueError(f"{str(path)!r} is not a vaexprs model, it holds a {type(model).__name__}.")
+    return model
+
+
+def encode(model: VAE, cells: Cells, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return posterior mean and standard deviation of prepared cells, each (n_cells, latent_dim)."""
+    posterior = keras.Model(
+        model.input, [model.get_layer("z_mean").output, model.get_layer("z_log_stddev").output]
+    )
+    mean, log_stddev = predict(posterior, cells.x, codes)
+    return mean.astype(np.float64), np.exp(log_stddev.astype(np.float64))
