@@ -42,6 +42,7 @@ COLORED_BY_NAME = {
     "condition": "condition_col",
 }
 GRAPH_FORMATS = ("svg", "png", "pdf", "dot")
+FIGURE_FORMATS = ("svg", "png", "pdf")
 
 # blue and vermillion of Okabe & Ito's palette, which people with any colour vision can tell apart
 GROUP_STYLE = {
@@ -248,6 +249,21 @@ def plot_aug(
     if isinstance(x, Generated):
         x.adata.obsm[key] = embedding[(joined.obs["group"] == "generated").to_numpy()]
     return _figure(embedding[:, :2], axes, joined, label_key)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a figure as svg, png or pdf, by the suffix of `path`, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one.
+    """
+    path = Path(path)
+    suffix = check_choice("The suffix of the file", path.suffix.removeprefix("."), FIGURE_FORMATS)
+    with written_whole(path, overwrite=overwrite) as beside:
+        figure.savefig(beside, format=suffix, dpi=150)
+    return path
 
 
 def _joined(

@@ -1,0 +1,347 @@
+"""The command line: demo, fit, generate, plot."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from vaexprs._checks import did_you_mean
+
+DEMO_CELLS = 1_000
+DEMO_RARE = 200
+USABLE = 10  # cells from which on the demo calls a type usable
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fit (conditional) variational autoencoders to gene expression and generate new cells from them.",
+)
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
+
+
+def main() -> None:
+    """Run the command line; the user's mistakes end in one clear line and exit status 2."""
+    errors = Console(stderr=True)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        errors.print(f"[yellow]Warning:[/] {escape(str(message))}", soft_wrap=True, highlight=False)
+
+    warnings.showwarning = show
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        text = str(error)
+        if isinstance(error, FileExistsError):
+            text = text.replace("say overwrite", "say --overwrite")
+        errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("Interrupted; nothing was written.")
+        sys.exit(130)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vaexprs {version('vaexprs')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="Cells: an .h5ad or .zarr file.")],
+    out: Annotated[Path, typer.Option(help="Folder to save the model to.")],
+    label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
+    covariate_key: Annotated[
+        list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.")
+    ] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector.")] = None,
+    regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the cells; by default from their number.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Cells a step.")] = None,
+    validation_split: Annotated[float, typer.Option(help="Fraction of the cells kept for validation.")] = 0.0,
+    optimizer: Annotated[str, typer.Option(help="Name of a Keras optimizer.")] = "adam",
+    use_generator: Annotated[
+        bool, typer.Option("--use-generator", help="Stream mini-batches; never make sparse data dense.")
+    ] = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a model to cells and save it."""
+    from vaexprs.io import check_output, read
+
+    check_output(out, overwrite=overwrite)
+    cells = read(data)
+    from vaexprs.fitting import fit_vae
+
+    fitted = fit_vae(
+        cells,
+        label_key=label_key,
+        covariate_keys=covariate_key or (),
+        layer=layer,
+        likelihood=likelihood,
+        latent_dim=latent_dim,
+        regularization=regularization,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation_split=validation_split,
+        optimizer=optimizer,
+        use_generator=use_generator,
+        seed=seed,
+        **({"verbose": 0} if quiet else {}),
+    )
+    fitted.save(out, overwrite=overwrite)
+    if not quiet:
+        Console().print(f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
+    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    n: Annotated[int | None, typer.Option("-n", "--num-samples", help="Number of cells.")] = None,
+    label: Annotated[str | None, typer.Option(help="The one label all cells shall have.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="Number of cells of a label: 'NK=200' (repeatable).")
+    ] = None,
+    labels_json: Annotated[Path | None, typer.Option(help='File with numbers: {"NK": 200, ...}.')] = None,
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="Level of a covariate: 'donor=101' (repeatable).")
+    ] = None,
+    library_size: Annotated[float | None, typer.Option(help="Counts a cell; by default like the real ones.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Cells decoded at once; bounds the memory.")
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate cells from a saved model."""
+    from vaexprs.io import check_output, write
+
+    asked = _asked_labels(label, labels, labels_json)
+    check_output(out, overwrite=overwrite)
+    from vaexprs.generation import gen_exprs
+    from vaexprs.result import load_vae
+
+    cells = gen_exprs(
+        load_vae(model),
+        n,
+        batch_size,
+        use_generator=batch_size is not None,
+        labels=asked,
+        covariates=dict(_pair(text, "--covariate", "donor=101") for text in covariate or []),
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+    )
+    write(cells.adata, out, overwrite=overwrite)
+    if not quiet:
+        Console().print(f"{cells.adata.n_obs:,} cells x {cells.adata.n_vars:,} genes -> {escape(str(out))}")
+
+
+def _asked_labels(
+    label: str | None, labels: list[str] | None, labels_json: Path | None
+) -> str | dict[str, int] | None:
+    if sum(option is not None for option in (label, labels or None, labels_json)) > 1:
+        raise ValueError("Say --label, --labels or --labels-json, one of the three.")
+    if labels:
+        pairs = dict(_pair(text, "--labels", "NK=200") for text in labels)
+        for name, number in pairs.items():
+            if not number.isdecimal():
+                raise ValueError(f"--labels must give a number of cells, as in 'NK=200', got '{name}={number}'.")
+        return {name: int(number) for name, number in pairs.items()}
+    if labels_json is not None:
+        try:
+            numbers = json.loads(labels_json.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{str(labels_json)!r} is not JSON: {error}") from error
+        if not isinstance(numbers, dict):
+            raise ValueError(f"{str(labels_json)!r} must hold numbers by label, as in {{\"NK\": 200}}.")
+        return numbers
+    return label
+
+
+def _pair(text: str, option: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.rpartition("=")
+    if not equals or not name or not value:
+        raise ValueError(f"{option} must look like '{example}', got {text!r}.")
+    return name, value
+
+
+@app.command()
+def plot(
+    source: Annotated[Path, typer.Argument(help="A saved model, or generated cells (.h5ad, .zarr).")],
+    out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf (.dot for a model).")],
+    real: Annotated[Path | None, typer.Option(help="The real cells to show with generated ones.")] = None,
+    method: Annotated[str, typer.Option(help="PCA, MDS, TSNE, UMAP, NMF or DiffusionMap.")] = "UMAP",
+    layer: Annotated[str | None, typer.Option(help="Layer of the real cells with the values.")] = None,
+    label_key: Annotated[str | None, typer.Option(help="Column of obs for a panel each.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw the architecture of a model, or real and generated cells together."""
+    from vaexprs.io import check_output, from_object, read
+
+    check_output(out, overwrite=overwrite)
+    if (source / "meta.json").is_file():
+        from vaexprs.plotting import plot_vae
+        from vaexprs.result import load_vae
+
+        plot_vae(load_vae(source)).save(out, overwrite=overwrite)
+    else:
+        cells = read(source)
+        if real is None and "group" not in cells.obs:
+            raise ValueError("Give the real cells too: --real DATA.h5ad.")
+        others = None if real is None else from_object(read(real), layer=layer)
+        from vaexprs.plotting import plot_aug, save_figure
+
+        figure = plot_aug(cells, _method(method), real=others, label_key=label_key, seed=seed)
+        save_figure(figure, out, overwrite=overwrite)
+    if not quiet:
+        Console().print(f"picture -> {escape(str(out))}")
+
+
+def _method(name: str) -> str:
+    from vaexprs.plotting import REDUCTIONS
+
+    known = {method.lower(): method for method in REDUCTIONS}
+    if name.lower() not in known:
+        raise ValueError(
+            f"--method must be one of {', '.join(REDUCTIONS)}, got {name!r}.{did_you_mean(name, REDUCTIONS)}"
+        )
+    return known[name.lower()]
+
+
+class _Steps:
+    """Runs the steps of the demo, and remembers how long each took."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.seconds: list[tuple[str, float]] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.console.print(f"[bold]{name}[/] ...")
+        start = time.perf_counter()
+        yield
+        self.seconds.append((name, time.perf_counter() - start))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("vaexprs-demo"),
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit 700 real blood cells, generate 1,000 new ones, and show both. Needs no network."""
+    from vaexprs.io import check_output, write, written_whole
+
+    check_output(out, overwrite=overwrite)
+    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    steps = _Steps(console)
+    with steps.step("loading libraries and cells"):
+        from vaexprs.demo import demo_cells
+        from vaexprs.fitting import fit_vae
+        from vaexprs.generation import gen_exprs
+        from vaexprs.plotting import plot_aug, plot_vae, save_figure
+        from vaexprs.preprocessing import apportion
+
+        cells = demo_cells()
+    sizes = cells.obs["cell_type"].value_counts()
+    rare = str(sizes[sizes >= USABLE].index[-1])
+    others = sizes.drop(rare)
+    numbers = dict(zip(others.index, map(int, apportion(others.to_numpy(), DEMO_CELLS - DEMO_RARE)), strict=True))
+    with written_whole(out, overwrite=overwrite) as folder:
+        folder.mkdir()
+        with steps.step("fitting the model"):
+            fitted = fit_vae(cells, label_key="cell_type", seed=seed, **({"verbose": 0} if quiet else {}))
+            fitted.save(folder / "model")
+        with steps.step("generating cells"):
+            made = gen_exprs(fitted, labels={rare: DEMO_RARE} | numbers, seed=seed, progress=not quiet)
+        with steps.step("drawing the pictures"):
+            plot_vae(fitted).save(folder / "architecture.svg")
+            save_figure(plot_aug(made, "UMAP", seed=seed), folder / "umap.png")
+        with steps.step("writing the cells"):
+            write(made.adata, folder / "generated.h5ad")
+            write(cells, folder / "real.h5ad")
+    if not quiet:
+        _tell(console, steps, cells, made.adata, rare, out)
+
+
+def _tell(console: Console, steps: _Steps, cells: Any, made: Any, rare: str, out: Path) -> None:
+    """Say what the demo made, how long each step took, and what to try next."""
+    table = Table("cell type", "real", "generated", box=None, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    generated = made.obs["cell_type"].value_counts()
+    for name, n in cells.obs["cell_type"].value_counts().items():
+        table.add_row(escape(str(name)), f"{n:,}", f"{generated[name]:,}")
+    console.print()
+    console.print(table)
+    depths = [float(x.X.sum(axis=1).mean()) for x in (cells, made)]
+    zeros = [100 * (1 - x.X.nnz / (x.n_obs * x.n_vars)) for x in (cells, made)]
+    console.print(
+        f"\n{made.n_obs:,} cells x {made.n_vars:,} genes of whole counts; mean library size {depths[1]:.0f} "
+        f"(real {depths[0]:.0f}), zeros {zeros[1]:.1f}% (real {zeros[0]:.1f}%)\n"
+    )
+    times = Table("step", "seconds", box=None, header_style="bold")
+    times.columns[1].justify = "right"
+    for name, seconds in [*steps.seconds, ("in all", sum(s for _, s in steps.seconds))]:
+        times.add_row(name, f"{seconds:.1f}")
+    console.print(times)
+    console.print(f"\nwritten to {escape(str(out))}:")
+    for name, what in {
+        "generated.h5ad": "the generated cells, for scanpy",
+        "real.h5ad": "the real ones",
+        "model": "the model",
+        "architecture.svg": "its layers",
+        "umap.png": "real and generated cells together",
+    }.items():
+        console.print(f"  {name:18}{what}")
+    console.print("\nnext:")
+    for command in next_commands(out, rare):
+        console.print(f"  {escape(command)}")
+
+
+def next_commands(out: Path, rare: str) -> list[str]:
+    """Return commands to try after the demo."""
+    q = {name: shlex.quote(str(out / name)) for name in ("model", "real.h5ad", "more.h5ad", "tsne.png", "mine")}
+    return [
+        f"vaexprs generate {q['model']} --label {shlex.quote(rare)} -n 500 --out {q['more.h5ad']}",
+        f"vaexprs plot {q['more.h5ad']} --real {q['real.h5ad']} --method TSNE --out {q['tsne.png']}",
+        f"vaexprs fit {q['real.h5ad']} --label-key cell_type --covariate-key phase --out {q['mine']}",
+    ]
