@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import numbers
+import re
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 def did_you_mean(word: object, options: Iterable[object]) -> str:
     """Return `` Did you mean 'x'?`` for the option nearest to `word`, or an empty string."""
     lowered = {str(option).lower(): str(option) for option in options}
-    near = difflib.get_close_matches(str(word).lower(), list(lowered), n=1, cutoff=0.5)
+    asked = str(word).lower()
+    near = difflib.get_close_matches(asked, list(lowered), n=1, cutoff=0.5)
+    near = near or [option for option in lowered if asked and asked in option]
     return f" Did you mean {lowered[near[0]]!r}?" if near else ""
 
 
@@ -21,6 +24,15 @@ def some(items: Sequence[object], most: int = 5) -> str:
     """Return the first few items for a message: ``'a', 'b', 'c' and 12 more``."""
     shown = ", ".join(repr(str(item)) for item in items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+def reason(error: BaseException) -> str:
+    """Return the one line of an error from Keras or a file reader that says what is wrong."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    lines = [line.strip().removeprefix("Exception encountered: ") for line in text.splitlines()]
+    frame = ("Exception encountered when", "Error when deserializing", "Arguments received")
+    told = [line for line in lines if line and not line.startswith(frame)]
+    return told[0] if told else type(error).__name__
 
 
 def check_choice(name: str, value: object, options: Sequence[str]) -> str:
@@ -51,6 +63,8 @@ def check_real(name: str, value: Any, minimum: float, *, below: float = float("i
     """Return `value` as a float with ``minimum <= value < below``."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}.")
+    if value in (float("inf"), -float("inf")):
+        raise ValueError(f"{name} must be finite, got {value}.")
     if not minimum <= float(value) < below:
         upper = "" if below == float("inf") else f" and less than {below:g}"
         raise ValueError(f"{name} must be at least {minimum:g}{upper}, got {value}.")

@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.sparse as sp
 
-from vaexprs.io import Matrix
+from vaexprs.io import Matrix, densify
 
 
 class CellBatches(keras.utils.PyDataset):
@@ -65,11 +64,6 @@ class CellBatches(keras.utils.PyDataset):
         if self.sample_weight is None:
             return (inputs,)
         return inputs, None, self.sample_weight[rows]
-
-
-def densify(x: Matrix) -> np.ndarray:
-    """Return a block of cells as a dense array."""
-    return x.toarray() if sp.issparse(x) else x
 
 
 def as_inputs(x: np.ndarray, codes: np.ndarray | None) -> Any:

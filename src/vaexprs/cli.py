@@ -87,7 +87,9 @@ def fit(
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector.")] = None,
     regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the cells; by default from their number.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the cells; by default from their number.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Cells a step.")] = None,
     validation_split: Annotated[float, typer.Option(help="Fraction of the cells kept for validation.")] = 0.0,
     optimizer: Annotated[str, typer.Option(help="Name of a Keras optimizer.")] = "adam",
@@ -119,11 +121,13 @@ def fit(
         optimizer=optimizer,
         use_generator=use_generator,
         seed=seed,
-        **({"verbose": 0} if quiet else {}),
+        verbose=0 if quiet else "auto",
     )
     fitted.save(out, overwrite=overwrite)
     if not quiet:
-        Console().print(f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True)
+        Console().print(
+            f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True
+        )
 
 
 @app.command()
@@ -139,10 +143,10 @@ def generate(
     covariate: Annotated[
         list[str] | None, typer.Option(help="Level of a covariate: 'donor=101' (repeatable).")
     ] = None,
-    library_size: Annotated[float | None, typer.Option(help="Counts a cell; by default like the real ones.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Cells decoded at once; bounds the memory.")
+    library_size: Annotated[
+        float | None, typer.Option(help="Counts a cell; by default like the real ones.")
     ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Cells decoded at once; bounds the memory.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -180,7 +184,9 @@ def _asked_labels(
         pairs = dict(_pair(text, "--labels", "NK=200") for text in labels)
         for name, number in pairs.items():
             if not number.isdecimal():
-                raise ValueError(f"--labels must give a number of cells, as in 'NK=200', got '{name}={number}'.")
+                raise ValueError(
+                    f"--labels must give a number of cells, as in 'NK=200', got '{name}={number}'."
+                )
         return {name: int(number) for name, number in pairs.items()}
     if labels_json is not None:
         try:
@@ -188,7 +194,7 @@ def _asked_labels(
         except ValueError as error:
             raise ValueError(f"{str(labels_json)!r} is not JSON: {error}") from error
         if not isinstance(numbers, dict):
-            raise ValueError(f"{str(labels_json)!r} must hold numbers by label, as in {{\"NK\": 200}}.")
+            raise ValueError(f'{str(labels_json)!r} must hold numbers by label, as in {{"NK": 200}}.')
         return numbers
     return label
 
@@ -284,11 +290,13 @@ def demo(
     sizes = cells.obs["cell_type"].value_counts()
     rare = str(sizes[sizes >= USABLE].index[-1])
     others = sizes.drop(rare)
-    numbers = dict(zip(others.index, map(int, apportion(others.to_numpy(), DEMO_CELLS - DEMO_RARE)), strict=True))
+    numbers = dict(
+        zip(others.index, map(int, apportion(others.to_numpy(), DEMO_CELLS - DEMO_RARE)), strict=True)
+    )
     with written_whole(out, overwrite=overwrite) as folder:
         folder.mkdir()
         with steps.step("fitting the model"):
-            fitted = fit_vae(cells, label_key="cell_type", seed=seed, **({"verbose": 0} if quiet else {}))
+            fitted = fit_vae(cells, label_key="cell_type", seed=seed, verbose=0 if quiet else "auto")
             fitted.save(folder / "model")
         with steps.step("generating cells"):
             made = gen_exprs(fitted, labels={rare: DEMO_RARE} | numbers, seed=seed, progress=not quiet)
@@ -339,7 +347,9 @@ def _tell(console: Console, steps: _Steps, cells: Any, made: Any, rare: str, out
 
 def next_commands(out: Path, rare: str) -> list[str]:
     """Return commands to try after the demo."""
-    q = {name: shlex.quote(str(out / name)) for name in ("model", "real.h5ad", "more.h5ad", "tsne.png", "mine")}
+    q = {
+        name: shlex.quote(str(out / name)) for name in ("model", "real.h5ad", "more.h5ad", "tsne.png", "mine")
+    }
     return [
         f"vaexprs generate {q['model']} --label {shlex.quote(rare)} -n 500 --out {q['more.h5ad']}",
         f"vaexprs plot {q['more.h5ad']} --real {q['real.h5ad']} --method TSNE --out {q['tsne.png']}",

@@ -6,13 +6,13 @@ where the values are counts, so that depth comes with its correlation to state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from vaexprs.mixture import FLOOR, Mixture, select_mixture
+from vaexprs.mixture import DIAGONAL_MODELS, FLOOR, MODELS, Mixture, select_mixture
 from vaexprs.preprocessing import Conditions
 
 # The rules, by number of cells of a condition:
@@ -35,7 +35,7 @@ class LatentDensity:
     conditions
         Levels of label and covariates in use, and their codes.
     seen
-        Combinations of levels in the training cells, one a row; no column where there are no conditions.
+        Combinations of levels in the training cells, as dicts; one empty dict where there are no conditions.
     cells
         Training cells of each, (n_seen,).
     mixtures
@@ -49,7 +49,7 @@ class LatentDensity:
     """
 
     conditions: Conditions
-    seen: pd.DataFrame
+    seen: tuple[dict[str, str], ...]
     cells: np.ndarray
     mixtures: tuple[Mixture, ...]
     bic: np.ndarray
@@ -62,17 +62,14 @@ class LatentDensity:
         For a combination without training cells: one component, its mean the sum of the effects of its
         levels, its covariance the pooled one.
         """
-        same = np.ones(len(self.cells), bool)
-        for key in self.conditions.keys:
-            same &= self.seen[key].to_numpy() == levels[key]
-        if same.any():
-            return self.mixtures[int(np.argmax(same))]
+        if levels in self.seen:
+            return self.mixtures[self.seen.index(dict(levels))]
         code = self.conditions.one_hot(pd.DataFrame([dict(levels)]))
         return Mixture(np.ones(1), code @ self.effects, self.pooled[None], UNSEEN)
 
     def summary(self) -> pd.DataFrame:
         """Return a row for each condition: its levels, cells, model, components and BIC."""
-        return self.seen.assign(
+        return pd.DataFrame(self.seen, columns=self.conditions.keys).assign(
             cells=self.cells,
             model=[mixture.model for mixture in self.mixtures],
             components=[mixture.n_components for mixture in self.mixtures],
@@ -81,9 +78,8 @@ class LatentDensity:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the numbers as arrays, to be saved."""
-        columns = self.seen.to_numpy(dtype=str).reshape(len(self.cells), -1)
         return {
-            "seen": columns.astype(np.str_),
+            "seen": np.array([list(levels.values()) for levels in self.seen], np.str_),
             "cells": self.cells,
             "bic": self.bic,
             "pooled": self.pooled,
@@ -104,7 +100,8 @@ class LatentDensity:
             Mixture(weights, means, covariances, str(model))
             for weights, means, covariances, model in zip(*parts, arrays["models"], strict=True)
         )
-        seen = pd.DataFrame(arrays["seen"], columns=conditions.keys, dtype=object)
+        rows = arrays["seen"].reshape(len(mixtures), -1)
+        seen = tuple({key: str(v) for key, v in zip(conditions.keys, row, strict=True)} for row in rows)
         return cls(
             conditions,
             seen,
@@ -144,7 +141,8 @@ def fit_density(
     -----
     By number of cells of a condition: 1 or 2 borrow the pooled within-condition covariance around their own
     mean; with 3 or more, mixtures with up to one component for every 15 cells (9 at most) compete with that
-    by BIC.
+    by BIC. As in mclust, a condition with no more cells than dimensions has only spherical and diagonal
+    models.
     """
     groups = _groups(obs, conditions)
     rng = np.random.default_rng(seed)
@@ -160,7 +158,7 @@ def fit_density(
         points.append(joined.reshape(draws * len(rows), -1))
         cells.append(len(rows))
     sizes = np.array([len(rows) for rows in groups.values()])
-    centres = np.stack([sample.mean(axis=0) for sample in points])
+    centres = np.stack([np.r_[mean[rows].mean(axis=0), fixed[rows].mean(axis=0)] for rows in groups.values()])
     share = sizes / sizes.sum()
     pooled = sum(
         w * np.cov(sample.T, bias=True).reshape(sample.shape[1], -1)
@@ -169,9 +167,10 @@ def fit_density(
     # where no cell has company the pooled covariance is that of the posterior alone
     pooled = np.asarray(pooled) + FLOOR * np.eye(centres.shape[1])
     scale = np.sqrt(np.diag(pooled))
-    seen = pd.DataFrame(list(groups), columns=conditions.keys, dtype=object)
+    seen = tuple(dict(zip(conditions.keys, levels, strict=True)) for levels in groups)
     fitted = [
-        _fit_one(sample, n, pooled, scale, seed) for sample, n in zip(points, cells, strict=True)
+        _fit_one(sample, centre, n, pooled, scale, seed)
+        for sample, centre, n in zip(points, centres, cells, strict=True)
     ]
     return LatentDensity(
         conditions,
@@ -180,7 +179,7 @@ def fit_density(
         tuple(mixture for mixture, _ in fitted),
         np.array([bic for _, bic in fitted]),
         pooled,
-        _effects(conditions.one_hot(seen), centres, share),
+        _effects(conditions, seen, centres, share),
     )
 
 
@@ -202,17 +201,21 @@ def _groups(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...], 
 
 
 def _fit_one(
-    sample: np.ndarray, cells: int, pooled: np.ndarray, scale: np.ndarray, seed: int
+    sample: np.ndarray, centre: np.ndarray, cells: int, pooled: np.ndarray, scale: np.ndarray, seed: int
 ) -> tuple[Mixture, float]:
     """Return the mixture of one condition and its BIC; EM works in units of `scale`."""
     d = sample.shape[1]
-    borrowed = Mixture(np.ones(1), sample.mean(axis=0)[None], pooled[None], BORROWED)
+    borrowed = Mixture(np.ones(1), centre[None], pooled[None], BORROWED)
     borrowed_bic = -2 * cells * float(borrowed.log_prob(sample).mean()) + d * np.log(cells)
     if cells < CELLS_FOR_OWN_COVARIANCE:
         return borrowed, borrowed_bic
     most = int(np.clip(cells // CELLS_PER_COMPONENT, 1, MOST_COMPONENTS))
     chosen = select_mixture(
-        sample / scale, components=range(1, most + 1), n_independent=cells, seed=seed
+        sample / scale,
+        components=range(1, most + 1),
+        models=tuple(MODELS) if cells > d else DIAGONAL_MODELS,
+        n_independent=cells,
+        seed=seed,
     )
     bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
     if borrowed_bic <= bic:
@@ -222,7 +225,20 @@ def _fit_one(
     return Mixture(best.weights, best.means * scale, covariances, best.model), bic
 
 
-def _effects(codes: np.ndarray, centres: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the least-squares effect of each column on the centres, of minimal norm."""
+def _effects(
+    conditions: Conditions, seen: Sequence[Mapping[str, str]], centres: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the least-squares effect of each one-hot column on the centres, of minimal norm.
+
+    A level without cells has the mean effect of its key.
+    """
+    codes = conditions.one_hot(pd.DataFrame(seen))
     root = np.sqrt(weights)[:, None]
-    return np.linalg.lstsq(codes * root, centres * root, rcond=None)[0]
+    effects = np.linalg.lstsq(codes * root, centres * root, rcond=None)[0]
+    share = weights @ codes
+    first = 0
+    for levels in conditions.levels.values():
+        block = slice(first, first + len(levels))
+        effects[block][share[block] == 0] = share[block] @ effects[block]
+        first += len(levels)
+    return effects

@@ -32,8 +32,11 @@ from vaexprs.preprocessing import (
 )
 from vaexprs.result import VAEFit, encode
 
-STEPS = 1_500  # gradient steps of a fit whose number of epochs is not given ...
-EPOCHS = (30, 400)  # ... within these numbers of epochs
+# Gradient steps of a fit whose number of epochs is not given, for n cells: STEPS * sqrt(n), at least
+# LEAST_STEPS. More over-fit few cells (generated ones get easier to tell from real ones), fewer leave
+# structure of many cells unlearned.
+STEPS = 27
+LEAST_STEPS = 300
 BATCH_SIZE = 128
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",
@@ -93,7 +96,8 @@ def fit_vae(
     regularization
         Weight of the KL divergence, at least 0.
     epochs
-        Passes over the training cells; by default as many as make 1,500 steps, from 30 to 400.
+        Passes over the training cells; by default as many as make ``27 * sqrt(n_cells)`` steps, at
+        least 300.
     batch_size
         Cells a step; by default 128, or a quarter of the cells where there are fewer than 512.
     preprocessing
@@ -222,7 +226,11 @@ def _gather(
             _set_labels(train, y_train, label_key, "y_train", "x_train")
     val = None
     if x_val is not None:
-        val = io.from_object(x_val, layer=layer) if isinstance(x_val, ad.AnnData) else io.from_matrix(x_val, "x_val")
+        val = (
+            io.from_object(x_val, layer=layer)
+            if isinstance(x_val, ad.AnnData)
+            else io.from_matrix(x_val, "x_val")
+        )
         check_cells(val, "x_val")
         if y_val is not None:
             _set_labels(val, y_val, label_key or "label", "y_val", "x_val")
@@ -234,7 +242,9 @@ def _gather(
 def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str) -> None:
     if isinstance(labels, str) or not np.iterable(labels):
         raise TypeError(f"{name} must hold a label for each cell, got {type(labels).__name__}.")
-    values = labels if isinstance(labels, (pd.Series, pd.Categorical)) else pd.Series(np.asarray(labels).tolist())
+    values = (
+        labels if isinstance(labels, (pd.Series, pd.Categorical)) else pd.Series(np.asarray(labels).tolist())
+    )
     if np.ndim(np.asarray(labels)) != 1:
         raise ValueError(f"{name} must have one dimension, got shape {np.shape(np.asarray(labels))}.")
     if len(values) != adata.n_obs:
@@ -325,8 +335,8 @@ def _choose_likelihood(
         return likelihood_named("bernoulli")
     if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
         raise ValueError(
-            f"decoder_layers end in a sigmoid layer of {units:,} units, which as the output must have one for "
-            f"each of the {x.shape[1]:,} genes. For hidden layers only, name a likelihood."
+            f"decoder_layers end in a sigmoid layer of {units:,} units, which as the output must have one "
+            f"for each of the {x.shape[1]:,} genes. For hidden layers only, name a likelihood."
         )
     return default_likelihood(x)
 
@@ -352,7 +362,8 @@ def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
     except (ValueError, TypeError) as error:
         names = [n.lower() for n, o in vars(keras.optimizers).items() if isinstance(o, type)]
         raise ValueError(
-            f"optimizer must be a Keras optimizer or its name, got {optimizer!r}.{did_you_mean(optimizer, names)}"
+            f"optimizer must be a Keras optimizer or its name, got {optimizer!r}."
+            f"{did_you_mean(optimizer, names)}"
         ) from error
 
 
@@ -380,7 +391,8 @@ def _train(
         if weight.shape != (n,):
             raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}.")
     size = batch_size or min(BATCH_SIZE, max(1, -(-n // 4)))
-    epochs = epochs or int(np.clip(-(-STEPS * size // n), *EPOCHS))
+    steps = max(STEPS * np.sqrt(n), LEAST_STEPS)
+    epochs = epochs or int(np.ceil(steps * size / n))
     batches = CellBatches(
         cells.x, prepared.y_train, batch_size=size, shuffle=shuffle, seed=seed, sample_weight=weight
     )

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
-from vaexprs.io import Matrix
+from vaexprs.io import Matrix, densify
 from vaexprs.mixture import Mixture
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
@@ -63,7 +63,7 @@ class Generated:
         x = prep.train.x
         if prep.scaling.kind == "none":
             return x
-        return prep.scaling.inverse(x.toarray() if sp.issparse(x) else x)
+        return prep.scaling.inverse(densify(x))
 
     @property
     def y_train(self) -> np.ndarray | None:
@@ -122,8 +122,7 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     parts = {"real": real[:, generated.var_names], "generated": generated}
     for name, part in parts.items():
         columns = [key for key in generated.obs if key in real.obs]
-        x = sp.csr_matrix(part.X, dtype=np.float32) if sp.issparse(generated.X) else part.X
-        x = x.toarray() if sp.issparse(x) and not sp.issparse(generated.X) else x
+        x = sp.csr_matrix(part.X, dtype=np.float32) if sp.issparse(generated.X) else densify(part.X)
         parts[name] = ad.AnnData(x, obs=part.obs[columns].astype(str), var=generated.var[[]])
     joined = ad.concat(parts, label="group")
     joined.obs_names_make_unique()
@@ -194,10 +193,9 @@ def gen_exprs(
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
     parts = _with_progress(_draw(x, rows, which, per_cell, seed, max(1, size // BLOCK)), n, progress)
-    obs = rows.iloc[which].reset_index(drop=True)
+    obs = pd.DataFrame(index=pd.Index([f"generated_{i + 1}" for i in range(n)]))
     for key, levels in x.preprocessing.conditions.levels.items():
-        obs[key] = pd.Categorical(obs[key], categories=levels)
-    obs.index = pd.Index([f"generated_{i + 1}" for i in range(n)])
+        obs[key] = pd.Categorical(np.array([row[key] for row in rows])[which], categories=levels)
     adata = ad.AnnData(
         sp.vstack(parts, format="csr") if x.likelihood.counts else np.concatenate(parts),
         obs=obs,
@@ -240,8 +238,8 @@ def _plan(
     num_samples: int | None,
     labels: str | Mapping[str, int] | None,
     covariates: Mapping[str, str] | None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the distinct conditions asked for, and for each cell the row of its condition."""
+) -> tuple[list[dict[str, str]], np.ndarray]:
+    """Return the distinct conditions asked for, and for each cell which of them it has."""
     conditions = fit.preprocessing.conditions
     if labels is not None and conditions.label_key is None:
         raise ValueError("labels cannot be asked for: the model was fitted without label_key or y_train.")
@@ -261,63 +259,60 @@ def _plan(
             raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
         label = None if labels is None else conditions.check(str(conditions.label_key), labels)
         asked = [(label, check_integer("num_samples", num_samples, 1))]
-    rows: list[pd.DataFrame] = []
+    rows: list[dict[str, str]] = []
     which: list[np.ndarray] = []
-    start = 0
     for label, n in asked:
         candidates, weights = _candidates(fit, label, wanted)
-        which.append(start + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
-        rows.append(candidates)
-        start += len(candidates)
-    return pd.concat(rows, ignore_index=True), np.concatenate(which)
+        which.append(len(rows) + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
+        rows += candidates
+    return rows, np.concatenate(which)
 
 
 def _wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
     conditions = fit.preprocessing.conditions
     wanted = {}
+    known = conditions.covariate_keys
     for key, level in (covariates or {}).items():
-        if key not in conditions.covariate_keys:
+        if key not in known:
             raise ValueError(
-                f"covariates must name covariates of the fit ({some(conditions.covariate_keys) or 'it has none'}), "
-                f"got {key!r}.{did_you_mean(key, conditions.covariate_keys)}"
+                f"covariates must name covariates of the fit ({some(known) or 'it has none'}), got {key!r}."
+                f"{did_you_mean(key, known)}"
             )
         wanted[key] = conditions.check(key, level)
     return wanted
 
 
 def _candidates(
-    fit: VAEFit, label: str | None, covariates: Mapping[str, str]
-) -> tuple[pd.DataFrame, np.ndarray]:
+    fit: VAEFit, label: str | None, covariates: dict[str, str]
+) -> tuple[list[dict[str, str]], np.ndarray]:
     """Return the conditions that answer a wish, and the weight of each.
 
     Those with training cells, in their proportions; where there are none, the label's conditions with the
     covariates set to what was asked.
     """
-    seen, cells = fit.density.seen, np.asarray(fit.density.cells, float)
-    key = fit.preprocessing.conditions.label_key
-    ours = np.ones(len(cells), bool) if label is None else (seen[key] == label).to_numpy()
-    match = ours.copy()
-    for covariate, level in covariates.items():
-        match &= (seen[covariate] == level).to_numpy()
-    if match.any():
-        return seen[match].reset_index(drop=True), cells[match]
-    moved = seen[ours].assign(**dict(covariates)).assign(_cells=cells[ours])
-    grouped = moved.groupby(list(seen.columns), sort=False, observed=True)["_cells"].sum()
-    return grouped.index.to_frame(index=False), grouped.to_numpy()
+    key = str(fit.preprocessing.conditions.label_key)
+    seen = fit.density.seen
+    own = [i for i, levels in enumerate(seen) if label is None or levels[key] == label]
+    match = [i for i in own if covariates.items() <= seen[i].items()]
+    weight: dict[tuple[tuple[str, str], ...], float] = {}
+    for i in match or own:
+        levels = tuple((seen[i] | covariates).items())
+        weight[levels] = weight.get(levels, 0.0) + float(fit.density.cells[i])
+    return [dict(levels) for levels in weight], np.array(list(weight.values()))
 
 
 def _draw(
     fit: VAEFit,
-    rows: pd.DataFrame,
+    rows: list[dict[str, str]],
     which: np.ndarray,
     per_cell: float | None,
     seed: int,
     blocks_at_once: int,
 ) -> Iterator[Any]:
     """Yield the values of the cells, some blocks at a time."""
-    mixtures = [fit.density.mixture(levels) for levels in rows.to_dict("records")]
+    mixtures = [fit.density.mixture(levels) for levels in rows]
     width = fit.preprocessing.conditions.width
-    codes = fit.preprocessing.conditions.one_hot(rows) if width else None
+    codes = fit.preprocessing.conditions.one_hot(pd.DataFrame(rows)) if width else None
     n_blocks = -(-len(which) // BLOCK)
     for first in range(0, n_blocks, blocks_at_once):
         decoded = []

@@ -9,16 +9,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, some
+from vaexprs._checks import did_you_mean, reason, some
 
-Matrix = np.ndarray | sp.csr_matrix
+# A float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no types to say it with.
+Matrix: TypeAlias = Any
 
 READABLE = (".h5ad", ".zarr")
 
@@ -52,10 +53,7 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
             warnings.simplefilter("ignore", FutureWarning)
             return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
     except Exception as error:  # h5py, zarr and anndata each have their own: a stranger's file may raise any
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{str(path)!r} cannot be read as {path.suffix}: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -88,18 +86,17 @@ def written_whole(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[
     retired = path.with_name(f".{path.stem}-{tag}-old{path.suffix}")
     try:
         yield beside
-        if path.is_dir():  # a folder cannot be replaced in one step: set the old one aside first
-            path.rename(retired)
-            try:
-                beside.rename(path)
-            except OSError:
-                retired.rename(path)
-                raise
-        else:
+        if path.is_dir() or (path.exists() and beside.is_dir()):
+            path.rename(retired)  # a folder cannot be replaced in one step: set the old one aside first
+        try:
             beside.replace(path)
+        except BaseException:
+            if retired.exists():
+                retired.rename(path)
+            raise
     finally:
         for leftover in (beside, retired):
-            if leftover.is_dir():
+            if leftover.is_dir() and not leftover.is_symlink():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
@@ -122,7 +119,9 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
         if path.suffix == ".h5ad":
             adata.write_h5ad(beside, compression="gzip")
         else:
-            adata.write_zarr(beside)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a coming change of anndata's default zarr version
+                adata.write_zarr(beside)
     return path
 
 
@@ -148,7 +147,7 @@ def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
         obj = read(obj)
     if isinstance(obj, ad.AnnData):
         return _take_layer(obj, layer)
-    if hasattr(obj, "get_assay_names") and hasattr(obj, "to_anndata"):
+    if hasattr(obj, "get_assay_names") and hasattr(obj, "get_column_data"):
         return _from_biocpy(obj, layer)
     raise TypeError(
         "object must be an AnnData, a SummarizedExperiment, a SingleCellExperiment or a path, "
@@ -179,19 +178,19 @@ def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
 
 def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:
     names = list(experiment.get_assay_names())
-    if layer is not None and layer not in names:
-        raise ValueError(f"layer must be one of {some(names)}, got {layer!r}.{did_you_mean(layer, names)}")
     if not names:
         raise ValueError("The experiment has no assay.")
-    converted = experiment.to_anndata()
-    # SingleCellExperiment gives the AnnData with its alternative experiments
-    adata = converted[0] if isinstance(converted, tuple) else converted
-    values = adata.layers[layer or names[0]]
-    genes, cells = experiment.get_row_names(), experiment.get_column_names()
+    if layer is not None and layer not in names:
+        raise ValueError(f"layer must be one of {some(names)}, got {layer!r}.{did_you_mean(layer, names)}")
+    # not its to_anndata(): that needs a further package, and takes every assay along
+    values = experiment.assay(layer or names[0])
+    values = values.T if sp.issparse(values) else np.asarray(values).T
+    obs = experiment.get_column_data().to_pandas()
+    cells, genes = experiment.get_column_names(), experiment.get_row_names()
     return ad.AnnData(
-        X=values,
-        obs=adata.obs.set_axis(_names(cells, adata.n_obs, "cell"), axis=0),
-        var=pd.DataFrame(index=_names(genes, adata.n_vars, "gene")),
+        X=as_float(values),
+        obs=obs.set_axis(_names(cells, values.shape[0], "cell"), axis=0),
+        var=pd.DataFrame(index=_names(genes, values.shape[1], "gene")),
     )
 
 
@@ -217,10 +216,11 @@ def from_matrix(x: Any, name: str) -> ad.AnnData:
         return _take_layer(x, None)
     cells = genes = None
     if isinstance(x, pd.DataFrame):
-        if not all(pd.api.types.is_numeric_dtype(kind) for kind in x.dtypes):
-            other = [str(c) for c, kind in x.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+        numeric, complex_ = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
+        other = [str(c) for c, kind in x.dtypes.items() if not numeric(kind) or complex_(kind)]
+        if other:
             raise TypeError(f"{name} must hold numbers only, got other columns: {some(other)}.")
-        cells, genes, x = x.index, x.columns, x.to_numpy()
+        cells, genes, x = x.index, x.columns, x.to_numpy(np.float64, na_value=np.nan)
     if not sp.issparse(x):
         try:
             x = np.asarray(x)
@@ -252,14 +252,28 @@ def as_float(x: Any) -> Matrix:
     """Return a matrix as float32: sparse as CSR, everything else as a C-contiguous array."""
     if sp.issparse(x):
         csr = sp.csr_matrix(x, dtype=np.float32)
-        csr.sum_duplicates()
+        if not csr.has_canonical_format:
+            csr = csr.copy()  # sum_duplicates() works in place, and the arrays may be the user's
+            csr.sum_duplicates()
         return csr
     return np.ascontiguousarray(np.asarray(x), dtype=np.float32)
+
+
+def densify(x: Matrix) -> np.ndarray:
+    """Return a matrix as an array."""
+    return x.toarray() if sp.issparse(x) else x
 
 
 def stored(x: Any) -> np.ndarray:
     """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flat."""
     return np.asarray(x.data if sp.issparse(x) else x).ravel()
+
+
+def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each gene, (n_genes,) each."""
+    both = x.min(axis=0), x.max(axis=0)
+    low, high = (np.asarray(v.toarray() if sp.issparse(v) else v, np.float64).ravel() for v in both)
+    return low, high
 
 
 def _whole(x: Any) -> bool:

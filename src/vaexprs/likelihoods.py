@@ -16,7 +16,8 @@ import scipy.sparse as sp
 from keras import ops
 
 from vaexprs._checks import check_choice
-from vaexprs.io import Matrix, stored
+from vaexprs.io import Matrix, limits, stored
+from vaexprs.preprocessing import POWERS
 
 # Adam moves a weight by about the learning rate whatever its gradient. Log dispersions have a long way to
 # go and one weight a gene: counted in units of this size they arrive with everything else.
@@ -132,7 +133,8 @@ class GaussianHead(keras.layers.Layer):
     """Last layer of a Gaussian decoder: mean and standard deviation of each gene, and its logit of zero.
 
     The mean is ``centre + spread * (slopes . hidden + intercept)`` with the centre and spread of the
-    gene's observed (non-zero) values, so that genes of any range are learned at one speed.
+    gene's observed (non-zero) values, so that genes of any range are learned at one speed, and stays within
+    the range of the observed values.
     """
 
     def __init__(self, n_genes: int, zeros: bool, **kwargs: Any) -> None:
@@ -148,6 +150,8 @@ class GaussianHead(keras.layers.Layer):
         self.log_sd = self.add_weight(name="log_sd", shape=genes, initializer="zeros")
         self.centre = self.add_weight(name="centre", shape=genes, initializer="zeros", trainable=False)
         self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
+        self.lowest = self.add_weight(name="lowest", shape=genes, initializer="zeros", trainable=False)
+        self.highest = self.add_weight(name="highest", shape=genes, initializer="ones", trainable=False)
         if self.zeros:
             self.zero_kernel = self.add_weight(name="zero_kernel", shape=slopes, initializer="zeros")
             self.zero_bias = self.add_weight(name="zero_bias", shape=genes, initializer="zeros")
@@ -156,8 +160,9 @@ class GaussianHead(keras.layers.Layer):
     def call(self, hidden: Any) -> dict[str, Any]:
         standardised = ops.matmul(hidden, self.kernel) + self.bias
         sd = self.spread * ops.exp(ops.clip(self.log_sd * DISPERSION_STEP, -6.0, 3.0))
+        mean = self.centre + self.spread * standardised
         output = {
-            "mean": self.centre + self.spread * standardised,
+            "mean": ops.minimum(ops.maximum(mean, self.lowest), self.highest),
             "sd": ops.broadcast_to(sd, ops.shape(standardised)),
         }
         if self.zeros:
@@ -213,7 +218,7 @@ class Likelihood(ABC):
     def head(self, n_genes: int) -> keras.layers.Layer:
         """Return the decoder's last layer."""
 
-    def start(self, head: keras.layers.Layer, x: Matrix) -> None:
+    def start(self, head: keras.layers.Layer, x: Matrix) -> None:  # noqa: B027 -- most have nothing to set
         """Set the starting weights of the head from the prepared training cells."""
 
     @abstractmethod
@@ -221,7 +226,7 @@ class Likelihood(ABC):
         """Return the log probability of each prepared cell, (n_cells,), under the decoder's output."""
 
     @abstractmethod
-    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
         """Draw prepared values, (n_cells, n_genes).
 
         Parameters
@@ -284,7 +289,7 @@ class Poisson(CountLikelihood):
     def log_prob(self, x: Any, output: Any) -> Any:
         return ops.sum(poisson_log_prob(x, self._mean(x, output)), axis=-1)
 
-    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
         return rng.poisson(library * np.asarray(output, np.float64))
 
 
@@ -301,7 +306,7 @@ class NegativeBinomial(CountLikelihood):
         mean = self._mean(x, output["proportion"])
         return ops.sum(negative_binomial_log_prob(x, mean, output["dispersion"]), axis=-1)
 
-    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
         return _draw_negative_binomial(output, library, rng)
 
 
@@ -320,14 +325,12 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
         excess = logit - ops.softplus(logit)
         return ops.sum(ops.where(x == 0, ops.logaddexp(drawn, excess), drawn), axis=-1)
 
-    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
         counts = _draw_negative_binomial(output, library, rng)
         return np.where(rng.random(counts.shape) < _sigmoid(output["zero_logit"]), 0, counts)
 
 
-def _draw_negative_binomial(
-    output: Any, library: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
+def _draw_negative_binomial(output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
     dispersion = np.asarray(output["dispersion"], np.float64)
     rate = library * np.asarray(output["proportion"], np.float64) / dispersion
     return rng.poisson(rng.standard_gamma(dispersion) * rate)
@@ -360,7 +363,7 @@ class Bernoulli(Likelihood):
         p = ops.clip(output, 1e-7, 1 - 1e-7)
         return ops.sum(x * ops.log(p) + (1 - x) * ops.log1p(-p), axis=-1)
 
-    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(output)
 
 
@@ -369,8 +372,8 @@ class Gaussian(Likelihood):
     r"""Normal values with a standard deviation a gene; exact zeros have a probability of their own.
 
     With zeros (a hurdle model): :math:`P(x = 0) = \pi`, and :math:`x \sim N(\mu, \sigma_g^2)` otherwise.
-    Values are modelled as they are or as log(1 + x), whichever makes the non-zero values of the genes more
-    probable under normal distributions (Box & Cox 1964, doi:10.1111/j.2517-6161.1964.tb00553.x).
+    Values that are not negative are modelled as they are, as square roots or as logarithms, whichever makes
+    the non-zero values of the genes most probable under normal distributions (`preprocessing.POWERS`).
 
     Parameters
     ----------
@@ -402,23 +405,27 @@ class Gaussian(Likelihood):
     def scaling(self, x: Matrix) -> str:
         if not self.nonnegative:
             return "none"
-        n, sum_log, _, sd = _moments_of_nonzero(x, log=True)
-        _, _, _, plain_sd = _moments_of_nonzero(x, log=False)
-        told = (n > 2) & (sd > 0) & (plain_sd > 0)
-        gain = n[told] * (np.log(plain_sd[told]) - np.log(sd[told])) - sum_log[told]
-        return "log1p" if gain.sum() > 0 else "none"
+        gene, values = _nonzero(x)
+        n, mean, sd = _moments(gene, values, x.shape[1])
+        told = (n > 2) & (sd > 1e-6 * mean)  # the others' values are all one, but for rounding
+        log_slope = np.log1p(values)[told[gene]].sum()
+        gains = {}
+        for kind, (power, function, _) in POWERS.items():
+            sd = _moments(gene, function(values), x.shape[1])[2]
+            gains[kind] = (power - 1) * log_slope - (n[told] * np.log(sd[told])).sum()
+        return max(gains, key=lambda kind: gains[kind])
 
     def head(self, n_genes: int) -> keras.layers.Layer:
         return GaussianHead(n_genes, self.zeros, name="output")
 
     def start(self, head: keras.layers.Layer, x: Matrix) -> None:
+        n, mean, sd = _moments(*_nonzero(x), x.shape[1])
         if self.zeros:
-            n, _, mean, sd = _moments_of_nonzero(x, log=False)
             head.zero_bias.assign(np.log((x.shape[0] - n + 0.5) / (n + 0.5)))
-        else:
-            dense = x.toarray() if sp.issparse(x) else x
-            mean, sd = dense.mean(axis=0, dtype=np.float64), dense.std(axis=0, dtype=np.float64)
         typical = float(np.median(sd[sd > 0])) if (sd > 0).any() else 1.0
+        low, high = limits(x)
+        head.lowest.assign(low)
+        head.highest.assign(high)
         head.centre.assign(mean)
         head.spread.assign(np.maximum(sd, 1e-3 * typical))
 
@@ -430,7 +437,7 @@ class Gaussian(Likelihood):
         logit = output["zero_logit"]
         return ops.sum(ops.where(x == 0, logit, normal) - ops.softplus(logit), axis=-1)
 
-    def sample(self, output: Any, library: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
         mean = np.asarray(output["mean"])
         drawn = mean + np.asarray(output["sd"]) * rng.standard_normal(mean.shape, np.float32)
         if self.nonnegative:
@@ -440,18 +447,19 @@ class Gaussian(Likelihood):
         return drawn
 
 
-def _moments_of_nonzero(x: Matrix, *, log: bool) -> tuple[np.ndarray, ...]:
-    """Return count, sum of log(1 + x), and mean and sd (of log(1 + x) if `log`) of each gene's non-zeros."""
+def _nonzero(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gene and the value of each entry that is not zero."""
     coo = sp.coo_matrix(x)
     keep = coo.data != 0
-    gene, values = coo.col[keep], coo.data[keep].astype(np.float64)
-    logs = np.log1p(values) if log else values
-    n = np.bincount(gene, minlength=x.shape[1])
-    some = np.maximum(n, 1)
-    total = np.bincount(gene, logs, x.shape[1])
-    mean = total / some
-    variance = np.bincount(gene, (logs - mean[gene]) ** 2, x.shape[1]) / some
-    return n, total, mean, np.sqrt(variance)
+    return coo.col[keep], coo.data[keep].astype(np.float64)
+
+
+def _moments(gene: np.ndarray, values: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return number, mean and standard deviation of each gene's values, (n_genes,) each."""
+    n = np.bincount(gene, minlength=n_genes)
+    mean = np.bincount(gene, values, n_genes) / np.maximum(n, 1)
+    variance = np.bincount(gene, (values - mean[gene]) ** 2, n_genes) / np.maximum(n, 1)
+    return n, mean, np.sqrt(variance)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -12,9 +12,11 @@ from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 # mclust's name of each covariance model (Scrucca et al. 2016, doi:10.32614/RJ-2016-021): scikit-learn's name
 MODELS = {"VII": "spherical", "VVI": "diag", "EEE": "tied", "VVV": "full"}
+DIAGONAL_MODELS = ("VII", "VVI")
 FLOOR = 1e-4  # added to the variances; the data should be about standardised
 
 
@@ -138,7 +140,8 @@ def select_mixture(
             em = GaussianMixture(
                 g, covariance_type=MODELS[model], reg_covar=FLOOR, random_state=seed, max_iter=200
             )
-            with warnings.catch_warnings():
+            # one thread: on matrices of this size more of them only wait for each other
+            with warnings.catch_warnings(), threadpool_limits(1):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 em.fit(x)
             k = n_parameters(model, g, d)

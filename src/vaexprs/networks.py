@@ -11,14 +11,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaexprs.batches import as_inputs, densify
-from vaexprs.io import Matrix
+from vaexprs._checks import reason
+from vaexprs.batches import as_inputs
+from vaexprs.io import Matrix, densify
 from vaexprs.likelihoods import LIKELIHOODS, Likelihood
 
 RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
 INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 256
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -70,7 +71,9 @@ class Normalize(keras.layers.Layer):
 class Sampling(keras.layers.Layer):
     """The reparameterisation: ``z_mean + exp(z_log_stddev) * noise``, noise for each cell and dimension.
 
-    Kingma & Welling 2013, doi:10.48550/arXiv.1312.6114.
+    Outside training the noise of a batch is always the same, so that validation losses differ by what was
+    learned and not by luck, and predictions can be repeated (Kingma & Welling 2013,
+    doi:10.48550/arXiv.1312.6114).
     """
 
     def __init__(self, seed: int, **kwargs: Any) -> None:
@@ -78,9 +81,9 @@ class Sampling(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, inputs: Sequence[Any]) -> Any:
+    def call(self, inputs: Sequence[Any], training: bool = False) -> Any:
         mean, log_stddev = inputs
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator if training else self.seed)
         return mean + ops.exp(log_stddev) * noise
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> Any:
@@ -217,27 +220,26 @@ def default_layers(n_genes: int, n_cells: int, side: str) -> list[keras.layers.L
 
 
 def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: set[str]) -> list[Any]:
-    """Return new layers with the configuration of the user's, under names not yet taken.
+    """Return new layers with the configuration of the user's, under names not yet `taken`.
 
-    A layer can then be in two lists, or in two fits, without sharing its weights. Names are added to `taken`.
+    A layer can then be in two lists, or in two fits, without sharing its weights. Names are added to
+    `taken`.
 
     Raises
     ------
     TypeError
         If something in the list is not a Keras layer.
     ValueError
-        If a layer cannot be saved as data.
+        If a layer is a Lambda or cannot be rebuilt.
     """
-    if isinstance(layers, keras.layers.Layer) or not isinstance(layers, Sequence):
-        raise TypeError(f"{argument} must be a list of Keras layers, got {type(layers).__name__}.")
     rebuilt = []
     for layer in layers:
         if not isinstance(layer, keras.layers.Layer):
             raise TypeError(f"{argument} must hold Keras layers, got {type(layer).__name__} ({layer!r}).")
         if isinstance(layer, keras.layers.Lambda):
             raise ValueError(
-                f"{argument} must hold layers that can be saved as data, got the Lambda layer {layer.name!r}. "
-                "Write it as a subclass of keras.layers.Layer."
+                f"{argument} must hold layers that can be saved as data, got the Lambda layer "
+                f"{layer.name!r}. Write it as a subclass of keras.layers.Layer."
             )
         try:
             config = layer.get_config()
@@ -251,7 +253,7 @@ def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: s
         except (NotImplementedError, TypeError) as error:
             raise ValueError(
                 f"{argument} must hold layers that can be rebuilt from their configuration, but "
-                f"{type(layer).__name__} cannot ({error}). Give it get_config()."
+                f"{type(layer).__name__} cannot: {reason(error)} Give it get_config()."
             ) from error
     return rebuilt
 
@@ -303,6 +305,9 @@ def build_vae(
     """
     n_cells, n_genes = x.shape
     taken = set(RESERVED)
+    for name, layers in (("encoder_layers", encoder_layers), ("decoder_layers", decoder_layers)):
+        if layers is not None and not isinstance(layers, (list, tuple)):
+            raise TypeError(f"{name} must be a list of Keras layers, got {type(layers).__name__}.")
     with seeded_layers(seed):
         encoder = _encoder_layers(encoder_layers, n_genes, n_cells, taken)
         decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, taken)
@@ -383,7 +388,7 @@ def _apply(layer: keras.layers.Layer, hidden: Any, argument: str) -> Any:
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{argument} must fit together, but {layer.name!r} ({type(layer).__name__}) does not take the "
-            f"shape {tuple(hidden.shape)}: {str(error).splitlines()[0]}"
+            f"shape {tuple(hidden.shape)}: {reason(error)}"
         ) from error
 
 
@@ -395,12 +400,16 @@ def _check_flat(hidden: Any, argument: str) -> None:
         )
 
 
-def predict(model: keras.Model, x: Matrix, codes: np.ndarray | None, batch_size: int = 256) -> list[np.ndarray]:
+def predict(
+    model: keras.Model, x: Matrix, codes: np.ndarray | None, batch_size: int = 256
+) -> list[np.ndarray]:
     """Return a model's outputs for prepared cells as a flat list of arrays, one batch in memory at a time."""
     parts = []
     for first in range(0, x.shape[0], batch_size):
         rows = slice(first, first + batch_size)
-        parts.append(_predict_block(model, densify(x[rows]), None if codes is None else codes[rows], batch_size))
+        parts.append(
+            _predict_block(model, densify(x[rows]), None if codes is None else codes[rows], batch_size)
+        )
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import keras
 import numpy as np
-import scipy.sparse as sp
 
 from vaexprs._checks import check_choice, did_you_mean, some
 from vaexprs.generation import Generated, join_real
-from vaexprs.io import as_float, written_whole
+from vaexprs.io import as_float, densify, written_whole
 from vaexprs.networks import VAE
 from vaexprs.preprocessing import Scaling
 from vaexprs.result import VAEFit
@@ -46,8 +45,8 @@ FIGURE_FORMATS = ("svg", "png", "pdf")
 
 # blue and vermillion of Okabe & Ito's palette, which people with any colour vision can tell apart
 GROUP_STYLE = {
-    "real": {"color": "#0072B2", "marker": "o"},
-    "generated": {"color": "#D55E00", "marker": "^"},
+    "real": ("#0072B2", "o"),
+    "generated": ("#D55E00", "^"),
 }
 BACKGROUND = "#D9D9D9"
 MOST_PANELS = 24
@@ -122,7 +121,9 @@ def plot_vae(x: VAEFit | keras.Model, node_color: Mapping[str, str] | None = Non
     colors = NODE_COLORS | _checked_colors(node_color)
     graph = keras.Model(model.input, model.output) if isinstance(model, VAE) else model
     layers = graph.get_config()["layers"]
-    sources = {layer["name"]: list(dict.fromkeys(_tensor_sources(layer["inbound_nodes"]))) for layer in layers}
+    sources = {
+        layer["name"]: list(dict.fromkeys(_tensor_sources(layer["inbound_nodes"]))) for layer in layers
+    }
     roles = _roles(sources)
     number = {name: i + 1 for i, name in enumerate(sources)}
     lines = [
@@ -287,24 +288,21 @@ def _joined(
         raise TypeError(f"x must be what gen_exprs returned or an AnnData, got {type(x).__name__}.")
     if label_key is not None and label_key not in joined.obs:
         raise ValueError(
-            f"label_key must be a column that real and generated cells have ({some(list(joined.obs.columns))}), "
-            f"got {label_key!r}.{did_you_mean(label_key, joined.obs.columns)}"
+            "label_key must be a column that real and generated cells have "
+            f"({some(list(joined.obs.columns))}), got {label_key!r}."
+            f"{did_you_mean(label_key, joined.obs.columns)}"
         )
     return joined, label_key
 
 
 def model_space(joined: ad.AnnData) -> np.ndarray:
     """Return real and generated cells as the model sees them, (n_cells, n_genes), dense float32."""
-    x = as_float(joined.X)
-    dense = x.toarray() if sp.issparse(x) else x
-    scaling = str(joined.uns["vaexprs"]["scaling"]) if "vaexprs" in joined.uns else "none"
-    if scaling == "none":
-        counts = "vaexprs" not in joined.uns or bool(joined.uns["vaexprs"]["counts"])
-        if not counts:
-            return dense
+    dense = densify(as_float(joined.X))
+    recipe = joined.uns.get("vaexprs", {"scaling": "none", "counts": bool(np.all(dense == np.round(dense)))})
+    if recipe["counts"]:
         return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
-    limits = dense[(joined.obs["group"] == "real").to_numpy()]
-    return np.asarray(Scaling.fit(scaling, limits).forward(dense))
+    real = dense[(joined.obs["group"] == "real").to_numpy()]
+    return np.asarray(Scaling.fit(str(recipe["scaling"]), real).forward(dense))
 
 
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]
@@ -401,7 +399,7 @@ def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key:
     everything.tick_params(labelsize=8)
     for i, label in enumerate(shown):
         panel = figure.add_subplot(grid[i % rows, 1 + i // rows], sharex=everything, sharey=everything)
-        panel.scatter(*z.T, s=2, color=BACKGROUND, linewidths=0, rasterized=True)
+        panel.scatter(z[:, 0], z[:, 1], s=2, color=BACKGROUND, linewidths=0, rasterized=True)
         here = labels == label
         counts = []
         for name in GROUP_STYLE:
@@ -434,8 +432,18 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
 
 def _scatter(axes: Axes, z: np.ndarray, name: str, crowd: int, label: str | None) -> None:
     size = float(np.clip(9000 / max(crowd, 1), 3, 24))
-    style = GROUP_STYLE[name]
-    axes.scatter(*z.T, s=size, alpha=0.65, linewidths=0, label=label, rasterized=True, **style)
+    color, marker = GROUP_STYLE[name]
+    axes.scatter(
+        z[:, 0],
+        z[:, 1],
+        s=size,
+        c=color,
+        marker=marker,
+        alpha=0.65,
+        linewidths=0,
+        label=label,
+        rasterized=True,
+    )
 
 
 def _short(text: str, most: int = 30) -> str:

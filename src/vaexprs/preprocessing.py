@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,16 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import check_choice, did_you_mean, some
-from vaexprs.io import Matrix, as_float, stored
+from vaexprs.io import Matrix, as_float, densify, limits, stored
 
-SCALINGS = ("none", "log1p", "minmax")
+# Box & Cox's family ((1 + x)^p - 1) / p for the power p (1964, doi:10.1111/j.2517-6161.1964.tb00553.x): name,
+# power, function, inverse. Each leaves 0 at 0, so that a sparse matrix stays sparse.
+POWERS: dict[str, tuple[float, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "none": (1.0, lambda x: x, lambda y: y),
+    "sqrt": (0.5, lambda x: 2 * (np.sqrt(1 + x) - 1), lambda y: (1 + y / 2) ** 2 - 1),
+    "log1p": (0.0, np.log1p, np.expm1),
+}
+SCALINGS = (*POWERS, "minmax")
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class Scaling:
     Parameters
     ----------
     kind
-        "none": ``x``; "log1p": ``log(1 + x)``; "minmax": ``(x - low) / range`` per gene, where a gene
+        "none": ``x``; "sqrt": ``2 (sqrt(1 + x) - 1)``; "log1p": ``log(1 + x)``;
+        "minmax": ``(x - low) / range`` per gene, where a gene
         with a range of 0 (one that is constant) becomes 0.
     low, range
         Smallest value of each gene in the training cells and largest minus smallest, (n_genes,).
@@ -41,7 +49,7 @@ class Scaling:
         check_choice("kind", kind, SCALINGS)
         if kind != "minmax":
             return cls(kind, np.empty(0), np.empty(0))
-        low, high = _limits(x)
+        low, high = limits(x)
         return cls(kind, low, high - low)
 
     def forward(self, x: Matrix) -> Matrix:
@@ -49,10 +57,11 @@ class Scaling:
 
         Where the smallest value of a gene is not 0 its column is filled, as its zeros are no longer 0.
         """
-        if self.kind == "none":
-            return x
-        if self.kind == "log1p":
-            return x.log1p() if sp.issparse(x) else np.log1p(x)
+        if self.kind in POWERS:
+            function = POWERS[self.kind][1]
+            if not sp.issparse(x):
+                return np.asarray(function(x), np.float32)
+            return sp.csr_matrix((function(x.data), x.indices, x.indptr), x.shape)
         factor = np.divide(1.0, self.range, out=np.zeros_like(self.range), where=self.range > 0)
         offset = -self.low * factor
         if not sp.issparse(x):
@@ -66,16 +75,9 @@ class Scaling:
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Return scaled values, (n_cells, n_genes), in the user's units."""
-        if self.kind == "minmax":
-            return (x * self.range + self.low).astype(np.float32)
-        return np.expm1(x) if self.kind == "log1p" else x
-
-
-def _limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the largest value of each gene, (n_genes,) each."""
-    limits = x.min(axis=0), x.max(axis=0)
-    low, high = (np.asarray(v.toarray() if sp.issparse(v) else v, np.float64).ravel() for v in limits)
-    return low, high
+        if self.kind in POWERS:
+            return np.asarray(POWERS[self.kind][2](x))
+        return (x * self.range + self.low).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -227,10 +229,16 @@ class Preprocessing:
             Whether a sparse matrix is made dense.
         """
         x = self.scaling.forward(as_float(self._match_genes(adata).X))
-        if dense and sp.issparse(x):
-            x = x.toarray()
+        if dense:
+            x = densify(x)
         obs = pd.DataFrame(
-            {key: column_of_levels(adata.obs, key) for key in self.conditions.keys}, index=adata.obs_names
+            {
+                key: column_of_levels(
+                    adata.obs, key, "label_key" if key == self.conditions.label_key else "covariate_keys"
+                )
+                for key in self.conditions.keys
+            },
+            index=adata.obs_names,
         )
         for key in self.conditions.keys:
             for value in obs[key].unique():
@@ -255,7 +263,7 @@ class Preprocessing:
 
 
 def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd.Series:
-    """Return a column of `obs` as strings.
+    """Return a column of `obs` as a categorical of strings; one that is none has its values sorted.
 
     Raises
     ------
@@ -274,11 +282,12 @@ def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd
             f"{key!r} must have a value in every cell, got {missing:,} without one. "
             f"Leave them out: adata[adata.obs[{key!r}].notna()]."
         )
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        used = values.cat.remove_unused_categories()
-        names = [str(level) for level in used.cat.categories]
-        return pd.Series(pd.Categorical.from_codes(used.cat.codes, names), index=obs.index, name=key)
-    return values.astype(str)
+    levels = values.astype("category").cat.remove_unused_categories()
+    names = [str(level) for level in levels.cat.categories]
+    if len(set(names)) < len(names):  # 1 and "1" are one level
+        return values.astype(str).astype("category")
+    named: pd.Series = levels.cat.rename_categories(names)
+    return named
 
 
 def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: Sequence[str]) -> Conditions:
@@ -293,6 +302,8 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
     """
     if isinstance(covariate_keys, str):
         covariate_keys = [covariate_keys]
+    if not isinstance(covariate_keys, (list, tuple, pd.Index, np.ndarray)):
+        raise TypeError(f"covariate_keys must be a list of names, got {covariate_keys!r}.")
     named = ([] if label_key is None else [(label_key, "label_key")]) + [
         (key, "covariate_keys") for key in covariate_keys
     ]
@@ -301,10 +312,7 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
         if key in levels:
             raise ValueError(f"{what} must name each column once, got {key!r} twice.")
         column = column_of_levels(obs, key, what)
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            levels[key] = tuple(column.cat.categories)
-        else:
-            levels[key] = tuple(sorted(column.unique()))
+        levels[key] = tuple(column.cat.categories)
         if len(obs) > 1 and len(levels[key]) == len(obs):
             raise ValueError(
                 f"{what} must group the cells, but {key!r} has a value of its own for each of the "
@@ -323,7 +331,8 @@ def check_cells(adata: ad.AnnData, name: str) -> None:
     """
     if 0 in adata.shape:
         raise ValueError(
-            f"{name} must hold at least one cell and one gene, got {adata.n_obs} cells x {adata.n_vars} genes."
+            f"{name} must hold at least one cell and one gene, "
+            f"got {adata.n_obs} cells x {adata.n_vars} genes."
         )
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
@@ -340,11 +349,13 @@ def check_cells(adata: ad.AnnData, name: str) -> None:
 
 def constant_genes(x: Matrix, genes: pd.Index) -> list[str]:
     """Return the names of the genes with the same value in every cell."""
-    low, high = _limits(x)
+    low, high = limits(x)
     return list(genes[low == high])
 
 
-def split_rows(labels: np.ndarray | None, n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(
+    labels: np.ndarray | None, n: int, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return rows for training and for validation, in proportion within each label.
 
     Parameters

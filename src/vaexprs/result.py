@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from vaexprs._checks import reason
 from vaexprs.density import LatentDensity
 from vaexprs.io import check_output, written_whole
 from vaexprs.likelihoods import Likelihood
@@ -128,7 +129,7 @@ class VAEFit:
         with written_whole(path, overwrite=overwrite) as beside:
             beside.mkdir()
             self.model.uncompiled().save(beside / "model.keras")
-            np.savez_compressed(beside / "arrays.npz", **arrays)
+            np.savez_compressed(beside / "arrays.npz", **arrays)  # type: ignore[arg-type]
             text = json.dumps(meta, indent=1, allow_nan=True)
             (beside / "meta.json").write_text(text, encoding="utf-8")
         return path
@@ -178,7 +179,9 @@ def load_vae(
         )
         history, seed = meta["history"], int(meta["seed"])
     except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {error}") from error
+        raise ValueError(
+            f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {error}"
+        ) from error
     return VAEFit(_read_model(path / "model.keras", custom_objects), preprocessing, density, history, seed)
 
 
@@ -207,7 +210,7 @@ def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
                 f"{str(path)!r} has a layer of your own; give its class: "
                 "load_vae(path, custom_objects={'MyLayer': MyLayer})."
             ) from error
-        raise ValueError(f"{str(path)!r} is damaged: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
     if not isinstance(model, VAE):
         raise ValueError(f"{str(path)!r} is not a vaexprs model, it holds a {type(model).__name__}.")
     return model

@@ -1,0 +1,235 @@
+"""gen_exprs: the cells asked for."""
+
+import tracemalloc
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+import vaexprs as vx
+from vaexprs.io import write
+
+
+def same(a, b):
+    return (a.adata.X != b.adata.X).nnz == 0 and a.adata.obs.equals(b.adata.obs)
+
+
+def test_generated_cells_are_labelled_counts_with_real_names(cells, conditional, generated):
+    made = generated.adata
+    assert made.shape == (400, 765)
+    assert sp.issparse(made.X)
+    assert made.X.dtype == np.int32
+    assert made.X.min() == 0
+    assert list(made.var_names) == list(cells.var_names)
+    assert made.obs_names.is_unique
+    assert set(made.obs.columns) == {"cell_type", "phase"}
+    assert set(made.obs["phase"]) <= set(cells.obs["phase"])
+
+
+def test_rs_five_fields(cells, generated):
+    assert generated.x_gen.shape == (400, 765)
+    assert generated.y_gen.shape == (400,)
+    assert (
+        (generated.x_train != cells.X).nnz == 0
+        if sp.issparse(generated.x_train)
+        else np.array_equal(generated.x_train, cells.X.toarray())
+    )
+    np.testing.assert_array_equal(generated.y_train, cells.obs["cell_type"].astype(str))
+    assert generated.latent_vector.shape == (700, 10)
+
+
+def test_x_train_and_generated_values_are_in_the_users_units(simulated, r_fit):
+    made = vx.gen_exprs(r_fit, 100)
+    np.testing.assert_allclose(made.x_train, simulated["x_train"], atol=1e-4)
+    assert made.adata.X.min() >= 0
+    assert np.corrcoef(made.x_gen.mean(axis=0), simulated["x_train"].mean(axis=0))[0, 1] > 0.97
+
+
+def test_the_recipe_is_in_uns_and_goes_to_disk(generated, tmp_path):
+    recipe = generated.adata.uns["vaexprs"]
+    assert (recipe["seed"], recipe["n_cells"], recipe["likelihood"]) == (1, 400, "nb")
+    write(generated.adata, tmp_path / "g.h5ad")
+    assert ad.read_h5ad(tmp_path / "g.h5ad").uns["vaexprs"]["label_key"] == "cell_type"
+
+
+def test_labels_come_in_the_training_proportions(cells, generated):
+    real = cells.obs["cell_type"].value_counts() * 400 / 700
+    made = generated.adata.obs["cell_type"].value_counts()
+    assert (real - made[real.index]).abs().max() < 2.5
+
+
+def test_one_label(conditional):
+    made = vx.gen_exprs(conditional, 30, labels="CD34+")
+    assert set(made.y_gen) == {"CD34+"}
+    assert len(made.y_gen) == 30
+
+
+def test_numbers_by_label_in_the_order_asked(conditional):
+    made = vx.gen_exprs(conditional, labels={"CD56+ NK": 7, "CD34+": 5})
+    assert made.y_gen.tolist() == ["CD56+ NK"] * 7 + ["CD34+"] * 5
+
+
+def test_covariates_asked_for(conditional):
+    made = vx.gen_exprs(conditional, 20, labels="Dendritic", covariates={"phase": "S"})
+    assert set(made.adata.obs["phase"]) == {"S"}
+
+
+def test_a_combination_without_training_cells(cells):
+    some = cells[~((cells.obs["cell_type"] == "CD56+ NK") & (cells.obs["phase"] == "S"))]
+    fit = vx.fit_vae(some, label_key="cell_type", covariate_keys=["phase"], epochs=30, verbose=0)
+    made = vx.gen_exprs(fit, 60, labels="CD56+ NK", covariates={"phase": "S"}).adata
+    assert set(made.obs["phase"]) == {"S"}
+    found = sc.AnnData(sp.vstack([cells.X, made.X]).toarray())
+    sc.pp.normalize_total(found)
+    sc.pp.log1p(found)
+    marker = found.X[:, cells.var_names.get_loc("NKG7")]
+    others = (cells.obs["cell_type"].isin(["CD19+ B", "CD14+ Monocyte"])).to_numpy()
+    assert marker[700:].mean() > 3 * marker[:700][others].mean()
+
+
+def test_library_sizes_are_like_the_real_ones_by_default(cells, conditional):
+    made = np.log(vx.gen_exprs(conditional, 2000).adata.X.sum(axis=1))
+    real = np.log(cells.X.sum(axis=1))
+    assert made.mean() == pytest.approx(real.mean(), abs=0.05)
+    assert made.std() == pytest.approx(real.std(), rel=0.15)
+
+
+def test_library_size_asked_for(conditional):
+    totals = [vx.gen_exprs(conditional, 300, library_size=n).adata.X.sum(axis=1).mean() for n in (300, 3000)]
+    assert totals[0] == pytest.approx(300, rel=0.03)
+    assert totals[1] == pytest.approx(3000, rel=0.03)
+    assert same(vx.gen_exprs(conditional, 50, library_size="real"), vx.gen_exprs(conditional, 50))
+
+
+def test_same_seed_same_cells_whatever_the_batch(conditional):
+    whole = vx.gen_exprs(conditional, 700, seed=5)
+    for size in (1, 128, 300, 10_000):
+        assert same(whole, vx.gen_exprs(conditional, 700, size, use_generator=True, seed=5))
+    assert not same(whole, vx.gen_exprs(conditional, 700, seed=6))
+
+
+def test_more_cells_begin_with_the_same_ones(conditional):
+    asked = {"labels": "Dendritic", "covariates": {"phase": "S"}}
+    few, many = (vx.gen_exprs(conditional, n, **asked).adata.X for n in (256, 500))
+    assert (few != many[:256]).nnz == 0
+
+
+def test_use_generator_and_batch_size_bound_the_memory(conditional):
+    def peak(*args, **kwargs):
+        tracemalloc.start()
+        try:
+            vx.gen_exprs(conditional, 6000, *args, progress=False, **kwargs)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    vx.gen_exprs(conditional, 6000, progress=False)
+    at_once, ignored, bounded, wide = (
+        peak(),
+        peak(256),
+        peak(256, use_generator=True),
+        peak(3000, use_generator=True),
+    )
+    assert bounded < 0.7 * at_once
+    assert bounded < 0.85 * wide
+    assert ignored > 0.9 * at_once
+
+
+def test_real_and_generated_cells_together(cells, generated):
+    both = generated.to_anndata(real=True)
+    assert both.shape == (1100, 765)
+    assert both.obs["group"].value_counts().to_dict() == {"real": 700, "generated": 400}
+    assert (sp.csr_matrix(both.X[:700]) != cells.X).nnz == 0
+    assert both.obs_names.is_unique
+    assert generated.to_anndata().shape == (400, 765)
+
+
+def test_scanpy_takes_what_comes_out(generated):
+    both = generated.to_anndata(real=True)
+    sc.pp.normalize_total(both, target_sum=1e4)
+    sc.pp.log1p(both)
+    sc.pp.pca(both, n_comps=10)
+    sc.pp.neighbors(both)
+    sc.tl.rank_genes_groups(both, "cell_type", method="wilcoxon")
+    top = [str(names["CD19+ B"]) for names in both.uns["rank_genes_groups"]["names"][:10]]
+    assert "CD79A" in top
+
+
+def test_marker_genes_are_up_in_their_type_as_in_the_real_ones(cells, generated):
+    folds = []
+    for group in (cells.copy(), generated.adata.copy()):
+        sc.pp.normalize_total(group, target_sum=1e4)
+        x = group.to_df()
+        here = (group.obs["cell_type"] == "CD19+ B").to_numpy()
+        folds.append(np.log2((x[here].mean() + 1) / (x[~here].mean() + 1)))
+    real, made = folds
+    markers = real.nlargest(15).index
+    assert (made[markers] > 0.5 * real[markers]).all()
+
+
+def test_a_label_with_one_or_two_cells(cells):
+    rows = np.r_[
+        np.flatnonzero(cells.obs["cell_type"] == "CD19+ B"),
+        np.flatnonzero(cells.obs["cell_type"] == "CD34+")[:1],
+        np.flatnonzero(cells.obs["cell_type"] == "CD56+ NK")[:2],
+    ]
+    with pytest.warns(UserWarning, match="same value"):
+        fit = vx.fit_vae(cells[rows], label_key="cell_type", epochs=20, verbose=0)
+    summary = fit.density.summary().set_index("cell_type")
+    assert summary.loc[["CD34+", "CD56+ NK"], "model"].tolist() == ["pooled", "pooled"]
+    made = vx.gen_exprs(fit, labels={"CD34+": 50, "CD56+ NK": 50}).adata
+    assert len(np.unique(made.X.toarray(), axis=0)) == 100
+
+
+def test_a_fit_without_labels(few):
+    made = vx.gen_exprs(vx.fit_vae(few, epochs=2, verbose=0), 10)
+    assert made.y_gen is None
+    assert made.y_train is None
+    assert made.adata.obs.shape == (10, 0)
+
+
+def test_it_says_what_it_is(generated):
+    assert repr(generated) == "Generated: 400 cells x 765 genes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({}, ValueError, "num_samples must be given, or numbers by label"),
+        ({"num_samples": 0}, ValueError, "num_samples must be at least 1, got 0"),
+        ({"num_samples": -5}, ValueError, "num_samples must be at least 1, got -5"),
+        ({"num_samples": 2.5}, TypeError, "num_samples must be a whole number, got 2.5"),
+        ({"num_samples": 5, "labels": "CD34"}, ValueError, "got 'CD34'. Did you mean 'CD34.'"),
+        ({"labels": {"CD34+": 0}}, ValueError, r"labels\['CD34\+'\] must be at least 1, got 0"),
+        ({"labels": {"CD34+": "x"}}, TypeError, "must be a whole number, got 'x'"),
+        ({"labels": {}}, ValueError, "labels must name at least one label, got an empty dict"),
+        ({"num_samples": 3, "labels": {"CD34+": 3}}, ValueError, "num_samples must be left out"),
+        ({"num_samples": 3, "covariates": {"fase": "S"}}, ValueError, "got 'fase'. Did you mean 'phase'"),
+        ({"num_samples": 3, "covariates": {"phase": "G3"}}, ValueError, "phase must be one of .* got 'G3'"),
+        ({"num_samples": 3, "library_size": 0}, ValueError, "library_size must be more than 0, got 0"),
+        ({"num_samples": 3, "library_size": "big"}, ValueError, "must be a number or 'real', got 'big'"),
+        ({"num_samples": 3, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"num_samples": 3, "seed": -1}, ValueError, "seed must be at least 0, got -1"),
+    ],
+)
+def test_wishes_that_cannot_be_granted(conditional, arguments, kind, words):
+    with pytest.raises(kind, match=words):
+        vx.gen_exprs(conditional, **arguments)
+    assert vx.gen_exprs(conditional, 1).adata.n_obs == 1
+
+
+def test_wishes_the_fit_knows_nothing_of(r_fit, few):
+    with pytest.raises(
+        ValueError, match="labels cannot be asked for: the model was fitted without label_key"
+    ):
+        vx.gen_exprs(r_fit, 5, labels="B")
+    with pytest.raises(
+        ValueError, match="library_size applies to counts; this fit has likelihood 'bernoulli'"
+    ):
+        vx.gen_exprs(r_fit, 5, library_size=100)
+    with pytest.raises(ValueError, match="covariates of the fit .it has none., got 'phase'"):
+        vx.gen_exprs(r_fit, 5, covariates={"phase": "S"})
+    with pytest.raises(TypeError, match="x must be what fit_vae or load_vae returned, got AnnData"):
+        vx.gen_exprs(few, 5)

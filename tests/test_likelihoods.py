@@ -1,0 +1,631 @@
+"""Likelihoods: probabilities, draws, checks and last layers, against scipy.stats and scikit-learn."""
+
+from operator import attrgetter
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from scipy import stats
+from scipy.special import expit, gammaln, softmax, xlog1py, xlogy
+from sklearn.metrics import log_loss
+
+from vaexprs.demo import demo_cells
+from vaexprs.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Gaussian,
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    default_likelihood,
+    likelihood_named,
+    log_rising,
+    negative_binomial_log_prob,
+    poisson_log_prob,
+)
+from vaexprs.preprocessing import POWERS
+
+N = 100_000  # draws of each gene
+NAMES = ["bernoulli", "nb", "zinb", "poisson", "gaussian"]
+COUNT_LIKELIHOODS = [Poisson(), NegativeBinomial(), ZeroInflatedNegativeBinomial()]
+
+by_name = attrgetter("name")
+both_forms = pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix], ids=["dense", "sparse"])
+each_count_likelihood = pytest.mark.parametrize("likelihood", COUNT_LIKELIHOODS, ids=by_name)
+
+
+def f32(*values):
+    return [np.asarray(value, np.float32) for value in values]
+
+
+def f64(value):
+    return np.asarray(value, np.float64)
+
+
+def scipy_nb(mean, dispersion):
+    return stats.nbinom(dispersion, dispersion / (dispersion + mean))
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return demo_cells()
+
+
+@pytest.fixture(scope="module")
+def output():
+    """Parameters of 40 cells x 12 genes, as decoders of counts give them."""
+    rng = np.random.default_rng(1)
+    proportion, dispersion, logit = f32(
+        softmax(rng.normal(0, 1.5, (40, 12)), axis=1),
+        np.broadcast_to(np.exp(rng.normal(0, 1.5, 12)), (40, 12)),
+        rng.normal(-1, 1.5, (40, 12)),
+    )
+    return {"proportion": proportion, "dispersion": dispersion, "zero_logit": logit}
+
+
+@pytest.fixture(scope="module")
+def counts(output):
+    rng = np.random.default_rng(2)
+    drawn = ZeroInflatedNegativeBinomial().sample(output, rng.integers(20, 3000, (40, 1)), rng)
+    return np.asarray(drawn + np.eye(40, 12), np.float32)  # no cell without counts
+
+
+# ---- log probabilities of counts
+
+POINTS = 4000  # one size for all: each size is compiled anew
+
+
+def points(seed, *ranges):
+    """Random numbers over many orders of magnitude, in float32."""
+    rng = np.random.default_rng(seed)
+    return f32(*(np.exp(rng.uniform(*np.log(limits), POINTS)) for limits in ranges))
+
+
+def test_log_rising_is_the_difference_of_two_log_gammas():
+    """In float32, where both are as large as 1e6, to six digits of the larger of 1 and the difference."""
+    a, x = points(0, (1e-3, 1e5), (0.3, 1e5))
+    x = np.round(x)
+    assert (x == 0).sum() > 100
+    expected = gammaln(f64(a) + f64(x)) - gammaln(f64(a))
+    np.testing.assert_allclose(log_rising(a, x), expected, rtol=2e-6, atol=5e-6)
+
+
+def test_log_rising_of_nothing_is_exactly_zero():
+    (a,) = points(0, (1e-3, 1e5))
+    np.testing.assert_array_equal(log_rising(a, np.zeros_like(a)), 0)
+
+
+def test_poisson_log_prob_is_that_of_scipy():
+    x, mean = points(1, (0.3, 1000), (1e-4, 2000))
+    x = np.round(x)
+    expected = stats.poisson(f64(mean)).logpmf(x)
+    np.testing.assert_allclose(poisson_log_prob(x, mean), expected, rtol=1e-4, atol=2e-3)
+
+
+def test_negative_binomial_log_prob_is_that_of_scipy():
+    x, mean, dispersion = points(2, (0.3, 1000), (1e-4, 2000), (1e-3, 8000))
+    x = np.round(x)
+    expected = scipy_nb(f64(mean), f64(dispersion)).logpmf(x)
+    np.testing.assert_allclose(
+        negative_binomial_log_prob(x, mean, dispersion), expected, rtol=1e-4, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("mean", [0.01, 1.0, 20.0])
+def test_probabilities_of_all_counts_sum_to_one(mean):
+    x = np.arange(POINTS, dtype=np.float32)
+    mu = np.full_like(x, mean)
+    assert np.exp(f64(poisson_log_prob(x, mu))).sum() == pytest.approx(1, abs=1e-4)
+    for dispersion in (0.3, 2.0, 50.0):
+        theta = np.full_like(x, dispersion)
+        total = np.exp(f64(negative_binomial_log_prob(x, mu, theta))).sum()
+        assert total == pytest.approx(1, abs=1e-4)
+
+
+def test_negative_binomial_of_large_dispersion_is_poisson():
+    (mean,) = points(3, (0.1, 10))
+    x = np.random.default_rng(3).poisson(mean).astype(np.float32)
+    got = negative_binomial_log_prob(x, mean, np.full_like(mean, np.exp(9)))
+    np.testing.assert_allclose(got, stats.poisson(f64(mean)).logpmf(x), atol=0.05)
+
+
+def test_log_prob_of_a_cell_is_the_sum_over_its_genes(counts, output):
+    mean = counts.sum(axis=1, keepdims=True) * f64(output["proportion"])
+    nb = scipy_nb(mean, f64(output["dispersion"]))
+    excess = expit(f64(output["zero_logit"]))
+    zinb = np.log(excess * (counts == 0) + (1 - excess) * nb.pmf(counts))
+    expected = {
+        "poisson": stats.poisson(mean).logpmf(counts),
+        "nb": nb.logpmf(counts),
+        "zinb": zinb,
+    }
+    for likelihood in COUNT_LIKELIHOODS:
+        given = output["proportion"] if likelihood.name == "poisson" else output
+        got = likelihood.log_prob(counts, given)
+        np.testing.assert_allclose(got, expected[likelihood.name].sum(axis=1), rtol=1e-4)
+
+
+@each_count_likelihood
+def test_probabilities_of_the_counts_of_a_gene_sum_to_one(likelihood):
+    """A second gene with one count keeps the cell from being empty; its probability is divided out."""
+    x = np.stack([np.arange(POINTS), np.ones(POINTS)], axis=1).astype(np.float32)
+    mean, dispersion, logit = [6.0, 2.0], [1.5, 0.7], [-0.5, 0.5]
+    proportion = np.array(mean) / x.sum(axis=1, keepdims=True)
+    parameters = f32(proportion, np.broadcast_to(dispersion, x.shape), np.broadcast_to(logit, x.shape))
+    output = dict(zip(("proportion", "dispersion", "zero_logit"), parameters, strict=True))
+    one = {
+        "poisson": stats.poisson(2.0).pmf(1),
+        "nb": scipy_nb(2.0, 0.7).pmf(1),
+        "zinb": scipy_nb(2.0, 0.7).pmf(1) * expit(-0.5),
+    }[likelihood.name]
+    log_prob = likelihood.log_prob(x, output["proportion"] if likelihood.name == "poisson" else output)
+    assert np.exp(f64(log_prob)).sum() / one == pytest.approx(1, abs=1e-4)
+
+
+def test_zero_inflation_of_zero_leaves_the_negative_binomial(counts, output):
+    none = output | {"zero_logit": np.full_like(output["zero_logit"], -1e4)}
+    np.testing.assert_allclose(
+        ZeroInflatedNegativeBinomial().log_prob(counts, none),
+        NegativeBinomial().log_prob(counts, output),
+        rtol=1e-6,
+    )
+
+
+@each_count_likelihood
+def test_cells_with_very_many_counts_have_finite_log_probabilities(likelihood, output):
+    x = np.zeros((40, 12), np.float32)
+    x[:, 0], x[:, 1] = 1e6, 3e5
+    given = output["proportion"] if likelihood.name == "poisson" else output
+    assert np.isfinite(f64(likelihood.log_prob(x, given))).all()
+
+
+# ---- draws of counts
+
+
+def drawn_counts(likelihood, means, dispersions, logits, library=50.0):
+    shape = (N, len(means))
+    output = {
+        "proportion": np.broadcast_to(np.array(means) / library, shape),
+        "dispersion": np.broadcast_to(dispersions, shape),
+        "zero_logit": np.broadcast_to(logits, shape),
+    }
+    given = output["proportion"] if likelihood.name == "poisson" else output
+    return likelihood.sample(given, np.full((N, 1), library), np.random.default_rng(7))
+
+
+def assert_moments(drawn, mean, variance, zero):
+    """Mean, variance and fraction of zeros of each gene within five standard errors."""
+    n = len(drawn)
+    centred = (drawn - drawn.mean(axis=0)) ** 2
+    assert (np.abs(drawn.mean(axis=0) - mean) <= 5 * np.sqrt(variance / n)).all()
+    assert (np.abs(centred.mean(axis=0) - variance) <= 5 * centred.std(axis=0) / np.sqrt(n)).all()
+    assert (np.abs((drawn == 0).mean(axis=0) - zero) <= 5 * np.sqrt(zero * (1 - zero) / n)).all()
+
+
+@each_count_likelihood
+def test_draws_have_the_moments_and_zeros_of_their_distribution(likelihood):
+    means, dispersions, logits = (
+        np.array([0.2, 2.0, 15.0]),
+        np.array([0.5, 3.0, 40.0]),
+        np.array([-2.0, 0.0, 1.0]),
+    )
+    drawn = drawn_counts(likelihood, means, dispersions, logits)
+    kept = 1 - expit(logits) if likelihood.name == "zinb" else np.ones(3)
+    reference = stats.poisson(means) if likelihood.name == "poisson" else scipy_nb(means, dispersions)
+    variance = kept * reference.var() + kept * (1 - kept) * means**2
+    assert_moments(drawn, kept * means, variance, 1 - kept + kept * reference.pmf(0))
+
+
+@each_count_likelihood
+def test_draws_are_counts(likelihood):
+    drawn = drawn_counts(likelihood, [3.0], [2.0], [0.0])
+    assert np.issubdtype(drawn.dtype, np.integer)
+    assert drawn.min() == 0
+
+
+@each_count_likelihood
+def test_draws_are_in_proportion_to_the_library_of_each_cell(likelihood):
+    library = np.repeat([100.0, 400.0], N // 2)[:, None]
+    output = {"proportion": np.full((N, 1), 0.05), "dispersion": np.full((N, 1), 5.0)}
+    output["zero_logit"] = np.full((N, 1), -40.0)
+    given = output["proportion"] if likelihood.name == "poisson" else output
+    drawn = likelihood.sample(given, library, np.random.default_rng(0)).reshape(2, -1)
+    error = drawn.std(axis=1) / np.sqrt(N // 2)
+    assert (np.abs(drawn.mean(axis=1) - [5, 20]) < 5 * error).all()
+
+
+# ---- checks of counts
+
+
+@both_forms
+@each_count_likelihood
+def test_negative_counts_are_refused_with_the_smallest(likelihood, form):
+    x = form(np.array([[1, 0], [2, -1], [-2.5, 4]], np.float32))
+    words = rf"^Counts must not be negative under likelihood '{likelihood.name}', got -2\.5\. .*'gaussian'"
+    with pytest.raises(ValueError, match=words):
+        likelihood.check(x, list("abc"))
+
+
+@both_forms
+@each_count_likelihood
+def test_fractions_are_counted(likelihood, form):
+    x = form(np.array([[1, 0.5], [2, 0], [2.25, 4]], np.float32))
+    words = rf"^Counts must be whole numbers under likelihood '{likelihood.name}', got 2 fractions\."
+    with pytest.raises(ValueError, match=words):
+        likelihood.check(x, list("abc"))
+
+
+@both_forms
+@each_count_likelihood
+def test_cells_without_counts_are_counted_and_the_first_named(likelihood, form):
+    x = form(np.array([[1, 0], [0, 0], [0, 0]], np.float32))
+    words = rf"under likelihood '{likelihood.name}', got 2 without any \('b'\)\. .*min_counts=1"
+    with pytest.raises(ValueError, match=words):
+        likelihood.check(x, pd.Index(list("abc")))
+
+
+@both_forms
+@each_count_likelihood
+def test_single_count_in_a_cell_is_enough(likelihood, form):
+    likelihood.check(form(np.array([[1, 0], [0, 1]], np.float32)), list("ab"))
+
+
+def test_real_counts_pass_the_check(cells):
+    NegativeBinomial().check(cells.X, cells.obs_names)
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli()], ids=by_name)
+def test_other_likelihoods_take_negative_values_fractions_and_empty_cells(likelihood):
+    likelihood.check(np.array([[-1.5, 0.5], [0, 0]], np.float32), list("ab"))
+
+
+# ---- Bernoulli
+
+
+def test_bernoulli_log_prob_is_the_binary_cross_entropy_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    x, p = f32(rng.random((20, 30)) < 0.4, rng.uniform(0.01, 0.99, (20, 30)))
+    expected = [-log_loss(x[i], f64(p[i]), normalize=False, labels=[0, 1]) for i in range(20)]
+    np.testing.assert_allclose(Bernoulli().log_prob(x, p), expected, rtol=1e-5)
+
+
+def test_bernoulli_log_prob_of_values_between_is_the_cross_entropy_too():
+    x, p = f32(*np.random.default_rng(0).uniform(0.01, 0.99, (2, 20, 30)))
+    expected = (xlogy(x, f64(p)) + xlog1py(1 - f64(x), -f64(p))).sum(axis=1)
+    np.testing.assert_allclose(Bernoulli().log_prob(x, p), expected, rtol=1e-5)
+
+
+def test_bernoulli_log_prob_is_finite_where_the_output_is_sure():
+    x, p = f32([[0.0, 1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]])
+    right, wrong = f64(Bernoulli().log_prob(x, p))
+    assert right == pytest.approx(0, abs=1e-5)
+    assert -35 < wrong < -30
+
+
+def test_bernoulli_generates_its_means():
+    p = np.random.default_rng(0).random((5, 3))
+    np.testing.assert_array_equal(Bernoulli().sample(p, None, np.random.default_rng(0)), p)
+
+
+def test_bernoulli_values_are_minmax_scaled():
+    assert Bernoulli().scaling(np.ones((2, 2))) == "minmax"
+
+
+# ---- Gaussian
+
+
+@pytest.fixture(scope="module")
+def normal_output():
+    rng = np.random.default_rng(3)
+    mean, sd, logit = f32(
+        rng.normal(0, 2, (40, 12)),
+        np.broadcast_to(rng.uniform(0.1, 3, 12), (40, 12)),
+        rng.normal(0, 2, (40, 12)),
+    )
+    return {"mean": mean, "sd": sd, "zero_logit": logit}
+
+
+def test_gaussian_log_prob_is_that_of_scipy(normal_output):
+    x = np.random.default_rng(0).normal(0, 2, (40, 12)).astype(np.float32)
+    expected = stats.norm(f64(normal_output["mean"]), f64(normal_output["sd"])).logpdf(x).sum(axis=1)
+    np.testing.assert_allclose(Gaussian().log_prob(x, normal_output), expected, rtol=1e-5)
+
+
+def test_gaussian_with_zeros_is_a_hurdle_model(normal_output):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(0, 2, (40, 12)) * (rng.random((40, 12)) < 0.5)).astype(np.float32)
+    zero = expit(f64(normal_output["zero_logit"]))
+    density = stats.norm(f64(normal_output["mean"]), f64(normal_output["sd"])).logpdf(x)
+    expected = np.where(x == 0, np.log(zero), np.log1p(-zero) + density).sum(axis=1)
+    np.testing.assert_allclose(Gaussian(zeros=True).log_prob(x, normal_output), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_gaussian_draws_have_the_moments_and_zeros_of_their_distribution(zeros, nonnegative):
+    mean, sd, logit = np.array([3.0, 0.5, 10.0]), np.array([1.0, 1.0, 0.2]), np.array([-1.0, 0.0, 2.0])
+    output = {"mean": np.broadcast_to(mean, (N, 3)), "sd": np.broadcast_to(sd, (N, 3))}
+    output["zero_logit"] = np.broadcast_to(logit, (N, 3))
+    drawn = Gaussian(zeros, nonnegative).sample(output, None, np.random.default_rng(5))
+    reference = stats.foldnorm(mean / sd, scale=sd) if nonnegative else stats.norm(mean, sd)
+    kept = 1 - expit(logit) if zeros else np.ones(3)
+    variance = kept * reference.var() + kept * (1 - kept) * reference.mean() ** 2
+    assert_moments(drawn, kept * reference.mean(), variance, 1 - kept)
+    assert (drawn.min() < 0) != nonnegative
+
+
+@both_forms
+def test_gaussian_learns_of_zeros_and_signs_from_the_values(form):
+    def options(values):
+        return Gaussian.for_values(form(np.array(values, np.float32))).options()
+
+    assert options([[1.5, 2], [3, 0]]) == {"zeros": True, "nonnegative": True}
+    assert options([[1.5, 2], [3, 4]]) == {"zeros": False, "nonnegative": True}
+    assert options([[1.5, -2], [3, 0]]) == {"zeros": True, "nonnegative": False}
+    assert options([[1.5, -2], [3, 4]]) == {"zeros": False, "nonnegative": False}
+
+
+def test_zeros_stored_in_a_sparse_matrix_are_zeros_too():
+    x = sp.csr_matrix(([1.5, 0.0, 2.0, 3.0], ([0, 0, 1, 1], [0, 1, 0, 1])), (2, 2))
+    assert x.nnz == 4
+    assert Gaussian.for_values(x).options() == {"zeros": True, "nonnegative": True}
+
+
+DRAWS = {
+    "lognormal": lambda rng: rng.lognormal(3, 1, (300, 8)),
+    "normal": lambda rng: rng.normal(20, 2, (300, 8)),
+    "squares": lambda rng: rng.normal(10, 2, (300, 8)) ** 2,
+    "exponential": lambda rng: rng.exponential(2, (300, 8)),
+    "uniform": lambda rng: rng.uniform(1, 5, (300, 8)),
+}
+
+
+def best_power(x):
+    """The power with the largest likelihood of the non-zeros of each gene, Jacobian and all."""
+    total = {}
+    for kind, (power, function, _) in POWERS.items():
+        total[kind] = 0.0
+        for gene in x.T:
+            values = gene[gene != 0]
+            y = function(values)
+            jacobian = ((power - 1) * np.log1p(values)).sum()
+            total[kind] += stats.norm(y.mean(), y.std()).logpdf(y).sum() + jacobian
+    return max(total, key=total.get)
+
+
+@both_forms
+@pytest.mark.parametrize(
+    ("name", "kind"), [("lognormal", "log1p"), ("normal", "none"), ("squares", "sqrt"), ("uniform", None)]
+)
+@pytest.mark.parametrize("kept", [1.0, 0.4])
+def test_values_are_scaled_so_that_their_non_zeros_are_most_normal(form, name, kind, kept):
+    rng = np.random.default_rng(0)
+    x = DRAWS[name](rng) * (rng.random((300, 8)) < kept)
+    likelihood = Gaussian.for_values(form(x))
+    assert likelihood.scaling(form(x)) == (kind or best_power(x)) == best_power(x)
+
+
+def test_exponential_values_are_scaled_by_the_largest_likelihood():
+    x = DRAWS["exponential"](np.random.default_rng(0))
+    assert Gaussian.for_values(x).scaling(x) == best_power(x)
+
+
+def test_values_with_negative_ones_are_not_scaled():
+    x = DRAWS["lognormal"](np.random.default_rng(0))
+    x[0, 0] = -1
+    assert Gaussian.for_values(x).scaling(x) == "none"
+
+
+def test_scaling_does_not_depend_on_genes_whose_non_zeros_are_all_the_same():
+    rng = np.random.default_rng(0)
+    expected, chosen = {}, {}
+    for name in ("lognormal", "normal", "squares"):
+        x = DRAWS[name](rng)
+        for value in (0.1, 0.3, 0.7, 1.1):
+            alike = np.where(rng.random((300, 4)) < 0.5, value, 0)
+            expected[name, value] = best_power(x)
+            chosen[name, value] = Gaussian.for_values(x).scaling(np.hstack([x, alike]))
+    assert chosen == expected
+
+
+# ---- names, options, defaults
+
+
+def test_every_likelihood_has_its_name():
+    assert list(LIKELIHOODS) == NAMES
+    assert [kind.name for kind in LIKELIHOODS.values()] == NAMES
+    assert [likelihood_named(name) for name in NAMES] == list(LIKELIHOODS.values())
+
+
+def test_unknown_likelihood_lists_them_and_suggests_the_nearest():
+    words = (
+        r"^likelihood must be one of 'bernoulli', .*, 'gaussian', got 'gausian'\. Did you mean 'gaussian'\?$"
+    )
+    with pytest.raises(ValueError, match=words):
+        likelihood_named("gausian")
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        *(LIKELIHOODS[name]() for name in NAMES),
+        Gaussian(True, True),
+        Gaussian(True, False),
+        Gaussian(False, True),
+    ],
+    ids=lambda likelihood: f"{likelihood.name} {likelihood.options()}",
+)
+def test_options_make_the_likelihood_again(likelihood):
+    again = LIKELIHOODS[likelihood.name](**likelihood.options())
+    assert type(again) is type(likelihood)
+    assert vars(again) == vars(likelihood)
+
+
+@both_forms
+def test_counts_are_negative_binomial_by_default_and_other_values_gaussian(form):
+    def chosen(values):
+        return default_likelihood(form(np.array(values, np.float32)))
+
+    assert chosen([[0, 3], [1, 2]]) is NegativeBinomial
+    assert chosen([[0, 0], [0, 0]]) is NegativeBinomial
+    assert chosen([[0, 3.5], [1, 2]]) is Gaussian
+    assert chosen([[0, 3], [-1, 2]]) is Gaussian
+
+
+def test_default_for_real_cells_follows_their_values(cells):
+    assert default_likelihood(cells.X) is NegativeBinomial
+    assert default_likelihood(cells.X.log1p()) is Gaussian
+
+
+def test_only_counts_have_a_library_and_only_bernoulli_takes_the_users_last_layer():
+    assert [LIKELIHOODS[name].counts for name in NAMES] == [False, True, True, True, False]
+    assert [LIKELIHOODS[name].last_layer_is_output for name in NAMES] == [True, False, False, False, False]
+    assert [LIKELIHOODS[name].latent_dim for name in NAMES] == [2, 10, 10, 10, 10]
+
+
+# ---- last layers
+
+HIDDEN = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+GENES = 3
+
+
+def started(likelihood, x):
+    """The head after its start from `x`, and its output where the hidden units are zero, in one cell."""
+    head = likelihood.head(GENES)
+    head(HIDDEN)
+    likelihood.start(head, x)
+    output = head(np.zeros_like(HIDDEN))
+    return head, {k: f64(v)[0] for k, v in (output if isinstance(output, dict) else {"": output}).items()}
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "keys"),
+    [
+        (NegativeBinomial(), {"proportion", "dispersion"}),
+        (ZeroInflatedNegativeBinomial(), {"proportion", "dispersion", "zero_logit"}),
+        (Gaussian(), {"mean", "sd"}),
+        (Gaussian(zeros=True), {"mean", "sd", "zero_logit"}),
+    ],
+    ids=["nb", "zinb", "gaussian", "gaussian with zeros"],
+)
+def test_head_gives_each_parameter_for_each_cell_and_gene(likelihood, keys):
+    output = likelihood.head(GENES)(HIDDEN)
+    assert set(output) == keys
+    assert {part.shape for part in output.values()} == {(5, GENES)}
+
+
+@pytest.mark.parametrize("likelihood", [Poisson(), Bernoulli()], ids=by_name)
+def test_head_with_one_parameter_gives_it_alone(likelihood):
+    assert likelihood.head(GENES)(HIDDEN).shape == (5, GENES)
+
+
+@each_count_likelihood
+def test_proportions_of_a_cell_sum_to_one(likelihood):
+    output = likelihood.head(GENES)(HIDDEN * 50)
+    proportion = f64(output if likelihood.name == "poisson" else output["proportion"])
+    np.testing.assert_allclose(proportion.sum(axis=1), 1, rtol=1e-5)
+    assert proportion.min() > 0
+
+
+def test_means_of_bernoulli_are_between_zero_and_one():
+    output = f64(Bernoulli().head(GENES)(HIDDEN * 5))
+    assert 0 < output.min() < output.max() < 1
+
+
+@pytest.mark.parametrize("likelihood", [NegativeBinomial(), ZeroInflatedNegativeBinomial()], ids=by_name)
+def test_dispersion_is_one_for_each_gene_and_bounded(likelihood):
+    head = likelihood.head(GENES)
+    head(HIDDEN)
+    head.log_dispersion.assign([-100.0, 0.0, 100.0])
+    dispersion = f64(head(HIDDEN)["dispersion"])
+    np.testing.assert_allclose(dispersion, np.tile(np.exp([-7, 0, 9]), (5, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_head_is_made_again_from_its_configuration(name):
+    likelihood = LIKELIHOODS[name](**({"zeros": True} if name == "gaussian" else {}))
+    head = likelihood.head(GENES)
+    head(HIDDEN)
+    again = type(head).from_config(head.get_config())
+    again(HIDDEN)
+    assert head.name == again.name == "output"
+    for own, given in zip(again.weights, head.weights, strict=True):
+        own.assign(given.value)
+    got, expected = (layer(HIDDEN) for layer in (again, head))
+    for key in expected if isinstance(expected, dict) else [slice(None)]:
+        np.testing.assert_array_equal(got[key], expected[key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_output_of_a_head_gives_finite_log_probabilities_and_draws(name):
+    x = np.random.default_rng(0).poisson(3, (5, GENES)).astype(np.float32) + 1
+    if name == "bernoulli":
+        x /= x.max()
+    likelihood = LIKELIHOODS[name].for_values(x)
+    head = likelihood.head(GENES)
+    output = head(HIDDEN)
+    likelihood.start(head, x)
+    output = head(HIDDEN)
+    log_prob = f64(likelihood.log_prob(x, output))
+    assert log_prob.shape == (5,)
+    assert np.isfinite(log_prob).all()
+    arrays = {k: np.asarray(v) for k, v in output.items()} if isinstance(output, dict) else np.asarray(output)
+    library = x.sum(axis=1, keepdims=True) if likelihood.counts else None
+    drawn = likelihood.sample(arrays, library, np.random.default_rng(0))
+    assert drawn.shape == (5, GENES)
+    assert np.isfinite(drawn).all()
+
+
+@both_forms
+@each_count_likelihood
+def test_count_heads_start_at_the_observed_proportions(cells, likelihood, form):
+    x = cells.X[:, :GENES].toarray()
+    _, output = started(likelihood, form(x))
+    total = x.sum(axis=0, dtype=float)
+    proportion = output["" if likelihood.name == "poisson" else "proportion"]
+    np.testing.assert_allclose(proportion, (total + 0.1) / (total + 0.1).sum(), rtol=1e-4)
+
+
+def test_gene_without_counts_starts_with_a_proportion_above_zero():
+    _, output = started(Poisson(), np.array([[10, 0, 5], [90, 0, 5]], np.float32))
+    assert 0 < output[""][1] < 0.01
+
+
+@both_forms
+def test_gaussian_head_starts_at_mean_and_sd_of_the_non_zeros_and_the_fraction_of_zeros(form):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(5, [1, 2, 0.5], (400, GENES)) * (rng.random((400, GENES)) < [0.2, 0.5, 0.9])).astype(
+        np.float32
+    )
+    _, output = started(Gaussian.for_values(form(x)), form(x))
+    kept = [gene[gene != 0] for gene in f64(x).T]
+    np.testing.assert_allclose(output["mean"], [gene.mean() for gene in kept], rtol=1e-5)
+    np.testing.assert_allclose(output["sd"], [gene.std() for gene in kept], rtol=1e-4)
+    np.testing.assert_allclose(expit(output["zero_logit"]), [1 - len(gene) / 400 for gene in kept], atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def normal_values():
+    """Three genes without zeros, the last of which does not vary."""
+    return np.random.default_rng(0).normal([5, 50, 20], [1, 7, 0], (400, GENES)).astype(np.float32)
+
+
+@both_forms
+def test_gaussian_head_without_zeros_starts_at_mean_and_sd(normal_values, form):
+    _, output = started(Gaussian(), form(normal_values))
+    np.testing.assert_allclose(output["mean"], normal_values.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(output["sd"][:2], normal_values.std(axis=0)[:2], rtol=1e-4)
+
+
+def test_sd_of_a_gene_that_does_not_vary_starts_small_but_above_zero(normal_values):
+    _, output = started(Gaussian(), normal_values)
+    assert 0 < output["sd"][2] < 0.01 * output["sd"][0]
+
+
+def test_gaussian_mean_stays_within_the_observed_range(normal_values):
+    head, _ = started(Gaussian(), normal_values)
+    head.kernel.assign(np.full((8, GENES), 100.0, np.float32))
+    mean = f64(head(HIDDEN)["mean"])[:, :2]
+    np.testing.assert_allclose(mean.min(axis=0), normal_values.min(axis=0)[:2], rtol=1e-6)
+    np.testing.assert_allclose(mean.max(axis=0), normal_values.max(axis=0)[:2], rtol=1e-6)
