@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -259,10 +259,12 @@ class _Steps:
         self.seconds: list[tuple[str, float]] = []
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str, *, own_bar: bool = False) -> Iterator[None]:
+        """Say what is done, turn a spinner unless the step shows a bar of its own, and take the time."""
         self.console.print(f"[bold]{name}[/] ...")
         start = time.perf_counter()
-        yield
+        with nullcontext() if own_bar else self.console.status(name):
+            yield
         self.seconds.append((name, time.perf_counter() - start))
 
 
@@ -295,7 +297,7 @@ def demo(
     )
     with written_whole(out, overwrite=overwrite) as folder:
         folder.mkdir()
-        with steps.step("fitting the model"):
+        with steps.step("fitting the model", own_bar=True):
             fitted = fit_vae(cells, label_key="cell_type", seed=seed, verbose=0 if quiet else "auto")
             fitted.save(folder / "model")
         with steps.step("generating cells"):

@@ -404,7 +404,7 @@ def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key:
         counts = []
         for name in GROUP_STYLE:
             chosen = here & (group == name)
-            _scatter(panel, z[chosen], name, 4 * int(here.sum()), None)
+            _scatter(panel, z[chosen], name, 9 * int(here.sum()), None)
             counts.append(f"{chosen.sum():,}")
         panel.set_title(f"{_short(label)}\n{counts[0]} real, {counts[1]} generated", fontsize=7)
         panel.tick_params(labelbottom=False, labelleft=False, length=0)
@@ -431,7 +431,7 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
 
 
 def _scatter(axes: Axes, z: np.ndarray, name: str, crowd: int, label: str | None) -> None:
-    size = float(np.clip(9000 / max(crowd, 1), 3, 24))
+    size = float(np.clip(9000 / max(crowd, 1), 4, 24))
     color, marker = GROUP_STYLE[name]
     axes.scatter(
         z[:, 0],
