@@ -50,10 +50,7 @@ def main():
             batch_size=32,
             seed=seed,
             verbose=0,
-            callbacks=[
-                clock,
-                keras.callbacks.EarlyStopping("val_loss", patience=10, restore_best_weights=True),
-            ],
+            callbacks=[clock, stop],
         )
         total = time.perf_counter() - start
         scaled = fit.preprocessing.x_train
@@ -62,7 +59,8 @@ def main():
         epoch = median(clock.seconds[1:])
         print(
             f"seed {seed}: cross-entropy {entropy:.1f}, {len(clock.seconds)} epochs, "
-            f"first {clock.seconds[0]:.2f} s, then {epoch:.3f} s (median), {epoch / R_SECONDS:.2f} of the original's; whole fit {total:.1f} s"
+            f"first {clock.seconds[0]:.2f} s, then {epoch:.3f} s (median), {epoch / R_SECONDS:.2f} of the "
+            f"original's; whole fit {total:.1f} s"
         )
 
 
