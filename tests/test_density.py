@@ -156,7 +156,7 @@ def test_bic_of_a_borrowed_covariance_counts_the_mean_alone():
         assert bic == pytest.approx(-2 * mixture.log_prob(rows).sum() + 2 * np.log(2))
 
 
-@pytest.mark.parametrize(("cells", "models"), [(6, {"VII", "VVI", "pooled"}), (7, {"EEE", "VVV"})])
+@pytest.mark.parametrize(("cells", "models"), [(6, {"VII", "VVI", "shrunken"}), (7, {"EEE", "VVV"})])
 def test_no_more_cells_than_dimensions_allow_only_spherical_and_diagonal_models(cells, models):
     """The few cells lie on a line across the axes, where a full covariance fits best."""
     rng = np.random.default_rng(0)
@@ -328,3 +328,18 @@ def test_levels_of_any_letters_survive_the_arrays():
     given = fit(mean, obs, one_key(*levels))
     back = type(given).from_arrays(given.to_arrays(), given.conditions)
     assert list(back.summary()["cell_type"]) == list(levels)
+
+
+def test_pooled_covariance_that_wins_is_shrunken_toward_the_conditions_own():
+    """(5 pooled + n own) / (5 + n) for n cells; two labels of one shape, so that BIC prefers the pooled one."""
+    rng = np.random.default_rng(3)
+    shape = np.array([[1.0, 0.6], [0.6, 0.5]])
+    mean = rng.multivariate_normal(np.zeros(2), shape, 240)
+    mean[:40] += 4
+    obs = pd.DataFrame({"cell_type": ["B"] * 40 + ["T"] * 200})
+    density = fit_density(mean, np.full((240, 2), 1e-6), None, obs, one_key("B", "T"), seed=0)
+    few = density.mixture({"cell_type": "B"})
+    assert few.model == "shrunken"
+    own = np.cov(mean[:40].T, bias=True)
+    np.testing.assert_allclose(few.covariances[0], (5 * density.pooled + 40 * own) / 45, atol=1e-3)
+    np.testing.assert_allclose(few.means[0], mean[:40].mean(axis=0), atol=1e-6)

@@ -19,10 +19,12 @@ from vaexprs.preprocessing import Conditions
 CELLS_FOR_OWN_COVARIANCE = 3  # with fewer the pooled within-condition covariance is borrowed
 CELLS_PER_COMPONENT = 15  # one component for every so many cells, at most MOST_COMPONENTS
 MOST_COMPONENTS = 9
+PRIOR_CELLS = 5  # what the pooled covariance weighs against a condition's own, in cells
 MOST_CELLS = 5_000  # of a condition are looked at, a seeded random subset
 POINTS = 2_000  # posterior samples of a condition to aim at ...
 MOST_DRAWS = 10  # ... with at most so many of each cell
 BORROWED = "pooled"
+SHRUNKEN = "shrunken"
 UNSEEN = "additive"
 
 
@@ -139,10 +141,14 @@ def fit_density(
 
     Notes
     -----
-    By number of cells of a condition: 1 or 2 borrow the pooled within-condition covariance around their own
-    mean; with 3 or more, mixtures with up to one component for every 15 cells (9 at most) compete with that
-    by BIC. As in mclust, a condition with no more cells than dimensions has only spherical and diagonal
-    models.
+    By the number n of cells of a condition:
+
+    * 1 or 2: the pooled within-condition covariance around their own mean ("pooled");
+    * 3 or more: that competes by BIC with mixtures of up to one component for every 15 cells (9 at most);
+      as in mclust, only spherical and diagonal ones where n is no more than the dimensions. Where it wins,
+      it is shrunken toward the condition's own covariance S as the mean of an inverse-Wishart posterior whose
+      prior is worth 5 cells ("shrunken"; the BIC is that of the pooled one):
+      (5 pooled + n S) / (5 + n).
     """
     groups = _groups(obs, conditions)
     rng = np.random.default_rng(seed)
@@ -219,7 +225,9 @@ def _fit_one(
     )
     bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
     if borrowed_bic <= bic:
-        return borrowed, borrowed_bic
+        own = np.cov(sample.T, bias=True).reshape(d, d)
+        mixed = (PRIOR_CELLS * pooled + cells * own) / (PRIOR_CELLS + cells)
+        return Mixture(np.ones(1), centre[None], mixed[None], SHRUNKEN), borrowed_bic
     best = chosen.best
     covariances = best.covariances * np.outer(scale, scale)
     return Mixture(best.weights, best.means * scale, covariances, best.model), bic
