@@ -106,6 +106,13 @@ def test_y_train_makes_the_model_conditional(few):
     assert len(quick(x_train=few.X).model.inputs) == 1
 
 
+def test_y_train_may_be_a_series_or_a_categorical_which_keeps_its_order(few):
+    order = ["Dendritic", "CD56+ NK", "CD19+ B", "CD14+ Monocyte"]
+    ordered = pd.Categorical(few.obs["cell_type"].astype(str), categories=order)
+    for labels in (ordered, pd.Series(ordered, index=few.obs_names)):
+        assert quick(x_train=few.X, y_train=labels).preprocessing.conditions.labels == tuple(order)
+
+
 def test_y_val_has_the_codes_of_the_training_labels(few):
     """Labels 10, 20, 30; the validation cells lack the first: no code may move up."""
     y = np.repeat([10, 20, 30], 40)
@@ -442,6 +449,8 @@ def test_an_empty_matrix(shape):
         ("validation_split", 0.001, ValueError, "must leave cells on both sides, got 0.001 of 120 cells"),
         ("likelihood", "negbin", ValueError, "likelihood must be one of 'bernoulli', 'nb',.* got 'negbin'"),
         ("optimizer", "adamm", ValueError, "optimizer must be a Keras optimizer or its name.*mean 'adam"),
+        ("optimizer", None, ValueError, "optimizer must be a Keras optimizer or its name, got None"),
+        ("label_key", ["phase"], TypeError, r"label_key must name columns of obs, got \['phase'\]"),
         ("layer", "raw", ValueError, "layer must be one of none: there are no layers, got 'raw'"),
         (
             "label_keys",

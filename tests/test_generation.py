@@ -204,6 +204,8 @@ def test_it_says_what_it_is(generated):
         ({"num_samples": 5, "labels": "CD34"}, ValueError, "got 'CD34'. Did you mean 'CD34.'"),
         ({"labels": {"CD34+": 0}}, ValueError, r"labels\['CD34\+'\] must be at least 1, got 0"),
         ({"labels": {"CD34+": "x"}}, TypeError, "must be a whole number, got 'x'"),
+        ({"num_samples": 3, "labels": ["CD34+"]}, TypeError, r"numbers by label .* got \['CD34\+'\]"),
+        ({"num_samples": 3, "covariates": "S"}, TypeError, "covariates must give levels by name .* got 'S'"),
         ({"labels": {}}, ValueError, "labels must name at least one label, got an empty dict"),
         ({"num_samples": 3, "labels": {"CD34+": 3}}, ValueError, "num_samples must be left out"),
         ({"num_samples": 3, "covariates": {"fase": "S"}}, ValueError, "got 'fase'. Did you mean 'phase'"),

@@ -242,16 +242,15 @@ def _gather(
 def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str) -> None:
     if isinstance(labels, str) or not np.iterable(labels):
         raise TypeError(f"{name} must hold a label for each cell, got {type(labels).__name__}.")
-    values = (
-        labels if isinstance(labels, (pd.Series, pd.Categorical)) else pd.Series(np.asarray(labels).tolist())
-    )
-    if np.ndim(np.asarray(labels)) != 1:
-        raise ValueError(f"{name} must have one dimension, got shape {np.shape(np.asarray(labels))}.")
+    shape = np.shape(np.asarray(labels))
+    if len(shape) != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {shape}.")
+    values = pd.Series(labels).array  # of any kind; a categorical keeps its order
     if len(values) != adata.n_obs:
         raise ValueError(
             f"{name} must have a label for each of the {adata.n_obs:,} cells of {cells}, got {len(values):,}."
         )
-    adata.obs[key] = pd.Categorical(values) if isinstance(values, pd.Categorical) else values.to_numpy()
+    adata.obs[key] = values
 
 
 def _prepare(
@@ -355,11 +354,11 @@ def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing
 
 
 def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
+    if isinstance(optimizer, keras.optimizers.Optimizer):
+        return type(optimizer).from_config(optimizer.get_config())
     try:
-        if isinstance(optimizer, keras.optimizers.Optimizer):
-            return type(optimizer).from_config(optimizer.get_config())
-        return keras.optimizers.get(optimizer)
-    except (ValueError, TypeError) as error:
+        return keras.optimizers.get(str(optimizer))
+    except ValueError as error:
         names = [n.lower() for n, o in vars(keras.optimizers).items() if isinstance(o, type)]
         raise ValueError(
             f"optimizer must be a Keras optimizer or its name, got {optimizer!r}."

@@ -201,7 +201,7 @@ def gen_exprs(
         obs=obs,
         var=pd.DataFrame(index=x.genes),
     )
-    asked = {} if labels is None else {labels: num_samples} if isinstance(labels, str) else dict(labels)
+    asked = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
     adata.uns["vaexprs"] = {
         "version": version("vaexprs"),
         "likelihood": x.likelihood.name,
@@ -211,7 +211,7 @@ def gen_exprs(
         "fit_seed": x.seed,
         "seed": seed,
         "n_cells": n,
-        "labels": json.dumps({str(k): int(v) for k, v in asked.items() if v is not None}),
+        "labels": json.dumps({str(k): int(v) for k, v in asked.items()}),
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
         "library_size": "real" if per_cell is None else per_cell,
     }
@@ -257,6 +257,10 @@ def _plan(
     else:
         if num_samples is None:
             raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
+        if labels is not None and not isinstance(labels, (str, int)):
+            raise TypeError(
+                f"labels must be a label or numbers by label ({{'B cell': 100}}), got {labels!r}."
+            )
         label = None if labels is None else conditions.check(str(conditions.label_key), labels)
         asked = [(label, check_integer("num_samples", num_samples, 1))]
     rows: list[dict[str, str]] = []
@@ -270,6 +274,8 @@ def _plan(
 
 def _wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
     conditions = fit.preprocessing.conditions
+    if covariates is not None and not isinstance(covariates, Mapping):
+        raise TypeError(f"covariates must give levels by name ({{'donor': '101'}}), got {covariates!r}.")
     wanted = {}
     known = conditions.covariate_keys
     for key, level in (covariates or {}).items():

@@ -380,6 +380,7 @@ REDUCTIONS: dict[str, Reduction] = {
 
 def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key: str | None) -> Figure:
     """Draw all cells in one panel and, beside it, each label in a panel of its own."""
+    import matplotlib.pyplot  # noqa: F401 -- tells notebooks how to show a figure
     from matplotlib.figure import Figure
 
     group = joined.obs["group"].astype(str).to_numpy()

@@ -298,7 +298,7 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
     ValueError
         If a key is not in `obs`, is named twice, or has a value of its own for every cell.
     TypeError
-        If `covariate_keys` is not a list of names.
+        If a key is not a name.
     """
     if isinstance(covariate_keys, str):
         covariate_keys = [covariate_keys]
@@ -309,6 +309,8 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
     ]
     levels: dict[str, tuple[str, ...]] = {}
     for key, what in named:
+        if not isinstance(key, str):
+            raise TypeError(f"{what} must name columns of obs, got {key!r}.")
         if key in levels:
             raise ValueError(f"{what} must name each column once, got {key!r} twice.")
         column = column_of_levels(obs, key, what)
