@@ -242,7 +242,7 @@ def plot_aug(
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
     except TypeError as error:
-        if "unexpected keyword" not in str(error):
+        if not any(f"'{name}'" in str(error) for name in kwargs):
             raise
         raise TypeError(f"The reduction {method} does not know an argument: {error}") from error
     key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
