@@ -175,6 +175,14 @@ def test_preprocessing_is_reused_and_not_recomputed(few):
     assert other.preprocessing.conditions.labels == first.preprocessing.conditions.labels
 
 
+def test_reused_preprocessing_takes_new_validation_cells(few):
+    first = quick(few[:60], label_key="cell_type")
+    again = quick(preprocessing=first.preprocessing, x_val=few[60:80])
+    assert again.preprocessing.x_train is first.preprocessing.x_train
+    assert again.preprocessing.x_val.shape == (20, 50)
+    assert "val_loss" in again.history
+
+
 def test_use_generator_never_makes_a_dense_copy_of_a_sparse_matrix():
     rng = np.random.default_rng(0)
     x = sp.random(

@@ -163,7 +163,7 @@ def fit_vae(
 
     train, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer)
     if train is None:
-        prepared, chosen = _reused_cells(preprocessing, likelihood)
+        prepared, chosen = _reused_cells(preprocessing, val, likelihood, not use_generator)
     else:
         prepared, chosen = _prepare(
             train, val, preprocessing, likelihood, decoder_layers, key, covariate_keys, not use_generator
@@ -298,7 +298,10 @@ def _with_cells(prepared: Preprocessing, train: Cells, val: Cells | None) -> Pre
     )
 
 
-def _reused_cells(earlier: Preprocessing | None, likelihood: str | None) -> tuple[Preprocessing, Likelihood]:
+def _reused_cells(
+    earlier: Preprocessing | None, val: ad.AnnData | None, likelihood: str | None, dense: bool
+) -> tuple[Preprocessing, Likelihood]:
+    """Return the preprocessing with its own training cells, and new validation cells if there are any."""
     if earlier is None:
         raise ValueError("Give the cells: an AnnData as object, or a matrix as x_train.")
     if earlier.train is None:
@@ -306,8 +309,11 @@ def _reused_cells(earlier: Preprocessing | None, likelihood: str | None) -> tupl
             "The preprocessing holds no cells, as it was loaded from disk. Give them as object or x_train; "
             "its limits and codes will be used."
         )
-    kind = _same_likelihood(earlier, likelihood)
-    return earlier, kind.for_values(earlier.train.x)
+    chosen = _same_likelihood(earlier, likelihood).for_values(earlier.train.x)
+    if val is None:
+        return earlier, chosen
+    chosen.check(io.as_float(val.X), val.obs_names)
+    return _with_cells(earlier, earlier.train, earlier.prepare(val, dense=dense)), chosen
 
 
 def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Likelihood]:
