@@ -419,7 +419,7 @@ def _train(
         batches,
         epochs=epochs,
         validation_data=val_batches,
-        callbacks=[*callbacks, _Guard()],
+        callbacks=[*callbacks, _StopOnInterrupt()],
         verbose=verbose,
         shuffle=False,  # CellBatches shuffles
         **arguments,
@@ -427,12 +427,8 @@ def _train(
     return {name: [float(value) for value in values] for name, values in history.items()}
 
 
-class _Guard(keras.callbacks.Callback):
-    """Let Ctrl-C end training after the current step, a second one at once; wait for each step to end.
-
-    JAX computes behind Python's back: on a busy machine dozens of steps would queue, each with weights of its
-    own in memory.
-    """
+class _StopOnInterrupt(keras.callbacks.Callback):
+    """Let Ctrl-C end training after the current step; a second one interrupts at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -441,9 +437,6 @@ class _Guard(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._stop)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        float((logs or {}).get("loss", 0.0))
 
     def _stop(self, *_: Any) -> None:
         warnings.warn("Training was interrupted; what was learned so far is kept.", UserWarning, stacklevel=2)
