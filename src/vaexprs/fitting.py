@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import anndata as ad
@@ -22,7 +23,6 @@ from vaexprs.density import fit_density
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
 from vaexprs.networks import VAE, build_vae
 from vaexprs.preprocessing import (
-    Cells,
     Preprocessing,
     Scaling,
     check_cells,
@@ -289,13 +289,7 @@ def _prepare(
     if val is not None:
         chosen.check(io.as_float(val.X), val.obs_names)
         val_cells = prepared.prepare(val, dense=dense)
-    return _with_cells(prepared, cells, val_cells), chosen
-
-
-def _with_cells(prepared: Preprocessing, train: Cells, val: Cells | None) -> Preprocessing:
-    return Preprocessing(
-        prepared.genes, prepared.conditions, prepared.scaling, prepared.likelihood, train, val
-    )
+    return replace(prepared, train=cells, val=val_cells), chosen
 
 
 def _reused_cells(
@@ -313,7 +307,7 @@ def _reused_cells(
     if val is None:
         return earlier, chosen
     chosen.check(io.as_float(val.X), val.obs_names)
-    return _with_cells(earlier, earlier.train, earlier.prepare(val, dense=dense)), chosen
+    return replace(earlier, val=earlier.prepare(val, dense=dense)), chosen
 
 
 def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Likelihood]:
@@ -356,7 +350,7 @@ def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing
         raise ValueError(
             f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
         )
-    return _with_cells(prepared, cells.take(rows), cells.take(held))
+    return replace(prepared, train=cells.take(rows), val=cells.take(held))
 
 
 def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:

@@ -272,7 +272,7 @@ def stored(x: Any) -> np.ndarray:
 def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and the largest value of each gene, (n_genes,) each."""
     both = x.min(axis=0), x.max(axis=0)
-    low, high = (np.asarray(v.toarray() if sp.issparse(v) else v, np.float64).ravel() for v in both)
+    low, high = (np.asarray(densify(v), np.float64).ravel() for v in both)
     return low, high
 
 

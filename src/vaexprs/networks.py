@@ -210,7 +210,7 @@ def join(x: Any, condition: Any) -> Any:
     return x if condition is None else keras.layers.Concatenate()([x, condition])
 
 
-def default_layers(n_genes: int, n_cells: int, side: str) -> list[keras.layers.Layer]:
+def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
     """Return one hidden layer for a side of the network.
 
     256 units, fewer where there are few cells: 128 below 500.
@@ -351,7 +351,7 @@ def _encoder_layers(
     layers: Sequence[keras.layers.Layer] | None, n_genes: int, n_cells: int, taken: set[str]
 ) -> list[keras.layers.Layer]:
     if layers is None:
-        layers = default_layers(n_genes, n_cells, "encoder")
+        layers = default_layers(n_cells, "encoder")
     elif len(layers) and _is_input(layers[0]):
         shape = tuple(layers[0].shape[1:] if hasattr(layers[0], "shape") else layers[0].batch_shape[1:])
         if shape != (n_genes,):
@@ -374,7 +374,7 @@ def _decoder_layers(
     taken: set[str],
 ) -> list[keras.layers.Layer]:
     if layers is None:
-        hidden = rebuild_layers(default_layers(n_genes, n_cells, "decoder"), "decoder_layers", taken)
+        hidden = rebuild_layers(default_layers(n_cells, "decoder"), "decoder_layers", taken)
     else:
         hidden = rebuild_layers(layers, "decoder_layers", taken)
         if likelihood.last_layer_is_output:
