@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import anndata as ad
 import keras
@@ -17,6 +18,7 @@ from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
 import vaexprs as vx
+from vaexprs.fitting import _batch_size
 
 
 def quick(*args, **kwargs):
@@ -124,7 +126,7 @@ def test_y_val_has_the_codes_of_the_training_labels(few):
 def test_encoder_layers_are_the_encoder(few):
     fit = quick(few, encoder_layers=[keras.layers.Dense(11, "tanh"), keras.layers.Dense(5)])
     units = [layer.units for layer in fit.encoder.layers if isinstance(layer, keras.layers.Dense)]
-    assert units == [11, 5, 10]
+    assert units == [11, 5, 4]
 
 
 def test_decoder_layers_are_the_decoder(few):
@@ -141,9 +143,13 @@ def test_latent_dim_is_the_size_of_the_latent_vector(few, size):
     assert fit.latent_dim == size
 
 
-def test_latent_dim_is_2_under_rs_contract_and_10_otherwise(few):
+def test_latent_dim_is_2_under_rs_contract_and_follows_the_counts_otherwise(few, cells):
     assert quick(few, likelihood="bernoulli").latent_dim == 2
-    assert quick(few).latent_dim == 10
+    assert quick(few, likelihood="gaussian").latent_dim == 10
+    assert quick(few).latent_dim == 4  # sqrt(120 cells taken as 1,000 counts each) / 88
+    deep = few.copy()
+    deep.X = deep.X * 50
+    assert quick(deep).latent_dim == 10
 
 
 def test_regularization_weighs_the_kl_divergence(few):
@@ -457,7 +463,7 @@ def test_an_empty_matrix(shape):
         ("validation_split", 0.001, ValueError, "must leave cells on both sides, got 0.001 of 120 cells"),
         ("likelihood", "negbin", ValueError, "likelihood must be one of 'bernoulli', 'nb',.* got 'negbin'"),
         ("optimizer", "adamm", ValueError, "optimizer must be a Keras optimizer or its name.*mean 'adam"),
-        ("optimizer", None, ValueError, "optimizer must be a Keras optimizer or its name, got None"),
+        ("optimizer", 3, ValueError, "optimizer must be a Keras optimizer or its name, got 3"),
         ("label_key", ["phase"], TypeError, r"label_key must name columns of obs, got \['phase'\]"),
         ("layer", "raw", ValueError, "layer must be one of none: there are no layers, got 'raw'"),
         (
@@ -541,3 +547,68 @@ def test_frames_with_text_are_refused(few):
     with pytest.raises(TypeError, match="x_train must hold numbers only, got other columns: 'kind'"):
         quick(x_train=few.to_df().assign(kind="a"))
     assert isinstance(few.to_df(), pd.DataFrame)
+
+
+def test_averaged_weights_are_the_ones_kept(few):
+    """The default optimizer's moving average, not the last step, is what the model has after training."""
+    fit = quick(few, epochs=20)
+    optimizer = fit.model.optimizer
+    assert optimizer.use_ema
+    average = optimizer._model_variables_moving_average[0]
+    np.testing.assert_array_equal(average, fit.model.trainable_variables[0])
+
+
+def test_learning_rate_is_smaller_for_deep_counts_and_other_values(few):
+    deep = few.copy()
+    deep.X = deep.X * 1000
+    rates = [
+        float(quick(cells, **kwargs).model.optimizer.learning_rate)
+        for cells, kwargs in (
+            (few, {}),
+            (deep, {}),
+            (few, {"likelihood": "gaussian"}),
+            (few, {"likelihood": "bernoulli"}),
+        )
+    ]
+    assert rates == pytest.approx([0.003, 0.001, 0.001, 0.001])
+    assert not quick(few, likelihood="bernoulli").model.optimizer.use_ema
+
+
+@pytest.mark.parametrize(("cells", "size"), [(5, 5), (20, 20), (90, 45), (300, 75), (778, 112), (1937, 122)])
+def test_batches_are_about_equal(cells, size):
+    assert _batch_size(cells) == size
+
+
+def test_a_validation_loss_that_rose_is_said_with_the_epochs_to_take(cells):
+    with pytest.warns(
+        UserWarning, match=r"loss of the validation cells rose from .* of 200 epochs.*Fit with epochs=\d+ "
+    ):
+        vx.fit_vae(
+            cells[:100].copy(),
+            label_key="cell_type",
+            validation_split=0.5,
+            epochs=200,
+            latent_dim=10,
+            verbose=0,
+        )
+
+
+def test_dispersions_at_their_limit_and_an_unused_latent_vector_are_said(few):
+    rng = np.random.default_rng(0)
+    wild = few.copy()
+    wild.X = (rng.random(few.shape) < 0.02) * rng.integers(1, 100_000, few.shape).astype(np.float32) + 1.0 * (
+        np.arange(few.n_vars) == 0
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        vx.fit_vae(wild.X.astype(np.float32), regularization=1e4, epochs=400, verbose=0)
+    texts = " ".join(str(w.message) for w in said)
+    assert "hardly used (KL divergence 0.0" in texts
+
+
+def test_many_genes_do_not_make_training_diverge():
+    """Steps of the encoder grow with the number of its inputs unless they are scaled."""
+    x = np.random.default_rng(0).poisson(0.2, (100, 15_000)).astype(np.float32)
+    fit = vx.fit_vae(x, epochs=150, batch_size=50, verbose=0)
+    assert np.isfinite(fit.history["loss"]).all()
+    assert fit.history["loss"][-1] < fit.history["loss"][0]

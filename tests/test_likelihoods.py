@@ -12,12 +12,14 @@ from sklearn.metrics import log_loss
 
 from vaexprs.demo import demo_cells
 from vaexprs.likelihoods import (
+    DISPERSION_STEP,
     LIKELIHOODS,
     Bernoulli,
     Gaussian,
     NegativeBinomial,
     Poisson,
     ZeroInflatedNegativeBinomial,
+    count_quantiles,
     default_likelihood,
     likelihood_named,
     log_rising,
@@ -67,7 +69,9 @@ def output():
 @pytest.fixture(scope="module")
 def counts(output):
     rng = np.random.default_rng(2)
-    drawn = ZeroInflatedNegativeBinomial().sample(output, rng.integers(20, 3000, (40, 1)), rng)
+    drawn = ZeroInflatedNegativeBinomial().sample(
+        output, rng.integers(20, 3000, (40, 1)), rng.random((40, 12))
+    )
     return np.asarray(drawn + np.eye(40, 12), np.float32)  # no cell without counts
 
 
@@ -191,7 +195,7 @@ def drawn_counts(likelihood, means, dispersions, logits, library=50.0):
         "zero_logit": np.broadcast_to(logits, shape),
     }
     given = output["proportion"] if likelihood.name == "poisson" else output
-    return likelihood.sample(given, np.full((N, 1), library), np.random.default_rng(7))
+    return likelihood.sample(given, np.full((N, 1), library), np.random.default_rng(7).random(shape))
 
 
 def assert_moments(drawn, mean, variance, zero):
@@ -230,9 +234,71 @@ def test_draws_are_in_proportion_to_the_library_of_each_cell(likelihood):
     output = {"proportion": np.full((N, 1), 0.05), "dispersion": np.full((N, 1), 5.0)}
     output["zero_logit"] = np.full((N, 1), -40.0)
     given = output["proportion"] if likelihood.name == "poisson" else output
-    drawn = likelihood.sample(given, library, np.random.default_rng(0)).reshape(2, -1)
+    drawn = likelihood.sample(given, library, np.random.default_rng(0).random((N, 1))).reshape(2, -1)
     error = drawn.std(axis=1) / np.sqrt(N // 2)
     assert (np.abs(drawn.mean(axis=1) - [5, 20]) < 5 * error).all()
+
+
+def test_counts_are_the_quantiles_of_scipy():
+    """Over means from 0.0003 to 3,000 and dispersions from 0.007 to 3,000, and to Poisson."""
+    rng = np.random.default_rng(0)
+    mean, theta = np.exp(rng.uniform(-8, 8, (200, 300))), np.exp(rng.uniform(-5, 8, (200, 300)))
+    u = rng.random(mean.shape)
+    np.testing.assert_array_equal(count_quantiles(u, mean, theta), scipy_nb(mean, theta).ppf(u))
+    np.testing.assert_array_equal(
+        count_quantiles(u, mean, np.full_like(mean, np.inf)), stats.poisson(mean).ppf(u)
+    )
+
+
+@pytest.mark.parametrize(("mean", "theta"), [(0.05, 0.3), (0.7, 5.0), (8.0, 0.5), (45.0, 2.0), (300.0, 20.0)])
+def test_a_million_draws_follow_the_negative_binomial(mean, theta):
+    """Chi-square over counts in cells of at least 20 expected ones."""
+    u = np.random.default_rng(1).random(1_000_000)
+    drawn = count_quantiles(u, np.full_like(u, mean), np.full_like(u, theta))
+    expected = np.append(scipy_nb(mean, theta).pmf(np.arange(5000)), 0) * len(u)
+    many = np.flatnonzero(expected >= 20)
+    observed = np.bincount(drawn, minlength=5001).astype(float)[many]
+    observed, expected = np.append(observed, len(u) - observed.sum()), expected[many]
+    expected = np.append(expected, len(u) - expected.sum())
+    assert ((observed - expected) ** 2 / expected).sum() < stats.chi2(len(expected) - 1).ppf(0.999)
+
+
+@pytest.mark.parametrize("extreme", [0.0, np.nextafter(1.0, 0.0)])
+def test_quantiles_of_the_least_and_the_greatest_uniform_number_are_finite(extreme):
+    mean = np.array([1e-9, 0.1, 5.0, 49.0, 51.0, 1e6])
+    drawn = count_quantiles(np.full(6, extreme), mean, np.array([1e-3, 0.1, 5.0, 8000.0, 1.0, 10.0]))
+    assert (drawn >= 0).all()
+    assert (drawn[:4] < 5000).all()
+    assert (drawn <= 2e8).all()
+
+
+@each_count_likelihood
+def test_relative_noise_is_the_spread_of_totals(likelihood):
+    means, dispersions, logits = np.array([3.0, 2.0, 15.0]), np.array([2.0, 3.0, 40.0]), np.full(3, -2.0)
+    total = drawn_counts(likelihood, means, dispersions, logits).sum(axis=1)
+    output = {
+        "proportion": (means / 20)[None],
+        "dispersion": dispersions[None],
+        "zero_logit": logits[None],
+    }
+    given = output["proportion"] if likelihood.name == "poisson" else output
+    noise = likelihood.relative_noise(given, np.full((1, 1), 20.0))
+    assert noise == pytest.approx(total.var() / total.mean() ** 2, rel=0.05)
+
+
+def test_head_learns_dispersions_of_conditions():
+    """Without conditions there is one a gene; deviations add to it, held by a penalty."""
+    condition = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
+    head = NegativeBinomial().head(GENES, 100)
+    head(HIDDEN, condition)
+    head.deviation.assign(np.log([[2.0] * GENES, [0.5] * GENES]) / DISPERSION_STEP)
+    dispersion = f64(head(HIDDEN, condition)["dispersion"])
+    np.testing.assert_allclose(dispersion[:, 0], [2, 2, 0.5, 0.5, 0.5], rtol=1e-5)
+    expected = 0.5 * 2 * GENES * (np.log(2) / head.deviation_sd) ** 2 / 100
+    assert float(sum(head.losses)) == pytest.approx(expected, rel=1e-4)
+    alone = NegativeBinomial().head(GENES, 100)
+    alone(HIDDEN)
+    assert alone.deviation is None
 
 
 # ---- checks of counts
@@ -305,7 +371,7 @@ def test_bernoulli_log_prob_is_finite_where_the_output_is_sure():
 
 def test_bernoulli_generates_its_means():
     p = np.random.default_rng(0).random((5, 3))
-    np.testing.assert_array_equal(Bernoulli().sample(p, None, np.random.default_rng(0)), p)
+    np.testing.assert_array_equal(Bernoulli().sample(p, None, np.full((5, 3), 0.5)), p)
 
 
 def test_bernoulli_values_are_minmax_scaled():
@@ -347,7 +413,7 @@ def test_gaussian_draws_have_the_moments_and_zeros_of_their_distribution(zeros, 
     mean, sd, logit = np.array([3.0, 0.5, 10.0]), np.array([1.0, 1.0, 0.2]), np.array([-1.0, 0.0, 2.0])
     output = {"mean": np.broadcast_to(mean, (N, 3)), "sd": np.broadcast_to(sd, (N, 3))}
     output["zero_logit"] = np.broadcast_to(logit, (N, 3))
-    drawn = Gaussian(zeros, nonnegative).sample(output, None, np.random.default_rng(5))
+    drawn = Gaussian(zeros, nonnegative).sample(output, None, np.random.default_rng(5).random((N, 3)))
     reference = stats.foldnorm(mean / sd, scale=sd) if nonnegative else stats.norm(mean, sd)
     kept = 1 - expit(logit) if zeros else np.ones(3)
     variance = kept * reference.var() + kept * (1 - kept) * reference.mean() ** 2
@@ -481,7 +547,7 @@ def test_default_for_real_cells_follows_their_values(cells):
 def test_only_counts_have_a_library_and_only_bernoulli_takes_the_users_last_layer():
     assert [LIKELIHOODS[name].counts for name in NAMES] == [False, True, True, True, False]
     assert [LIKELIHOODS[name].last_layer_is_output for name in NAMES] == [True, False, False, False, False]
-    assert [LIKELIHOODS[name].latent_dim for name in NAMES] == [2, 10, 10, 10, 10]
+    assert [LIKELIHOODS[name].latent_dim for name in NAMES] == [2, None, None, None, None]
 
 
 # ---- last layers
@@ -492,7 +558,7 @@ GENES = 3
 
 def started(likelihood, x):
     """The head after its start from `x`, and its output where the hidden units are zero, in one cell."""
-    head = likelihood.head(GENES)
+    head = likelihood.head(GENES, 100)
     head(HIDDEN)
     likelihood.start(head, x)
     output = head(np.zeros_like(HIDDEN))
@@ -510,32 +576,32 @@ def started(likelihood, x):
     ids=["nb", "zinb", "gaussian", "gaussian with zeros"],
 )
 def test_head_gives_each_parameter_for_each_cell_and_gene(likelihood, keys):
-    output = likelihood.head(GENES)(HIDDEN)
+    output = likelihood.head(GENES, 100)(HIDDEN)
     assert set(output) == keys
     assert {part.shape for part in output.values()} == {(5, GENES)}
 
 
 @pytest.mark.parametrize("likelihood", [Poisson(), Bernoulli()], ids=by_name)
 def test_head_with_one_parameter_gives_it_alone(likelihood):
-    assert likelihood.head(GENES)(HIDDEN).shape == (5, GENES)
+    assert likelihood.head(GENES, 100)(HIDDEN).shape == (5, GENES)
 
 
 @each_count_likelihood
 def test_proportions_of_a_cell_sum_to_one(likelihood):
-    output = likelihood.head(GENES)(HIDDEN * 50)
+    output = likelihood.head(GENES, 100)(HIDDEN * 50)
     proportion = f64(output if likelihood.name == "poisson" else output["proportion"])
     np.testing.assert_allclose(proportion.sum(axis=1), 1, rtol=1e-5)
     assert proportion.min() > 0
 
 
 def test_means_of_bernoulli_are_between_zero_and_one():
-    output = f64(Bernoulli().head(GENES)(HIDDEN * 5))
+    output = f64(Bernoulli().head(GENES, 100)(HIDDEN * 5))
     assert 0 < output.min() < output.max() < 1
 
 
 @pytest.mark.parametrize("likelihood", [NegativeBinomial(), ZeroInflatedNegativeBinomial()], ids=by_name)
 def test_dispersion_is_one_for_each_gene_and_bounded(likelihood):
-    head = likelihood.head(GENES)
+    head = likelihood.head(GENES, 100)
     head(HIDDEN)
     head.log_dispersion.assign([-100.0, 0.0, 100.0])
     dispersion = f64(head(HIDDEN)["dispersion"])
@@ -545,7 +611,7 @@ def test_dispersion_is_one_for_each_gene_and_bounded(likelihood):
 @pytest.mark.parametrize("name", NAMES)
 def test_head_is_made_again_from_its_configuration(name):
     likelihood = LIKELIHOODS[name](**({"zeros": True} if name == "gaussian" else {}))
-    head = likelihood.head(GENES)
+    head = likelihood.head(GENES, 100)
     head(HIDDEN)
     again = type(head).from_config(head.get_config())
     again(HIDDEN)
@@ -563,7 +629,7 @@ def test_output_of_a_head_gives_finite_log_probabilities_and_draws(name):
     if name == "bernoulli":
         x /= x.max()
     likelihood = LIKELIHOODS[name].for_values(x)
-    head = likelihood.head(GENES)
+    head = likelihood.head(GENES, 100)
     output = head(HIDDEN)
     likelihood.start(head, x)
     output = head(HIDDEN)
@@ -572,7 +638,7 @@ def test_output_of_a_head_gives_finite_log_probabilities_and_draws(name):
     assert np.isfinite(log_prob).all()
     arrays = {k: np.asarray(v) for k, v in output.items()} if isinstance(output, dict) else np.asarray(output)
     library = x.sum(axis=1, keepdims=True) if likelihood.counts else None
-    drawn = likelihood.sample(arrays, library, np.random.default_rng(0))
+    drawn = likelihood.sample(arrays, library, np.random.default_rng(0).random((5, GENES)))
     assert drawn.shape == (5, GENES)
     assert np.isfinite(drawn).all()
 

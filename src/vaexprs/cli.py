@@ -147,6 +147,9 @@ def generate(
         float | None, typer.Option(help="Counts a cell; by default like the real ones.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Cells decoded at once; bounds the memory.")] = None,
+    independent: Annotated[
+        bool, typer.Option(help="Draw cells independently rather than spread evenly.")
+    ] = False,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -167,6 +170,7 @@ def generate(
         labels=asked,
         covariates=dict(_pair(text, "--covariate", "donor=101") for text in covariate or []),
         library_size=library_size,
+        stratified=not independent,
         seed=seed,
         progress=not quiet,
     )

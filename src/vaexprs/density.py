@@ -6,19 +6,20 @@ where the values are counts, so that depth comes with its correlation to state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from vaexprs.mixture import DIAGONAL_MODELS, FLOOR, MODELS, Mixture, select_mixture
+from vaexprs.mixture import FLOOR, Mixture, select_mixture
 from vaexprs.preprocessing import Conditions
 
 # The rules, by number of cells of a condition:
 CELLS_FOR_OWN_COVARIANCE = 3  # with fewer the pooled within-condition covariance is borrowed
 CELLS_PER_COMPONENT = 15  # one component for every so many cells, at most MOST_COMPONENTS
-MOST_COMPONENTS = 9
+MOST_COMPONENTS = 30
+MODEL = "EEE"  # the components' covariance is one, so that many of them can be told from few cells
 PRIOR_CELLS = 5  # what the pooled covariance weighs against a condition's own, in cells
 MOST_CELLS = 5_000  # of a condition are looked at, a seeded random subset
 POINTS = 2_000  # posterior samples of a condition to aim at ...
@@ -26,6 +27,7 @@ MOST_DRAWS = 10  # ... with at most so many of each cell
 BORROWED = "pooled"
 SHRUNKEN = "shrunken"
 UNSEEN = "additive"
+LEAST_LIBRARY_VARIANCE = 0.05  # of log library sizes that noise may leave, as a fraction
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def fit_density(
     conditions: Conditions,
     *,
     seed: int,
+    library_noise: Callable[[np.ndarray], float] | None = None,
 ) -> LatentDensity:
     """Fit the density of each condition.
 
@@ -139,16 +142,21 @@ def fit_density(
     seed
         Seed of the posterior samples and of EM.
 
+    library_noise
+        Tells for some cells, given as their rows, by what variance the logarithm of a total of drawn counts
+        spreads around the library size they are drawn for. The library sizes of the density are narrower by
+        it, so that the totals of generated cells vary as those of real ones do.
+
     Notes
     -----
     By the number n of cells of a condition:
 
     * 1 or 2: the pooled within-condition covariance around their own mean ("pooled");
-    * 3 or more: that competes by BIC with mixtures of up to one component for every 15 cells (9 at most);
-      as in mclust, only spherical and diagonal ones where n is no more than the dimensions. Where it wins,
-      it is shrunken toward the condition's own covariance S as the mean of an inverse-Wishart posterior whose
-      prior is worth 5 cells ("shrunken"; the BIC is that of the pooled one):
-      (5 pooled + n S) / (5 + n).
+    * 3 to 29: one component whose covariance is shrunken toward the condition's own covariance S as the mean
+      of an inverse-Wishart posterior with a prior worth 5 cells, (5 pooled + n S) / (5 + n) ("shrunken");
+    * 30 or more: one component for every 15 cells, at most 30, with a covariance in common ("EEE"). It
+      describes the cells better than what BIC would choose: here a component is a place where cells are,
+      not a claim that there is a type.
     """
     groups = _groups(obs, conditions)
     rng = np.random.default_rng(seed)
@@ -178,7 +186,7 @@ def fit_density(
         _fit_one(sample, centre, n, pooled, scale, seed)
         for sample, centre, n in zip(points, centres, cells, strict=True)
     ]
-    return LatentDensity(
+    density = LatentDensity(
         conditions,
         seen,
         sizes,
@@ -187,6 +195,33 @@ def fit_density(
         pooled,
         _effects(conditions, seen, centres, share),
     )
+    if library_noise is None:
+        return density
+    return _without_noise(density, np.array([library_noise(rows) for rows in groups.values()]))
+
+
+def _without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
+    """Return the density with the variance of its last dimension, the log library size, less the noise."""
+    mixtures = []
+    for mixture, extra in zip(density.mixtures, noise, strict=True):
+        level = mixture.means[:, -1]
+        middle = mixture.weights @ level
+        variance = mixture.weights @ (mixture.covariances[:, -1, -1] + (level - middle) ** 2)
+        narrower = np.ones(mixture.means.shape[1])
+        narrower[-1] = _narrower(variance, extra)
+        means = mixture.means.copy()
+        # the logarithm of a noisy total is on average half the noise below that of its expectation
+        means[:, -1] = middle + narrower[-1] * (level - middle) + extra / 2
+        covariances = mixture.covariances * np.outer(narrower, narrower)
+        mixtures.append(Mixture(mixture.weights, means, covariances, mixture.model))
+    narrower = np.ones(len(density.pooled))
+    narrower[-1] = _narrower(density.pooled[-1, -1], np.average(noise, weights=density.cells))
+    pooled = density.pooled * np.outer(narrower, narrower)
+    return replace(density, mixtures=tuple(mixtures), pooled=pooled)
+
+
+def _narrower(variance: float, noise: float) -> float:
+    return float(np.sqrt(max(1 - noise / variance, LEAST_LIBRARY_VARIANCE)))
 
 
 def _groups(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...], np.ndarray]:
@@ -211,26 +246,20 @@ def _fit_one(
 ) -> tuple[Mixture, float]:
     """Return the mixture of one condition and its BIC; EM works in units of `scale`."""
     d = sample.shape[1]
-    borrowed = Mixture(np.ones(1), centre[None], pooled[None], BORROWED)
-    borrowed_bic = -2 * cells * float(borrowed.log_prob(sample).mean()) + d * np.log(cells)
-    if cells < CELLS_FOR_OWN_COVARIANCE:
-        return borrowed, borrowed_bic
-    most = int(np.clip(cells // CELLS_PER_COMPONENT, 1, MOST_COMPONENTS))
-    chosen = select_mixture(
-        sample / scale,
-        components=range(1, most + 1),
-        models=tuple(MODELS) if cells > d else DIAGONAL_MODELS,
-        n_independent=cells,
-        seed=seed,
-    )
-    bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
-    if borrowed_bic <= bic:
+    components = min(cells // CELLS_PER_COMPONENT, MOST_COMPONENTS)
+    if components > 1:
+        chosen = select_mixture(
+            sample / scale, components=[components], models=[MODEL], n_independent=cells, seed=seed
+        )
+        bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
+        covariances = chosen.best.covariances * np.outer(scale, scale)
+        return Mixture(chosen.best.weights, chosen.best.means * scale, covariances, MODEL), bic
+    covariance, model = pooled, BORROWED
+    if cells >= CELLS_FOR_OWN_COVARIANCE:
         own = np.cov(sample.T, bias=True).reshape(d, d)
-        mixed = (PRIOR_CELLS * pooled + cells * own) / (PRIOR_CELLS + cells)
-        return Mixture(np.ones(1), centre[None], mixed[None], SHRUNKEN), borrowed_bic
-    best = chosen.best
-    covariances = best.covariances * np.outer(scale, scale)
-    return Mixture(best.weights, best.means * scale, covariances, best.model), bic
+        covariance, model = (PRIOR_CELLS * pooled + cells * own) / (PRIOR_CELLS + cells), SHRUNKEN
+    mixture = Mixture(np.ones(1), centre[None], covariance[None], model)
+    return mixture, -2 * cells * float(mixture.log_prob(sample).mean()) + d * np.log(cells)
 
 
 def _effects(

@@ -19,9 +19,9 @@ import pandas as pd
 from vaexprs import io
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import CellBatches
-from vaexprs.density import fit_density
+from vaexprs.density import LatentDensity, fit_density
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
-from vaexprs.networks import VAE, build_vae
+from vaexprs.networks import VAE, build_vae, default_latent_dim, predict
 from vaexprs.preprocessing import (
     Preprocessing,
     Scaling,
@@ -38,6 +38,14 @@ from vaexprs.result import VAEFit, encode
 STEPS = 27
 LEAST_STEPS = 300
 BATCH_SIZE = 128
+LEAST_BATCH_SIZE = 64
+LEARNING_RATE = 3e-3
+DEEP = 20_000  # counts a cell from which on, as for values that are not counts, ...
+DEEP_LEARNING_RATE = 1e-3  # ... steps must be smaller: each value tells much, and the loss is steep
+MOST_STUCK = 0.05  # genes with a dispersion at its limit, as a fraction, beyond which a fit is in doubt
+LEAST_KL = 0.01  # nats a cell
+NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
+AVERAGING = 0.99  # momentum of the moving average of the weights
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",
     "y": "y_train",
@@ -63,7 +71,7 @@ def fit_vae(
     batch_size: int | None = None,
     preprocessing: Preprocessing | None = None,
     use_generator: bool = False,
-    optimizer: str | keras.optimizers.Optimizer = "adam",
+    optimizer: str | keras.optimizers.Optimizer | None = None,
     validation_split: float = 0.0,
     *,
     label_key: str | None = None,
@@ -89,10 +97,13 @@ def fit_vae(
         Labels of `x_train` and `x_val`, (n_cells,). With `x_val` an AnnData they are taken from its `obs`.
     encoder_layers, decoder_layers
         Hidden layers, any Keras layers; new ones are built from their configurations. The encoder's may
-        begin with a ``keras.Input``. By default one layer of 256 units with ReLU (128 below 500 cells).
-        Decoder layers that end in a layer of n_genes units are R's contract: see `likelihood`.
+        begin with a ``keras.Input``. By default one layer of 256 units (128 below 500 cells), with
+        ReLU in the encoder and without activation in the decoder. Decoder layers that end in a layer of
+        n_genes units are R's contract: see `likelihood`.
     latent_dim
-        Size of the latent vector; by default 2 for "bernoulli" and 10 for the others.
+        Size of the latent vector; by default 2 for "bernoulli", and for the others
+        10, fewer for few cells with few counts: ``sqrt(total counts) / 88`` with at least 1,000 counts a
+        cell, not below 2.
     regularization
         Weight of the KL divergence, at least 0.
     epochs
@@ -107,7 +118,10 @@ def fit_vae(
         Whether to stream shuffled mini-batches from the matrix as it is. A sparse matrix is then never
         made dense as a whole.
     optimizer
-        Name of a Keras optimizer, or one; it is copied.
+        Name of a Keras optimizer, or one; it is copied. By default Adam, under "bernoulli" with its
+        default learning rate, otherwise with one of 0.003 (0.001 where values are not counts or there are
+        more than 20,000 a cell) and the weights averaged over the steps (an exponential moving average with
+        momentum 0.99).
     validation_split
         Fraction of the cells kept for validation, in proportion within each label; at least 0, less
         than 1. Ignored where `x_val` is given.
@@ -179,13 +193,17 @@ def fit_vae(
             likelihood=chosen,
             x=cells.x,
             width=prepared.conditions.width,
-            latent_dim=latent_dim or chosen.latent_dim,
+            latent_dim=latent_dim or chosen.latent_dim or default_latent_dim(cells.x, chosen.counts),
             regularization=regularization,
             seed=seed,
         )
-        model.compile(optimizer=_copy_optimizer(optimizer))
+        model.compile(
+            optimizer=_default_optimizer(chosen, cells.x) if optimizer is None else _copy_optimizer(optimizer)
+        )
         history = _train(model, prepared, epochs, batch_size, seed, fit_arguments)
     density = _density(model, prepared, seed)
+    for sentence in _doubts(model, prepared, history):
+        warnings.warn(sentence, UserWarning, stacklevel=2)
     return VAEFit(model, prepared, density, history, seed)
 
 
@@ -353,6 +371,14 @@ def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing
     return replace(prepared, train=cells.take(rows), val=cells.take(held))
 
 
+def _default_optimizer(likelihood: Likelihood, x: io.Matrix) -> keras.optimizers.Optimizer:
+    if likelihood.last_layer_is_output:  # R's contract
+        return keras.optimizers.Adam()
+    shallow = likelihood.counts and x.sum(dtype=np.float64) <= DEEP * x.shape[0]
+    rate = LEARNING_RATE if shallow else DEEP_LEARNING_RATE
+    return keras.optimizers.Adam(rate, use_ema=True, ema_momentum=AVERAGING)
+
+
 def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
     if isinstance(optimizer, keras.optimizers.Optimizer):
         return type(optimizer).from_config(optimizer.get_config())
@@ -389,7 +415,7 @@ def _train(
         weight = np.asarray(weight, np.float32)
         if weight.shape != (n,):
             raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}.")
-    size = batch_size or min(BATCH_SIZE, max(1, -(-n // 4)))
+    size = batch_size or _batch_size(n)
     steps = max(STEPS * np.sqrt(n), LEAST_STEPS)
     epochs = epochs or int(np.ceil(steps * size / n))
     batches = CellBatches(
@@ -443,7 +469,41 @@ class _StopOnInterrupt(keras.callbacks.Callback):
             self._previous = None
 
 
-def _density(model: VAE, prepared: Preprocessing, seed: int) -> Any:
+def _batch_size(n: int) -> int:
+    """Return the size of batches about equal: a last one of few cells would throw the weights about."""
+    batches = -(-n // int(np.clip(n // 4, LEAST_BATCH_SIZE, BATCH_SIZE)))
+    return -(-n // batches)
+
+
+def _doubts(model: VAE, prepared: Preprocessing, history: Mapping[str, list[float]]) -> list[str]:
+    """Return what there is to be said against a fit, and what to try."""
+    doubts = []
+    held_out = history.get("val_loss", [])
+    if len(held_out) > 1 and held_out[-1] > held_out[0]:
+        best = int(np.argmin(held_out))
+        doubts.append(
+            f"The loss of the validation cells rose from {held_out[0]:.1f} to {held_out[-1]:.1f} (best: "
+            f"{held_out[best]:.1f} after {best + 1} of {len(held_out)} epochs): the model has learned its "
+            f"training cells by heart. Fit with epochs={best + 1} or a larger regularization."
+        )
+    stuck = model.likelihood.stuck_genes(model.get_layer(model.decoder_layers[-1]))
+    if stuck.mean() > MOST_STUCK:
+        names = [str(gene) for gene in prepared.genes[stuck]]
+        doubts.append(
+            f"The dispersion of {len(names):,} of {len(stuck):,} genes ({some(names)}) is at its limit: they "
+            "vary in a way that the likelihood cannot have, or training was too long. Try another likelihood "
+            "or fewer epochs."
+        )
+    if history["kl"] and history["kl"][-1] < LEAST_KL:
+        doubts.append(
+            f"The latent vector is hardly used (KL divergence {history['kl'][-1]:.3f}): generated cells of a "
+            "condition differ by the noise of the likelihood only. Where that cannot be, try more epochs or "
+            "a smaller regularization."
+        )
+    return doubts
+
+
+def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
     cells = prepared.train
     assert cells is not None
     mean, sd = encode(model, cells, prepared.y_train)
@@ -452,7 +512,23 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> Any:
             "Training diverged: the encoder's output is not finite. Try a smaller learning rate: "
             "optimizer=keras.optimizers.Adam(1e-4)."
         )
-    log_library = None
-    if model.likelihood.counts:
-        log_library = np.log(np.asarray(cells.x.sum(axis=1), np.float64).ravel())
-    return fit_density(mean, sd, log_library, cells.obs, prepared.conditions, seed=seed)
+    if not model.likelihood.counts:
+        return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed)
+    library = np.asarray(cells.x.sum(axis=1), np.float64).ravel()
+
+    def noise(rows: np.ndarray) -> float:
+        codes = None if prepared.y_train is None else prepared.y_train[rows]
+        parts = predict(decoder, mean[rows].astype(np.float32), codes, NOISE_CELLS)
+        output = keras.tree.pack_sequence_as(decoder.output, parts)
+        return float(model.likelihood.relative_noise(output, library[rows][:, None]).mean())
+
+    decoder = model.decoder()
+    return fit_density(
+        mean,
+        sd,
+        np.log(library),
+        cells.obs,
+        prepared.conditions,
+        seed=seed,
+        library_noise=lambda rows: noise(rows[:NOISE_CELLS]),
+    )

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from scipy.special import ndtri
 
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
@@ -142,6 +143,7 @@ def gen_exprs(
     labels: str | Mapping[str, int] | None = None,
     covariates: Mapping[str, str] | None = None,
     library_size: float | str | None = None,
+    stratified: bool = True,
     seed: int = 0,
     progress: bool = True,
 ) -> Generated:
@@ -166,6 +168,12 @@ def gen_exprs(
     library_size
         Counts a cell to aim at: the expected total of each generated cell. By default (None or "real") it
         is drawn with the state of the cell, as in the real ones.
+    stratified
+        Whether the random numbers of cells of one condition are spread evenly rather than independently
+        (Latin hypercube sampling; McKay, Beckman & Conover 1979, doi:10.2307/1268522). The distribution
+        of each cell is the same. The means of a set of cells then carry the error of what was learned
+        from the real ones, but little more of their own on top. For cells that must be independent draws,
+        such as replicates for a test, say False.
     seed
         The same seed gives the same cells, whatever the batch size.
     progress
@@ -192,7 +200,9 @@ def gen_exprs(
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    parts = _with_progress(_draw(x, rows, which, per_cell, seed, max(1, size // BLOCK)), n, progress)
+    parts = _with_progress(
+        _draw(x, rows, which, per_cell, stratified, seed, max(1, size // BLOCK)), n, progress
+    )
     obs = pd.DataFrame(index=pd.Index([f"generated_{i + 1}" for i in range(n)]))
     for key, levels in x.preprocessing.conditions.levels.items():
         obs[key] = pd.Categorical(np.array([row[key] for row in rows])[which], categories=levels)
@@ -210,6 +220,7 @@ def gen_exprs(
         "label_key": x.preprocessing.conditions.label_key or "",
         "fit_seed": x.seed,
         "seed": seed,
+        "stratified": bool(stratified),
         "n_cells": n,
         "labels": json.dumps({str(k): int(v) for k, v in asked.items()}),
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
@@ -312,6 +323,7 @@ def _draw(
     rows: list[dict[str, str]],
     which: np.ndarray,
     per_cell: float | None,
+    stratified: bool,
     seed: int,
     blocks_at_once: int,
 ) -> Iterator[Any]:
@@ -325,28 +337,43 @@ def _draw(
         for block in range(first, min(first + blocks_at_once, n_blocks)):
             mine = which[block * BLOCK : (block + 1) * BLOCK]
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-            latent = _draw_latent(mixtures, mine, rng)
+            groups = [np.flatnonzero(mine == i) for i in np.unique(mine)] if stratified else None
+            latent = _draw_latent(mixtures, mine, groups, rng)
             z, library = latent, None
             if fit.likelihood.counts:
                 z = latent[:, :-1]
                 library = np.exp(latent[:, -1:]) if per_cell is None else np.full((len(mine), 1), per_cell)
-            decoded.append((_decode(fit.decoder, z, None if codes is None else codes[mine]), library, rng))
-        for output, library, rng in decoded:
-            values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, rng))
+            output = _decode(fit.decoder, z, None if codes is None else codes[mine])
+            decoded.append((output, library, groups, rng))
+        for output, library, groups, rng in decoded:
+            uniform = _uniform(len(keras.tree.flatten(output)[0]), len(fit.genes), groups, rng)
+            values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, uniform))
             if fit.likelihood.counts:
                 yield sp.csr_matrix(values.astype(np.int32))
             else:
                 yield values.astype(np.float32)
 
 
-def _draw_latent(mixtures: list[Mixture], which: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _uniform(n: int, columns: int, groups: list[np.ndarray] | None, rng: np.random.Generator) -> np.ndarray:
+    """Return uniform numbers, (n, columns); those of a group of rows in each column one to a stratum."""
+    uniform = rng.random((n, columns))
+    for rows in groups or ():
+        strata = np.broadcast_to(np.arange(len(rows))[:, None], (len(rows), columns))
+        uniform[rows] = (rng.permuted(strata, axis=0) + uniform[rows]) / len(rows)
+    return uniform
+
+
+def _draw_latent(
+    mixtures: list[Mixture], which: np.ndarray, groups: list[np.ndarray] | None, rng: np.random.Generator
+) -> np.ndarray:
     """Return latent vectors (and log library sizes) of a block of cells, (n, n_dims)."""
     d = mixtures[0].means.shape[1]
-    uniform, normal = rng.random(BLOCK), rng.standard_normal((BLOCK, d))
+    uniform = _uniform(len(which), 1 + d, groups, rng)
+    component, normal = uniform[:, 0], ndtri(np.clip(uniform[:, 1:], 1e-12, 1 - 1e-12))
     latent = np.empty((len(which), d))
     for i in np.unique(which):
         here = np.flatnonzero(which == i)
-        latent[here] = mixtures[i].transform(uniform[here], normal[here])
+        latent[here] = mixtures[i].transform(component[here], normal[here])
     return latent
 
 

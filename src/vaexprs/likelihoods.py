@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import scipy.sparse as sp
 from keras import ops
+from scipy import stats
+from scipy.special import ndtri
 
 from vaexprs._checks import check_choice
 from vaexprs.io import Matrix, limits, stored
@@ -23,6 +25,9 @@ from vaexprs.preprocessing import POWERS
 # go and one weight a gene: counted in units of this size they arrive with everything else.
 DISPERSION_STEP = 20.0
 LOG_DISPERSION_LIMITS = (-7.0, 9.0)
+LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
+# Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
+SEARCHED_MEAN = 50.0
 
 
 def log_rising(a: Any, x: Any) -> Any:
@@ -64,19 +69,67 @@ def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
     )
 
 
-@keras.saving.register_keras_serializable("vaexprs")
-class CountHead(keras.layers.Layer):
-    """Last layer of a count decoder: hidden units to the parameters of each gene.
+class Head(keras.layers.Layer):
+    """Last layer of a decoder: hidden units to what a likelihood takes.
 
-    The proportions are a softmax over genes. Their intercept starts at the observed proportions and their
-    slopes at zero, so that training starts from one mean expression profile.
+    Where there are conditions it is called with their one-hot codes as well, ``head(hidden, condition)``,
+    and the log dispersion of a gene is a sum of the gene's own and a deviation of each condition, drawn to
+    zero by a normal prior with standard deviation `deviation_sd`.
 
     Parameters
     ----------
     n_genes
         Number of genes.
+    n_cells
+        Number of training cells: what the prior is weighed against.
+    """
+
+    deviation_sd: ClassVar[float]
+
+    def __init__(self, n_genes: int, n_cells: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n_genes = n_genes
+        self.n_cells = n_cells
+
+    def _add_log_dispersion(self, condition_shape: tuple[int | None, ...] | None) -> None:
+        # in units of DISPERSION_STEP, see there
+        self.log_dispersion = self.add_weight(
+            name="log_dispersion", shape=(self.n_genes,), initializer="zeros"
+        )
+        self.deviation = None
+        if condition_shape is not None:
+            strength = 0.5 * (DISPERSION_STEP / self.deviation_sd) ** 2 / self.n_cells
+            self.deviation = self.add_weight(
+                name="deviation",
+                shape=(condition_shape[-1], self.n_genes),
+                initializer="zeros",
+                regularizer=keras.regularizers.L2(strength),
+            )
+
+    def _log_dispersion(self, condition: Any, like: Any, limits: tuple[float, float]) -> Any:
+        """Return the log dispersion of each cell and gene, in the shape of `like`."""
+        value = self.log_dispersion
+        if self.deviation is not None:
+            value = value + ops.matmul(condition, self.deviation)
+        return ops.broadcast_to(ops.clip(value * DISPERSION_STEP, *limits), ops.shape(like))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "n_genes": self.n_genes, "n_cells": self.n_cells}
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class CountHead(Head):
+    """Hidden units to the parameters of counts.
+
+    The proportions are a softmax over genes. Their intercept starts at the observed proportions and their
+    slopes near zero, so that training starts from one mean expression profile.
+
+    Parameters
+    ----------
+    n_genes, n_cells
+        See `Head`.
     dispersed
-        Whether there is an inverse dispersion for each gene.
+        Whether there is an inverse dispersion for each gene (and condition).
     inflated
         Whether there is a logit of excess zeros for each gene and cell.
 
@@ -85,21 +138,22 @@ class CountHead(keras.layers.Layer):
     ``proportion``, (n_cells, n_genes), alone, or a dict of it with ``dispersion`` and ``zero_logit``.
     """
 
-    def __init__(self, n_genes: int, dispersed: bool, inflated: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.n_genes = n_genes
+    deviation_sd = 3.0  # dispersions of types differ widely; this only keeps few cells from the limits
+
+    def __init__(self, n_genes: int, n_cells: int, dispersed: bool, inflated: bool, **kwargs: Any) -> None:
+        super().__init__(n_genes, n_cells, **kwargs)
         self.dispersed = dispersed
         self.inflated = inflated
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        slopes = (input_shape[-1], self.n_genes)
+    def build(
+        self, hidden_shape: tuple[int | None, ...], condition_shape: tuple[int | None, ...] | None = None
+    ) -> None:
+        slopes = (hidden_shape[-1], self.n_genes)
         small = keras.initializers.RandomNormal(stddev=0.01)
         self.kernel = self.add_weight(name="kernel", shape=slopes, initializer=small)
         self.bias = self.add_weight(name="bias", shape=(self.n_genes,), initializer="zeros")
         if self.dispersed:
-            self.log_dispersion = self.add_weight(
-                name="log_dispersion", shape=(self.n_genes,), initializer="zeros"
-            )
+            self._add_log_dispersion(condition_shape)
         if self.inflated:
             self.zero_kernel = self.add_weight(name="zero_kernel", shape=slopes, initializer="zeros")
             self.zero_bias = self.add_weight(
@@ -107,47 +161,44 @@ class CountHead(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, hidden: Any) -> Any:
+    def call(self, hidden: Any, condition: Any = None) -> Any:
         logits = ops.matmul(hidden, self.kernel) + self.bias
         proportion = ops.softmax(logits, axis=-1)
         if not self.dispersed:
             return proportion
-        log_dispersion = ops.clip(self.log_dispersion * DISPERSION_STEP, *LOG_DISPERSION_LIMITS)
-        dispersion = ops.broadcast_to(ops.exp(log_dispersion), ops.shape(proportion))
+        dispersion = ops.exp(self._log_dispersion(condition, proportion, LOG_DISPERSION_LIMITS))
         output = {"proportion": proportion, "dispersion": dispersion}
         if self.inflated:
             output["zero_logit"] = ops.matmul(hidden, self.zero_kernel) + self.zero_bias
         return output
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "n_genes": self.n_genes,
-            "dispersed": self.dispersed,
-            "inflated": self.inflated,
-        }
+        return {**super().get_config(), "dispersed": self.dispersed, "inflated": self.inflated}
 
 
 @keras.saving.register_keras_serializable("vaexprs")
-class GaussianHead(keras.layers.Layer):
-    """Last layer of a Gaussian decoder: mean and standard deviation of each gene, and its logit of zero.
+class GaussianHead(Head):
+    """Hidden units to mean and standard deviation of each gene, and its logit of zero.
 
     The mean is ``centre + spread * (slopes . hidden + intercept)`` with the centre and spread of the
     gene's observed (non-zero) values, so that genes of any range are learned at one speed, and stays within
     the range of the observed values.
     """
 
-    def __init__(self, n_genes: int, zeros: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.n_genes = n_genes
+    deviation_sd = 0.3
+
+    def __init__(self, n_genes: int, n_cells: int, zeros: bool, **kwargs: Any) -> None:
+        super().__init__(n_genes, n_cells, **kwargs)
         self.zeros = zeros
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        genes, slopes = (self.n_genes,), (input_shape[-1], self.n_genes)
+    def build(
+        self, hidden_shape: tuple[int | None, ...], condition_shape: tuple[int | None, ...] | None = None
+    ) -> None:
+        genes, slopes = (self.n_genes,), (hidden_shape[-1], self.n_genes)
         small = keras.initializers.RandomNormal(stddev=0.01)
         self.kernel = self.add_weight(name="kernel", shape=slopes, initializer=small)
         self.bias = self.add_weight(name="bias", shape=genes, initializer="zeros")
-        self.log_sd = self.add_weight(name="log_sd", shape=genes, initializer="zeros")
+        self._add_log_dispersion(condition_shape)
         self.centre = self.add_weight(name="centre", shape=genes, initializer="zeros", trainable=False)
         self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
         self.lowest = self.add_weight(name="lowest", shape=genes, initializer="zeros", trainable=False)
@@ -157,20 +208,20 @@ class GaussianHead(keras.layers.Layer):
             self.zero_bias = self.add_weight(name="zero_bias", shape=genes, initializer="zeros")
         self.built = True
 
-    def call(self, hidden: Any) -> dict[str, Any]:
+    def call(self, hidden: Any, condition: Any = None) -> dict[str, Any]:
         standardised = ops.matmul(hidden, self.kernel) + self.bias
-        sd = self.spread * ops.exp(ops.clip(self.log_sd * DISPERSION_STEP, -6.0, 3.0))
+        log_sd = self._log_dispersion(condition, standardised, LOG_SD_LIMITS)
         mean = self.centre + self.spread * standardised
         output = {
             "mean": ops.minimum(ops.maximum(mean, self.lowest), self.highest),
-            "sd": ops.broadcast_to(sd, ops.shape(standardised)),
+            "sd": self.spread * ops.exp(log_sd),
         }
         if self.zeros:
             output["zero_logit"] = ops.matmul(hidden, self.zero_kernel) + self.zero_bias
         return output
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "n_genes": self.n_genes, "zeros": self.zeros}
+        return {**super().get_config(), "zeros": self.zeros}
 
 
 class Likelihood(ABC):
@@ -184,7 +235,7 @@ class Likelihood(ABC):
         Whether values are counts: the library size is then given to `log_prob` and `sample`, and the
         latent density has a dimension for its logarithm.
     latent_dim
-        Default size of the latent vector.
+        Default size of the latent vector; None where it depends on the number of cells.
     last_layer_is_output
         Whether the user's last decoder layer is the output itself (R's contract).
     scaling_in_network
@@ -193,7 +244,7 @@ class Likelihood(ABC):
 
     name: ClassVar[str]
     counts: ClassVar[bool]
-    latent_dim: ClassVar[int] = 10
+    latent_dim: ClassVar[int | None] = None
     last_layer_is_output: ClassVar[bool] = False
     scaling_in_network: ClassVar[bool] = True
 
@@ -215,19 +266,26 @@ class Likelihood(ABC):
         """Return which scaling (see `preprocessing.Scaling`) prepares these values for the network."""
 
     @abstractmethod
-    def head(self, n_genes: int) -> keras.layers.Layer:
+    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
         """Return the decoder's last layer."""
 
     def start(self, head: keras.layers.Layer, x: Matrix) -> None:  # noqa: B027 -- most have nothing to set
         """Set the starting weights of the head from the prepared training cells."""
+
+    def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
+        """Return which genes have a learned dispersion at its lower limit, (n_genes,)."""
+        return np.zeros(1, bool)
 
     @abstractmethod
     def log_prob(self, x: Any, output: Any) -> Any:
         """Return the log probability of each prepared cell, (n_cells,), under the decoder's output."""
 
     @abstractmethod
-    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
-        """Draw prepared values, (n_cells, n_genes).
+    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        """Return prepared values, (n_cells, n_genes): the quantiles that uniform numbers stand for.
+
+        Drawing by the inverse of the distribution function leaves it to the caller how uniform numbers of
+        different cells depend on each other.
 
         Parameters
         ----------
@@ -235,9 +293,16 @@ class Likelihood(ABC):
             The decoder's output as NumPy arrays.
         library
             Library size of each cell, (n_cells, 1); None unless `counts`.
-        rng
-            Source of randomness.
+        uniform
+            Numbers in [0, 1), (n_cells, n_genes).
         """
+
+    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
+        r"""Return the variance of the total of drawn counts over its squared mean, (n_cells,).
+
+        Totals of counts drawn for a library size spread around it; 0 where there are none.
+        """
+        return np.zeros(len(library))
 
 
 class CountLikelihood(Likelihood):
@@ -272,6 +337,11 @@ class CountLikelihood(Likelihood):
         total = np.asarray(x.sum(axis=0), np.float64).ravel()
         head.bias.assign(np.log((total + 0.1) / (total + 0.1).sum()))
 
+    def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
+        if not head.dispersed:
+            return np.zeros(1, bool)
+        return np.asarray(head.log_dispersion) * DISPERSION_STEP <= LOG_DISPERSION_LIMITS[0]
+
     @staticmethod
     def _mean(x: Any, proportion: Any) -> Any:
         return ops.sum(x, axis=-1, keepdims=True) * proportion + 1e-8
@@ -283,14 +353,18 @@ class Poisson(CountLikelihood):
 
     name = "poisson"
 
-    def head(self, n_genes: int) -> keras.layers.Layer:
-        return CountHead(n_genes, dispersed=False, inflated=False, name="output")
+    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
+        return CountHead(n_genes, n_cells, dispersed=False, inflated=False, name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         return ops.sum(poisson_log_prob(x, self._mean(x, output)), axis=-1)
 
-    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
-        return rng.poisson(library * np.asarray(output, np.float64))
+    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        mean = library * np.asarray(output, np.float64)
+        return count_quantiles(uniform, mean, np.full_like(mean, np.inf))
+
+    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
+        return 1 / np.ravel(library)
 
 
 @final
@@ -299,15 +373,19 @@ class NegativeBinomial(CountLikelihood):
 
     name = "nb"
 
-    def head(self, n_genes: int) -> keras.layers.Layer:
-        return CountHead(n_genes, dispersed=True, inflated=False, name="output")
+    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
+        return CountHead(n_genes, n_cells, dispersed=True, inflated=False, name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         mean = self._mean(x, output["proportion"])
         return ops.sum(negative_binomial_log_prob(x, mean, output["dispersion"]), axis=-1)
 
-    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
-        return _draw_negative_binomial(output, library, rng)
+    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        return count_quantiles(uniform, *_mean_and_dispersion(output, library))
+
+    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
+        mean, dispersion = _mean_and_dispersion(output, library)
+        return (mean + mean**2 / dispersion).sum(axis=1) / mean.sum(axis=1) ** 2
 
 
 @final
@@ -316,8 +394,8 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
 
     name = "zinb"
 
-    def head(self, n_genes: int) -> keras.layers.Layer:
-        return CountHead(n_genes, dispersed=True, inflated=True, name="output")
+    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
+        return CountHead(n_genes, n_cells, dispersed=True, inflated=True, name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         mean, logit = self._mean(x, output["proportion"]), output["zero_logit"]
@@ -325,15 +403,69 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
         excess = logit - ops.softplus(logit)
         return ops.sum(ops.where(x == 0, ops.logaddexp(drawn, excess), drawn), axis=-1)
 
-    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
-        counts = _draw_negative_binomial(output, library, rng)
-        return np.where(rng.random(counts.shape) < _sigmoid(output["zero_logit"]), 0, counts)
+    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        excess = _sigmoid(output["zero_logit"])
+        rest = _above(uniform, excess)
+        counts = count_quantiles(rest, *_mean_and_dispersion(output, library))
+        return np.where(uniform < excess, 0, counts)
+
+    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
+        mean, dispersion = _mean_and_dispersion(output, library)
+        kept = 1 - _sigmoid(output["zero_logit"])
+        variance = kept * (mean + mean**2 / dispersion) + kept * (1 - kept) * mean**2
+        return variance.sum(axis=1) / (kept * mean).sum(axis=1) ** 2
 
 
-def _draw_negative_binomial(output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
-    dispersion = np.asarray(output["dispersion"], np.float64)
-    rate = library * np.asarray(output["proportion"], np.float64) / dispersion
-    return rng.poisson(rng.standard_gamma(dispersion) * rate)
+def _above(uniform: np.ndarray, zero: np.ndarray) -> np.ndarray:
+    """Return uniform numbers above the probability of zero as uniform numbers again."""
+    return np.clip((uniform - zero) / np.maximum(1 - zero, 1e-12), 0, 1)
+
+
+def _mean_and_dispersion(output: Any, library: Any) -> tuple[np.ndarray, np.ndarray]:
+    mean = library * np.asarray(output["proportion"], np.float64)
+    return mean, np.asarray(output["dispersion"], np.float64)
+
+
+def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    r"""Return the smallest counts whose negative binomial distribution function exceeds `uniform`.
+
+    Most counts of single cells are zero, which one comparison tells; the others are found by summing up
+    the probabilities, :math:`p_{k+1} = p_k \frac{k + \theta}{k + 1} \frac{\mu}{\mu + \theta}`.
+
+    Parameters
+    ----------
+    uniform
+        Numbers in [0, 1).
+    mean, dispersion
+        Means and inverse dispersions of the same shape; a dispersion of infinity is a Poisson distribution.
+    """
+    uniform = np.clip(uniform, 1e-12, 1 - 1e-12)
+    poisson = np.isinf(dispersion)
+    theta = np.where(poisson, 1.0, dispersion)
+    counts = np.zeros(mean.shape, np.int64)
+    large = mean > SEARCHED_MEAN
+    for which, quantile in (
+        (large & poisson, lambda u, m, t: stats.poisson.ppf(u, m)),
+        (large & ~poisson, lambda u, m, t: stats.nbinom.ppf(u, t, t / (t + m))),
+    ):
+        if which.any():
+            counts[which] = quantile(uniform[which], mean[which], theta[which]).astype(np.int64)
+    none = np.exp(np.where(poisson, -mean, -theta * np.log1p(mean / theta)))
+    left = np.flatnonzero((uniform >= none) & ~large)
+    u, m, p = (values.ravel()[left] for values in (uniform, mean, none))
+    # p_{k+1} / p_k = (first + k * step) / (k + 1)
+    step = np.where(poisson, 0.0, mean / (mean + theta)).ravel()[left]
+    first = np.where(poisson.ravel()[left], m, step * theta.ravel()[left])
+    below, flat, k = p.copy(), counts.ravel(), 0
+    while len(left):
+        p = p * (first + k * step) / (k + 1)
+        below = below + p
+        k += 1
+        flat[left] = k
+        # beyond the mean a probability below rounding ends the search: `below` no longer grows
+        more = (u >= below) & ((p > 1e-17) | (k < m))
+        left, u, m, p, below, first, step = (v[more] for v in (left, u, m, p, below, first, step))
+    return flat.reshape(mean.shape)
 
 
 def _sigmoid(logit: Any) -> np.ndarray:
@@ -356,14 +488,14 @@ class Bernoulli(Likelihood):
     def scaling(self, x: Matrix) -> str:
         return "minmax"
 
-    def head(self, n_genes: int) -> keras.layers.Layer:
+    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
         return keras.layers.Dense(n_genes, activation="sigmoid", name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         p = ops.clip(output, 1e-7, 1 - 1e-7)
         return ops.sum(x * ops.log(p) + (1 - x) * ops.log1p(-p), axis=-1)
 
-    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
+    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         return np.asarray(output)
 
 
@@ -415,8 +547,8 @@ class Gaussian(Likelihood):
             gains[kind] = (power - 1) * log_slope - (n[told] * np.log(sd[told])).sum()
         return max(gains, key=lambda kind: gains[kind])
 
-    def head(self, n_genes: int) -> keras.layers.Layer:
-        return GaussianHead(n_genes, self.zeros, name="output")
+    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
+        return GaussianHead(n_genes, n_cells, self.zeros, name="output")
 
     def start(self, head: keras.layers.Layer, x: Matrix) -> None:
         n, mean, sd = _moments(*_nonzero(x), x.shape[1])
@@ -437,14 +569,14 @@ class Gaussian(Likelihood):
         logit = output["zero_logit"]
         return ops.sum(ops.where(x == 0, logit, normal) - ops.softplus(logit), axis=-1)
 
-    def sample(self, output: Any, library: Any, rng: np.random.Generator) -> np.ndarray:
-        mean = np.asarray(output["mean"])
-        drawn = mean + np.asarray(output["sd"]) * rng.standard_normal(mean.shape, np.float32)
+    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        zero = _sigmoid(output["zero_logit"]) if self.zeros else np.zeros_like(uniform)
+        rest = _above(uniform, zero)
+        score = ndtri(np.clip(rest, 1e-12, 1 - 1e-12))
+        drawn = np.asarray(output["mean"], np.float64) + np.asarray(output["sd"]) * score
         if self.nonnegative:
             drawn = np.abs(drawn)
-        if self.zeros:
-            drawn[rng.random(mean.shape) < _sigmoid(output["zero_logit"])] = 0
-        return drawn
+        return np.where(uniform < zero, 0, drawn)
 
 
 def _nonzero(x: Matrix) -> tuple[np.ndarray, np.ndarray]:

@@ -14,17 +14,21 @@ from keras import ops
 from vaexprs._checks import reason
 from vaexprs.batches import as_inputs
 from vaexprs.io import Matrix, densify
-from vaexprs.likelihoods import LIKELIHOODS, Likelihood
+from vaexprs.likelihoods import LIKELIHOODS, Head, Likelihood
 
 RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
 INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
+# A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
+# the inputs get smaller in proportion, or training diverges.
+INPUT_GENES = 2000
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
 ROWS_AT_ONCE = 256
+MOST_LATENT = 10
 
 
 @keras.saving.register_keras_serializable("vaexprs")
 class Normalize(keras.layers.Layer):
-    """First layer of an encoder: prepared values to inputs around zero of about unit size.
+    """First layer of an encoder: prepared values to inputs around zero of about unit size (at most).
 
     Parameters
     ----------
@@ -61,7 +65,8 @@ class Normalize(keras.layers.Layer):
         if self.counts:
             library = ops.maximum(ops.sum(x, axis=-1, keepdims=True), 1.0)
             x = ops.log1p(INPUT_TARGET * x / library)
-        return ops.clip((x - self.centre) / self.spread, -INPUT_LIMIT, INPUT_LIMIT)
+        scaled = ops.clip((x - self.centre) / self.spread, -INPUT_LIMIT, INPUT_LIMIT)
+        return scaled * min(1.0, INPUT_GENES / self.centre.shape[0])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "counts": self.counts}
@@ -166,7 +171,7 @@ class VAE(keras.Model):
             condition = keras.Input(self.inputs[1].shape[1:], name="condition")
         hidden = join(z, condition)
         for name in self.decoder_layers:
-            hidden = self.get_layer(name)(hidden)
+            hidden = _call(self.get_layer(name), hidden, condition)
         return keras.Model(as_inputs(z, condition), hidden, name="decoder")
 
     def uncompiled(self) -> VAE:
@@ -211,12 +216,36 @@ def join(x: Any, condition: Any) -> Any:
 
 
 def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
-    """Return one hidden layer for a side of the network.
+    """Return one hidden layer of 256 units for a side of the network, 128 below 500 cells.
 
-    256 units, fewer where there are few cells: 128 below 500.
+    The decoder's has no activation: logits of genes are then linear in latent vector and conditions, a
+    factor analysis, and few cells tell no more. The product of two matrices that it makes of the slopes is
+    learned faster and leans to low rank (Arora, Cohen & Hazan 2018, doi:10.48550/arXiv.1802.06509; Arora
+    et al. 2019, doi:10.48550/arXiv.1905.13655).
     """
     units = 128 if n_cells < 500 else 256
-    return [keras.layers.Dense(units, activation="relu", name=f"{side}_1")]
+    activation = "relu" if side == "encoder" else None
+    return [keras.layers.Dense(units, activation=activation, name=f"{side}_1")]
+
+
+def default_latent_dim(x: Matrix, counts: bool) -> int:
+    """Return the default size of the latent vector for prepared cells.
+
+    10, or for counts ``sqrt(total) / 88`` where that is less, with the total of all counts taken as at least
+    1,000 a cell, and not below 2. Few cells of few counts cannot tell many factors from noise, and generated
+    cells show the ones that are noise.
+    """
+    if not counts:
+        return MOST_LATENT
+    total = max(float(x.sum(dtype=np.float64)), 1e3 * x.shape[0])
+    return int(np.clip(round(np.sqrt(total) / 88), 2, MOST_LATENT))
+
+
+def _call(layer: keras.layers.Layer, hidden: Any, condition: Any) -> Any:
+    """Return the output of a decoder layer; a head takes the conditions beside the hidden units."""
+    if condition is None or not isinstance(layer, Head):
+        return layer(hidden)
+    return layer(hidden, condition)
 
 
 def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: set[str]) -> list[Any]:
@@ -328,7 +357,7 @@ def build_vae(
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
         hidden = join(latent, condition)
         for layer in decoder:
-            hidden = _apply(layer, hidden, "decoder_layers")
+            hidden = _apply(layer, hidden, "decoder_layers", condition)
         if likelihood.last_layer_is_output:
             _check_flat(hidden, "decoder_layers")
             if hidden.shape[-1] != n_genes:
@@ -373,18 +402,16 @@ def _decoder_layers(
     n_cells: int,
     taken: set[str],
 ) -> list[keras.layers.Layer]:
-    if layers is None:
-        hidden = rebuild_layers(default_layers(n_cells, "decoder"), "decoder_layers", taken)
-    else:
-        hidden = rebuild_layers(layers, "decoder_layers", taken)
-        if likelihood.last_layer_is_output:
-            return hidden
-    return [*hidden, likelihood.head(n_genes)]
+    given = default_layers(n_cells, "decoder") if layers is None else layers
+    hidden = rebuild_layers(given, "decoder_layers", taken)
+    if layers is not None and likelihood.last_layer_is_output:
+        return hidden
+    return [*hidden, likelihood.head(n_genes, n_cells)]
 
 
-def _apply(layer: keras.layers.Layer, hidden: Any, argument: str) -> Any:
+def _apply(layer: keras.layers.Layer, hidden: Any, argument: str, condition: Any = None) -> Any:
     try:
-        return layer(hidden)
+        return _call(layer, hidden, condition)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{argument} must fit together, but {layer.name!r} ({type(layer).__name__}) does not take the "

@@ -1,0 +1,201 @@
+"""How well a random forest tells generated cells from real ones, and what each default is worth.
+
+    python benchmarks/fidelity.py DATA.h5ad [...] --label-key cell_type
+    python benchmarks/fidelity.py DATA.h5ad [...] --choices all  # each choice undone in turn
+    python benchmarks/fidelity.py DATA.h5ad [...] --simulate     # how much of it is estimation error
+
+Half of the cells (of labels with ten or more, on the 2,000 most variable genes) train; as many cells as the
+other half has of each label are generated and compared with it. The floor is the training half in place of
+generated cells. With --simulate the "real" cells are themselves drawn, independently, from a fit to the data:
+the model is then right, and what is left is the error of learning it from so many cells. Prints a markdown
+table of means over seeds.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import vaexprs as vx
+
+# isort: split
+import anndata as ad
+import keras
+import numpy as np
+import scanpy as sc
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from vaexprs import density, likelihoods
+
+MOST_CELLS = 1000  # of each side in a forest
+COLUMNS = ("genes", "pcs", "sd", "zeros", "library", "library sd", "labels", "folds", "copies", "members")
+
+
+def halves(path: str, key: str, genes: int = 2000) -> tuple[ad.AnnData, ad.AnnData]:
+    cells = ad.read_h5ad(path)
+    sc.pp.filter_genes(cells, min_cells=3)
+    if cells.n_vars > genes:
+        scaled = sc.pp.log1p(sc.pp.normalize_total(cells, target_sum=1e4, copy=True), copy=True)
+        sc.pp.highly_variable_genes(scaled, n_top_genes=genes)
+        cells = cells[:, scaled.var["highly_variable"].to_numpy()].copy()
+    number = cells.obs[key].map(cells.obs[key].value_counts()).astype(float)
+    cells = cells[(number >= 10).to_numpy() & (np.ravel(cells.X.sum(axis=1)) > 0)]
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    return cells[order[: cells.n_obs // 2]].copy(), cells[order[cells.n_obs // 2 :]].copy()
+
+
+def counts(cells: ad.AnnData) -> np.ndarray:
+    return np.asarray(cells.X.toarray() if hasattr(cells.X, "toarray") else cells.X, np.float64)
+
+
+def log_normalised(x: np.ndarray) -> np.ndarray:
+    return np.log1p(1e4 * x / np.maximum(x.sum(axis=1, keepdims=True), 1)).astype(np.float32)
+
+
+def forest_auc(a: np.ndarray, b: np.ndarray) -> float:
+    rng, n = np.random.default_rng(0), min(len(a), len(b), MOST_CELLS)
+    x = np.concatenate([rng.permutation(a)[:n], rng.permutation(b)[:n]])
+    y = np.repeat([0, 1], n)
+    forest = RandomForestClassifier(100, n_jobs=-1, random_state=0)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    return roc_auc_score(y, cross_val_predict(forest, x, y, cv=folds, method="predict_proba")[:, 1])
+
+
+def nearest(to: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    return NearestNeighbors(n_neighbors=1).fit(to).kneighbors(cells)[0].ravel()
+
+
+def folds(x: np.ndarray, y: np.ndarray, labels: list[str]) -> np.ndarray:
+    return np.concatenate([x[y == label].mean(axis=0) - x[y != label].mean(axis=0) for label in labels])
+
+
+def figures(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> np.ndarray:
+    """Return the columns of the table for one set of generated cells."""
+    raw = [counts(cells) for cells in (train, test, made)]
+    real, new, other = (log_normalised(raw[i]) for i in (1, 2, 0))
+    y_train, y_test, y_made = (cells.obs[key].astype(str).to_numpy() for cells in (train, test, made))
+    axes = min(50, len(real) - 1)
+    both = PCA(axes, random_state=0).fit(np.concatenate([real, new]))
+    all_three = PCA(axes, random_state=0).fit(np.concatenate([real, new, other]))
+    near_real, near_new, near_other = (all_three.transform(x) for x in (real, new, other))
+    on = real.mean(axis=0) > 0.05
+    classifier = make_pipeline(
+        StandardScaler(), PCA(min(30, len(other) - 1), random_state=0), LogisticRegression(max_iter=2000)
+    ).fit(other, y_train)
+    labels = [
+        label for label in np.unique(y_test) if min((y_test == label).sum(), (y_made == label).sum()) >= 10
+    ]
+    real_folds, new_folds = folds(real, y_test, labels), folds(new, y_made, labels)
+    strong = np.abs(real_folds) > 0.5
+    n = min(len(near_other), len(near_real))
+    member = -np.concatenate([nearest(near_new, near_other[:n]), nearest(near_new, near_real[:n])])
+    library = [x.sum(axis=1) for x in raw]
+    return np.array(
+        [
+            forest_auc(real, new),
+            forest_auc(both.transform(real), both.transform(new)),
+            np.median(new[:, on].std(axis=0) / real[:, on].std(axis=0)),
+            abs((raw[1] == 0).mean() - (raw[2] == 0).mean()),
+            np.median(library[2]) / np.median(library[1]),
+            np.log1p(library[2]).std() / np.log1p(library[1]).std(),
+            classifier.score(new, y_made),
+            real_folds[strong] @ new_folds[strong] / (real_folds[strong] @ real_folds[strong]),
+            np.median(nearest(near_other, near_new)) / np.median(nearest(near_other, near_real)),
+            roc_auc_score(np.repeat([1, 0], n), member),
+        ]
+    )
+
+
+def like(fit: vx.VAEFit, cells: ad.AnnData, key: str, seed: int, stratified: bool = True) -> ad.AnnData:
+    numbers = {str(k): int(n) for k, n in cells.obs[key].value_counts().items() if n}
+    return vx.gen_exprs(fit, labels=numbers, seed=seed, stratified=stratified, progress=False).adata
+
+
+def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
+    """Arguments of the fit, whether draws are stratified, and what is changed around both."""
+    none = contextlib.nullcontext
+    hidden = [keras.layers.Dense(256, "relu")]
+    plain = keras.optimizers.Adam(3e-3)
+    return {
+        "default": ({}, True, none),
+        "independent draws": ({}, False, none),
+        "a hidden layer with ReLU": ({"decoder_layers": hidden}, True, none),
+        "no hidden layer": ({"decoder_layers": []}, True, none),
+        "weights not averaged": ({"optimizer": plain}, True, none),
+        "10 latent dimensions": ({"latent_dim": 10}, True, none),
+        "20 latent dimensions": ({"latent_dim": 20}, True, none),
+        "one dispersion a gene": (
+            {},
+            True,
+            lambda: patch.object(likelihoods.CountHead, "deviation_sd", 1e-3),
+        ),
+        "one component a label": ({}, True, lambda: patch.object(density, "CELLS_PER_COMPONENT", 10**9)),
+        "library noise counted twice": (
+            {},
+            True,
+            lambda: patch.object(density, "_narrower", lambda v, n: 1.0),
+        ),
+        "half the KL": ({"regularization": 0.5}, True, none),
+        "twice the KL": ({"regularization": 2.0}, True, none),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--label-key", default="cell_type")
+    parser.add_argument("--covariate-key", action="append", default=[])
+    parser.add_argument("--choices", nargs="+", default=["default"], help="names, or all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--simulate", action="store_true")
+    asked = parser.parse_args()
+    key = asked.label_key
+    table = choices()
+    names = list(table) if asked.choices == ["all"] else asked.choices
+    print("| data | choice |", " | ".join(COLUMNS), "|")
+    print("|---" * (2 + len(COLUMNS)) + "|")
+    for path in asked.data:
+        train, test = halves(path, key)
+        if asked.simulate:
+            truth = vx.fit_vae(train, label_key=key, seed=99, verbose=0)
+            train, test = (like(truth, cells, key, 100 + i, False) for i, cells in enumerate((train, test)))
+            train = train[np.ravel(train.X.sum(axis=1)) > 0].copy()
+        rows = {"floor": figures(train, test, train, key)}
+        if asked.simulate:
+            rows["drawn from the truth"] = figures(train, test, like(truth, test, key, 102, False), key)
+        for name in names:
+            arguments, stratified, change = table[name]
+            scores = []
+            for seed in asked.seeds:
+                with change():
+                    fit = vx.fit_vae(
+                        train,
+                        label_key=key,
+                        covariate_keys=asked.covariate_key,
+                        seed=seed,
+                        verbose=0,
+                        **arguments,
+                    )
+                scores.append(figures(train, test, like(fit, test, key, seed, stratified), key))
+            rows[name] = np.mean(scores, axis=0)
+        for name, row in rows.items():
+            print(
+                f"| {path.rsplit('/', 1)[-1]} | {name} |",
+                " | ".join(f"{v:.3f}" for v in row),
+                "|",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
