@@ -38,7 +38,7 @@ def few(cells):
 @pytest.fixture(scope="session")
 def conditional(cells):
     """Fit of the cells with label and one covariate, under the default likelihood."""
-    return vx.fit_vae(cells, label_key="cell_type", covariate_keys=["phase"], epochs=40, verbose=0)
+    return vx.fit_vae(cells, label_key="cell_type", covariate_keys=["phase"], verbose=0)
 
 
 @pytest.fixture(scope="session")

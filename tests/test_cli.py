@@ -187,3 +187,9 @@ def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
         assert again.returncode == 0, again.stderr
     assert (out / "tsne.png").exists()
     assert run("demo", "--out", "made here", cwd=tmp_path).returncode == 2
+
+
+def test_independent_draws_by_option(folder, tmp_path):
+    done = run("generate", folder / "model", "-n", 9, "--independent", "--out", tmp_path / "g.h5ad")
+    assert done.returncode == 0, done.stderr
+    assert not ad.read_h5ad(tmp_path / "g.h5ad").uns["vaexprs"]["stratified"]

@@ -9,6 +9,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import vaexprs as vx
+from vaexprs.generation import _uniform
 from vaexprs.io import write
 
 
@@ -235,3 +236,37 @@ def test_wishes_the_fit_knows_nothing_of(r_fit, few):
         vx.gen_exprs(r_fit, 5, covariates={"phase": "S"})
     with pytest.raises(TypeError, match="x must be what fit_vae or load_vae returned, got AnnData"):
         vx.gen_exprs(few, 5)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_means_of_stratified_sets_vary_less_and_agree_with_independent_ones(conditional, n):
+    """Over seeds: the means of genes, of one label, within a block and over several."""
+    spread, middle = {}, {}
+    for stratified in (True, False):
+        means = []
+        for seed in range(12):
+            made = vx.gen_exprs(conditional, n, labels="CD19+ B", seed=seed, stratified=stratified).x_gen
+            means.append(np.asarray(made.mean(axis=0)).ravel())
+        spread[stratified], middle[stratified] = np.var(means, axis=0, ddof=1), np.mean(means, axis=0)
+    often = middle[False] > 0.2
+    assert spread[True][often].mean() < 0.5 * spread[False][often].mean()
+    error = np.sqrt((spread[True] + spread[False])[often] / 12)
+    assert (np.abs(middle[True] - middle[False])[often] < 5 * error).mean() > 0.99
+
+
+def test_strata_are_those_of_the_rows_asked_for():
+    rng = np.random.default_rng(0)
+    groups = [np.array([0, 2, 4]), np.array([1, 3, 5, 6, 7])]
+    uniform = _uniform(9, 50, groups, rng)
+    for rows in groups:
+        strata = np.sort((uniform[rows] * len(rows)).astype(int), axis=0)
+        np.testing.assert_array_equal(strata, np.repeat(np.arange(len(rows))[:, None], 50, axis=1))
+    orders = {tuple(column) for column in np.argsort(uniform[groups[1]], axis=0).T}
+    assert len(orders) > 20  # each column has an order of its own
+    assert not np.array_equal(uniform[:8], _uniform(8, 50, None, np.random.default_rng(0)))
+
+
+def test_whether_draws_are_stratified_is_in_the_recipe(conditional):
+    for stratified in (True, False):
+        made = vx.gen_exprs(conditional, 3, stratified=stratified).adata
+        assert made.uns["vaexprs"]["stratified"] == stratified

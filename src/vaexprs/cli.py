@@ -92,7 +92,9 @@ def fit(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Cells a step.")] = None,
     validation_split: Annotated[float, typer.Option(help="Fraction of the cells kept for validation.")] = 0.0,
-    optimizer: Annotated[str, typer.Option(help="Name of a Keras optimizer.")] = "adam",
+    optimizer: Annotated[
+        str | None, typer.Option(help="Name of a Keras optimizer; by default Adam with averaged weights.")
+    ] = None,
     use_generator: Annotated[
         bool, typer.Option("--use-generator", help="Stream mini-batches; never make sparse data dense.")
     ] = False,
