@@ -130,7 +130,7 @@ def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
         "a hidden layer with ReLU": ({"decoder_layers": hidden}, True, none),
         "no hidden layer": ({"decoder_layers": []}, True, none),
         "weights not averaged": ({"optimizer": plain}, True, none),
-        "10 latent dimensions": ({"latent_dim": 10}, True, none),
+        "6 latent dimensions": ({"latent_dim": 6}, True, none),
         "20 latent dimensions": ({"latent_dim": 20}, True, none),
         "one dispersion a gene": (
             {},

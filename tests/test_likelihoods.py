@@ -547,7 +547,7 @@ def test_default_for_real_cells_follows_their_values(cells):
 def test_only_counts_have_a_library_and_only_bernoulli_takes_the_users_last_layer():
     assert [LIKELIHOODS[name].counts for name in NAMES] == [False, True, True, True, False]
     assert [LIKELIHOODS[name].last_layer_is_output for name in NAMES] == [True, False, False, False, False]
-    assert [LIKELIHOODS[name].latent_dim for name in NAMES] == [2, None, None, None, None]
+    assert [LIKELIHOODS[name].latent_dim for name in NAMES] == [2, 10, 10, 10, 10]
 
 
 # ---- last layers

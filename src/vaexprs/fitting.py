@@ -21,7 +21,7 @@ from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import CellBatches
 from vaexprs.density import LatentDensity, fit_density
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
-from vaexprs.networks import VAE, build_vae, default_latent_dim, predict
+from vaexprs.networks import VAE, build_vae, predict
 from vaexprs.preprocessing import (
     Preprocessing,
     Scaling,
@@ -101,9 +101,7 @@ def fit_vae(
         ReLU in the encoder and without activation in the decoder. Decoder layers that end in a layer of
         n_genes units are R's contract: see `likelihood`.
     latent_dim
-        Size of the latent vector; by default 2 for "bernoulli", and for the others
-        10, fewer for few cells with few counts: ``sqrt(total counts) / 88`` with at least 1,000 counts a
-        cell, not below 2.
+        Size of the latent vector; by default 2 for "bernoulli" and 10 for the others.
     regularization
         Weight of the KL divergence, at least 0.
     epochs
@@ -193,7 +191,7 @@ def fit_vae(
             likelihood=chosen,
             x=cells.x,
             width=prepared.conditions.width,
-            latent_dim=latent_dim or chosen.latent_dim or default_latent_dim(cells.x, chosen.counts),
+            latent_dim=latent_dim or chosen.latent_dim,
             regularization=regularization,
             seed=seed,
         )

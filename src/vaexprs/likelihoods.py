@@ -235,7 +235,7 @@ class Likelihood(ABC):
         Whether values are counts: the library size is then given to `log_prob` and `sample`, and the
         latent density has a dimension for its logarithm.
     latent_dim
-        Default size of the latent vector; None where it depends on the number of cells.
+        Default size of the latent vector.
     last_layer_is_output
         Whether the user's last decoder layer is the output itself (R's contract).
     scaling_in_network
@@ -244,7 +244,7 @@ class Likelihood(ABC):
 
     name: ClassVar[str]
     counts: ClassVar[bool]
-    latent_dim: ClassVar[int | None] = None
+    latent_dim: ClassVar[int] = 10
     last_layer_is_output: ClassVar[bool] = False
     scaling_in_network: ClassVar[bool] = True
 

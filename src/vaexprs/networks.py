@@ -23,7 +23,6 @@ INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know 
 INPUT_GENES = 2000
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
 ROWS_AT_ONCE = 256
-MOST_LATENT = 10
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -226,19 +225,6 @@ def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
     units = 128 if n_cells < 500 else 256
     activation = "relu" if side == "encoder" else None
     return [keras.layers.Dense(units, activation=activation, name=f"{side}_1")]
-
-
-def default_latent_dim(x: Matrix, counts: bool) -> int:
-    """Return the default size of the latent vector for prepared cells.
-
-    10, or for counts ``sqrt(total) / 88`` where that is less, with the total of all counts taken as at least
-    1,000 a cell, and not below 2. Few cells of few counts cannot tell many factors from noise, and generated
-    cells show the ones that are noise.
-    """
-    if not counts:
-        return MOST_LATENT
-    total = max(float(x.sum(dtype=np.float64)), 1e3 * x.shape[0])
-    return int(np.clip(round(np.sqrt(total) / 88), 2, MOST_LATENT))
 
 
 def _call(layer: keras.layers.Layer, hidden: Any, condition: Any) -> Any:
