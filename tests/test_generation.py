@@ -263,7 +263,7 @@ def test_strata_are_those_of_the_rows_asked_for():
         np.testing.assert_array_equal(strata, np.repeat(np.arange(len(rows))[:, None], 50, axis=1))
     orders = {tuple(column) for column in np.argsort(uniform[groups[1]], axis=0).T}
     assert len(orders) > 20  # each column has an order of its own
-    assert not np.array_equal(uniform[:8], _uniform(8, 50, None, np.random.default_rng(0)))
+    assert not np.array_equal(uniform[:8], _uniform(8, 50, (), np.random.default_rng(0)))
 
 
 def test_whether_draws_are_stratified_is_in_the_recipe(conditional):

@@ -141,7 +141,6 @@ def fit_density(
         Levels in use.
     seed
         Seed of the posterior samples and of EM.
-
     library_noise
         Tells for some cells, given as their rows, by what variance the logarithm of a total of drawn counts
         spreads around the library size they are drawn for. The library sizes of the density are narrower by
@@ -154,9 +153,8 @@ def fit_density(
     * 1 or 2: the pooled within-condition covariance around their own mean ("pooled");
     * 3 to 29: one component whose covariance is shrunken toward the condition's own covariance S as the mean
       of an inverse-Wishart posterior with a prior worth 5 cells, (5 pooled + n S) / (5 + n) ("shrunken");
-    * 30 or more: one component for every 15 cells, at most 30, with a covariance in common ("EEE"). It
-      describes the cells better than what BIC would choose: here a component is a place where cells are,
-      not a claim that there is a type.
+    * 30 or more: one component for every 15 cells, at most 30, with a covariance in common ("EEE"). A
+      component is a place where cells are, not a claim that there is a type.
     """
     groups = _groups(obs, conditions)
     rng = np.random.default_rng(seed)

@@ -515,6 +515,7 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
     library = np.asarray(cells.x.sum(axis=1), np.float64).ravel()
 
     def noise(rows: np.ndarray) -> float:
+        rows = rows[:NOISE_CELLS]
         codes = None if prepared.y_train is None else prepared.y_train[rows]
         parts = predict(decoder, mean[rows].astype(np.float32), codes, NOISE_CELLS)
         output = keras.tree.pack_sequence_as(decoder.output, parts)
@@ -528,5 +529,5 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
         cells.obs,
         prepared.conditions,
         seed=seed,
-        library_noise=lambda rows: noise(rows[:NOISE_CELLS]),
+        library_noise=noise,
     )

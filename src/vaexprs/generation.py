@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -329,6 +329,7 @@ def _draw(
 ) -> Iterator[Any]:
     """Yield the values of the cells, some blocks at a time."""
     mixtures = [fit.density.mixture(levels) for levels in rows]
+    dims = mixtures[0].means.shape[1]
     width = fit.preprocessing.conditions.width
     codes = fit.preprocessing.conditions.one_hot(pd.DataFrame(rows)) if width else None
     n_blocks = -(-len(which) // BLOCK)
@@ -337,16 +338,17 @@ def _draw(
         for block in range(first, min(first + blocks_at_once, n_blocks)):
             mine = which[block * BLOCK : (block + 1) * BLOCK]
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-            groups = [np.flatnonzero(mine == i) for i in np.unique(mine)] if stratified else None
-            latent = _draw_latent(mixtures, mine, groups, rng)
+            groups = {i: np.flatnonzero(mine == i) for i in np.unique(mine)}
+            strata = groups.values() if stratified else ()
+            latent = _latent(mixtures, groups, _uniform(len(mine), 1 + dims, strata, rng))
             z, library = latent, None
             if fit.likelihood.counts:
                 z = latent[:, :-1]
                 library = np.exp(latent[:, -1:]) if per_cell is None else np.full((len(mine), 1), per_cell)
             output = _decode(fit.decoder, z, None if codes is None else codes[mine])
-            decoded.append((output, library, groups, rng))
-        for output, library, groups, rng in decoded:
-            uniform = _uniform(len(keras.tree.flatten(output)[0]), len(fit.genes), groups, rng)
+            decoded.append((output, library, len(mine), strata, rng))
+        for output, library, n, strata, rng in decoded:
+            uniform = _uniform(n, len(fit.genes), strata, rng)
             values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, uniform))
             if fit.likelihood.counts:
                 yield sp.csr_matrix(values.astype(np.int32))
@@ -354,26 +356,35 @@ def _draw(
                 yield values.astype(np.float32)
 
 
-def _uniform(n: int, columns: int, groups: list[np.ndarray] | None, rng: np.random.Generator) -> np.ndarray:
-    """Return uniform numbers, (n, columns); those of a group of rows in each column one to a stratum."""
+def _uniform(n: int, columns: int, strata: Collection[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Return uniform numbers, (n, columns), those of some rows spread evenly in each column.
+
+    Parameters
+    ----------
+    n, columns
+        How many numbers.
+    strata
+        Sets of rows; in each column the numbers of k such rows lie one in each of k equal strata of (0, 1).
+        Those of other rows are independent.
+    rng
+        Source of randomness.
+    """
     uniform = rng.random((n, columns))
-    for rows in groups or ():
-        strata = np.broadcast_to(np.arange(len(rows))[:, None], (len(rows), columns))
-        uniform[rows] = (rng.permuted(strata, axis=0) + uniform[rows]) / len(rows)
+    for rows in strata:
+        order = np.broadcast_to(np.arange(len(rows))[:, None], (len(rows), columns))
+        uniform[rows] = (rng.permuted(order, axis=0) + uniform[rows]) / len(rows)
     return uniform
 
 
-def _draw_latent(
-    mixtures: list[Mixture], which: np.ndarray, groups: list[np.ndarray] | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Return latent vectors (and log library sizes) of a block of cells, (n, n_dims)."""
-    d = mixtures[0].means.shape[1]
-    uniform = _uniform(len(which), 1 + d, groups, rng)
+def _latent(mixtures: list[Mixture], groups: Mapping[int, np.ndarray], uniform: np.ndarray) -> np.ndarray:
+    """Return latent vectors (and log library sizes) of a block of cells, (n, n_dims).
+
+    `groups` gives the rows of each mixture, `uniform` (n, 1 + n_dims) numbers to draw with.
+    """
     component, normal = uniform[:, 0], ndtri(np.clip(uniform[:, 1:], 1e-12, 1 - 1e-12))
-    latent = np.empty((len(which), d))
-    for i in np.unique(which):
-        here = np.flatnonzero(which == i)
-        latent[here] = mixtures[i].transform(component[here], normal[here])
+    latent = np.empty(normal.shape)
+    for i, rows in groups.items():
+        latent[rows] = mixtures[i].transform(component[rows], normal[rows])
     return latent
 
 

@@ -273,7 +273,10 @@ class Likelihood(ABC):
         """Set the starting weights of the head from the prepared training cells."""
 
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
-        """Return which genes have a learned dispersion at its lower limit, (n_genes,)."""
+        """Return which genes have a learned dispersion at its lower limit, (n_genes,).
+
+        One False where dispersions are not learned or have no limit that matters.
+        """
         return np.zeros(1, bool)
 
     @abstractmethod
@@ -384,8 +387,7 @@ class NegativeBinomial(CountLikelihood):
         return count_quantiles(uniform, *_mean_and_dispersion(output, library))
 
     def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        mean, dispersion = _mean_and_dispersion(output, library)
-        return (mean + mean**2 / dispersion).sum(axis=1) / mean.sum(axis=1) ** 2
+        return _noise_of_totals(*_mean_and_dispersion(output, library), kept=1.0)
 
 
 @final
@@ -405,15 +407,12 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         excess = _sigmoid(output["zero_logit"])
-        rest = _above(uniform, excess)
-        counts = count_quantiles(rest, *_mean_and_dispersion(output, library))
+        counts = count_quantiles(_above(uniform, excess), *_mean_and_dispersion(output, library))
         return np.where(uniform < excess, 0, counts)
 
     def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        mean, dispersion = _mean_and_dispersion(output, library)
         kept = 1 - _sigmoid(output["zero_logit"])
-        variance = kept * (mean + mean**2 / dispersion) + kept * (1 - kept) * mean**2
-        return variance.sum(axis=1) / (kept * mean).sum(axis=1) ** 2
+        return _noise_of_totals(*_mean_and_dispersion(output, library), kept=kept)
 
 
 def _above(uniform: np.ndarray, zero: np.ndarray) -> np.ndarray:
@@ -424,6 +423,12 @@ def _above(uniform: np.ndarray, zero: np.ndarray) -> np.ndarray:
 def _mean_and_dispersion(output: Any, library: Any) -> tuple[np.ndarray, np.ndarray]:
     mean = library * np.asarray(output["proportion"], np.float64)
     return mean, np.asarray(output["dispersion"], np.float64)
+
+
+def _noise_of_totals(mean: np.ndarray, dispersion: np.ndarray, kept: Any) -> np.ndarray:
+    """Return the relative variance of totals of counts of which a fraction is kept, the rest zero."""
+    variance = kept * (mean + mean**2 / dispersion) + kept * (1 - kept) * mean**2
+    return variance.sum(axis=1) / (kept * mean).sum(axis=1) ** 2
 
 
 def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
@@ -571,8 +576,7 @@ class Gaussian(Likelihood):
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         zero = _sigmoid(output["zero_logit"]) if self.zeros else np.zeros_like(uniform)
-        rest = _above(uniform, zero)
-        score = ndtri(np.clip(rest, 1e-12, 1 - 1e-12))
+        score = ndtri(np.clip(_above(uniform, zero), 1e-12, 1 - 1e-12))
         drawn = np.asarray(output["mean"], np.float64) + np.asarray(output["sd"]) * score
         if self.nonnegative:
             drawn = np.abs(drawn)

@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 
 # mclust's name of each covariance model (Scrucca et al. 2016, doi:10.32614/RJ-2016-021): scikit-learn's name
 MODELS = {"VII": "spherical", "VVI": "diag", "EEE": "tied", "VVV": "full"}
-DIAGONAL_MODELS = ("VII", "VVI")
 FLOOR = 1e-4  # added to the variances; the data should be about standardised
 
 
