@@ -1,4 +1,4 @@
-"""Mini-batches: every cell once an epoch, dense one batch at a time."""
+"""Mini-batches: every cell in every epoch, dense one batch at a time."""
 
 import numpy as np
 import pytest
@@ -29,10 +29,12 @@ def epoch(data):
     return rows.tolist()
 
 
-def test_every_cell_comes_once_in_every_epoch(x):
+def test_every_cell_comes_in_every_epoch(x):
     data = batches(x)
     for _ in range(3):
-        assert sorted(epoch(data)) == list(range(N))
+        rows = epoch(data)
+        assert sorted(rows[:N]) == list(range(N))
+        assert rows[N:] == rows[:2]  # three batches of four
 
 
 def test_order_is_shuffled_from_the_first_epoch_and_changes_with_each(x):
@@ -61,9 +63,11 @@ def test_without_shuffling_the_order_is_that_of_the_rows(x):
 @pytest.mark.parametrize(
     ("batch_size", "sizes"), [(4, [4, 4, 2]), (5, [5, 5]), (10, [10]), (64, [10]), (1, [1] * 10), (9, [9, 1])]
 )
-def test_last_batch_holds_what_is_left(x, batch_size, sizes):
-    data = batches(x, batch_size=batch_size)
+def test_last_batch_holds_what_is_left_or_is_filled_up(x, batch_size, sizes):
+    data = batches(x, batch_size=batch_size, shuffle=False)
     assert [len(data[i][0]) for i in range(len(data))] == sizes
+    shuffled = batches(x, batch_size=batch_size)
+    assert [len(shuffled[i][0]) for i in range(len(shuffled))] == [sizes[0]] * len(sizes)
 
 
 def test_sparse_batches_are_the_dense_ones_as_arrays(x):

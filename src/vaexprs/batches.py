@@ -11,9 +11,11 @@ from vaexprs.io import Matrix, densify
 
 
 class CellBatches(keras.utils.PyDataset):
-    """Mini-batches of cells; every cell comes once an epoch.
+    """Mini-batches of cells; every cell comes in every epoch.
 
-    A CSR matrix is made dense one batch at a time, so that no dense copy of it is ever in memory.
+    A CSR matrix is made dense one batch at a time, so that no dense copy of it is ever in memory. Shuffled
+    batches are all of one size, because JAX compiles a training step for each size that it meets: the last
+    is filled up with cells from the beginning of the epoch, which come twice.
 
     Parameters
     ----------
@@ -22,9 +24,9 @@ class CellBatches(keras.utils.PyDataset):
     codes
         One-hot conditions, (n_cells, width); None if there are none.
     batch_size
-        Cells a batch; the last batch of an epoch may be smaller.
+        Cells a batch, at most all.
     shuffle
-        Whether the order is drawn anew for each epoch.
+        Whether the order is drawn anew for each epoch. If not, the last batch holds what is left.
     seed
         Seed of the order.
     sample_weight
@@ -44,7 +46,7 @@ class CellBatches(keras.utils.PyDataset):
         super().__init__()
         self.x = x
         self.codes = codes
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, x.shape[0])
         self.sample_weight = sample_weight
         self._rng = np.random.default_rng(seed) if shuffle else None
         self._order = np.arange(x.shape[0])
@@ -60,6 +62,8 @@ class CellBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        if self._rng is not None:
+            rows = np.append(rows, self._order[: self.batch_size - len(rows)])
         inputs = as_inputs(densify(self.x[rows]), None if self.codes is None else self.codes[rows])
         if self.sample_weight is None:
             return (inputs,)
