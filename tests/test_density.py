@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from vaexprs.density import CELLS_FOR_OWN_COVARIANCE, MOST_CELLS, fit_density
-from vaexprs.mixture import FLOOR, n_parameters
+from vaexprs.covariances import n_parameters
+from vaexprs.density import CELLS_FOR_OWN_COVARIANCE, FLOOR, MOST_CELLS, fit_density
 from vaexprs.preprocessing import Conditions
 
 SIZES = {"T": 28, "B": 20, "NK": 2, "Mast": 1}
@@ -372,3 +372,15 @@ def test_noise_larger_than_the_library_sizes_vary_leaves_a_twentieth():
         for f in (None, lambda rows: 5.0)
     )
     assert narrow == pytest.approx(wide / 20)
+
+
+def test_library_sizes_all_alike_leave_one_shrunken_component():
+    mean = np.random.default_rng(0).standard_normal((60, 2))
+    obs = pd.DataFrame({"cell_type": ["T"] * 60})
+    density = fit(mean, obs, one_key("T"), sd=SD, log_library=np.full(60, 8.0))
+    assert list(density.summary()["model"]) == ["shrunken"]
+    x = draws(density.mixture({"cell_type": "T"}))
+    np.testing.assert_allclose(x[:, 2], 8, atol=5 * np.sqrt(FLOOR))
+    assert np.abs(np.cov(x[:, :2].T) - np.cov(mean.T, bias=True) - SD**2 * np.eye(2)).max() < 0.05
+    uneven = fit(mean, obs, one_key("T"), sd=SD, log_library=8 + 0.1 * mean[:, 0] ** 2)
+    assert list(uneven.summary()["model"]) == ["EEE"]

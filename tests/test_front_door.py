@@ -18,6 +18,8 @@ ROOMS = (
     "batches",
     "likelihoods",
     "networks",
+    "covariances",
+    "hierarchical",
     "mixture",
     "density",
     "result",

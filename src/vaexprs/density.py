@@ -7,12 +7,13 @@ where the values are counts, so that depth comes with its correlation to state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from vaexprs.mixture import FLOOR, Mixture, select_mixture
+from vaexprs.mixture import Mixture, SingularFitError, select_mixture
 from vaexprs.preprocessing import Conditions
 
 # The rules, by number of cells of a condition:
@@ -24,9 +25,11 @@ PRIOR_CELLS = 5  # what the pooled covariance weighs against a condition's own, 
 MOST_CELLS = 5_000  # of a condition are looked at, a seeded random subset
 POINTS = 2_000  # posterior samples of a condition to aim at ...
 MOST_DRAWS = 10  # ... with at most so many of each cell
+STARTING_POINTS = 500  # of them EM starts from a tree
 BORROWED = "pooled"
 SHRUNKEN = "shrunken"
 UNSEEN = "additive"
+FLOOR = 1e-4  # added to the pooled variances
 LEAST_LIBRARY_VARIANCE = 0.05  # of log library sizes that noise may leave, as a fraction
 
 
@@ -246,12 +249,19 @@ def _fit_one(
     d = sample.shape[1]
     components = min(cells // CELLS_PER_COMPONENT, MOST_COMPONENTS)
     if components > 1:
-        chosen = select_mixture(
-            sample / scale, components=[components], models=[MODEL], n_independent=cells, seed=seed
-        )
-        bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
-        covariances = chosen.best.covariances * np.outer(scale, scale)
-        return Mixture(chosen.best.weights, chosen.best.means * scale, covariances, MODEL), bic
+        with suppress(SingularFitError):  # library sizes all alike, say
+            chosen = select_mixture(
+                sample / scale,
+                components=[components],
+                models=[MODEL],
+                n_independent=cells,
+                starting_points=STARTING_POINTS,
+                seed=seed,
+            )
+            bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
+            best = chosen.best.mixture_
+            covariances = best.covariances * np.outer(scale, scale)
+            return Mixture(best.weights, best.means * scale, covariances, MODEL), bic
     covariance, model = pooled, BORROWED
     if cells >= CELLS_FOR_OWN_COVARIANCE:
         own = np.cov(sample.T, bias=True).reshape(d, d)

@@ -46,8 +46,8 @@ MOST_STUCK = 0.05  # genes with a dispersion at its limit, as a fraction, beyond
 LEAST_KL = 0.01  # nats a cell
 NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
 AVERAGING = 0.99  # momentum of the moving average of the weights
-# ... and of that of squared gradients in Adam: with its default, 0.999, steps this large blow up where one gene
-# has most of the counts
+# ... and of that of squared gradients in Adam: with its default, 0.999, steps this large can blow up where
+# one gene has most of the counts
 FORGETTING = 0.99
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",

@@ -1,0 +1,132 @@
+"""Time of choosing a mixture: all fourteen models with 1 to 9 components, for ten labels of 200 x 11.
+
+    apt-get install r-base-core r-cran-mclust
+    python benchmarks/mixture.py
+
+The points are posterior samples of the cells that come with scanpy, 200 a label, in ten latent dimensions with
+the log library size as the eleventh; --data takes the cells of another file. `select_mixture` is beside
+mclust's `mclustBIC` on R (the same fourteen models; left out where Rscript or mclust is missing) and
+scikit-learn's `GaussianMixture` (its four covariance types), each in turn with its default settings on the same
+points, reading and starting R not counted. Then `select_mixture` alone on 20,000 of the points' relatives, drawn
+from the mixture it chose for one label, and on a tenth of them. Run it on an otherwise idle machine.
+"""
+
+import argparse
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from shutil import which
+from statistics import median
+
+import vaexprs as vx
+
+# isort: split
+import numpy as np
+from sklearn.mixture import GaussianMixture
+
+from vaexprs.fitting import encode
+from vaexprs.mixture import select_mixture
+
+POINTS = 200
+COMPONENTS = range(1, 10)
+TYPES = ("spherical", "diag", "tied", "full")
+R_SCRIPT = """
+suppressMessages(library(mclust))
+for (f in commandArgs(trailingOnly = TRUE)) {
+  x <- as.matrix(read.csv(f, header = FALSE))
+  seconds <- system.time(bic <- mclustBIC(x, verbose = FALSE))["elapsed"]
+  cat(seconds, -max(bic, na.rm = TRUE), "\\n")
+}
+"""
+
+
+def labels(data: str | None, label_key: str) -> dict[str, np.ndarray]:
+    """Return posterior samples of each label, (POINTS, latent_dim + 1)."""
+    adata = vx.demo_cells() if data is None else vx.read(data)
+    fit = vx.fit_vae(adata, label_key=label_key, seed=0, verbose=0)
+    cells = fit.preprocessing.train
+    mean, sd = encode(fit.model, cells, fit.preprocessing.y_train)
+    library = np.log(np.asarray(cells.x.sum(axis=1)).ravel())
+    label = cells.obs[label_key].astype(str).to_numpy()
+    rng = np.random.default_rng(0)
+    points = {}
+    for name in np.unique(label):
+        rows = rng.choice(np.flatnonzero(label == name), POINTS)
+        sample = mean[rows] + sd[rows] * rng.standard_normal((POINTS, mean.shape[1]))
+        # library sizes are those of cells, which come more than once: a little apart, or no one could fit them
+        points[name] = np.c_[sample, library[rows] + 0.05 * rng.standard_normal(POINTS)]
+    return points
+
+
+def ours(x: np.ndarray) -> float:
+    """Return the best BIC of the fourteen models."""
+    return select_mixture(x, components=COMPONENTS).bic
+
+
+def theirs(x: np.ndarray) -> float:
+    """Return the best BIC of scikit-learn's types."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return min(
+            GaussianMixture(g, covariance_type=kind, random_state=0).fit(x).bic(x)
+            for kind in TYPES
+            for g in COMPONENTS
+        )
+
+
+def clock(work: object, x: np.ndarray) -> tuple[float, float]:
+    """Return the seconds of some work and what it returned."""
+    start = time.perf_counter()
+    bic = work(x)  # type: ignore[operator]
+    return time.perf_counter() - start, bic
+
+
+def in_r(points: dict[str, np.ndarray]) -> list[tuple[float, float]] | None:
+    """Return the seconds and best BIC of mclust for each label."""
+    if which("Rscript") is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "time.R")
+        script.write_text(R_SCRIPT)
+        files = [str(Path(folder, f"{i}.csv")) for i in range(len(points))]
+        for file, x in zip(files, points.values(), strict=True):
+            np.savetxt(file, x, delimiter=",")
+        done = subprocess.run(["Rscript", str(script), *files], capture_output=True, text=True)
+    if done.returncode:
+        print(f"mclust is left out: {done.stderr.strip().splitlines()[-1]}")
+        return None
+    return [(float(a), float(b)) for a, b in (line.split() for line in done.stdout.splitlines())]
+
+
+def main() -> None:
+    """Read the command line and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", help=".h5ad with raw counts in X; by default the cells of scanpy")
+    parser.add_argument("--label-key", default="cell_type", help="column of obs with the type")
+    args = parser.parse_args()
+    points = labels(args.data, args.label_key)
+    ours(next(iter(points.values()))[:50])  # imports and first calls
+    theirs(next(iter(points.values()))[:50])
+    columns = {
+        "vaexprs": [clock(ours, x) for x in points.values()],
+        "scikit-learn": [clock(theirs, x) for x in points.values()],
+        "mclust": in_r(points),
+    }
+    there = {name: column for name, column in columns.items() if column is not None}
+    print(f"| label | {' | '.join(f'{name}: s, BIC' for name in there)} |")
+    print(f"|---|{'---|' * len(there)}")
+    for i, label in enumerate(points):
+        print(f"| {label} | {' | '.join(f'{c[i][0]:.2f}, {c[i][1]:.1f}' for c in there.values())} |")
+    seconds = {name: median(s for s, _ in column) for name, column in there.items()}
+    for name, value in seconds.items():
+        print(f"{name}: median {value:.2f} s a label, {value / seconds['vaexprs']:.1f} times ours")
+    mixture = select_mixture(points[max(points, key=len)]).best.mixture_
+    x = mixture.sample(20_000, np.random.default_rng(0))
+    times = {n: clock(ours, x[:n])[0] for n in (2_000, 20_000)}
+    print(f"2,000 points {times[2_000]:.1f} s, 20,000 points {times[20_000]:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
