@@ -33,7 +33,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vaexprs import density, likelihoods
+from vaexprs import density, likelihoods, mixture
 
 MOST_CELLS = 1000  # of each side in a forest
 COLUMNS = ("genes", "pcs", "sd", "zeros", "library", "library sd", "labels", "folds", "copies", "members")
@@ -119,17 +119,24 @@ def like(fit: vx.VAEFit, cells: ad.AnnData, key: str, seed: int, stratified: boo
     return vx.gen_exprs(fit, labels=numbers, seed=seed, stratified=stratified, progress=False).adata
 
 
+def by_bic(x: np.ndarray, *, components: Any, models: Any, **arguments: Any) -> mixture.Selection:
+    """Choose among all models with 1 to 9 components."""
+    return mixture.select_mixture(x, **arguments)
+
+
 def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
     """Arguments of the fit, whether draws are stratified, and what is changed around both."""
     none = contextlib.nullcontext
     hidden = [keras.layers.Dense(256, "relu")]
-    plain = keras.optimizers.Adam(3e-3)
+    plain = keras.optimizers.Adam(3e-3, beta_2=0.99)
+    slow = keras.optimizers.Adam(3e-3, use_ema=True, ema_momentum=0.99)
     return {
         "default": ({}, True, none),
         "independent draws": ({}, False, none),
         "a hidden layer with ReLU": ({"decoder_layers": hidden}, True, none),
         "no hidden layer": ({"decoder_layers": []}, True, none),
         "weights not averaged": ({"optimizer": plain}, True, none),
+        "beta_2 of 0.999 in Adam": ({"optimizer": slow}, True, none),
         "6 latent dimensions": ({"latent_dim": 6}, True, none),
         "20 latent dimensions": ({"latent_dim": 20}, True, none),
         "one dispersion a gene": (
@@ -138,6 +145,7 @@ def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
             lambda: patch.object(likelihoods.CountHead, "deviation_sd", 1e-3),
         ),
         "one component a label": ({}, True, lambda: patch.object(density, "CELLS_PER_COMPONENT", 10**9)),
+        "model and components by BIC": ({}, True, lambda: patch.object(density, "select_mixture", by_bic)),
         "library noise counted twice": (
             {},
             True,

@@ -3,12 +3,12 @@
     apt-get install r-base-core r-cran-mclust
     python benchmarks/mixture.py
 
-The points are posterior samples of the cells that come with scanpy, 200 a label, in ten latent dimensions with
-the log library size as the eleventh; --data takes the cells of another file. `select_mixture` is beside
+The points are posterior samples of the cells that come with scanpy, 200 a label, in ten latent dimensions
+with the log library size as the eleventh; --data takes the cells of another file. `select_mixture` is beside
 mclust's `mclustBIC` on R (the same fourteen models; left out where Rscript or mclust is missing) and
-scikit-learn's `GaussianMixture` (its four covariance types), each in turn with its default settings on the same
-points, reading and starting R not counted. Then `select_mixture` alone on 20,000 of the points' relatives, drawn
-from the mixture it chose for one label, and on a tenth of them. Run it on an otherwise idle machine.
+scikit-learn's `GaussianMixture` (its four covariance types), each in turn with its default settings on the
+same points; reading the points and starting R do not count. Then `select_mixture` alone on 20,000 points
+drawn from the mixture it chose for one label, and on a tenth of them. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def labels(data: str | None, label_key: str) -> dict[str, np.ndarray]:
     for name in np.unique(label):
         rows = rng.choice(np.flatnonzero(label == name), POINTS)
         sample = mean[rows] + sd[rows] * rng.standard_normal((POINTS, mean.shape[1]))
-        # library sizes are those of cells, which come more than once: a little apart, or no one could fit them
+        # cells come more than once: their library sizes a little apart, or nobody could fit them
         points[name] = np.c_[sample, library[rows] + 0.05 * rng.standard_normal(POINTS)]
     return points
 
@@ -122,7 +122,7 @@ def main() -> None:
     seconds = {name: median(s for s, _ in column) for name, column in there.items()}
     for name, value in seconds.items():
         print(f"{name}: median {value:.2f} s a label, {value / seconds['vaexprs']:.1f} times ours")
-    mixture = select_mixture(points[max(points, key=len)]).best.mixture_
+    mixture = select_mixture(points[max(points)]).best.mixture_
     x = mixture.sample(20_000, np.random.default_rng(0))
     times = {n: clock(ours, x[:n])[0] for n in (2_000, 20_000)}
     print(f"2,000 points {times[2_000]:.1f} s, 20,000 points {times[20_000]:.1f} s")

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 from threadpoolctl import threadpool_limits
 
-from vaexprs._checks import check_choice
+from vaexprs._checks import check_choice, check_integer
 from vaexprs.covariances import DIAGONAL, FULL, WHOLE_SCATTER, n_parameters
 from vaexprs.hierarchical import cut, merge_tree, svd_scaled
 
@@ -166,9 +166,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """
         x = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         model = _check_model(self.model, x.shape[1])
-        if self.n_components < 1 or self.n_components > len(x):
+        check_integer("max_iter", self.max_iter, 1)
+        if check_integer("n_components", self.n_components, 1) > len(x):
             raise ValueError(
-                f"n_components must be between 1 and the number of points, {len(x)}, got {self.n_components}."
+                f"n_components must be at most the number of points, {len(x)}, got {self.n_components}."
             )
         points = _Points(x)
         if self.start is None:
@@ -176,8 +177,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             responsibility = starts.responsibility(self.n_components)
         else:
             responsibility = _as_responsibility(self.start, self.n_components, len(x))
-        with threadpool_limits(1):
-            fitted = _maximise(points, responsibility, model, self.tol, self.max_iter)
+        try:
+            with threadpool_limits(1):
+                fitted = _maximise(points, responsibility, model, self.tol, self.max_iter)
+        except SingularFitError:
+            raise SingularFitError(
+                f"The fit of model {self.model!r} with {self.n_components} components is singular: a "
+                f"component has contracted to fewer than the {x.shape[1]} dimensions of the points. Try fewer "
+                "components or a model with fewer parameters, such as 'EEI'."
+            ) from None
         return self._take(fitted, len(x))
 
     def _take(self, fitted: _Fitted, n: int) -> Self:
