@@ -43,61 +43,82 @@ def merge_tree(x: np.ndarray) -> np.ndarray:
         For each step the two clusters merged, the smaller number first, whose number the new one keeps,
         (n - 1, 2). A point is the cluster of its row.
     """
-    n, d = x.shape
-    least = x.var(axis=0).sum() / max(d, 1)
-    if least == 0:  # the points are all alike
+    n = len(x)
+    clusters = _Clusters(x)
+    if clusters.least == 0:  # the points are all alike
         return np.stack([np.zeros(n - 1, int), np.arange(1, n)], axis=1)
-    size, mean, scatter, trace = np.ones(n), x.copy(), np.zeros((n, d, d)), np.zeros(n)
-    # costs of a cluster with itself and with those gone are infinite
-    term = np.full(n, np.log(least))
-    cost = 2 * np.log((squareform(pdist(x, "sqeuclidean")) / 2 + least) / 2) - 2 * np.log(least)
-    np.fill_diagonal(cost, np.inf)
+    # of merging two clusters, infinite for one with itself and for those gone; the nearest has the lowest
+    cost = clusters.pair_costs(x)
     nearest = cost.argmin(axis=1)
     lowest = cost[np.arange(n), nearest]
-    alive = np.ones(n, bool)
+    there = np.ones(n, bool)
     steps = np.empty((n - 1, 2), int)
     for step in range(n - 1):
         a = int(lowest.argmin())
         a, b = sorted((a, int(nearest[a])))
         steps[step] = a, b
-        away = mean[b] - mean[a]
-        joint = size[a] + size[b]
-        scatter[a] += scatter[b] + size[a] * size[b] / joint * np.outer(away, away)
-        trace[a] = np.trace(scatter[a])
-        mean[a] += size[b] / joint * away
-        size[a] = joint
-        alive[b] = False
-        term[a] = _terms(size[[a]], scatter[[a]], trace[[a]], least)[0]
+        clusters.merge(a, b)
+        there[b] = False
         cost[b], cost[:, b], lowest[b] = np.inf, np.inf, np.inf
-        others = np.flatnonzero(alive)
+        others = np.flatnonzero(there)
         others = others[others != a]
-        if not len(others):
-            break
-        joint = size[a] + size[others]
-        away = mean[others] - mean[a]
-        weight = size[a] * size[others] / joint
-        traces = trace[a] + trace[others] + weight * (away**2).sum(axis=1)
-        merged = scatter[others] + scatter[a]
-        merged += (weight[:, None] * away)[:, :, None] * away[:, None, :]
-        new = _terms(joint, merged, traces, least) - term[others] - term[a]
+        new = clusters.costs(a, others)
         cost[a, others] = cost[others, a] = new
         closer = new < lowest[others]
         lowest[others[closer]], nearest[others[closer]] = new[closer], a
-        lost = others[~closer & ((nearest[others] == a) | (nearest[others] == b))]
+        # those that have lost their nearest look at all that are left
+        lost = others[~closer & np.isin(nearest[others], (a, b))]
         lost = np.append(lost, a)
         nearest[lost] = cost[lost].argmin(axis=1)
         lowest[lost] = cost[lost, nearest[lost]]
     return steps
 
 
-def _terms(size: np.ndarray, scatter: np.ndarray, trace: np.ndarray, least: float) -> np.ndarray:
-    """Return what clusters contribute to the criterion, (n_clusters,)."""
-    d = scatter.shape[1]
-    value = (trace + least) / size
-    full = np.flatnonzero(size > d)  # the determinants of others are 0
-    if len(full):
-        value[full] += np.maximum(np.linalg.det(scatter[full] / size[full, None, None]), 0)
-    return np.asarray(size * np.log(value))
+class _Clusters:
+    """Sizes, means and scatter matrices of clusters, to begin with of single points, and their criterion."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        n, d = x.shape
+        self.least = x.var(axis=0).sum() / max(d, 1)  # tr W / (n d)
+        self.size, self.mean = np.ones(n), x.copy()
+        self.scatter, self.trace = np.zeros((n, d, d)), np.zeros(n)
+        with np.errstate(divide="ignore"):
+            self.term = np.full(n, np.log(self.least))
+
+    def pair_costs(self, x: np.ndarray) -> np.ndarray:
+        """Return what the criterion rises by when two points are merged, (n, n)."""
+        trace = squareform(pdist(x, "sqeuclidean")) / 2
+        determinant = trace / 2 if x.shape[1] == 1 else 0
+        cost = 2 * np.log((trace + self.least) / 2 + determinant) - 2 * np.log(self.least)
+        np.fill_diagonal(cost, np.inf)
+        return np.asarray(cost)
+
+    def merge(self, a: int, b: int) -> None:
+        """Make two clusters one, in the place of the first."""
+        away = self.mean[b] - self.mean[a]
+        joint = self.size[a] + self.size[b]
+        self.scatter[a] += self.scatter[b] + self.size[a] * self.size[b] / joint * np.outer(away, away)
+        self.trace[a] = np.trace(self.scatter[a])
+        self.mean[a] += self.size[b] / joint * away
+        self.size[a] = joint
+        self.term[a] = self._terms(self.size[[a]], self.scatter[[a]], self.trace[[a]])[0]
+
+    def costs(self, a: int, others: np.ndarray) -> np.ndarray:
+        """Return what the criterion rises by when a cluster is merged with each of others, (n_others,)."""
+        joint = self.size[a] + self.size[others]
+        away = self.mean[others] - self.mean[a]
+        weight = self.size[a] * self.size[others] / joint
+        trace = self.trace[a] + self.trace[others] + weight * (away**2).sum(axis=1)
+        scatter = self.scatter[others] + self.scatter[a]
+        scatter += (weight[:, None] * away)[:, :, None] * away[:, None, :]
+        return self._terms(joint, scatter, trace) - self.term[others] - self.term[a]
+
+    def _terms(self, size: np.ndarray, scatter: np.ndarray, trace: np.ndarray) -> np.ndarray:
+        value = (trace + self.least) / size
+        full = np.flatnonzero(size > scatter.shape[1])  # the determinants of others are 0
+        if len(full):
+            value[full] += np.maximum(np.linalg.det(scatter[full] / size[full, None, None]), 0)
+        return np.asarray(size * np.log(value))
 
 
 def cut(steps: np.ndarray, clusters: int) -> np.ndarray:

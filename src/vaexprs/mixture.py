@@ -183,8 +183,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         except SingularFitError:
             raise SingularFitError(
                 f"The fit of model {self.model!r} with {self.n_components} components is singular: a "
-                f"component has contracted to fewer than the {x.shape[1]} dimensions of the points. Try fewer "
-                "components or a model with fewer parameters, such as 'EEI'."
+                f"component has contracted to fewer than the {x.shape[1]} dimensions of the points. Try "
+                "fewer components or a model with fewer parameters, such as 'EEI'."
             ) from None
         return self._take(fitted, len(x))
 
