@@ -534,6 +534,18 @@ def test_what_is_not_points_is_refused(x):
         select_mixture(x)
 
 
+def test_arguments_of_the_choice_are_checked(iris):
+    for arguments, message in (
+        ({"components": []}, "components and models must name at least one each"),
+        ({"models": []}, "components and models must name at least one each"),
+        ({"components": [0, 1]}, "components must be at least 1, got 0"),
+        ({"models": ["EEK"]}, "model must be one of 'EII'"),
+        ({"starting_points": 5}, "starting_points must be at least 9, got 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            select_mixture(iris, **arguments)
+
+
 @pytest.mark.parametrize(("model", "covariances"), [("VII", 2), ("VVI", 6), ("EEE", 6), ("VVV", 12)])
 def test_parameters_are_covariances_means_and_all_weights_but_one(model, covariances):
     assert n_parameters(model, components=2, d=3) == covariances + 2 * 3 + 1

@@ -344,6 +344,10 @@ def select_mixture(
     if models is None:
         models = MODELS if d > 1 else tuple(UNIVARIATE)
     names = {model: _check_model(model, d) for model in models}
+    components = [check_integer("components", g, 1) for g in components]
+    if not names or not components:
+        raise ValueError("components and models must name at least one each.")
+    check_integer("starting_points", starting_points, max(components))
     points = _Points(x)
     starts = _Starts(x, np.random.RandomState(seed), starting_points)
     rows: list[tuple[Any, ...]] = []
