@@ -291,7 +291,7 @@ def prepare(args: argparse.Namespace) -> Task:
     if not args.all_genes:
         train, test = with_rest(train, genes), with_rest(test, genes)
         genes = np.arange(len(genes))
-    methods = [*METHODS, "scVI"] if args.scvi else METHODS
+    methods = args.methods or ([*METHODS, "scVI"] if args.scvi else METHODS)
     x_test = normalise(test.counts)[:, genes].toarray()
     return Task(train, x_test, test.labels, genes, methods, args.draws, args.scvi)
 
@@ -343,11 +343,16 @@ def main() -> None:
     parser.add_argument("--label-key", default="cell_type", help="column of obs with the type")
     parser.add_argument("--types", nargs="+", default=TYPES, help="types to make rare, one after the other")
     parser.add_argument("--cells", type=int, nargs="+", default=[10, 20, 50, 100], help="sizes n, at least 2")
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*METHODS, "scVI"], help="some of them; by default all"
+    )
     parser.add_argument("--draws", type=int, default=10, help="random draws of the n cells")
     parser.add_argument("--all-genes", action="store_true", help="fit the models to each gene: slow")
     parser.add_argument("--scvi", metavar="PYTHON", help="interpreter of an environment with scvi-tools")
     parser.add_argument("--out", type=Path, metavar="TABLE.md", help="file for the tables")
     args = parser.parse_args()
+    if args.methods and "scVI" in args.methods and not args.scvi:
+        parser.error("scVI needs --scvi.")
     if args.draws < 1 or min(args.cells) < 2:
         parser.error("--draws must be at least 1 and --cells at least 2.")
     if args.fit_scvi:

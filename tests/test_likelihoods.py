@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss
 from vaexprs.demo import demo_cells
 from vaexprs.likelihoods import (
     DISPERSION_STEP,
+    EFFECT_STEP,
     LIKELIHOODS,
     Bernoulli,
     Gaussian,
@@ -289,7 +290,7 @@ def test_relative_noise_is_the_spread_of_totals(likelihood):
 def test_head_learns_dispersions_of_conditions():
     """Without conditions there is one a gene; deviations add to it, held by a penalty."""
     condition = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
-    head = NegativeBinomial().head(GENES, 100)
+    head = NegativeBinomial().head(GENES, 100, [2, 3])
     head(HIDDEN, condition)
     head.deviation.assign(np.log([[2.0] * GENES, [0.5] * GENES]) / DISPERSION_STEP)
     dispersion = f64(head(HIDDEN, condition)["dispersion"])
@@ -299,6 +300,42 @@ def test_head_learns_dispersions_of_conditions():
     alone = NegativeBinomial().head(GENES, 100)
     alone(HIDDEN)
     assert alone.deviation is None
+
+
+@pytest.mark.parametrize("likelihood", [NegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name)
+def test_what_a_condition_adds_is_held_the_more_the_rarer_it_is(likelihood):
+    """Prior variance 50 times its share of the cells; 25 of 100 cells have 12.5, one has 0.5."""
+    condition = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
+    head = likelihood.head(GENES, 100, [25, 1])
+    before = head(HIDDEN, condition)
+    head.effect.assign(np.array([[0.4] * GENES, [0.0] * GENES]) / EFFECT_STEP)
+    assert float(sum(head.losses)) * 100 == pytest.approx(GENES * 0.4**2 / 2 / 12.5, rel=1e-5)
+    head.effect.assign(np.array([[0.0] * GENES, [0.4] * GENES]) / EFFECT_STEP)
+    assert float(sum(head.losses)) * 100 == pytest.approx(GENES * 0.4**2 / 2 / 0.5, rel=1e-5)
+    if likelihood.name == "gaussian":
+        after = head(HIDDEN, condition)
+        np.testing.assert_array_equal(after["mean"][:2], before["mean"][:2])
+        assert head.zero_effect.shape == (2, GENES)
+
+
+def test_what_conditions_add_to_counts_is_a_factor_of_proportions():
+    head = NegativeBinomial().head(GENES, 100, [50, 50])
+    condition = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
+    plain = f64(head(HIDDEN, condition)["proportion"])
+    factor = np.array([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]])
+    head.effect.assign(np.log(factor) / EFFECT_STEP)
+    given = f64(head(HIDDEN, condition)["proportion"])
+    expected = plain * (condition @ factor)
+    np.testing.assert_allclose(given, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_cells_beyond_two_thousand_do_not_hold_conditions_more():
+    heads = [NegativeBinomial().head(GENES, n, [20, 30]) for n in (2_000, 2_000_000)]
+    for head in heads:
+        head(HIDDEN, np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]])
+        head.effect.assign(np.ones((2, GENES)))
+    strengths = [float(sum(head.losses)) * head.n_cells for head in heads]
+    assert strengths[0] == pytest.approx(strengths[1], rel=1e-5)
 
 
 # ---- checks of counts

@@ -12,11 +12,9 @@ from vaexprs.networks import Normalize, Sampling, build_vae, predict
 X = np.random.default_rng(0).poisson(2.0, (40, 7)).astype(np.float32)
 
 
-def vae(encoder=None, decoder=None, *, likelihood=None, width=0, x=X, **kwargs):
-    settings = {"latent_dim": 3, "regularization": 1.0, "seed": 0} | kwargs
-    return build_vae(
-        encoder, decoder, likelihood=likelihood or NegativeBinomial(), x=x, width=width, **settings
-    )
+def vae(encoder=None, decoder=None, *, likelihood=None, x=X, **kwargs):
+    settings = {"latent_dim": 3, "regularization": 1.0, "seed": 0, "level_cells": []} | kwargs
+    return build_vae(encoder, decoder, likelihood=likelihood or NegativeBinomial(), x=x, **settings)
 
 
 def test_noise_differs_between_cells_and_between_dimensions():
@@ -121,7 +119,7 @@ def test_any_layers_make_a_model():
         keras.layers.Dropout(0.2),
         Scaled(3.0),
     ]
-    model = vae([keras.Input((7,)), *layers], layers, width=2)
+    model = vae([keras.Input((7,)), *layers], layers, level_cells=[20, 20])
     out = model([X, np.eye(2, dtype=np.float32)[np.arange(40) % 2]])
     assert out["output"]["proportion"].shape == (40, 7)
     assert [layer.by for layer in model.layers if isinstance(layer, Scaled)] == [3.0, 3.0]
@@ -208,3 +206,25 @@ def test_a_layer_that_cannot_be_rebuilt():
 def test_the_output_layer_must_be_as_wide_as_the_genes():
     with pytest.raises(ValueError, match="as many units as there are genes .*: 7, got 6"):
         vae(likelihood=Bernoulli(), decoder=[keras.layers.Dense(6, "sigmoid")])
+
+
+@pytest.mark.parametrize(
+    ("decoder", "likelihood", "expected"),
+    [
+        (None, NegativeBinomial(), 3),  # conditions only add to genes
+        ([], NegativeBinomial(), 3),
+        ([keras.layers.Dense(5, "relu")], NegativeBinomial(), 3 + 2),
+        (None, Bernoulli(), 3 + 2),  # its last layer is not one of ours
+    ],
+)
+def test_where_the_conditions_enter_the_decoder(decoder, likelihood, expected):
+    x = np.minimum(X, 1) if likelihood.name == "bernoulli" else X
+    model = vae(None, decoder, likelihood=likelihood, x=x, level_cells=[20, 20])
+    assert model.get_layer(model.decoder_layers[0]).kernel.shape[0] == expected
+    z = np.zeros((2, 3), np.float32)
+    head = model.get_layer("output")
+    if hasattr(head, "effect"):
+        head.effect.assign(np.stack([np.arange(7.0), np.arange(7.0)[::-1]]) / 10)
+    output = model.decoder()([z, np.eye(2, dtype=np.float32)])
+    output = np.asarray(output["proportion"] if isinstance(output, dict) else output)
+    assert np.abs(output[0] - output[1]).max() > 1e-4

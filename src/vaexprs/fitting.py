@@ -46,9 +46,10 @@ MOST_STUCK = 0.05  # genes with a dispersion at its limit, as a fraction, beyond
 LEAST_KL = 0.01  # nats a cell
 NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
 AVERAGING = 0.99  # momentum of the moving average of the weights
-# ... and of that of squared gradients in Adam: with its default, 0.999, steps this large can blow up where
-# one gene has most of the counts
+# Steps this large can blow up where one gene has most of the counts: Adam forgets squared gradients faster
+# than by its default of 0.999, and gradients have a norm of at most 10.
 FORGETTING = 0.99
+LARGEST_GRADIENT = 10.0
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",
     "y": "y_train",
@@ -121,8 +122,8 @@ def fit_vae(
     optimizer
         Name of a Keras optimizer, or one; it is copied. By default Adam, under "bernoulli" with its
         default learning rate, otherwise with one of 0.003 (0.001 where values are not counts or there are
-        more than 20,000 a cell), beta_2 = 0.99, and the weights averaged over the steps (an exponential
-        moving average with momentum 0.99).
+        more than 20,000 a cell), beta_2 = 0.99, gradients with a norm of at most 10, and the weights
+        averaged over the steps (an exponential moving average with momentum 0.99).
     validation_split
         Fraction of the cells kept for validation, in proportion within each label; at least 0, less
         than 1. Ignored where `x_val` is given.
@@ -193,7 +194,7 @@ def fit_vae(
             decoder_layers,
             likelihood=chosen,
             x=cells.x,
-            width=prepared.conditions.width,
+            level_cells=[] if prepared.y_train is None else prepared.y_train.sum(axis=0),
             latent_dim=latent_dim or chosen.latent_dim,
             regularization=regularization,
             seed=seed,
@@ -377,7 +378,13 @@ def _default_optimizer(likelihood: Likelihood, x: io.Matrix) -> keras.optimizers
         return keras.optimizers.Adam()
     shallow = likelihood.counts and x.sum(dtype=np.float64) <= DEEP * x.shape[0]
     rate = LEARNING_RATE if shallow else DEEP_LEARNING_RATE
-    return keras.optimizers.Adam(rate, beta_2=FORGETTING, use_ema=True, ema_momentum=AVERAGING)
+    return keras.optimizers.Adam(
+        rate,
+        beta_2=FORGETTING,
+        global_clipnorm=LARGEST_GRADIENT,
+        use_ema=True,
+        ema_momentum=AVERAGING,
+    )
 
 
 def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:

@@ -8,6 +8,7 @@ nothing else in the package asks which one it has.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
 import keras
@@ -25,6 +26,11 @@ from vaexprs.preprocessing import POWERS
 # go and one weight a gene: counted in units of this size they arrive with everything else.
 DISPERSION_STEP = 20.0
 LOG_DISPERSION_LIMITS = (-7.0, 9.0)
+EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
+# Prior variance of these additions: so much times the share of the cells that have the condition, of at most
+# EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
+EFFECT_VARIANCE = 50.0
+EFFECT_CELLS = 2_000
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 # Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
 SEARCHED_MEAN = 50.0
@@ -69,39 +75,72 @@ def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
     )
 
 
+@keras.saving.register_keras_serializable("vaexprs")
+class RowL2(keras.regularizers.Regularizer):
+    """Sum of squares of a weight, each row with a strength of its own."""
+
+    def __init__(self, strengths: Sequence[float]) -> None:
+        self.strengths = [float(strength) for strength in strengths]
+
+    def __call__(self, weight: Any) -> Any:
+        return ops.sum(ops.convert_to_tensor(self.strengths, weight.dtype) * ops.sum(weight**2, axis=1))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"strengths": self.strengths}
+
+
 class Head(keras.layers.Layer):
     """Last layer of a decoder: hidden units to what a likelihood takes.
 
-    Where there are conditions it is called with their one-hot codes as well, ``head(hidden, condition)``,
-    and the log dispersion of a gene is a sum of the gene's own and a deviation of each condition, drawn to
-    zero by a normal prior with standard deviation `deviation_sd`.
+    Where there are conditions it is called with their one-hot codes as well, ``head(hidden, condition)``.
+    What a level of a condition adds to a gene has a normal prior around zero with variance
+    ``50 * n_level_cells / min(n_cells, 2000)``: the rarer the level, the more of it has to come from the
+    hidden units, which all cells teach. The log dispersion of a gene is a sum of the gene's own and a
+    deviation of each level, with a normal prior of standard deviation `deviation_sd`.
 
     Parameters
     ----------
     n_genes
         Number of genes.
     n_cells
-        Number of training cells: what the prior is weighed against.
+        Number of training cells: what the priors are weighed against.
+    level_cells
+        Number of training cells with each level, in the order of the one-hot codes.
     """
 
     deviation_sd: ClassVar[float]
 
-    def __init__(self, n_genes: int, n_cells: int, **kwargs: Any) -> None:
+    def __init__(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.n_genes = n_genes
         self.n_cells = n_cells
+        self.level_cells = [int(n) for n in level_cells]
 
-    def _add_log_dispersion(self, condition_shape: tuple[int | None, ...] | None) -> None:
+    def _add_effect(self, name: str) -> Any:
+        """Return the weights of what each level adds to a gene, in units of EFFECT_STEP; None without any."""
+        if not self.level_cells:
+            return None
+        share = np.maximum(self.level_cells, 1) / min(self.n_cells, EFFECT_CELLS)
+        prior = RowL2((0.5 * EFFECT_STEP**2 / (EFFECT_VARIANCE * share) / self.n_cells).tolist())
+        shape = (len(self.level_cells), self.n_genes)
+        return self.add_weight(name=name, shape=shape, initializer="zeros", regularizer=prior)
+
+    @staticmethod
+    def _linear(hidden: Any, condition: Any, kernel: Any, bias: Any, effect: Any) -> Any:
+        value = ops.matmul(hidden, kernel) + bias
+        return value if effect is None else value + EFFECT_STEP * ops.matmul(condition, effect)
+
+    def _add_log_dispersion(self) -> None:
         # in units of DISPERSION_STEP, see there
         self.log_dispersion = self.add_weight(
             name="log_dispersion", shape=(self.n_genes,), initializer="zeros"
         )
         self.deviation = None
-        if condition_shape is not None:
+        if self.level_cells:
             strength = 0.5 * (DISPERSION_STEP / self.deviation_sd) ** 2 / self.n_cells
             self.deviation = self.add_weight(
                 name="deviation",
-                shape=(condition_shape[-1], self.n_genes),
+                shape=(len(self.level_cells), self.n_genes),
                 initializer="zeros",
                 regularizer=keras.regularizers.L2(strength),
             )
@@ -114,7 +153,8 @@ class Head(keras.layers.Layer):
         return ops.broadcast_to(ops.clip(value * DISPERSION_STEP, *limits), ops.shape(like))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "n_genes": self.n_genes, "n_cells": self.n_cells}
+        own = {"n_genes": self.n_genes, "n_cells": self.n_cells, "level_cells": self.level_cells}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -126,7 +166,7 @@ class CountHead(Head):
 
     Parameters
     ----------
-    n_genes, n_cells
+    n_genes, n_cells, level_cells
         See `Head`.
     dispersed
         Whether there is an inverse dispersion for each gene (and condition).
@@ -140,8 +180,17 @@ class CountHead(Head):
 
     deviation_sd = 3.0  # dispersions of types differ widely; this only keeps few cells from the limits
 
-    def __init__(self, n_genes: int, n_cells: int, dispersed: bool, inflated: bool, **kwargs: Any) -> None:
-        super().__init__(n_genes, n_cells, **kwargs)
+    def __init__(
+        self,
+        n_genes: int,
+        n_cells: int,
+        level_cells: Sequence[int] = (),
+        *,
+        dispersed: bool,
+        inflated: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(n_genes, n_cells, level_cells, **kwargs)
         self.dispersed = dispersed
         self.inflated = inflated
 
@@ -152,24 +201,28 @@ class CountHead(Head):
         small = keras.initializers.RandomNormal(stddev=0.01)
         self.kernel = self.add_weight(name="kernel", shape=slopes, initializer=small)
         self.bias = self.add_weight(name="bias", shape=(self.n_genes,), initializer="zeros")
+        self.effect = self._add_effect("effect")
         if self.dispersed:
-            self._add_log_dispersion(condition_shape)
+            self._add_log_dispersion()
         if self.inflated:
             self.zero_kernel = self.add_weight(name="zero_kernel", shape=slopes, initializer="zeros")
             self.zero_bias = self.add_weight(
                 name="zero_bias", shape=(self.n_genes,), initializer=keras.initializers.Constant(-3.0)
             )
+            self.zero_effect = self._add_effect("zero_effect")
         self.built = True
 
     def call(self, hidden: Any, condition: Any = None) -> Any:
-        logits = ops.matmul(hidden, self.kernel) + self.bias
+        logits = self._linear(hidden, condition, self.kernel, self.bias, self.effect)
         proportion = ops.softmax(logits, axis=-1)
         if not self.dispersed:
             return proportion
         dispersion = ops.exp(self._log_dispersion(condition, proportion, LOG_DISPERSION_LIMITS))
         output = {"proportion": proportion, "dispersion": dispersion}
         if self.inflated:
-            output["zero_logit"] = ops.matmul(hidden, self.zero_kernel) + self.zero_bias
+            output["zero_logit"] = self._linear(
+                hidden, condition, self.zero_kernel, self.zero_bias, self.zero_effect
+            )
         return output
 
     def get_config(self) -> dict[str, Any]:
@@ -187,8 +240,10 @@ class GaussianHead(Head):
 
     deviation_sd = 0.3
 
-    def __init__(self, n_genes: int, n_cells: int, zeros: bool, **kwargs: Any) -> None:
-        super().__init__(n_genes, n_cells, **kwargs)
+    def __init__(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, zeros: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(n_genes, n_cells, level_cells, **kwargs)
         self.zeros = zeros
 
     def build(
@@ -198,7 +253,8 @@ class GaussianHead(Head):
         small = keras.initializers.RandomNormal(stddev=0.01)
         self.kernel = self.add_weight(name="kernel", shape=slopes, initializer=small)
         self.bias = self.add_weight(name="bias", shape=genes, initializer="zeros")
-        self._add_log_dispersion(condition_shape)
+        self.effect = self._add_effect("effect")
+        self._add_log_dispersion()
         self.centre = self.add_weight(name="centre", shape=genes, initializer="zeros", trainable=False)
         self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
         self.lowest = self.add_weight(name="lowest", shape=genes, initializer="zeros", trainable=False)
@@ -206,10 +262,11 @@ class GaussianHead(Head):
         if self.zeros:
             self.zero_kernel = self.add_weight(name="zero_kernel", shape=slopes, initializer="zeros")
             self.zero_bias = self.add_weight(name="zero_bias", shape=genes, initializer="zeros")
+            self.zero_effect = self._add_effect("zero_effect")
         self.built = True
 
     def call(self, hidden: Any, condition: Any = None) -> dict[str, Any]:
-        standardised = ops.matmul(hidden, self.kernel) + self.bias
+        standardised = self._linear(hidden, condition, self.kernel, self.bias, self.effect)
         log_sd = self._log_dispersion(condition, standardised, LOG_SD_LIMITS)
         mean = self.centre + self.spread * standardised
         output = {
@@ -217,7 +274,9 @@ class GaussianHead(Head):
             "sd": self.spread * ops.exp(log_sd),
         }
         if self.zeros:
-            output["zero_logit"] = ops.matmul(hidden, self.zero_kernel) + self.zero_bias
+            output["zero_logit"] = self._linear(
+                hidden, condition, self.zero_kernel, self.zero_bias, self.zero_effect
+            )
         return output
 
     def get_config(self) -> dict[str, Any]:
@@ -266,7 +325,7 @@ class Likelihood(ABC):
         """Return which scaling (see `preprocessing.Scaling`) prepares these values for the network."""
 
     @abstractmethod
-    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
+    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
         """Return the decoder's last layer."""
 
     def start(self, head: keras.layers.Layer, x: Matrix) -> None:  # noqa: B027 -- most have nothing to set
@@ -356,8 +415,8 @@ class Poisson(CountLikelihood):
 
     name = "poisson"
 
-    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, dispersed=False, inflated=False, name="output")
+    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
+        return CountHead(n_genes, n_cells, level_cells, dispersed=False, inflated=False, name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         return ops.sum(poisson_log_prob(x, self._mean(x, output)), axis=-1)
@@ -376,8 +435,8 @@ class NegativeBinomial(CountLikelihood):
 
     name = "nb"
 
-    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, dispersed=True, inflated=False, name="output")
+    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
+        return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=False, name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         mean = self._mean(x, output["proportion"])
@@ -396,8 +455,8 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
 
     name = "zinb"
 
-    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, dispersed=True, inflated=True, name="output")
+    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
+        return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=True, name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
         mean, logit = self._mean(x, output["proportion"]), output["zero_logit"]
@@ -493,7 +552,7 @@ class Bernoulli(Likelihood):
     def scaling(self, x: Matrix) -> str:
         return "minmax"
 
-    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
+    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
         return keras.layers.Dense(n_genes, activation="sigmoid", name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:
@@ -552,8 +611,8 @@ class Gaussian(Likelihood):
             gains[kind] = (power - 1) * log_slope - (n[told] * np.log(sd[told])).sum()
         return max(gains, key=lambda kind: gains[kind])
 
-    def head(self, n_genes: int, n_cells: int) -> keras.layers.Layer:
-        return GaussianHead(n_genes, n_cells, self.zeros, name="output")
+    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
+        return GaussianHead(n_genes, n_cells, level_cells, zeros=self.zeros, name="output")
 
     def start(self, head: keras.layers.Layer, x: Matrix) -> None:
         n, mean, sd = _moments(*_nonzero(x), x.shape[1])

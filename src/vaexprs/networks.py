@@ -118,6 +118,8 @@ class VAE(keras.Model):
         Weight of the KL divergence.
     decoder_layers
         Names of the decoder's layers, in order.
+    joined
+        Whether the first of these takes the conditions beside z; a head takes them in any case.
     """
 
     def __init__(
@@ -128,12 +130,14 @@ class VAE(keras.Model):
         likelihood: Likelihood,
         regularization: float,
         decoder_layers: Sequence[str],
+        joined: bool,
         **kwargs: Any,
     ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.likelihood = likelihood
         self.regularization = regularization
         self.decoder_layers = tuple(decoder_layers)
+        self.joined = joined
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
 
@@ -168,7 +172,7 @@ class VAE(keras.Model):
         condition = None
         if len(self.inputs) == 2:
             condition = keras.Input(self.inputs[1].shape[1:], name="condition")
-        hidden = join(z, condition)
+        hidden = join(z, condition) if self.joined else z
         for name in self.decoder_layers:
             hidden = _call(self.get_layer(name), hidden, condition)
         return keras.Model(as_inputs(z, condition), hidden, name="decoder")
@@ -182,6 +186,7 @@ class VAE(keras.Model):
             "likelihood": self.likelihood,
             "regularization": self.regularization,
             "decoder_layers": self.decoder_layers,
+            "joined": self.joined,
         }
 
     def get_config(self) -> dict[str, Any]:
@@ -193,6 +198,7 @@ class VAE(keras.Model):
             "likelihood_options": self.likelihood.options(),
             "regularization": self.regularization,
             "decoder_layers": list(self.decoder_layers),
+            "joined": self.joined,
         }
 
     @classmethod
@@ -206,6 +212,7 @@ class VAE(keras.Model):
             likelihood=likelihood,
             regularization=config["regularization"],
             decoder_layers=config["decoder_layers"],
+            joined=config["joined"],
         )
 
 
@@ -293,7 +300,7 @@ def build_vae(
     *,
     likelihood: Likelihood,
     x: Matrix,
-    width: int,
+    level_cells: Sequence[int],
     latent_dim: int,
     regularization: float,
     seed: int,
@@ -309,8 +316,8 @@ def build_vae(
         output.
     x
         Prepared training cells, (n_cells, n_genes): the starting values come from them.
-    width
-        Number of one-hot condition columns; 0 for an unconditional model.
+    level_cells
+        Number of training cells in each one-hot condition column; empty for an unconditional model.
     latent_dim
         Size of the latent vector.
     regularization
@@ -325,9 +332,9 @@ def build_vae(
             raise TypeError(f"{name} must be a list of Keras layers, got {type(layers).__name__}.")
     with seeded_layers(seed):
         encoder = _encoder_layers(encoder_layers, n_genes, n_cells, taken)
-        decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, taken)
+        decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, level_cells, taken)
         expression = keras.Input((n_genes,), name="expression")
-        condition = keras.Input((width,), name="condition") if width else None
+        condition = keras.Input((len(level_cells),), name="condition") if len(level_cells) else None
         hidden = expression
         if likelihood.scaling_in_network:
             normalize = Normalize(likelihood.counts, name="normalize")
@@ -341,7 +348,9 @@ def build_vae(
         # a posterior of unit size to begin with: exp() of a large start would swamp the loss
         z_log_stddev = keras.layers.Dense(latent_dim, kernel_initializer="zeros", name="z_log_stddev")(hidden)
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
-        hidden = join(latent, condition)
+        # with layers of the user's own, conditions may change what the latent vector means
+        joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
+        hidden = join(latent, condition) if joined else latent
         for layer in decoder:
             hidden = _apply(layer, hidden, "decoder_layers", condition)
         if likelihood.last_layer_is_output:
@@ -358,6 +367,7 @@ def build_vae(
             likelihood=likelihood,
             regularization=regularization,
             decoder_layers=[layer.name for layer in decoder],
+            joined=joined,
             name="vae",
         )
 
@@ -386,13 +396,14 @@ def _decoder_layers(
     likelihood: Likelihood,
     n_genes: int,
     n_cells: int,
+    level_cells: Sequence[int],
     taken: set[str],
 ) -> list[keras.layers.Layer]:
     given = default_layers(n_cells, "decoder") if layers is None else layers
     hidden = rebuild_layers(given, "decoder_layers", taken)
     if layers is not None and likelihood.last_layer_is_output:
         return hidden
-    return [*hidden, likelihood.head(n_genes, n_cells)]
+    return [*hidden, likelihood.head(n_genes, n_cells, level_cells)]
 
 
 def _apply(layer: keras.layers.Layer, hidden: Any, argument: str, condition: Any = None) -> Any:
