@@ -610,11 +610,28 @@ def test_dispersions_at_their_limit_and_an_unused_latent_vector_are_said(few):
     )
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        vx.fit_vae(x_train=wild.X.astype(np.float32), regularization=1e4, epochs=400, verbose=0)
+        vx.fit_vae(
+            x_train=wild.X.astype(np.float32),
+            regularization=1e4,
+            epochs=300,
+            optimizer=keras.optimizers.Adam(0.01),
+            verbose=0,
+        )
     texts = " ".join(str(w.message) for w in said)
     assert "hardly used (KL divergence 0.0" in texts
     assert "genes (" in texts
     assert "is at its limit" in texts
+
+
+def test_a_gene_with_most_of_the_counts_does_not_make_training_diverge(cells):
+    """One gene in the place of all that are not among the first 50."""
+    rest = np.asarray(cells.X[:, 50:].sum(axis=1))
+    x = np.hstack([cells.X[:, :50].toarray(), rest]).astype(np.float32)
+    assert x[:, -1].sum() / x.sum() > 0.9
+    fit = vx.fit_vae(x_train=x, y_train=cells.obs["cell_type"], epochs=200, verbose=0)
+    loss = np.array(fit.history["loss"])
+    assert loss[-1] < loss.min() + 0.02 * (loss[0] - loss.min())
+    assert max(fit.history["kl"]) < 30
 
 
 def test_many_genes_do_not_make_training_diverge():
