@@ -18,10 +18,10 @@ from statistics import median
 
 VAEXPRS = """
 import sys, time
-import vaexprs as vx
-adata = vx.read(sys.argv[1])
+from vaexprs import fit_vae, read
+adata = read(sys.argv[1])
 start = time.perf_counter()
-fit = vx.fit_vae(adata, label_key=sys.argv[2], seed=0, verbose=0)
+fit = fit_vae(adata, label_key=sys.argv[2], seed=0, verbose=0)
 print(time.perf_counter() - start, len(fit.history["loss"]), "epochs")
 """
 SCVI = """
