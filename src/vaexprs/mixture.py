@@ -355,12 +355,13 @@ def select_mixture(
     # one thread: on matrices of this size more of them only wait for each other
     with threadpool_limits(1):
         for g in components:
+            start = starts.responsibility(min(g, n))  # one for all models; more than n are not fitted
             for name, model in names.items():
                 k = n_parameters(model, g, d)
                 try:
                     if g > n or (n <= d and model in FULL):
                         raise SingularFitError("too few points")
-                    fitted = _maximise(points, starts.responsibility(g), model, TOLERANCE, MOST_STEPS)
+                    fitted = _maximise(points, start, model, TOLERANCE, MOST_STEPS)
                 except SingularFitError as reason:
                     rows.append((name, g, k, np.nan, np.nan, str(reason)))
                     continue
