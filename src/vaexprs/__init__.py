@@ -10,34 +10,43 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 if TYPE_CHECKING:
     from vaexprs.demo import demo_cells
+    from vaexprs.evaluation import evaluate
     from vaexprs.fitting import fit_vae
     from vaexprs.generation import Generated, gen_exprs
     from vaexprs.io import read
     from vaexprs.plotting import plot_aug, plot_vae
+    from vaexprs.privacy import audit_privacy
+    from vaexprs.report import write_report
     from vaexprs.result import VAEFit, load_vae
 
 _HOME = {
     "Generated": "generation",
     "VAEFit": "result",
+    "audit_privacy": "privacy",
     "demo_cells": "demo",
+    "evaluate": "evaluation",
     "fit_vae": "fitting",
     "gen_exprs": "generation",
     "load_vae": "result",
     "plot_aug": "plotting",
     "plot_vae": "plotting",
     "read": "io",
+    "write_report": "report",
 }
 
 __all__ = [
     "Generated",
     "VAEFit",
+    "audit_privacy",
     "demo_cells",
+    "evaluate",
     "fit_vae",
     "gen_exprs",
     "load_vae",
     "plot_aug",
     "plot_vae",
     "read",
+    "write_report",
 ]
 
 

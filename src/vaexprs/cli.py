@@ -1,4 +1,4 @@
-"""The command line: demo, fit, generate, plot."""
+"""The command line: demo, fit, generate, evaluate, audit, report, plot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,8 @@ from vaexprs._checks import did_you_mean
 
 DEMO_CELLS = 1_000
 DEMO_RARE = 200
+SHOWN_CELLS = 10  # of the exposed ones
+DEMO_HELD_OUT = 0.2  # of the cells, which the model does not see
 USABLE = 10  # cells from which on the demo calls a type usable
 
 app = typer.Typer(
@@ -257,6 +259,213 @@ def _method(name: str) -> str:
     return known[name.lower()]
 
 
+Generated = Annotated[Path, typer.Argument(help="Generated cells: an .h5ad or .zarr file.")]
+LabelKey = Annotated[
+    str | None, typer.Option(help="Column of obs with the label; by default that of the generated cells.")
+]
+DonorKey = Annotated[str | None, typer.Option(help="Column of obs with the donor.")]
+Layer = Annotated[str | None, typer.Option(help="Layer of the real cells with the counts; by default X.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON, a list of rows.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")]
+TableOut = Annotated[Path | None, typer.Option(help="File for the table: .csv or .json.")]
+
+
+@app.command()
+def evaluate(
+    generated: Generated,
+    real: Annotated[Path, typer.Option(help="Real cells, best such as the model has not seen.")],
+    train: Annotated[Path | None, typer.Option(help="The cells the model was fitted to.")] = None,
+    label_key: LabelKey = None,
+    donor_key: DonorKey = None,
+    layer: Layer = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    out: TableOut = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare generated with real cells, each figure beside its real-against-real floor."""
+    _check_table_options(as_json, as_csv, out, overwrite)
+    from vaexprs import evaluation, scorecard
+
+    table = evaluation.evaluate(
+        generated,
+        real,
+        train=train,
+        label_key=label_key,
+        donor_key=donor_key,
+        layer=layer,
+        seed=seed,
+        progress=not quiet,
+    )
+    if not (quiet or as_json or as_csv):
+        _show_scorecard(table, scorecard)
+    _give_table(table, as_json, as_csv, out, quiet=quiet, overwrite=overwrite)
+
+
+@app.command()
+def audit(
+    generated: Generated,
+    train: Annotated[Path, typer.Option(help="The cells the model was fitted to.")],
+    holdout: Annotated[Path, typer.Option(help="Real cells that the model has not seen.")],
+    label_key: LabelKey = None,
+    donor_key: DonorKey = None,
+    layer: Layer = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    out: TableOut = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Look for copies of the training cells, and attack their membership."""
+    _check_table_options(as_json, as_csv, out, overwrite)
+    from vaexprs import privacy
+
+    table = privacy.audit_privacy(
+        generated, train, holdout, donor_key=donor_key, label_key=label_key, layer=layer, seed=seed
+    )
+    if not (quiet or as_json or as_csv):
+        _show_audit(table, privacy)
+    _give_table(table, as_json, as_csv, out, quiet=quiet, overwrite=overwrite)
+
+
+@app.command()
+def report(
+    model: Annotated[Path, typer.Argument(help="Folder with the saved model.")],
+    generated: Generated,
+    real: Annotated[Path, typer.Option(help="Real cells, best such as the model has not seen.")],
+    out: Annotated[Path, typer.Option(help="Page to write: .html.")],
+    train: Annotated[
+        Path | None, typer.Option(help="The cells the model was fitted to; without them no audit.")
+    ] = None,
+    label_key: LabelKey = None,
+    donor_key: DonorKey = None,
+    layer: Layer = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
+    from vaexprs.io import check_output, read
+    from vaexprs.report import check_suffix
+
+    check_output(check_suffix(out), overwrite=overwrite)
+    cells, others = read(generated), [None if path is None else read(path) for path in (real, train)]
+    from vaexprs.report import write_report
+    from vaexprs.result import load_vae
+
+    write_report(
+        load_vae(model),
+        cells,
+        others[0],
+        out,
+        train=others[1],
+        label_key=label_key,
+        donor_key=donor_key,
+        layer=layer,
+        seed=seed,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if not quiet:
+        Console().print(f"page -> {escape(str(out))}", soft_wrap=True, highlight=False)
+
+
+def _check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite: bool) -> None:
+    from vaexprs.io import check_output
+
+    if as_json and as_csv:
+        raise ValueError("Say --json or --csv, one of the two.")
+    if out is not None:
+        if out.suffix not in (".csv", ".json"):
+            raise ValueError(f"The table must be written to a .csv or .json file, got {out.name!r}.")
+        check_output(out, overwrite=overwrite)
+
+
+def _give_table(
+    table: Any, as_json: bool, as_csv: bool, out: Path | None, *, quiet: bool, overwrite: bool
+) -> None:
+    """Print a table as asked for, and write it."""
+    from vaexprs.io import written_whole
+
+    texts = {
+        ".json": table.to_json(orient="records", indent=1, double_precision=15) + "\n",
+        ".csv": table.to_csv(index=False),
+    }
+    if as_json or as_csv:
+        typer.echo(texts[".json" if as_json else ".csv"], nl=False)
+    if out is not None:
+        with written_whole(out, overwrite=overwrite) as beside:
+            beside.write_text(texts[out.suffix], encoding="utf-8")
+        if not (quiet or as_json or as_csv):
+            Console().print(f"table -> {escape(str(out))}", soft_wrap=True, highlight=False)
+
+
+LIGHTS = {"green": "[green]● good[/]", "amber": "[yellow]▲ fair[/]", "red": "[red]■ poor[/]", "unknown": "○"}
+VERDICTS = {
+    **dict.fromkeys(("within", "pass"), "green"),
+    **dict.fromkeys(("close", "caution"), "yellow"),
+    **dict.fromkeys(("off", "fail"), "red"),
+}
+
+
+def _say(console: Console, answers: Iterable[Any], notes: Iterable[str]) -> None:
+    for each in answers:
+        console.print(f"{LIGHTS[each.light]} [bold]{each.question}[/] {escape(each.sentence)}")
+    for note in notes:
+        console.print(f"[dim]{escape(note)}[/]")
+
+
+def _numbers(*values: float) -> list[str]:
+    return [f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in values]
+
+
+def _show_scorecard(table: Any, scorecard: Any) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    shown = Table("figure", "value", "real against real", "verdict", box=None, header_style="bold")
+    shown.columns[1].justify = "right"
+    for row in table[table["label"] == scorecard.ALL].itertuples():
+        value, floor, low, high = _numbers(row.value, row.floor, row.floor_low, row.floor_high)
+        shown.add_row(
+            escape(scorecard.METRICS[row.metric].title),
+            value,
+            f"{floor} ({low} to {high})",
+            f"[{VERDICTS[row.verdict]}]{row.verdict}[/]",
+        )
+    console.print(shown)
+    labels = table.loc[table["label"] != scorecard.ALL, "label"].nunique()
+    if labels:
+        console.print(f"[dim]Figures of {labels} labels are in the table: --csv, --json or --out.[/]")
+    console.print()
+    _say(console, scorecard.answers(table), table.attrs["notes"])
+
+
+def _show_audit(table: Any, privacy: Any) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    shown = Table("figure", "value", "95% interval", "verdict", box=None, header_style="bold")
+    shown.columns[1].justify = "right"
+    for row in table.itertuples():
+        value, low, high = _numbers(row.value, row.low, row.high)
+        shown.add_row(
+            escape(privacy.AUDITS[row.metric].title),
+            value,
+            f"{low} to {high}",
+            f"[{VERDICTS[row.verdict]}]{row.verdict}[/]",
+        )
+    console.print(shown)
+    exposed = table.attrs["exposed_cells"]
+    for cell in exposed[:SHOWN_CELLS]:
+        of_label = f" ({cell['label']})" if cell["label"] else ""
+        named = escape(cell["cell"] + of_label)
+        console.print(f"  exposed: {named}, at {cell['ratio']:.2g} of its distance to real cells")
+    if len(exposed) > SHOWN_CELLS:
+        console.print(f"  and {len(exposed) - SHOWN_CELLS:,} more")
+    console.print()
+    _say(console, [privacy.answer(table)], table.attrs["notes"])
+
+
 class _Steps:
     """Runs the steps of the demo, and remembers how long each took."""
 
@@ -281,7 +490,7 @@ def demo(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit 700 real blood cells, generate 1,000 new ones, and show both. Needs no network."""
+    """Fit real blood cells, generate 1,000 new ones, and judge them by cells held out. Needs no network."""
     from vaexprs.io import check_output, write, written_whole
 
     check_output(out, overwrite=overwrite)
@@ -292,9 +501,12 @@ def demo(
         from vaexprs.fitting import fit_vae
         from vaexprs.generation import gen_exprs
         from vaexprs.plotting import plot_aug, plot_vae, save_figure
-        from vaexprs.preprocessing import apportion
+        from vaexprs.preprocessing import apportion, split_rows
+        from vaexprs.report import write_report
 
         cells = demo_cells()
+        labels = cells.obs["cell_type"].to_numpy(str)
+        train, holdout = (cells[rows].copy() for rows in split_rows(labels, cells.n_obs, DEMO_HELD_OUT, seed))
     sizes = cells.obs["cell_type"].value_counts()
     rare = str(sizes[sizes >= USABLE].index[-1])
     others = sizes.drop(rare)
@@ -304,7 +516,7 @@ def demo(
     with written_whole(out, overwrite=overwrite) as folder:
         folder.mkdir()
         with steps.step("fitting the model", own_bar=True):
-            fitted = fit_vae(cells, label_key="cell_type", seed=seed, verbose=0 if quiet else "auto")
+            fitted = fit_vae(train, label_key="cell_type", seed=seed, verbose=0 if quiet else "auto")
             fitted.save(folder / "model")
         with steps.step("generating cells"):
             made = gen_exprs(fitted, labels={rare: DEMO_RARE} | numbers, seed=seed, progress=not quiet)
@@ -314,11 +526,17 @@ def demo(
         with steps.step("writing the cells"):
             write(made.adata, folder / "generated.h5ad")
             write(cells, folder / "real.h5ad")
+            write(train, folder / "train.h5ad")
+            write(holdout, folder / "holdout.h5ad")
+        with steps.step("judging the cells and writing the report", own_bar=True):
+            write_report(fitted, made, holdout, folder / "report.html", seed=seed, progress=not quiet)
     if not quiet:
-        _tell(console, steps, cells, made.adata, rare, out)
+        _tell(console, steps, cells, holdout.n_obs, made.adata, rare, out)
 
 
-def _tell(console: Console, steps: _Steps, cells: Any, made: Any, rare: str, out: Path) -> None:
+def _tell(
+    console: Console, steps: _Steps, cells: Any, held_out: int, made: Any, rare: str, out: Path
+) -> None:
     """Say what the demo made, how long each step took, and what to try next."""
     table = Table("cell type", "real", "generated", box=None, header_style="bold")
     for column in table.columns[1:]:
@@ -331,7 +549,8 @@ def _tell(console: Console, steps: _Steps, cells: Any, made: Any, rare: str, out
     depths = [float(x.X.sum(axis=1).mean()) for x in (cells, made)]
     zeros = [100 * (1 - x.X.nnz / (x.n_obs * x.n_vars)) for x in (cells, made)]
     console.print(
-        f"\n{made.n_obs:,} cells x {made.n_vars:,} genes of whole counts; mean library size {depths[1]:.0f} "
+        f"\n{cells.n_obs - held_out:,} real cells trained the model, {held_out:,} others judge it.\n"
+        f"{made.n_obs:,} cells x {made.n_vars:,} genes of whole counts; mean library size {depths[1]:.0f} "
         f"(real {depths[0]:.0f}), zeros {zeros[1]:.1f}% (real {zeros[0]:.1f}%)\n"
     )
     times = Table("step", "seconds", box=None, header_style="bold")
@@ -342,12 +561,13 @@ def _tell(console: Console, steps: _Steps, cells: Any, made: Any, rare: str, out
     console.print(f"\nwritten to {escape(str(out))}:")
     for name, what in {
         "generated.h5ad": "the generated cells, for scanpy",
-        "real.h5ad": "the real ones",
+        "real.h5ad": "the real ones (train.h5ad and holdout.h5ad together)",
         "model": "the model",
         "architecture.svg": "its layers",
         "umap.png": "real and generated cells together",
     }.items():
         console.print(f"  {name:18}{what}")
+    console.print(f"\nreport: {escape(str(out / 'report.html'))} (open it in a browser)")
     console.print("\nnext:")
     for command in next_commands(out, rare):
         console.print(f"  {escape(command)}")
@@ -356,10 +576,15 @@ def _tell(console: Console, steps: _Steps, cells: Any, made: Any, rare: str, out
 def next_commands(out: Path, rare: str) -> list[str]:
     """Return commands to try after the demo."""
     q = {
-        name: shlex.quote(str(out / name)) for name in ("model", "real.h5ad", "more.h5ad", "tsne.png", "mine")
-    }
+        name: shlex.quote(str(out / name))
+        for name in (
+            "model", "generated.h5ad", "real.h5ad", "train.h5ad", "holdout.h5ad", "more.h5ad", "tsne.png",
+            "mine",
+        )
+    }  # fmt: skip
     return [
         f"vaexprs generate {q['model']} --label {shlex.quote(rare)} -n 500 --out {q['more.h5ad']}",
         f"vaexprs plot {q['more.h5ad']} --real {q['real.h5ad']} --method TSNE --out {q['tsne.png']}",
+        f"vaexprs audit {q['generated.h5ad']} --train {q['train.h5ad']} --holdout {q['holdout.h5ad']}",
         f"vaexprs fit {q['real.h5ad']} --label-key cell_type --covariate-key phase --out {q['mine']}",
     ]

@@ -1,0 +1,298 @@
+"""Generated and real cells side by side: the same genes, the same space, the same composition."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs._checks import did_you_mean, some
+from vaexprs.io import Matrix, as_float, densify, from_object, read, stored
+from vaexprs.preprocessing import Scaling, check_cells, column_of_levels
+
+PCS = 50
+MOST_CELLS_FOR_AXES = 2_500  # of each set
+
+
+@dataclass(frozen=True)
+class CellSet:
+    """Some cells as they are compared.
+
+    Parameters
+    ----------
+    raw
+        Values in the user's units, (n_cells, n_genes); float32, CSR for counts.
+    values
+        The same as the model sees them: log(1 + counts per 10,000) for counts, the fit's scaling for
+        other values.
+    obs
+        The columns asked for, as strings; the index names the cells.
+    genes
+        Names of the genes, (n_genes,).
+    counts
+        Whether the values are counts.
+    """
+
+    raw: Matrix
+    values: Matrix
+    obs: pd.DataFrame
+    genes: pd.Index
+    counts: bool
+
+    def __len__(self) -> int:
+        return int(self.raw.shape[0])
+
+    def take(self, rows: np.ndarray) -> CellSet:
+        """Return some of the cells."""
+        return CellSet(self.raw[rows], self.values[rows], self.obs.iloc[rows], self.genes, self.counts)
+
+    def joined(self, others: CellSet) -> CellSet:
+        """Return these cells and others, in this order."""
+        stack = _stack if sp.issparse(self.raw) else np.concatenate
+        return CellSet(
+            stack([self.raw, others.raw]),
+            stack([self.values, others.values]),
+            pd.concat([self.obs, others.obs]),
+            self.genes,
+            self.counts,
+        )
+
+    def column(self, *keys: str | None) -> np.ndarray:
+        """Return columns of `obs` as one, (n_cells,); those that are None are left out."""
+        named = [self.obs[key].to_numpy(str) for key in keys if key is not None]
+        if not named:
+            return np.full(len(self), "", dtype=object)
+        return (
+            named[0].astype(object)
+            if len(named) == 1
+            else np.array(["\t".join(row) for row in zip(*named, strict=True)], object)
+        )
+
+
+def _stack(parts: Sequence[Matrix]) -> Matrix:
+    return sp.vstack(parts, format="csr")
+
+
+def as_cells(generated: Any) -> ad.AnnData:
+    """Return generated cells, given as what `gen_exprs` returned, an AnnData or a path, as an AnnData.
+
+    Raises
+    ------
+    TypeError
+        If they are something else.
+    """
+    generated = getattr(generated, "adata", generated)  # not `isinstance`: that would import Keras
+    if isinstance(generated, (str, os.PathLike)):
+        return read(generated)
+    if not isinstance(generated, ad.AnnData):
+        raise TypeError(
+            "generated must be what gen_exprs returned, an AnnData or a path, "
+            f"got {type(generated).__name__}."
+        )
+    return generated
+
+
+def side_by_side(
+    generated: ad.AnnData,
+    others: Mapping[str, Any],
+    *,
+    keys: Mapping[str, str | None],
+    optional: Collection[str] = (),
+    layer: str | None = None,
+) -> dict[str, CellSet]:
+    """Return generated and real cells with the same genes in the same space.
+
+    Parameters
+    ----------
+    generated
+        The generated cells; how they were made is read from ``uns["vaexprs"]`` where it is there.
+    others
+        Real cells by the name of their argument: AnnData, BiocPy experiments or paths. They may have more
+        genes than the generated ones.
+    keys
+        Columns of `obs` that each set must have, by the name of the argument that names them; those that
+        are None are left out.
+    optional
+        Arguments among them whose column the generated cells need not have.
+    layer
+        Layer of the real cells with the values.
+
+    Returns
+    -------
+    Sets of cells by name; that of the generated ones is "generated".
+
+    Raises
+    ------
+    ValueError
+        If a set is empty, has NaN, lacks a gene of the generated cells or a column, or some sets hold
+        counts and others do not.
+    """
+    sets = {"generated": from_object(generated)}
+    sets |= {name: from_object(cells, layer=layer) for name, cells in others.items()}
+    genes = sets["generated"].var_names
+    recipe = _recipe(generated)
+    for name, cells in sets.items():
+        check_cells(cells, name)
+        missing = genes.difference(cells.var_names, sort=False)
+        if len(missing):
+            raise ValueError(
+                f"{name} must have the genes of the generated cells; {len(missing):,} of {len(genes):,} are "
+                f"missing: {some(list(missing))}."
+            )
+    raw = {name: _matrix(cells, genes) for name, cells in sets.items()}
+    whole = {name: _counts(x) for name, x in raw.items()}
+    if len(set(whole.values())) > 1 and recipe.get("counts", True):
+        kinds = ", ".join(f"{name} {'counts' if is_ else 'other values'}" for name, is_ in whole.items())
+        raise ValueError(
+            "The sets must all hold counts or all other values, "
+            f"got {kinds}. Name the layer of the real cells with the counts: layer='counts'."
+        )
+    counts = bool(recipe.get("counts", all(whole.values())))
+    real = next(x for name, x in raw.items() if name != "generated")
+    scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), real)
+    return {
+        name: CellSet(
+            x,
+            log_normalised(x) if scaling is None else densify(scaling.forward(x)),
+            _columns(sets[name], name, keys, optional if name == "generated" else ()),
+            genes,
+            counts,
+        )
+        for name, x in raw.items()
+    }
+
+
+def label_key_of(generated: ad.AnnData, label_key: str | None) -> str | None:
+    """Return `label_key`, or where it is None the one that the generated cells were made with."""
+    return label_key or str(_recipe(generated).get("label_key", "")) or None
+
+
+def _recipe(generated: ad.AnnData) -> dict[str, Any]:
+    recipe = generated.uns.get("vaexprs", {})
+    return dict(recipe) if isinstance(recipe, Mapping) else {}
+
+
+def _matrix(cells: ad.AnnData, genes: pd.Index) -> Matrix:
+    x = cells.X if cells.var_names.equals(genes) else cells[:, genes].X
+    return as_float(x)
+
+
+def _counts(x: Matrix) -> bool:
+    values = stored(x)
+    return bool(np.all(values >= 0) and np.all(values == np.round(values)))
+
+
+def _columns(
+    cells: ad.AnnData, name: str, keys: Mapping[str, str | None], optional: Collection[str]
+) -> pd.DataFrame:
+    columns = {}
+    for argument, key in keys.items():
+        if key is None or (argument in optional and key not in cells.obs):
+            continue
+        if key not in cells.obs:
+            raise ValueError(
+                f"{argument} must be a column of obs of the {name} cells "
+                f"({some(list(cells.obs.columns), 20) or 'they have none'}), got {key!r}."
+                f"{did_you_mean(key, cells.obs.columns)}"
+            )
+        columns[key] = column_of_levels(cells.obs, key, argument).astype(str)
+    return pd.DataFrame(columns, index=cells.obs_names)
+
+
+def log_normalised(x: Matrix) -> Matrix:
+    """Return log(1 + counts per 10,000), (n_cells, n_genes); a sparse matrix stays sparse."""
+    total = np.maximum(np.asarray(x.sum(axis=1), np.float32).ravel(), 1)
+    if sp.issparse(x):
+        return sp.csr_matrix(sp.diags(1e4 / total) @ x, dtype=np.float32).log1p()
+    return np.log1p(1e4 * x / total[:, None])
+
+
+def rows_in(cells: CellSet, others: CellSet) -> np.ndarray:
+    """Return for each cell whether a cell of `others` has the same values, (n_cells,)."""
+    known = set(_fingerprints(others.raw))
+    return np.array([mark in known for mark in _fingerprints(cells.raw)], bool)
+
+
+def _fingerprints(x: Matrix) -> list[bytes]:
+    if not sp.issparse(x):
+        return [row.tobytes() for row in np.ascontiguousarray(x + 0.0)]  # + 0.0 makes -0.0 and 0.0 alike
+    x = x.copy()
+    x.eliminate_zeros()
+    x.sort_indices()
+    ends = x.indptr[1:-1]
+    parts = zip(np.split(x.indices.astype(np.int32), ends), np.split(x.data, ends), strict=True)
+    return [indices.tobytes() + data.tobytes() for indices, data in parts]
+
+
+def random_rows(
+    rng: np.random.Generator, column: np.ndarray, most: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Return random rows of each label in `most`, at most so many, in random order.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    column
+        Label of each cell, (n_cells,).
+    most
+        Number of rows by label.
+    """
+    order = rng.permutation(len(column))
+    shuffled = column[order]
+    return {label: order[shuffled == label][:n] for label, n in most.items()}
+
+
+def matched_rows(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return random rows of two sets, as many of each label as both have.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    a, b
+        Label of each cell, (n_cells,).
+    """
+    labels = sorted(set(a) & set(b))
+    most = {label: int(min((a == label).sum(), (b == label).sum())) for label in labels}
+    none = np.empty(0, int)
+    rows_a, rows_b = (np.concatenate([none, *random_rows(rng, x, most).values()]) for x in (a, b))
+    return rows_a, rows_b
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Principal axes that treat several sets of cells alike.
+
+    Parameters
+    ----------
+    mean
+        Mean of each gene, (n_genes,).
+    components
+        The axes, (n_axes, n_genes).
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Sequence[Matrix], seed: int, n_axes: int = PCS) -> Axes:
+        """Return up to 50 principal axes of as many random cells of each part, (n_cells, n_genes)."""
+        from sklearn.decomposition import PCA
+
+        rng = np.random.default_rng(seed)
+        n = min(MOST_CELLS_FOR_AXES, *(part.shape[0] for part in parts))
+        some_cells = [densify(part[np.sort(rng.permutation(part.shape[0])[:n])]) for part in parts]
+        x = np.concatenate(some_cells)
+        pca = PCA(max(1, min(n_axes, len(x) - 1, x.shape[1])), svd_solver="auto", random_state=seed).fit(x)
+        return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
+
+    def of_cells(self, values: Matrix) -> np.ndarray:
+        """Return the coordinates of cells, (n_cells, n_axes)."""
+        return np.asarray(values @ self.components.T) - self.mean @ self.components.T

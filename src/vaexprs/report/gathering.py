@@ -1,0 +1,418 @@
+"""Everything that the page shows is computed here, or asked of the rooms where it is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs.comparison import CellSet, as_cells, label_key_of, random_rows, side_by_side
+from vaexprs.density import LatentDensity
+from vaexprs.generation import Generated
+from vaexprs.io import as_float, densify, from_object
+from vaexprs.preprocessing import Cells, apportion
+from vaexprs.report.figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
+from vaexprs.report.page import Page
+from vaexprs.result import VAEFit, encode
+
+MOST_SHOWN = 2_000  # cells of each side on the map
+MOST_CODES = 2_000  # cells in the latent view
+MOST_FOR_GENES = 5_000  # cells of each side that the genes' statistics are of
+LEAST_FOR_GENES = 10
+PACKAGES = ("vaexprs", "keras", "jax", "numpy", "anndata", "scikit-learn")
+
+
+def gather(
+    fit: VAEFit,
+    generated: Generated | ad.AnnData,
+    real: Any,
+    *,
+    train: Any,
+    label_key: str | None,
+    donor_key: str | None,
+    layer: str | None,
+    seed: int,
+    progress: bool,
+) -> Page:
+    """Return the page of generated cells; the arguments are those of `write_report`."""
+    from vaexprs import evaluation, privacy, scorecard
+
+    made = as_cells(generated)
+    label_key = label_key_of(made, label_key) or fit.preprocessing.conditions.label_key
+    real, given = from_object(real, layer=layer), train is not None
+    train = training_cells(fit, made) if train is None else from_object(train, layer=layer)
+    others = {"real": real} | ({} if train is None else {"train": train})
+    sets = side_by_side(made, others, keys={"label_key": label_key})
+    with_donor = donor_key is not None and donor_key in made.obs
+    table = evaluation.evaluate(
+        made,
+        real,
+        train=train,
+        label_key=label_key,
+        donor_key=donor_key if with_donor else None,
+        seed=seed,
+        progress=progress,
+    )
+    notes = list(table.attrs.get("notes", []))
+    if donor_key is not None and not with_donor:
+        notes.append("The generated cells have no donor, so donors were not compared.")
+    found, audit_notes = audit(made, train, real, label_key, donor_key, seed)
+    recipe = made.uns.get("vaexprs", {})
+    return Page(
+        title=f"Report on {made.n_obs:,} generated cells",
+        facts=facts(sets, label_key),
+        answers=[*scorecard.answers(table), privacy.answer(found)],
+        evaluation=table,
+        metrics=scorecard.METRICS,
+        questions=scorecard.QUESTIONS,
+        curves=table.attrs.get("learning_curve", []),
+        audit=found,
+        audits=privacy.AUDITS,
+        exposed=[] if found is None else found.attrs.get("exposed_cells", []),
+        embedding=embedding(sets["real"], sets["generated"], label_key, seed),
+        genes=gene_statistics(sets["real"], sets["generated"], label_key, seed),
+        history=fit.history,
+        architecture=architecture(fit),
+        latent=latent_view(fit, real, seed),
+        recipe={
+            "Generated cells": {**readable(recipe), "sha256": fingerprint(made)},
+            "Real cells": {**described(real), "sha256": fingerprint(real)},
+            "Training cells": (
+                {"cells": "not at hand (the fit was loaded from disk)"}
+                if train is None
+                else {**described(train), "sha256": fingerprint(train)}
+            ),
+            "Model": of_model(fit),
+            "This report": readable(
+                {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
+            ),
+            "Versions": {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
+        },
+        code=code(
+            fit,
+            recipe,
+            made.n_obs,
+            given=given,
+            label_key=label_key,
+            donor_key=donor_key,
+            layer=layer,
+            seed=seed,
+        ),
+        notes=notes,
+        audit_notes=audit_notes,
+    )
+
+
+def audit(
+    made: ad.AnnData,
+    train: ad.AnnData | None,
+    real: ad.AnnData,
+    label_key: str | None,
+    donor_key: str | None,
+    seed: int,
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """Return the table of `audit_privacy` and remarks on it; None with the reason where it cannot be made."""
+    from vaexprs import privacy
+
+    if train is None:
+        return None, [
+            "Not measured: it takes the training cells, which a fit loaded from disk does not hold."
+        ]
+    notes = []
+    if donor_key is not None and set(real.obs[donor_key]) <= set(train.obs[donor_key]):
+        donor_key = None
+        notes.append("No donor was held out, so the donors of the training cells were not looked for.")
+    try:
+        table = privacy.audit_privacy(made, train, real, donor_key=donor_key, label_key=label_key, seed=seed)
+    except ValueError as error:  # too few cells that the model has not seen
+        return None, [f"Not measured: {error}"]
+    return table, [*notes, *table.attrs.get("notes", [])]
+
+
+def training_cells(fit: VAEFit, made: ad.AnnData) -> ad.AnnData | None:
+    """Return the fit's training cells in the user's units, or None where it holds none."""
+    train = fit.preprocessing.train
+    if train is None:
+        return None
+    x = Generated(made, fit).x_train
+    return ad.AnnData(
+        sp.csr_matrix(x) if sp.issparse(made.X) else densify(x),
+        obs=train.obs.copy(),
+        var=pd.DataFrame(index=fit.preprocessing.genes),
+    )
+
+
+def facts(sets: Mapping[str, CellSet], label_key: str | None) -> dict[str, str]:
+    """Return the numbers of the fact line."""
+    made, real = sets["generated"], sets["real"]
+    found = {
+        "Generated cells": f"{len(made):,}",
+        "Real cells beside them": f"{len(real):,}",
+    }
+    if "train" in sets:
+        found["Training cells"] = f"{len(sets['train']):,}"
+    found["Genes"] = f"{len(made.genes):,}"
+    if label_key is not None:
+        found["Labels"] = f"{len(set(made.column(label_key))):,}"
+    return found
+
+
+def stratified(column: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return sorted random rows, at most `most`, in the labels' proportions but with some of every label.
+
+    Parameters
+    ----------
+    column
+        Label of each cell, (n_cells,).
+    most
+        Number of rows.
+    rng
+        Source of randomness.
+    """
+    if len(column) <= most:
+        return np.arange(len(column))
+    names, sizes = np.unique(column.astype(str), return_counts=True)
+    sure = np.minimum(sizes, max(1, most // (4 * len(names))))
+    sure = sure if sure.sum() <= most else np.zeros_like(sizes)
+    share = sure + apportion(sizes - sure, most - int(sure.sum()))
+    wanted = {str(name): int(n) for name, n in zip(names, share, strict=True)}
+    return np.sort(np.concatenate(list(random_rows(rng, column.astype(str), wanted).values())))
+
+
+def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> Embedding:
+    """Return the UMAP of real and generated cells as the model sees them."""
+    from vaexprs.plotting import REDUCTIONS
+
+    rng = np.random.default_rng(seed)
+    parts = {
+        group: cells.take(stratified(cells.column(label_key), MOST_SHOWN, rng))
+        for group, cells in {"real": real, "generated": made}.items()
+    }
+    values = np.concatenate([densify(part.values) for part in parts.values()])
+    coordinates, axes = REDUCTIONS["UMAP"](values, seed, {})
+    return Embedding(
+        coordinates[:, :2],
+        np.repeat(list(parts), [len(part) for part in parts.values()]),
+        None if label_key is None else np.concatenate([part.column(label_key) for part in parts.values()]),
+        np.concatenate([part.obs.index.to_numpy(dtype=object) for part in parts.values()]),
+        axes,
+        (len(real), len(made)),
+    )
+
+
+def gene_statistics(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> GeneStatistics | None:
+    """Return the genes' statistics of as many generated as real cells of each label.
+
+    None where there are fewer than `LEAST_FOR_GENES` on a side.
+    """
+    from vaexprs import metrics
+
+    rng = np.random.default_rng(seed)
+    columns = [cells.column(label_key).astype(str) for cells in (real, made)]
+    sizes = [dict(zip(*np.unique(column, return_counts=True), strict=True)) for column in columns]
+    most = {str(name): int(min(n, sizes[1].get(name, 0))) for name, n in sizes[0].items()}
+    total = sum(most.values())
+    if total < LEAST_FOR_GENES:
+        return None
+    most = {name: max(1, n * MOST_FOR_GENES // max(total, MOST_FOR_GENES)) for name, n in most.items() if n}
+    rows, made_rows = (np.concatenate(list(random_rows(rng, column, most).values())) for column in columns)
+    # the rows come label by label: every other one is a half with the same composition
+    parts = [real.values[rows], made.values[made_rows], real.values[rows[::2]], real.values[rows[1::2]]]
+    statistics = [metrics.gene_statistics(densify(part)) for part in parts]
+    names = [name.replace(" ", "_") for name in STATISTICS]
+    arrays = [np.stack([getattr(found, name) for name in names]) for found in statistics]
+    return GeneStatistics(real.genes.to_numpy(dtype=object), arrays[0], arrays[1], (arrays[2], arrays[3]))
+
+
+def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
+    """Return codes and density on the codes' first two principal axes; None where no cells can be encoded.
+
+    The cells are the training cells or, where the fit has none, the real ones.
+    """
+    prep, density = fit.preprocessing, fit.density
+    cells = prep.train if prep.train is not None else _prepared(fit, real)
+    if cells is None or fit.latent_dim < 2 or len(cells) < 3:
+        return None
+    key = prep.conditions.label_key
+    column = None if key is None else cells.obs[key].astype(str).to_numpy(dtype=object)
+    rng = np.random.default_rng(seed)
+    rows = stratified(np.full(len(cells), "") if column is None else column, MOST_CODES, rng)
+    cells = cells.take(rows)
+    codes = prep.conditions.one_hot(cells.obs) if prep.conditions.levels else None
+    mean = encode(fit.model, cells, codes)[0]
+    centre = mean.mean(axis=0)
+    _, singular, axes = np.linalg.svd(mean - centre, full_matrices=False)
+    share = 100 * singular**2 / max(float((singular**2).sum()), 1e-300)
+    return Latent(
+        (mean - centre) @ axes[:2].T,
+        None if column is None else column[rows],
+        cells.obs.index.to_numpy(dtype=object),
+        (f"Axis 1 ({share[0]:.0f}% of the variance)", f"Axis 2 ({share[1]:.0f}%)"),
+        ellipses(density, centre, axes[:2], key),
+    )
+
+
+def _prepared(fit: VAEFit, real: ad.AnnData) -> Cells | None:
+    """Return the real cells as the network takes them, those with levels that it knows."""
+    prep = fit.preprocessing
+    if not set(prep.conditions.keys) <= set(real.obs) or not set(prep.genes) <= set(real.var_names):
+        return None
+    known = np.ones(real.n_obs, bool)
+    for key, levels in prep.conditions.levels.items():
+        known &= real.obs[key].astype(str).isin(levels).to_numpy()
+    return prep.prepare(real[known, prep.genes].copy(), dense=True) if known.any() else None
+
+
+def ellipses(density: LatentDensity, centre: np.ndarray, axes: np.ndarray, key: str | None) -> list[Ellipse]:
+    """Return the components of a density in the plane of two axes, (2, latent_dim).
+
+    The log library size, which is the density's last dimension for counts, is left out.
+    """
+    d = axes.shape[1]
+    return [
+        Ellipse(
+            levels[key] if key is not None else "", axes @ (mean[:d] - centre), axes @ cov[:d, :d] @ axes.T
+        )
+        for levels, mixture in zip(density.seen, density.mixtures, strict=True)
+        for mean, cov in zip(mixture.means, mixture.covariances, strict=True)
+    ]
+
+
+def architecture(fit: VAEFit) -> str:
+    """Return the network as SVG."""
+    from vaexprs.plotting import plot_vae
+
+    return plot_vae(fit)._repr_svg_()
+
+
+def fingerprint(cells: ad.AnnData) -> str:
+    """Return the SHA-256 of cells: the same however the matrix is stored.
+
+    It is taken over the names of the cells, each with a line feed, those of the genes likewise, and the
+    values that are not 0, row by row in the order of the genes: the number of them up to each row (int64),
+    their columns (int64) and the values (float32), little-endian.
+    """
+    x = sp.csr_matrix(as_float(cells.X), copy=True)
+    x.sum_duplicates()
+    x.eliminate_zeros()
+    digest = hashlib.sha256()
+    for names in (cells.obs_names, cells.var_names):
+        digest.update("".join(f"{name}\n" for name in names).encode())
+    for part, kind in ((x.indptr, "<i8"), (x.indices, "<i8"), (x.data, "<f4")):
+        digest.update(np.ascontiguousarray(part, dtype=kind).tobytes())
+    return digest.hexdigest()
+
+
+def described(cells: ad.AnnData) -> dict[str, str]:
+    """Return the size of a set of cells."""
+    return {"cells": f"{cells.n_obs:,}", "genes": f"{cells.n_vars:,}"}
+
+
+def readable(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Return names and values as texts, those that are empty as "not given"."""
+    return {str(key): _text(value) for key, value in entries.items()}
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, str) and value in ("", "{}")):
+        return "not given"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def of_model(fit: VAEFit) -> dict[str, str]:
+    """Return what the fit is and was made with."""
+    prep = fit.preprocessing
+    described = {
+        "likelihood": fit.likelihood.name,
+        "scaling": prep.scaling.kind,
+        "label": prep.conditions.label_key or "none",
+        "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
+        "latent dimensions": str(fit.latent_dim),
+        "weights": f"{fit.model.count_params():,}",
+        "epochs": f"{len(fit.history['loss']):,}",
+        "seed": str(fit.seed),
+    }
+    return described | {
+        "components of the latent density": f"{sum(m.n_components for m in fit.density.mixtures):,} "
+        f"for {len(fit.density.mixtures):,} conditions"
+    }
+
+
+def code(
+    fit: VAEFit,
+    recipe: Mapping[str, Any],
+    n: int,
+    *,
+    given: bool,
+    label_key: str | None,
+    donor_key: str | None,
+    layer: str | None,
+    seed: int,
+) -> str:
+    """Return Python code that repeats the run; what the fit does not tell is left to its defaults.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    recipe
+        What ``uns["vaexprs"]`` of the generated cells says.
+    n
+        Number of generated cells.
+    given
+        Whether the training cells were an argument of the report.
+    label_key, donor_key, layer, seed
+        The report's other arguments.
+    """
+    prep = fit.preprocessing
+    fitted = {
+        "label_key": prep.conditions.label_key,
+        "covariate_keys": prep.conditions.covariate_keys or None,
+        "layer": layer,
+        "likelihood": fit.likelihood.name,
+        "latent_dim": fit.latent_dim,
+        "epochs": len(fit.history["loss"]),
+        "seed": fit.seed,
+    }
+    labels = json.loads(str(recipe.get("labels", "{}")) or "{}")
+    size = recipe.get("library_size", "real")
+    drawn = {
+        "labels": labels or None,
+        "covariates": json.loads(str(recipe.get("covariates", "{}")) or "{}") or None,
+        "library_size": None if size == "real" else float(size),
+        "stratified": None if recipe.get("stratified", True) else False,
+        "seed": int(recipe.get("seed", 0)),
+    }
+    told = {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
+    first = "fit" if labels else f"fit, {n}"
+    return "\n".join(
+        [
+            "import vaexprs as vx",
+            "",
+            'train = vx.read("train.h5ad")  # the training cells',
+            'real = vx.read("real.h5ad")  # real cells that the model has not seen',
+            "# layers, optimizer and batch size as they were, where they were not the defaults",
+            _call("fit = vx.fit_vae", "train", fitted),
+            _call("generated = vx.gen_exprs", first, drawn),
+            _call(
+                "vx.write_report",
+                'fit, generated, real, "report.html"' + (", train=train" if given else ""),
+                told,
+            ),
+        ]
+    )
+
+
+def _call(function: str, first: str, arguments: Mapping[str, Any]) -> str:
+    given = [f"{name}={value!r}" for name, value in arguments.items() if value is not None]
+    return f"{function}(\n    {first},\n" + "".join(f"    {argument},\n" for argument in given) + ")"
