@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -163,7 +164,10 @@ def test_overwrite_replaces(folder, tmp_path):
 
 def test_version_and_help():
     assert run("--version").stdout.strip() == f"vaexprs {vx.__version__}"
-    assert all(verb in run("--help").stdout for verb in ("fit", "generate", "plot", "demo"))
+    assert all(
+        verb in run("--help").stdout
+        for verb in ("fit", "generate", "evaluate", "audit", "report", "plot", "demo")
+    )
 
 
 def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
@@ -171,7 +175,8 @@ def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
     assert done.returncode == 0, done.stderr
     out = tmp_path / "made here"
     assert {path.name for path in out.iterdir()} == {
-        "generated.h5ad", "real.h5ad", "model", "architecture.svg", "umap.png",
+        "generated.h5ad", "real.h5ad", "train.h5ad", "holdout.h5ad", "model", "architecture.svg", "umap.png",
+        "report.html",
     }  # fmt: skip
     made = ad.read_h5ad(out / "generated.h5ad")
     assert made.n_obs == 1000
@@ -179,6 +184,9 @@ def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
     assert np.array_equal(made.X.data, np.round(made.X.data))
     assert "1,000 cells x 765 genes of whole counts" in done.stdout
     assert "fitting the model" in done.stdout
+    assert "560 real cells trained the model, 140 others judge it." in done.stdout
+    assert f"report: {Path('made here') / 'report.html'}" in done.stdout
+    assert "Do they look real?" in (out / "report.html").read_text()
     commands = next_commands(out.relative_to(tmp_path), "CD34+")
     for command in commands:
         assert command in done.stdout
@@ -187,6 +195,121 @@ def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
         assert again.returncode == 0, again.stderr
     assert (out / "tsne.png").exists()
     assert run("demo", "--out", "made here", cwd=tmp_path).returncode == 2
+
+
+@pytest.fixture(scope="module")
+def judged(folder, few):
+    """Generated cells, training cells and held-out cells as files, in the folder of the model."""
+    assert run("generate", folder / "model", "-n", 120, "--out", folder / "made.h5ad").returncode == 0
+    few[:60].write_h5ad(folder / "train.h5ad")
+    few[60:].write_h5ad(folder / "held.h5ad")
+    return folder
+
+
+def test_evaluate_prints_what_python_gives(judged, few):
+    words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--seed", 2]
+    as_json = run(*words, "--json", "--quiet", cwd=judged)
+    assert (as_json.returncode, as_json.stderr) == (0, "")
+    rows = json.loads(as_json.stdout)
+    made = ad.read_h5ad(judged / "made.h5ad")
+    table = vx.evaluate(made, few[60:], train=few[:60], seed=2, progress=False)
+    assert [row["metric"] for row in rows] == list(table["metric"])
+    assert [row["value"] for row in rows] == pytest.approx(list(table["value"]), rel=1e-9)
+    assert [row["verdict"] for row in rows] == list(table["verdict"])
+    shown = run(*words, "--out", "table.csv", cwd=judged)
+    assert shown.returncode == 0, shown.stderr
+    assert "Do they look real?" in shown.stdout
+    assert "Random forest, genes (AUC)" in shown.stdout
+    assert (judged / "table.csv").read_text() == table.to_csv(index=False)
+    (judged / "table.csv").unlink()
+
+
+def test_audit_fails_copies(judged):
+    words = [
+        "audit",
+        "train.h5ad",
+        "--train",
+        "train.h5ad",
+        "--holdout",
+        "held.h5ad",
+        "--label-key",
+        "cell_type",
+    ]
+    done = run(*words, cwd=judged)
+    assert done.returncode == 0, done.stderr
+    assert "■ poor Did it copy its training cells?" in done.stdout
+    assert done.stdout.count("exposed:") == 10
+    assert "and 50 more" in done.stdout
+    csv = run(*words, "--csv", cwd=judged).stdout.splitlines()
+    assert csv[0] == "metric,value,low,high,verdict"
+    assert csv[1].startswith("copy_ratio,0.0,0.0,0.0,fail")
+
+
+def test_report_writes_a_page(judged):
+    words = [
+        "report",
+        "model",
+        "made.h5ad",
+        "--real",
+        "held.h5ad",
+        "--train",
+        "train.h5ad",
+        "--out",
+        "page.html",
+    ]
+    done = run(*words, "--quiet", cwd=judged)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    text = (judged / "page.html").read_text()
+    assert "Did it copy its training cells?" in text
+    again = run(*words, cwd=judged)
+    assert again.returncode == 2
+    assert "'page.html' exists already" in again.stderr
+    (judged / "page.html").unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["evaluate", "made.h5ad"], "Missing option '--real'"),
+        (["evaluate", "made.h5ad", "--real", "no.h5ad"], "There is no file 'no.h5ad'"),
+        (
+            ["evaluate", "made.h5ad", "--real", "held.h5ad", "--json", "--csv"],
+            "Say --json or --csv, one of the two",
+        ),
+        (
+            ["evaluate", "made.h5ad", "--real", "held.h5ad", "--out", "t.txt"],
+            "a .csv or .json file, got 't.txt'",
+        ),
+        (["evaluate", "made.h5ad", "--real", "held.h5ad", "--out", "made.h5ad"], "a .csv or .json file"),
+        (
+            ["evaluate", "made.h5ad", "--real", "held.h5ad", "--label-key", "x"],
+            "label_key must be a column of obs",
+        ),
+        (
+            ["audit", "made.h5ad", "--train", "train.h5ad", "--holdout", "train.h5ad"],
+            "holdout must have at least 10",
+        ),
+        (
+            ["report", "model", "made.h5ad", "--real", "held.h5ad", "--out", "p.pdf"],
+            "must end in .html, got 'p.pdf'",
+        ),
+        (
+            ["report", "no", "made.h5ad", "--real", "held.h5ad", "--out", "p.html"],
+            "There is no saved model 'no'",
+        ),
+        (
+            ["report", "model", "no.h5ad", "--real", "held.h5ad", "--out", "p.html"],
+            "There is no file 'no.h5ad'",
+        ),
+    ],
+)
+def test_mistakes_in_judging_end_in_one_line_and_status_2(judged, words, error):
+    before = sorted(path.name for path in judged.iterdir())
+    done = run(*words, cwd=judged)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(error, done.stderr), done.stderr
+    assert sorted(path.name for path in judged.iterdir()) == before
 
 
 def test_independent_draws_by_option(folder, tmp_path):

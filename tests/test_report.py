@@ -495,7 +495,7 @@ def test_a_click_in_the_legend_hides_a_trace(opened, page):
         assert visible_groups(tab) == {"real", "generated"}
         tab.locator("#embedding .legendtoggle").first.click()
         tab.wait_for_timeout(600)  # a second click would isolate it
-        assert visible_groups(tab) == {"generated"}
+        assert visible_groups(tab) == {"real"}
 
 
 def test_the_controls_work_from_the_keyboard(opened, page):
@@ -599,7 +599,7 @@ def test_the_theme_follows_the_system_and_the_button(opened, page, theme):
         dark = background(tab) < 200
         assert dark == (theme == "dark")
         ink = traces(tab, "marker.color")[0]
-        assert ink == (figures.DARK[figures.REAL] if dark else figures.REAL)
+        assert ink == (figures.DARK[figures.GENERATED] if dark else figures.GENERATED)
         button = tab.locator("#theme")
         assert button.inner_text() == ("Light theme" if dark else "Dark theme")
         button.click()
@@ -625,9 +625,9 @@ def test_a_print_is_light_and_without_controls(opened, page):
         assert not tab.locator("#theme").is_visible()
         assert not tab.locator(".controls").first.is_visible()
         tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-        assert traces(tab, "marker.color")[0] == figures.REAL
+        assert traces(tab, "marker.color")[0] == figures.GENERATED
         tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
-        assert traces(tab, "marker.color")[0] == figures.DARK[figures.REAL]
+        assert traces(tab, "marker.color")[0] == figures.DARK[figures.GENERATED]
 
 
 def test_a_page_without_labels_and_figures_still_opens(opened, page):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import anndata as ad
@@ -168,6 +169,7 @@ def fit_vae(
     >>> fit.latent_dim
     10
     """
+    given = dict(locals())  # what the recipe tells: nothing else is known here yet
     seed = check_integer("seed", seed, 0)
     regularization = check_real("regularization", regularization, 0)
     validation_split = check_real("validation_split", validation_split, 0, below=1)
@@ -206,7 +208,35 @@ def fit_vae(
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
         warnings.warn(sentence, UserWarning, stacklevel=2)
-    return VAEFit(model, prepared, density, history, seed)
+    return VAEFit(model, prepared, density, history, seed, _recipe(given, train))
+
+
+def _recipe(given: Mapping[str, Any], train: ad.AnnData | None) -> dict[str, Any]:
+    """Return what it takes to repeat a fit, in words that JSON can hold."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(fit_vae).parameters.items()
+        if name not in ("object", "x_train", "x_val", "y_train", "y_val", "fit_arguments")
+    }
+    arguments = {name: given[name] for name, default in defaults.items() if given[name] is not default}
+    recipe: dict[str, Any] = {
+        "arguments": {name: _told(value) for name, value in (arguments | given["fit_arguments"]).items()},
+        "versions": {name: version(name) for name in ("vaexprs", "keras", "jax", "numpy")},
+    }
+    if train is not None:
+        recipe["data"] = {"cells": train.n_obs, "genes": train.n_vars, "sha256": io.fingerprint(train)}
+    return recipe
+
+
+def _told(value: Any) -> Any:
+    """Return a plain value as it is, and for an object the name of its class."""
+    if isinstance(value, (str, bool, int, float)) or value is None:
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple, np.ndarray, pd.Index)):
+        return [_told(part) for part in value]
+    return type(value).__name__
 
 
 def _check_fit_arguments(given: Mapping[str, Any]) -> None:

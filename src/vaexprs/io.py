@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -274,6 +275,24 @@ def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
     both = x.min(axis=0), x.max(axis=0)
     low, high = (np.asarray(densify(v), np.float64).ravel() for v in both)
     return low, high
+
+
+def fingerprint(cells: ad.AnnData) -> str:
+    """Return the SHA-256 of cells: the same however the matrix is stored.
+
+    It is taken over the names of the cells, each with a line feed, those of the genes likewise, and the
+    values that are not 0, row by row in the order of the genes: the number of them up to each row (int64),
+    their columns (int64) and the values (float32), little-endian.
+    """
+    x = sp.csr_matrix(as_float(cells.X), copy=True)
+    x.sum_duplicates()
+    x.eliminate_zeros()
+    digest = hashlib.sha256()
+    for names in (cells.obs_names, cells.var_names):
+        digest.update("".join(f"{name}\n" for name in names).encode())
+    for part, kind in ((x.indptr, "<i8"), (x.indices, "<i8"), (x.data, "<f4")):
+        digest.update(np.ascontiguousarray(part, dtype=kind).tobytes())
+    return digest.hexdigest()
 
 
 def _whole(x: Any) -> bool:

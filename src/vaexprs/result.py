@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +46,9 @@ class VAEFit:
         validation cells.
     seed
         The seed of the fit.
+    recipe
+        What it takes to repeat the fit: ``arguments`` (those that were not the defaults), ``data`` (cells,
+        genes and SHA-256 of the training cells) and ``versions``.
     """
 
     model: VAE
@@ -53,6 +56,7 @@ class VAEFit:
     density: LatentDensity
     history: Mapping[str, list[float]]
     seed: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def encoder(self) -> keras.Model:
@@ -123,6 +127,7 @@ class VAEFit:
             "likelihood": prep.likelihood,
             "history": dict(self.history),
             "seed": self.seed,
+            "recipe": dict(self.recipe),
         }
         arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
         arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
@@ -177,12 +182,13 @@ def load_vae(
             Scaling(meta["scaling"], arrays["scaling.low"], arrays["scaling.range"]),
             meta["likelihood"],
         )
-        history, seed = meta["history"], int(meta["seed"])
+        history, seed, recipe = meta["history"], int(meta["seed"]), dict(meta.get("recipe", {}))
     except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {error}"
         ) from error
-    return VAEFit(_read_model(path / "model.keras", custom_objects), preprocessing, density, history, seed)
+    model = _read_model(path / "model.keras", custom_objects)
+    return VAEFit(model, preprocessing, density, history, seed, recipe)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

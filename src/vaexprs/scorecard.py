@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 LEAST_CELLS = 5  # of each side, for a label to have figures of its own
 MOST_GENES = 2_000  # the most variable ones, that classifiers see
 CORRELATED_GENES = 200
+GAIN = 0.01  # of F1 from which on generated cells are called a help
 
 
 @dataclass(frozen=True)
@@ -620,8 +621,8 @@ def answers(table: pd.DataFrame) -> list[Answer]:
     """Return an answer for each question that a scorecard can answer.
 
     Green: at least half of the figures are within the floor's interval and at most one in ten is off. Red:
-    more than a third are off. Amber: all else. Figures of all cells count, and for "types" those of each
-    type.
+    more than a third are off. Amber: all else, and a classifier that gains less than 0.01. Figures of all
+    cells count, and for "types" and "use" those of each type.
 
     Parameters
     ----------
@@ -651,8 +652,12 @@ def _light(question: str, rows: pd.DataFrame) -> tuple[str, str]:
         light = "green"
     elif counts["off"] > n / 3:
         light = "red"
-    told = _f1_sentence(rows) if question == "use" else _count_sentence(counts, n)
-    return light, f"{OPENINGS[question][light]} {told}{_worst(rows)}"
+    if question != "use":
+        return light, f"{OPENINGS[question][light]} {_count_sentence(counts, n)}{_worst(rows)}"
+    gain = float((rows["value"] - rows["floor"]).mean())
+    if light == "green" and gain < GAIN:
+        light = "amber"
+    return light, f"{OPENINGS[question][light]} {_f1_sentence(rows)}{_worst(rows)}"
 
 
 OPENINGS = {
@@ -672,10 +677,9 @@ OPENINGS = {
         "red": "Differences between types or correlations between genes are lost or exaggerated.",
     },
     "use": {
-        "green": "A classifier trained with generated cells added is at least as good.",
-        "amber": "A classifier trained with generated cells added is better for some types, worse for others"
-        ".",
-        "red": "A classifier trained with generated cells added is worse.",
+        "green": "A classifier is better with generated cells added to its training cells.",
+        "amber": "A classifier is about as good with generated cells added to its training cells.",
+        "red": "A classifier is worse with generated cells added to its training cells.",
     },
 }
 UNMEASURED = {
@@ -695,8 +699,8 @@ def _count_sentence(counts: dict[str, int], n: int) -> str:
 
 def _f1_sentence(rows: pd.DataFrame) -> str:
     return (
-        f"In the mean over {len(rows)} types it finds a type with an F1 of {rows['value'].mean():.2f}, "
-        f"{rows['floor'].mean():.2f} without them."
+        f"In the mean over {len(rows)} types it finds a type with an F1 of {rows['value'].mean():.2f} with "
+        f"them, {rows['floor'].mean():.2f} without."
     )
 
 

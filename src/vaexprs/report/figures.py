@@ -231,7 +231,7 @@ def embedding(cells: Embedding, labels: Sequence[str] | None = None) -> Figure:
     }
     size = float(np.clip(200 / np.sqrt(max(len(column), 1)), 4.5, 7))
     shown_in_legend: set[str] = set()
-    for group, (color, symbol) in GROUPS.items():
+    for group, (color, symbol) in reversed(GROUPS.items()):  # the real cells, often fewer, on top
         n = int((cells.group == group).sum())
         for i, label in enumerate(names):
             rows = (cells.group == group) & (column == label)

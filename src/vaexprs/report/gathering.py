@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ import scipy.sparse as sp
 from vaexprs.comparison import CellSet, as_cells, label_key_of, random_rows, side_by_side
 from vaexprs.density import LatentDensity
 from vaexprs.generation import Generated
-from vaexprs.io import as_float, densify, from_object
+from vaexprs.io import densify, fingerprint, from_object
 from vaexprs.preprocessing import Cells, apportion
 from vaexprs.report.figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
 from vaexprs.report.page import Page
@@ -27,6 +26,8 @@ MOST_SHOWN = 2_000  # cells of each side on the map
 MOST_CODES = 2_000  # cells in the latent view
 MOST_FOR_GENES = 5_000  # cells of each side that the genes' statistics are of
 LEAST_FOR_GENES = 10
+# arguments of fit_vae that code cannot show: the recipe has the names of their classes
+OBJECTS = ("encoder_layers", "decoder_layers", "optimizer", "callbacks", "preprocessing", "distribution")
 PACKAGES = ("vaexprs", "keras", "jax", "numpy", "anndata", "scikit-learn")
 
 
@@ -293,24 +294,6 @@ def architecture(fit: VAEFit) -> str:
     return plot_vae(fit)._repr_svg_()
 
 
-def fingerprint(cells: ad.AnnData) -> str:
-    """Return the SHA-256 of cells: the same however the matrix is stored.
-
-    It is taken over the names of the cells, each with a line feed, those of the genes likewise, and the
-    values that are not 0, row by row in the order of the genes: the number of them up to each row (int64),
-    their columns (int64) and the values (float32), little-endian.
-    """
-    x = sp.csr_matrix(as_float(cells.X), copy=True)
-    x.sum_duplicates()
-    x.eliminate_zeros()
-    digest = hashlib.sha256()
-    for names in (cells.obs_names, cells.var_names):
-        digest.update("".join(f"{name}\n" for name in names).encode())
-    for part, kind in ((x.indptr, "<i8"), (x.indices, "<i8"), (x.data, "<f4")):
-        digest.update(np.ascontiguousarray(part, dtype=kind).tobytes())
-    return digest.hexdigest()
-
-
 def described(cells: ad.AnnData) -> dict[str, str]:
     """Return the size of a set of cells."""
     return {"cells": f"{cells.n_obs:,}", "genes": f"{cells.n_vars:,}"}
@@ -342,6 +325,16 @@ def of_model(fit: VAEFit) -> dict[str, str]:
         "epochs": f"{len(fit.history['loss']):,}",
         "seed": str(fit.seed),
     }
+    described |= {
+        f"argument {name}": _text(value)
+        for name, value in fit.recipe.get("arguments", {}).items()
+        if name not in ("label_key", "covariate_keys", "seed", "verbose")
+    }
+    data = fit.recipe.get("data", {})
+    if data:
+        described["trained on"] = (
+            f"{data['cells']:,} cells x {data['genes']:,} genes, sha256 {data['sha256']}"
+        )
     return described | {
         "components of the latent density": f"{sum(m.n_components for m in fit.density.mixtures):,} "
         f"for {len(fit.density.mixtures):,} conditions"
@@ -374,16 +367,11 @@ def code(
     label_key, donor_key, layer, seed
         The report's other arguments.
     """
-    prep = fit.preprocessing
-    fitted = {
-        "label_key": prep.conditions.label_key,
-        "covariate_keys": prep.conditions.covariate_keys or None,
-        "layer": layer,
-        "likelihood": fit.likelihood.name,
-        "latent_dim": fit.latent_dim,
-        "epochs": len(fit.history["loss"]),
-        "seed": fit.seed,
-    }
+    fitted: dict[str, Any] = {"label_key": fit.preprocessing.conditions.label_key}
+    objects: dict[str, Any] = {}
+    for name, value in fit.recipe.get("arguments", {}).items():
+        (objects if name in OBJECTS else fitted)[name] = value
+    fitted.pop("verbose", None)
     labels = json.loads(str(recipe.get("labels", "{}")) or "{}")
     size = recipe.get("library_size", "real")
     drawn = {
@@ -401,7 +389,7 @@ def code(
             "",
             'train = vx.read("train.h5ad")  # the training cells',
             'real = vx.read("real.h5ad")  # real cells that the model has not seen',
-            "# layers, optimizer and batch size as they were, where they were not the defaults",
+            *(f"# {name}: {value}; give them as they were" for name, value in objects.items()),
             _call("fit = vx.fit_vae", "train", fitted),
             _call("generated = vx.gen_exprs", first, drawn),
             _call(
