@@ -18,6 +18,7 @@ from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
 import vaexprs as vx
+from vaexprs import io
 from vaexprs.fitting import _batch_size
 
 
@@ -640,3 +641,23 @@ def test_many_genes_do_not_make_training_diverge():
     fit = vx.fit_vae(x_train=x, epochs=150, batch_size=50, verbose=0)
     assert np.isfinite(fit.history["loss"]).all()
     assert fit.history["loss"][-1] < fit.history["loss"][0]
+
+
+def test_the_recipe_tells_what_was_not_the_default(few):
+    fit = vx.fit_vae(
+        few, label_key="cell_type", covariate_keys=["phase"], epochs=2, validation_split=0, optimizer="adam",
+        encoder_layers=[keras.layers.Dense(8, "relu")], seed=3, verbose=0, shuffle=False,
+    )  # fmt: skip
+    assert fit.recipe["arguments"] == {
+        "label_key": "cell_type",
+        "covariate_keys": ["phase"],
+        "epochs": 2,
+        "optimizer": "adam",
+        "encoder_layers": ["Dense"],
+        "seed": 3,
+        "verbose": 0,
+        "shuffle": False,
+    }
+    assert fit.recipe["data"]["cells"] == 120
+    assert fit.recipe["data"]["sha256"] == io.fingerprint(few)
+    assert fit.recipe["versions"]["keras"] == keras.version()

@@ -116,6 +116,14 @@ def test_an_under_dispersed_copy_has_the_ratio_it_was_made_with():
     assert metrics.trend_gap(real.mean, real.variance, real.mean, real.variance) == 0
 
 
+def test_a_trend_or_a_correlation_of_too_little_is_missing():
+    one, y = np.ones(5), np.arange(5.0)
+    assert np.isnan(metrics.trend_gap(one, y, one, y))
+    assert np.isnan(metrics.trend_gap(y, np.full(5, np.nan), y, y))
+    assert np.isnan(metrics.correlation_structure(np.ones((9, 1)), np.ones((9, 1)))).all()
+    assert np.isnan(metrics.slope(y, 0 * y))
+
+
 def test_log_variance_of_a_constant_gene_is_missing():
     assert np.isnan(metrics.log_variance(np.array([0.0, 1.0]))).tolist() == [True, False]
 

@@ -122,6 +122,15 @@ def test_held_out_cells_that_were_trained_on_are_left_out(thirds):
         vx.audit_privacy(thirds[2], thirds[0], thirds[0])
 
 
+def test_cells_with_few_genes_are_the_same_only_by_name_too(thirds):
+    a, b, c = (part[:, :8].copy() for part in thirds)
+    table = vx.audit_privacy(c, a, b)
+    assert table.set_index("metric").loc["exact_copies", "value"] == 0
+    assert not any("held-out cells are also" in note for note in table.attrs["notes"])
+    copied = vx.audit_privacy(a, a, b).set_index("metric")
+    assert copied.loc["exact_copies", "value"] == 1
+
+
 def test_only_labels_that_were_generated_are_looked_at(thirds):
     one = thirds[0][thirds[0].obs["cell_type"] == "CD14+ Monocyte"].copy()
     table = audit(one, thirds)

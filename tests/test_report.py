@@ -19,6 +19,7 @@ import pytest
 
 from vaexprs import evaluation
 from vaexprs.evaluation import evaluate
+from vaexprs.io import fingerprint
 from vaexprs.plotting import REDUCTIONS, plot_vae
 from vaexprs.report import figures, gathering, write_report
 from vaexprs.report.figures import Ellipse, Embedding, GeneStatistics, Latent
@@ -253,7 +254,7 @@ def few_train(written):
 def test_a_report_tells_how_to_repeat_it(written):
     text = written.path.read_text(encoding="utf-8")
     for cells in (written.made.adata, written.real, few_train(written)):
-        assert gathering.fingerprint(cells) in text
+        assert fingerprint(cells) in text
     assert "label_key=&#39;cell_type&#39;" in text
     assert "fit, 80,\n    seed=1," in text
     for name in gathering.PACKAGES:
@@ -313,9 +314,9 @@ def test_donors_are_audited_only_where_some_are_held_out(written):
 
 def test_the_fingerprint_is_that_of_the_values_however_they_are_stored(few):
     dense = ad.AnnData(few.X.toarray(), obs=few.obs, var=few.var)
-    assert gathering.fingerprint(few) == gathering.fingerprint(dense)
+    assert fingerprint(few) == fingerprint(dense)
     dense.X[0, 0] += 1
-    assert gathering.fingerprint(few) != gathering.fingerprint(dense)
+    assert fingerprint(few) != fingerprint(dense)
 
 
 def test_rows_on_the_map_have_some_of_every_label():

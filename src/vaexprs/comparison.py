@@ -17,6 +17,7 @@ from vaexprs.io import Matrix, as_float, densify, from_object, read, stored
 from vaexprs.preprocessing import Scaling, check_cells, column_of_levels
 
 PCS = 50
+LEAST_TELLING = 20  # genes with a value in a cell, for the values to tell which cell it is
 MOST_CELLS_FOR_AXES = 2_500  # of each set
 
 
@@ -54,10 +55,9 @@ class CellSet:
 
     def joined(self, others: CellSet) -> CellSet:
         """Return these cells and others, in this order."""
-        stack = _stack if sp.issparse(self.raw) else np.concatenate
         return CellSet(
-            stack([self.raw, others.raw]),
-            stack([self.values, others.values]),
+            _stack([self.raw, others.raw]),
+            _stack([self.values, others.values]),
             pd.concat([self.obs, others.obs]),
             self.genes,
             self.counts,
@@ -76,7 +76,9 @@ class CellSet:
 
 
 def _stack(parts: Sequence[Matrix]) -> Matrix:
-    return sp.vstack(parts, format="csr")
+    if all(sp.issparse(part) for part in parts):
+        return sp.vstack(parts, format="csr")
+    return np.concatenate([densify(part) for part in parts])
 
 
 def as_cells(generated: Any) -> ad.AnnData:
@@ -214,9 +216,15 @@ def log_normalised(x: Matrix) -> Matrix:
 
 
 def rows_in(cells: CellSet, others: CellSet) -> np.ndarray:
-    """Return for each cell whether a cell of `others` has the same values, (n_cells,)."""
+    """Return for each cell whether a cell of `others` has the same values, (n_cells,).
+
+    Values in fewer than 20 genes may agree by chance: such a cell must have the same name too.
+    """
     known = set(_fingerprints(others.raw))
-    return np.array([mark in known for mark in _fingerprints(cells.raw)], bool)
+    named = set(zip(others.obs.index, _fingerprints(others.raw), strict=True))
+    many = np.asarray((cells.raw != 0).sum(axis=1)).ravel() >= LEAST_TELLING
+    marks = zip(cells.obs.index, _fingerprints(cells.raw), many, strict=True)
+    return np.array([mark in known if tells else (name, mark) in named for name, mark, tells in marks], bool)
 
 
 def _fingerprints(x: Matrix) -> list[bytes]:
@@ -290,7 +298,9 @@ class Axes:
         n = min(MOST_CELLS_FOR_AXES, *(part.shape[0] for part in parts))
         some_cells = [densify(part[np.sort(rng.permutation(part.shape[0])[:n])]) for part in parts]
         x = np.concatenate(some_cells)
-        pca = PCA(max(1, min(n_axes, len(x) - 1, x.shape[1])), svd_solver="auto", random_state=seed).fit(x)
+        pca = PCA(max(1, min(n_axes, len(x) - 1, x.shape[1])), random_state=seed)
+        with np.errstate(invalid="ignore"):  # cells that are all alike have no variance to divide by
+            pca.fit(x)
         return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
 
     def of_cells(self, values: Matrix) -> np.ndarray:

@@ -218,7 +218,11 @@ def _recipe(given: Mapping[str, Any], train: ad.AnnData | None) -> dict[str, Any
         for name, parameter in inspect.signature(fit_vae).parameters.items()
         if name not in ("object", "x_train", "x_val", "y_train", "y_val", "fit_arguments")
     }
-    arguments = {name: given[name] for name, default in defaults.items() if given[name] is not default}
+    arguments = {
+        name: given[name]
+        for name, default in defaults.items()
+        if given[name] is not default and not (np.isscalar(given[name]) and given[name] == default)
+    }
     recipe: dict[str, Any] = {
         "arguments": {name: _told(value) for name, value in (arguments | given["fit_arguments"]).items()},
         "versions": {name: version(name) for name in ("vaexprs", "keras", "jax", "numpy")},

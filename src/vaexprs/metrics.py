@@ -161,7 +161,8 @@ def ks(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Kolmogorov-Smirnov distance of two samples of numbers: 0 alike, 1 apart."""
     from scipy.stats import ks_2samp
 
-    return float(ks_2samp(a, b, method="asymp").statistic)
+    with np.errstate(divide="ignore"):  # of a p value that nobody asked for
+        return float(ks_2samp(a, b, method="asymp").statistic)
 
 
 def log_variance(variance: np.ndarray) -> np.ndarray:
@@ -179,7 +180,10 @@ def trend_gap(mean_a: np.ndarray, y_a: np.ndarray, mean_b: np.ndarray, y_b: np.n
     """
     from scipy.stats import binned_statistic
 
-    edges = np.unique(np.quantile(mean_b[mean_b > mean_b.min()], np.linspace(0, 1, TREND_BINS + 1)))
+    on = mean_b[mean_b > mean_b.min()]
+    if min(len(on), np.isfinite(y_a).sum(), np.isfinite(y_b).sum()) < 3:
+        return float("nan")
+    edges = np.unique(np.quantile(on, np.linspace(0, 1, TREND_BINS + 1)))
     if len(edges) < 3:
         return float("nan")
     edges[-1] = max(edges[-1], mean_a.max())
@@ -205,6 +209,8 @@ def correlation_structure(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Pearson's correlation of the correlations above the diagonal, and the slope (through the origin) of
     those of `a` on those of `b`: below 1 where correlations are attenuated.
     """
+    if a.shape[1] < 3:
+        return float("nan"), float("nan")
     with np.errstate(all="ignore"):
         both = [np.corrcoef(x, rowvar=False)[np.triu_indices(x.shape[1], 1)] for x in (a, b)]
     ok = np.isfinite(both[0]) & np.isfinite(both[1])
