@@ -8,8 +8,7 @@
 copying the training cells, each judged by real cells that none has seen, and audited. ``coverage``: a random
 third of real cells is judged by another, with the last third as training cells; how often each figure lies in
 the floor's interval, which should be 95 of 100 times, and how often it is called off. ``time``: seconds
-and peak memory of one evaluation of N cells against N others x 2,000 genes with ten labels, in a process of its
-own.
+and peak memory of one evaluation of N cells against N others x 2,000 genes with ten labels, in a new process.
 """
 
 from __future__ import annotations

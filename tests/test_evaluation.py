@@ -326,6 +326,10 @@ def test_sets_that_cannot_be_compared(thirds):
     strange.obs["cell_type"] = "neuron"
     with pytest.raises(ValueError, match="of the same labels, got 0 on a side; the real cells have 'CD14"):
         vx.evaluate(strange, b, label_key="cell_type")
+    named = b.copy()
+    named.obs["cell_type"] = "all"
+    with pytest.raises(ValueError, match="No label may be named 'all'.*rename it in 'cell_type'"):
+        vx.evaluate(a, named, label_key="cell_type")
     nan = a.copy()
     nan.X = nan.X.toarray() * np.nan
     with pytest.raises(ValueError, match="generated must hold finite values"):

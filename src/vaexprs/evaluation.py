@@ -102,8 +102,9 @@ def evaluate(
     DataFrame
         With columns ``metric``, ``label`` ("all" or a label; for pseudobulks a donor), ``value``,
         ``floor``, ``floor_low``, ``floor_high`` and ``verdict``: "within" the floor's interval or better,
-        "close" to it, or "off". ``attrs["notes"]`` has sentences on what was looked at,
-        ``attrs["learning_curve"]`` the rows of `learning_curve`.
+        "close" to it, or "off". ``attrs["notes"]`` has sentences on what was looked at, and
+        ``attrs["learning_curve"]`` dicts of label, method ("real", "generated", "oversampling", "SMOTE"), n
+        (real training cells of the label), added, f1, low and high: how well a classifier finds the label.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def evaluate(
     Notes
     -----
     Values are compared as the model sees them: log(1 + counts per 10,000) for counts. Principal components
-    are those of as many generated as real cells. At most 1,000 cells a side (300 of one label), drawn with
+    are those of both sides of a comparison, with as many cells of each. At most 1,000 cells a side (300 of one label), drawn with
     the seed, are looked at, and classifiers see the 2,000 most variable genes. The properties of marginals
     are those of Cao, Yang & Yang (2021, doi:10.1038/s41467-021-27130-w).
 
@@ -136,6 +137,10 @@ def evaluate(
         raise ValueError(f"donor_key must be another column than label_key, got {donor_key!r} for both.")
     others = {"real": real} | ({} if train is None else {"train": train})
     sets = side_by_side(made, others, keys={"label_key": label_key, "donor_key": donor_key}, layer=layer)
+    if ALL in sets["real"].column(label_key):
+        raise ValueError(
+            f"No label may be named {ALL!r}, which stands for all cells; rename it in {label_key!r}."
+        )
     notes: list[str] = []
     training = _apart(sets.get("train"), sets["real"], notes)
     plan = _plan(sets["generated"], sets["real"], training, label_key, donor_key, seed, notes)
@@ -173,7 +178,12 @@ def _apart(train: CellSet | None, real: CellSet, notes: list[str]) -> CellSet | 
     if train is None:
         return None
     same = rows_in(train, real)
-    if same.any():
+    if same.all():
+        notes.append(
+            "The training cells are among the real cells: a model that copies them would look perfect here. "
+            "Hold some out."
+        )
+    elif same.any():
         notes.append(
             f"{same.sum():,} of {len(train):,} training cells are also among the real cells and were left "
             "out of train."
@@ -249,7 +259,8 @@ def _plan(
         shared = some([str(label) for label in _sizes(real.column(label_key))])
         raise ValueError(
             f"There must be at least {LEAST_CELLS} generated cells and {2 * LEAST_CELLS} real ones of the "
-            f"same labels, got {sum(most.values())} on a side; the real cells have {shared}."
+            f"same labels, got {sum(most.values())} on a side; the real cells have {shared}. "
+            f"{'Hold more cells out' if train is not None else 'Give more real cells'}."
         )
     _tell_composition(most, of_label, sizes, label_key, train is not None, notes)
     most = _thinned(most, of_label, MOST_OF_LABEL if label_key is not None else MOST_CELLS)
@@ -292,7 +303,7 @@ def _tell_composition(
         notes.append(f"Too few cells for figures of their own: {some(sorted(few))}.")
     if absent:
         notes.append(f"No generated cells, so not compared: {some(sorted(absent))}.")
-    strange = [name for name in sizes["generated"] if name not in of_label]
+    strange = [name.replace("\t", " of ") for name in sizes["generated"] if name not in of_label]
     if strange:
         notes.append(f"Not among the real cells, so not compared: {some(sorted(strange))}.")
 
