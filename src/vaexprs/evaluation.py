@@ -116,9 +116,9 @@ def evaluate(
     Notes
     -----
     Values are compared as the model sees them: log(1 + counts per 10,000) for counts. Principal components
-    are those of both sides of a comparison, with as many cells of each. At most 1,000 cells a side (300 of one label), drawn with
-    the seed, are looked at, and classifiers see the 2,000 most variable genes. The properties of marginals
-    are those of Cao, Yang & Yang (2021, doi:10.1038/s41467-021-27130-w).
+    are those of both sides of a comparison, with as many cells of each. At most 1,000 cells a side (300 of
+    one label), drawn with the seed, are looked at, and classifiers see the 2,000 most variable genes. The
+    properties of marginals are those of Cao, Yang & Yang (2021, doi:10.1038/s41467-021-27130-w).
 
     Examples
     --------
