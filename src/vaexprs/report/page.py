@@ -298,15 +298,16 @@ def _by_label(page: Page) -> dict[str, Any]:
     order = {name: i for i, name in enumerate(page.metrics)}
     names = sorted(names, key=lambda name: order.get(name, len(order)))
     rows = []
-    for label, part in table.groupby(table["label"].astype(str), sort=False):
-        found = {str(row["metric"]): row for row in _records(part)}
+    parts = {str(label): part for label, part in table.groupby(table["label"].astype(str), sort=False)}
+    # labels with too few cells for figures have a row too: they are often the ones that were asked for
+    shown = np.array(_labels(page) if names else [], dtype=object)
+    for label in figures.levels(table["label"].to_numpy(), shown):
+        found = {str(row["metric"]): row for row in _records(parts.get(label, table.head(0)))}
         cells = []
         for name in names:
             row = found.get(name, {"value": float("nan"), "verdict": None})
             cells.append({"name": name, "value": row["value"], **_verdict(row["verdict"])})
         rows.append({"label": label, "cells": cells})
-    place = {label: i for i, label in enumerate(figures.levels(table["label"].to_numpy()))}
-    rows.sort(key=lambda row: place[str(row["label"])])
     return {"columns": [_named(page.metrics, name) for name in names], "rows": rows}
 
 
