@@ -361,6 +361,7 @@ def test_the_floor_is_students_prediction_interval():
     metric = METRICS["zero_difference"]
     assert floor_of(metric, values) == pytest.approx((2, 2 - low_high, 2 + low_high), rel=1e-5)
     assert floor_of(METRICS["forest_auc_genes"], values / 4)[2] == 1  # cut to what an AUC can be
+    assert floor_of(METRICS["detected_genes_ks"], np.zeros(3)) == (0, 0, 0)
     logs = floor_of(METRICS["sd_ratio"], np.array([0.5, 1.0, 2.0]))
     assert logs[0] == pytest.approx(1)
     assert logs[1] * logs[2] == pytest.approx(1)
@@ -385,6 +386,14 @@ def test_the_floor_is_students_prediction_interval():
 )
 def test_verdicts_with_a_floor_from_04_to_06(name, value, verdict):
     assert verdict_of(METRICS[name], value, 0.4, 0.6) == verdict
+
+
+def test_few_cells_are_said_to_show_little(table, thirds):
+    answers = scorecard.answers(table)
+    assert "only large differences show" not in answers[0].sentence
+    few = vx.evaluate(thirds[0], thirds[1][:40].copy(), only=["gene_mean_r"], resamples=3, progress=False)
+    assert few.attrs["cells"] == 20
+    assert scorecard.answers(few)[0].sentence.endswith("With 20 cells on a side only large differences show.")
 
 
 def test_the_number_of_real_cells_is_read_off_the_rising_curve():

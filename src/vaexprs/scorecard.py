@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 LEAST_CELLS = 5  # of each side, for a label to have figures of its own
 MOST_GENES = 2_000  # the most variable ones, that classifiers see
 CORRELATED_GENES = 200
+FEW = 100  # cells of a side, below which even bad cells may lie within the floor
 GAIN = 0.01  # of F1 from which on generated cells are called a help
 
 
@@ -582,9 +583,10 @@ def floor_of(
     return float(back(centre)), float(low), float(high)
 
 
+NIL = 1e-12  # stands for 0 where logs are taken
 SCALES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
     "plain": (lambda x: x, lambda x: x),
-    "log": (lambda x: np.log(np.maximum(x, 1e-12)), np.exp),
+    "log": (lambda x: np.log(np.maximum(x, NIL)), lambda x: np.where(x > np.log(2 * NIL), np.exp(x), 0.0)),
     "fisher": (lambda x: np.arctanh(np.clip(x, -1 + 1e-9, 1 - 1e-9)), np.tanh),
 }
 
@@ -629,6 +631,8 @@ def answers(table: pd.DataFrame) -> list[Answer]:
     table
         What `evaluate` returned.
     """
+    n = table.attrs.get("cells", FEW)
+    few = f" With {n} cells on a side only large differences show." if n < FEW else ""
     found = []
     for question, text in QUESTIONS.items():
         rows = table[[METRICS[name].question == question for name in table["metric"]]]
@@ -638,7 +642,8 @@ def answers(table: pd.DataFrame) -> list[Answer]:
             rows = rows[(rows["metric"] == "f1_generated_added") & (rows["label"] != ALL)]
         elif (rows["label"] != ALL).any():
             rows = rows[rows["label"] != ALL]
-        found.append(Answer(text, *_light(question, rows)))
+        light, sentence = _light(question, rows)
+        found.append(Answer(text, light, sentence + (few if question == "looks" else "")))
     return found
 
 
