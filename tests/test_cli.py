@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,24 @@ def test_evaluate_writes_what_python_gives(judged, few):
     table = vx.evaluate(made, few[60:], train=few[:60], seed=2, progress=False)
     assert (judged / "table.csv").read_text() == table.to_csv(index=False)
     (judged / "table.csv").unlink()
+
+
+def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
+    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
+    words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--out", "t.csv"]
+    before = sorted(path.name for path in judged.iterdir())
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=judged, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        said = b""
+        while b"comparing" not in said:
+            said += process.stderr.read1()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+        said += process.stderr.read()
+        assert process.wait() == 130
+    assert b"Interrupted; nothing was written." in said
+    assert b"Traceback" not in said
+    assert sorted(path.name for path in judged.iterdir()) == before
 
 
 def test_audit_fails_copies(judged):

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from vaexprs._checks import did_you_mean
 
+INTERRUPTED = 130  # the status that Typer gives for Ctrl-C
 DEMO_CELLS = 1_000
 DEMO_RARE = 200
 SHOWN_CELLS = 10  # of the exposed ones
@@ -53,9 +54,10 @@ def main() -> None:
             text = text.replace("say overwrite", "say --overwrite")
         errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("Interrupted; nothing was written.")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            errors.print("Interrupted; nothing was written.")
+        raise
 
 
 def _show_version(asked: bool) -> None:
