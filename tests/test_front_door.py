@@ -16,6 +16,7 @@ ROOMS = (
     "io",
     "preprocessing",
     "batches",
+    "sampling",
     "likelihoods",
     "networks",
     "covariances",
@@ -55,7 +56,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 @pytest.mark.parametrize("code", ["import vaexprs", "import vaexprs.cli"])
 def test_opening_the_front_door_does_not_pay_for_the_engine(code):
-    heavy = "keras jax scanpy anndata sklearn matplotlib umap pandas"
+    heavy = "keras jax scanpy anndata sklearn matplotlib umap pandas numba"
     asked = f"{code}, sys; print([m for m in {heavy.split()} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

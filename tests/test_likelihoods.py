@@ -20,7 +20,6 @@ from vaexprs.likelihoods import (
     NegativeBinomial,
     Poisson,
     ZeroInflatedNegativeBinomial,
-    count_quantiles,
     default_likelihood,
     likelihood_named,
     log_rising,
@@ -28,6 +27,7 @@ from vaexprs.likelihoods import (
     poisson_log_prob,
 )
 from vaexprs.preprocessing import POWERS
+from vaexprs.sampling import count_quantiles
 
 N = 100_000  # draws of each gene
 NAMES = ["bernoulli", "nb", "zinb", "poisson", "gaussian"]

@@ -152,7 +152,7 @@ def generate(
     library_size: Annotated[
         float | None, typer.Option(help="Counts a cell; by default like the real ones.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Cells decoded at once; bounds the memory.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Cells decoded and not yet drawn, at most.")] = None,
     independent: Annotated[
         bool, typer.Option(help="Draw cells independently rather than spread evenly.")
     ] = False,

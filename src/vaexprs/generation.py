@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -156,9 +159,10 @@ def gen_exprs(
     num_samples
         Number of cells; left out where `labels` gives the numbers.
     batch_size
-        With `use_generator`, the cells whose decoded parameters are in memory at once; by default 1,024.
+        With `use_generator`, the most cells that are decoded and not yet drawn; by default 1,024.
     use_generator
-        Whether to decode in batches rather than all at once. The cells are the same.
+        Whether to bound these cells by `batch_size` rather than by the number of processors. Few are in
+        memory either way, and the cells are the same.
     labels
         A label, for `num_samples` cells of it, or numbers by label: ``{"CD34+": 500, "NK": 200}``. By
         default all labels in the training proportions.
@@ -327,53 +331,50 @@ def _draw(
     seed: int,
     blocks_at_once: int,
 ) -> Iterator[Any]:
-    """Yield the values of the cells, some blocks at a time."""
+    """Yield the values of the cells, block by block: one is decoded while others are drawn."""
+    from vaexprs.sampling import evenly_spread
+
     mixtures = [fit.density.mixture(levels) for levels in rows]
     dims = mixtures[0].means.shape[1]
     width = fit.preprocessing.conditions.width
     codes = fit.preprocessing.conditions.one_hot(pd.DataFrame(rows)) if width else None
-    n_blocks = -(-len(which) // BLOCK)
-    for first in range(0, n_blocks, blocks_at_once):
-        decoded = []
-        for block in range(first, min(first + blocks_at_once, n_blocks)):
+    workers = os.cpu_count() or 1
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for block in range(-(-len(which) // BLOCK)):
             mine = which[block * BLOCK : (block + 1) * BLOCK]
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
             groups = {i: np.flatnonzero(mine == i) for i in np.unique(mine)}
-            strata = groups.values() if stratified else ()
-            latent = _latent(mixtures, groups, _uniform(len(mine), 1 + dims, strata, rng))
+            strata = list(groups.values()) if stratified else []
+            latent = _latent(mixtures, groups, evenly_spread(rng, len(mine), 1 + dims, strata))
             z, library = latent, None
             if fit.likelihood.counts:
                 z = latent[:, :-1]
                 library = np.exp(latent[:, -1:]) if per_cell is None else np.full((len(mine), 1), per_cell)
             output = _decode(fit.decoder, z, None if codes is None else codes[mine])
-            decoded.append((output, library, len(mine), strata, rng))
-        for output, library, n, strata, rng in decoded:
-            uniform = _uniform(n, len(fit.genes), strata, rng)
-            values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, uniform))
-            if fit.likelihood.counts:
-                yield sp.csr_matrix(values.astype(np.int32))
-            else:
-                yield values.astype(np.float32)
+            if len(waiting) >= min(blocks_at_once, 2 * workers):
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(_values, fit, output, library, len(mine), strata, rng))
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _uniform(n: int, columns: int, strata: Collection[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Return uniform numbers, (n, columns), those of some rows spread evenly in each column.
+def _values(
+    fit: VAEFit,
+    output: Any,
+    library: np.ndarray | None,
+    n: int,
+    strata: list[np.ndarray],
+    rng: np.random.Generator,
+) -> Any:
+    """Return the values of a block, drawn from what its decoded latent vectors say; CSR for counts."""
+    from vaexprs.sampling import evenly_spread
 
-    Parameters
-    ----------
-    n, columns
-        How many numbers.
-    strata
-        Sets of rows; in each column the numbers of k such rows lie one in each of k equal strata of (0, 1).
-        Those of other rows are independent.
-    rng
-        Source of randomness.
-    """
-    uniform = rng.random((n, columns))
-    for rows in strata:
-        order = np.broadcast_to(np.arange(len(rows))[:, None], (len(rows), columns))
-        uniform[rows] = (rng.permuted(order, axis=0) + uniform[rows]) / len(rows)
-    return uniform
+    uniform = evenly_spread(rng, n, len(fit.genes), strata)
+    values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, uniform))
+    if fit.likelihood.counts:
+        return sp.csr_matrix(values.astype(np.int32))
+    return values.astype(np.float32)
 
 
 def _latent(mixtures: list[Mixture], groups: Mapping[int, np.ndarray], uniform: np.ndarray) -> np.ndarray:

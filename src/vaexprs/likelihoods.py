@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import scipy.sparse as sp
 from keras import ops
-from scipy import stats
 from scipy.special import ndtri
 
 from vaexprs._checks import check_choice
@@ -32,8 +31,6 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
-# Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
-SEARCHED_MEAN = 50.0
 
 
 def log_rising(a: Any, x: Any) -> Any:
@@ -422,6 +419,8 @@ class Poisson(CountLikelihood):
         return ops.sum(poisson_log_prob(x, self._mean(x, output)), axis=-1)
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        from vaexprs.sampling import count_quantiles
+
         mean = library * np.asarray(output, np.float64)
         return count_quantiles(uniform, mean, np.full_like(mean, np.inf))
 
@@ -443,6 +442,8 @@ class NegativeBinomial(CountLikelihood):
         return ops.sum(negative_binomial_log_prob(x, mean, output["dispersion"]), axis=-1)
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        from vaexprs.sampling import count_quantiles
+
         return count_quantiles(uniform, *_mean_and_dispersion(output, library))
 
     def relative_noise(self, output: Any, library: Any) -> np.ndarray:
@@ -465,6 +466,8 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
         return ops.sum(ops.where(x == 0, ops.logaddexp(drawn, excess), drawn), axis=-1)
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
+        from vaexprs.sampling import count_quantiles
+
         excess = _sigmoid(output["zero_logit"])
         counts = count_quantiles(_above(uniform, excess), *_mean_and_dispersion(output, library))
         return np.where(uniform < excess, 0, counts)
@@ -488,48 +491,6 @@ def _noise_of_totals(mean: np.ndarray, dispersion: np.ndarray, kept: Any) -> np.
     """Return the relative variance of totals of counts of which a fraction is kept, the rest zero."""
     variance = kept * (mean + mean**2 / dispersion) + kept * (1 - kept) * mean**2
     return variance.sum(axis=1) / (kept * mean).sum(axis=1) ** 2
-
-
-def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    r"""Return the smallest counts whose negative binomial distribution function exceeds `uniform`.
-
-    Most counts of single cells are zero, which one comparison tells; the others are found by summing up
-    the probabilities, :math:`p_{k+1} = p_k \frac{k + \theta}{k + 1} \frac{\mu}{\mu + \theta}`.
-
-    Parameters
-    ----------
-    uniform
-        Numbers in [0, 1).
-    mean, dispersion
-        Means and inverse dispersions of the same shape; a dispersion of infinity is a Poisson distribution.
-    """
-    uniform = np.clip(uniform, 1e-12, 1 - 1e-12)
-    poisson = np.isinf(dispersion)
-    theta = np.where(poisson, 1.0, dispersion)
-    counts = np.zeros(mean.shape, np.int64)
-    large = mean > SEARCHED_MEAN
-    for which, quantile in (
-        (large & poisson, lambda u, m, t: stats.poisson.ppf(u, m)),
-        (large & ~poisson, lambda u, m, t: stats.nbinom.ppf(u, t, t / (t + m))),
-    ):
-        if which.any():
-            counts[which] = quantile(uniform[which], mean[which], theta[which]).astype(np.int64)
-    none = np.exp(np.where(poisson, -mean, -theta * np.log1p(mean / theta)))
-    left = np.flatnonzero((uniform >= none) & ~large)
-    u, m, p = (values.ravel()[left] for values in (uniform, mean, none))
-    # p_{k+1} / p_k = (first + k * step) / (k + 1)
-    step = np.where(poisson, 0.0, mean / (mean + theta)).ravel()[left]
-    first = np.where(poisson.ravel()[left], m, step * theta.ravel()[left])
-    below, flat, k = p.copy(), counts.ravel(), 0
-    while len(left):
-        p = p * (first + k * step) / (k + 1)
-        below = below + p
-        k += 1
-        flat[left] = k
-        # beyond the mean a probability below rounding ends the search: `below` no longer grows
-        more = (u >= below) & ((p > 1e-17) | (k < m))
-        left, u, m, p, below, first, step = (v[more] for v in (left, u, m, p, below, first, step))
-    return flat.reshape(mean.shape)
 
 
 def _sigmoid(logit: Any) -> np.ndarray:
