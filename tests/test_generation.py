@@ -4,11 +4,13 @@ import tracemalloc
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
 import vaexprs as vx
+from vaexprs import generation, io
 from vaexprs.io import write
 from vaexprs.sampling import evenly_spread
 
@@ -135,6 +137,50 @@ def test_the_memory_is_that_of_the_result_whatever_the_batch_size(conditional):
         most, result = peak(**kwargs)
         assert most < 2.2 * result + 10e6  # the blocks and the whole of them
         assert most < 6000 * 765 * 8  # all cells are never dense at once
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_cells_written_as_they_are_made_are_the_same(conditional, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(io, "CELLS_A_WRITE", 200)  # several writes
+    kwargs = {"seed": 3, "covariates": {"phase": "S"}, "progress": False}
+    whole = vx.gen_exprs(conditional, 700, **kwargs).adata
+    made = vx.gen_exprs(conditional, 700, out=tmp_path / f"g{suffix}", **kwargs)
+    read = vx.read(tmp_path / f"g{suffix}")
+    assert (read.X != whole.X).nnz == 0
+    assert read.X.dtype == whole.X.dtype
+    pd.testing.assert_frame_equal(read.obs, whole.obs)
+    assert list(read.var_names) == list(whole.var_names)
+    assert read.uns["vaexprs"]["n_cells"] == 700
+    # what is returned leaves X on disk
+    assert not sp.issparse(made.x_gen)
+    assert (made.x_gen[650:] != whole.X[650:]).nnz == 0
+    assert list(made.y_gen) == list(whole.obs["cell_type"])
+    assert [path.name for path in tmp_path.iterdir()] == [f"g{suffix}"]
+
+
+def test_writing_cells_overwrites_nothing_and_leaves_nothing_half_written(conditional, tmp_path, monkeypatch):
+    (tmp_path / "g.h5ad").write_text("mine")
+    with pytest.raises(FileExistsError, match="g.h5ad' exists already"):
+        vx.gen_exprs(conditional, 5, out=tmp_path / "g.h5ad")
+    with pytest.raises(ValueError, match="The output must be one of .h5ad, .zarr, got 'g.csv'"):
+        vx.gen_exprs(conditional, 5, out=tmp_path / "g.csv")
+
+    def broken(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(generation, "_values", broken)
+    with pytest.raises(OSError, match="no space left"):
+        vx.gen_exprs(conditional, 300, out=tmp_path / "g.h5ad", overwrite=True)
+    assert (tmp_path / "g.h5ad").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["g.h5ad"]
+
+
+def test_values_that_are_not_counts_are_written_too(few, tmp_path):
+    logs = few.copy()
+    logs.X = logs.X.log1p()
+    fit = vx.fit_vae(logs, label_key="cell_type", epochs=2, verbose=0)
+    vx.gen_exprs(fit, 30, out=tmp_path / "g.h5ad", progress=False)
+    assert np.array_equal(vx.read(tmp_path / "g.h5ad").X, vx.gen_exprs(fit, 30, progress=False).x_gen)
 
 
 def test_real_and_generated_cells_together(cells, generated):

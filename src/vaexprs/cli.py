@@ -161,7 +161,7 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells from a saved model."""
-    from vaexprs.io import check_output, write
+    from vaexprs.io import check_output
 
     asked = _asked_labels(label, labels, labels_json)
     check_output(out, overwrite=overwrite)
@@ -179,8 +179,9 @@ def generate(
         stratified=not independent,
         seed=seed,
         progress=not quiet,
+        out=out,
+        overwrite=overwrite,
     )
-    write(cells.adata, out, overwrite=overwrite)
     if not quiet:
         Console().print(f"{cells.adata.n_obs:,} cells x {cells.adata.n_vars:,} genes -> {escape(str(out))}")
 

@@ -21,7 +21,7 @@ from scipy.special import ndtri
 
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
-from vaexprs.io import Matrix, densify
+from vaexprs.io import Matrix, check_output, densify, open_backed, write, write_blocks
 from vaexprs.mixture import Mixture
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
@@ -149,6 +149,8 @@ def gen_exprs(
     stratified: bool = True,
     seed: int = 0,
     progress: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> Generated:
     """Generate cells.
 
@@ -182,6 +184,12 @@ def gen_exprs(
         The same seed gives the same cells, whatever the batch size.
     progress
         Whether to show a progress bar where it takes longer.
+    out
+        An ``.h5ad`` file or ``.zarr`` folder to write the cells to as they are made, so that any number of
+        counts can be generated; the result's ``adata`` then leaves X on disk. Values that are not counts are
+        put together first.
+    overwrite
+        Whether what is at `out` may be replaced.
 
     Returns
     -------
@@ -192,6 +200,8 @@ def gen_exprs(
     ------
     ValueError
         If a number is not positive, a label or level is unknown, or no number is given.
+    FileExistsError
+        If there is something at `out` and `overwrite` is false.
     TypeError
         If `x` is not a fit, or a number is not whole.
     """
@@ -204,17 +214,12 @@ def gen_exprs(
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
-    parts = _with_progress(
-        _draw(x, rows, which, per_cell, stratified, seed, max(1, size // BLOCK)), n, progress
-    )
+    if out is not None:
+        check_output(out, overwrite=overwrite)
     obs = pd.DataFrame(index=pd.Index([f"generated_{i + 1}" for i in range(n)]))
     for key, levels in x.preprocessing.conditions.levels.items():
         obs[key] = pd.Categorical(np.array([row[key] for row in rows])[which], categories=levels)
-    adata = ad.AnnData(
-        sp.vstack(parts, format="csr") if x.likelihood.counts else np.concatenate(parts),
-        obs=obs,
-        var=pd.DataFrame(index=x.genes),
-    )
+    adata = ad.AnnData(obs=obs, var=pd.DataFrame(index=x.genes))
     asked = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
     adata.uns["vaexprs"] = {
         "version": version("vaexprs"),
@@ -230,6 +235,13 @@ def gen_exprs(
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
         "library_size": "real" if per_cell is None else per_cell,
     }
+    drawn = _draw(x, rows, which, per_cell, stratified, seed, max(1, size // BLOCK))
+    blocks = _with_progress(drawn, n, progress)
+    if out is not None and x.likelihood.counts:
+        return Generated(open_backed(write_blocks(adata, blocks, out, overwrite=overwrite)), x)
+    adata.X = sp.vstack(list(blocks), format="csr") if x.likelihood.counts else np.concatenate(list(blocks))
+    if out is not None:
+        write(adata, out, overwrite=overwrite)
     return Generated(adata, x)
 
 
@@ -399,14 +411,13 @@ def _decode(decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None) -> An
     return keras.tree.map_structure(lambda part: np.asarray(part)[:n], output)
 
 
-def _with_progress(parts: Iterator[Any], n: int, progress: bool) -> list[Any]:
+def _with_progress(parts: Iterator[Any], n: int, progress: bool) -> Iterator[Any]:
     if not progress or n < SLOW * BLOCK:
-        return list(parts)
+        yield from parts
+        return
     from tqdm.auto import tqdm
 
-    done = []
     with tqdm(total=n, desc="generating", unit="cell") as bar:
         for part in parts:
-            done.append(part)
+            yield part
             bar.update(part.shape[0])
-    return done

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from vaexprs._checks import did_you_mean, reason, some
 Matrix: TypeAlias = Any
 
 READABLE = (".h5ad", ".zarr")
+CELLS_A_WRITE = 16_384
 
 
 def read(path: str | os.PathLike[str]) -> ad.AnnData:
@@ -113,9 +114,7 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
     FileExistsError
         If `path` exists and `overwrite` is false.
     """
-    path = Path(path)
-    if path.suffix not in READABLE:
-        raise ValueError(f"The output must be one of {', '.join(READABLE)}, got {path.name!r}.")
+    path = _check_writable(path)
     with written_whole(path, overwrite=overwrite) as beside:
         if path.suffix == ".h5ad":
             adata.write_h5ad(beside, compression="gzip")
@@ -123,6 +122,91 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a coming change of anndata's default zarr version
                 adata.write_zarr(beside)
+    return path
+
+
+def write_blocks(
+    adata: ad.AnnData, blocks: Iterable[Any], path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write an AnnData whose X comes in blocks of cells, of which few are in memory; whole or not at all.
+
+    Parameters
+    ----------
+    adata
+        Everything but X.
+    blocks
+        CSR matrices of shape (n_some, n_genes), which have all cells together.
+    path
+        The ``.h5ad`` file or ``.zarr`` folder.
+    overwrite
+        Whether what is there may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one.
+    FileExistsError
+        If `path` exists and `overwrite` is false.
+    """
+    path = _check_writable(path)
+    # offsets of 64 bits: there may be more than 2**31 values
+    settings: dict[str, Any] = {"indptr_dtype": np.int64}
+    if path.suffix == ".h5ad":
+        settings |= {"compression": "gzip", "compression_opts": 1}
+    with written_whole(path, overwrite=overwrite) as beside, _store(beside) as store:
+        ad.io.write_elem(store, "/", adata)
+        for i, part in enumerate(_gathered(blocks)):
+            if i:
+                ad.io.sparse_dataset(store["X"]).append(part)
+            else:
+                ad.io.write_elem(store, "X", part, dataset_kwargs=settings)
+    return path
+
+
+@contextmanager
+def _store(path: Path) -> Iterator[Any]:
+    """Open a new file or folder for AnnData's writers."""
+    if path.suffix == ".h5ad":
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            yield file
+    else:
+        import zarr
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a coming change of anndata's default zarr version
+            yield zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format)
+
+
+def _gathered(blocks: Iterable[Any]) -> Iterator[Any]:
+    """Yield blocks put together to some ten thousand cells: each write has its price."""
+    waiting: list[Any] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(part.shape[0] for part in waiting) >= CELLS_A_WRITE:
+            yield sp.vstack(waiting, format="csr")
+            waiting = []
+    if waiting:
+        yield sp.vstack(waiting, format="csr")
+
+
+def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Open what `write_blocks` wrote, with X left on disk."""
+    path = Path(path)
+    if path.suffix == ".h5ad":
+        return ad.read_h5ad(path, backed="r")
+    import zarr
+
+    store = zarr.open_group(path, mode="r")
+    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "uns")}
+    return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
+
+
+def _check_writable(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix not in READABLE:
+        raise ValueError(f"The output must be one of {', '.join(READABLE)}, got {path.name!r}.")
     return path
 
 
