@@ -661,3 +661,31 @@ def test_the_recipe_tells_what_was_not_the_default(few):
     assert fit.recipe["data"]["cells"] == 120
     assert fit.recipe["data"]["sha256"] == io.fingerprint(few)
     assert fit.recipe["versions"]["keras"] == keras.version()
+
+
+def test_what_is_compiled_is_kept_for_the_next_process(few, tmp_path):
+    few.write_h5ad(tmp_path / "few.h5ad")
+    code = (
+        "import vaexprs as vx; cells = vx.read('few.h5ad'); "
+        "vx.gen_exprs(vx.fit_vae(cells, label_key='cell_type', epochs=2, verbose=0), 5)"
+    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    for given, used in (
+        ({"XDG_CACHE_HOME": str(tmp_path / "cache")}, True),
+        ({"XDG_CACHE_HOME": str(tmp_path / "few.h5ad")}, False),
+    ):
+        kept = []
+        for _ in range(2 if used else 1):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=tmp_path,
+                env=own | given,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            kept.append({path.name for path in (tmp_path / "cache" / "vaexprs" / "jax").glob("*-cache")})
+        if used:
+            assert kept[0]  # the training step
+            assert kept[1] == kept[0]  # found again

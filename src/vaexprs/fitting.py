@@ -22,7 +22,7 @@ from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import CellBatches
 from vaexprs.density import LatentDensity, fit_density
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
-from vaexprs.networks import VAE, build_vae, predict
+from vaexprs.networks import VAE, build_vae, keep_compiled, predict
 from vaexprs.preprocessing import (
     Preprocessing,
     Scaling,
@@ -179,6 +179,7 @@ def fit_vae(
     epochs = None if epochs is None else check_integer("epochs", epochs, 1)
     _check_fit_arguments(fit_arguments)
 
+    keep_compiled()
     train, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer)
     if train is None:
         prepared, chosen = _reused_cells(preprocessing, val, likelihood, not use_generator)

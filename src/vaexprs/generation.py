@@ -23,6 +23,7 @@ from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
 from vaexprs.io import Matrix, check_output, densify, open_backed, write, write_blocks
 from vaexprs.mixture import Mixture
+from vaexprs.networks import keep_compiled
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
 
@@ -346,6 +347,7 @@ def _draw(
     """Yield the values of the cells, block by block: one is decoded while others are drawn."""
     from vaexprs.sampling import evenly_spread
 
+    keep_compiled()
     mixtures = [fit.density.mixture(levels) for levels in rows]
     dims = mixtures[0].means.shape[1]
     width = fit.preprocessing.conditions.width
