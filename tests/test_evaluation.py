@@ -242,6 +242,20 @@ def test_values_that_are_not_counts(thirds):
     assert (table.loc[table["label"] == "all", "verdict"] == "within").mean() > 0.8
 
 
+def test_expected_counts_are_taken_with_a_warning(thirds):
+    """Decoder means, or counts with noise: no zeros left, and the scorecard sees it."""
+    x = thirds[0].X.toarray()
+    noisy = like(thirds[0], x + np.random.default_rng(0).normal(0, 0.2, x.shape))
+    only = ["gene_mean_r", "zero_difference", "library_size_ratio"]
+    with pytest.warns(
+        UserWarning, match="not whole numbers while the real ones are counts.*negative ones as 0"
+    ):
+        rows, _ = off(score(noisy, thirds, only=only))
+    assert rows.loc["zero_difference", "verdict"] == "off"
+    assert rows.loc["zero_difference", "value"] < -0.2
+    assert rows.loc["library_size_ratio", "value"] > 1
+
+
 def test_without_labels_there_are_figures_for_all_cells_only(thirds):
     table = vx.evaluate(
         thirds[0], thirds[1], only=["gene_mean_r", "recall_real_to_generated"], progress=False

@@ -53,13 +53,15 @@ def test_a_bootstrap_of_the_training_cells_fails(thirds):
     assert table.loc["exposed_cells", "value"] == pytest.approx(len(set(rows)) / thirds[0].n_obs, abs=0.05)
 
 
-@pytest.mark.parametrize("jitter", ["noise", "thinned", "redrawn"])
+@pytest.mark.filterwarnings("ignore:The generated values are not whole")
+@pytest.mark.parametrize("jitter", ["noise", "thinned", "redrawn", "added"])
 def test_a_small_jitter_of_the_training_cells_fails(thirds, jitter):
     rng, x = np.random.default_rng(0), thirds[0].X.toarray()
     made = {
         "noise": lambda: np.round(x * np.exp(0.1 * rng.normal(size=x.shape))),
         "thinned": lambda: rng.binomial(x.astype(int), 0.9),
         "redrawn": lambda: rng.poisson(x),
+        "added": lambda: x + rng.normal(0, 0.1, x.shape),
     }[jitter]()
     table = audit(changed(thirds[0], made), thirds)
     rows = table.set_index("metric")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,8 +133,8 @@ def side_by_side(
     Raises
     ------
     ValueError
-        If a set is empty, has NaN, lacks a gene of the generated cells or a column, or some sets hold
-        counts and others do not.
+        If a set is empty, has NaN, lacks a gene of the generated cells or a column, or real sets hold
+        counts where others do not.
     """
     sets = {"generated": from_object(generated)}
     sets |= {name: from_object(cells, layer=layer) for name, cells in others.items()}
@@ -148,14 +149,7 @@ def side_by_side(
                 f"missing: {some(list(missing))}."
             )
     raw = {name: _matrix(cells, genes) for name, cells in sets.items()}
-    whole = {name: _counts(x) for name, x in raw.items()}
-    if len(set(whole.values())) > 1 and recipe.get("counts", True):
-        kinds = ", ".join(f"{name} {'counts' if is_ else 'other values'}" for name, is_ in whole.items())
-        raise ValueError(
-            "The sets must all hold counts or all other values, "
-            f"got {kinds}. Name the layer of the real cells with the counts: layer='counts'."
-        )
-    counts = bool(recipe.get("counts", all(whole.values())))
+    counts = _all_counts(raw, recipe.get("counts"))
     real = next(x for name, x in raw.items() if name != "generated")
     scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), real)
     return {
@@ -168,6 +162,38 @@ def side_by_side(
         )
         for name, x in raw.items()
     }
+
+
+def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:
+    """Return whether the values are compared as counts; generated ones that are not whole are made to fit.
+
+    Parameters
+    ----------
+    raw
+        Values by set; negative generated values beside real counts become 0.
+    made_as
+        Whether the recipe of the generated cells says counts; None where there is none.
+    """
+    whole = {name: _counts(x) for name, x in raw.items()}
+    real = [is_ for name, is_ in whole.items() if name != "generated"]
+    if made_as is not None and not made_as:
+        return False
+    if not all(real) and (any(real) or whole["generated"]):
+        kinds = ", ".join(f"{name} {'counts' if is_ else 'other values'}" for name, is_ in whole.items())
+        raise ValueError(
+            "The sets must all hold counts or all other values, "
+            f"got {kinds}. Name the layer of the real cells with the counts: layer='counts'."
+        )
+    if all(real) and not whole["generated"]:
+        warnings.warn(
+            "The generated values are not whole numbers while the real ones are counts; they are compared as "
+            "expected counts, negative ones as 0. If they are logarithms, give the counts instead.",
+            UserWarning,
+            stacklevel=4,
+        )
+        x = raw["generated"]
+        raw["generated"] = as_float(x.maximum(0) if sp.issparse(x) else np.maximum(x, 0))
+    return all(real)
 
 
 def label_key_of(generated: ad.AnnData, label_key: str | None) -> str | None:
