@@ -688,4 +688,6 @@ def test_what_is_compiled_is_kept_for_the_next_process(few, tmp_path):
             kept.append({path.name for path in (tmp_path / "cache" / "vaexprs" / "jax").glob("*-cache")})
         if used:
             assert kept[0]  # the training step
-            assert kept[1] == kept[0]  # found again
+            # Found again; what compiled faster than JAX cares to keep may be kept the second time.
+            assert kept[0] <= kept[1]
+            assert len(kept[1] - kept[0]) < len(kept[0]) / 2
