@@ -9,6 +9,7 @@ from scipy.special import boxcox
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
 from vaexprs.demo import demo_cells
+from vaexprs.io import limits
 from vaexprs.preprocessing import (
     POWERS,
     SCALINGS,
@@ -16,10 +17,10 @@ from vaexprs.preprocessing import (
     Conditions,
     Preprocessing,
     Scaling,
+    Summary,
     apportion,
     check_cells,
     column_of_levels,
-    constant_genes,
     learn_conditions,
     split_rows,
 )
@@ -47,7 +48,7 @@ def cells():
 @both_forms
 def test_minmax_is_each_gene_from_its_smallest_to_its_largest_value(form):
     x = form(VALUES)
-    scaling = Scaling.fit("minmax", x)
+    scaling = Scaling.fit("minmax", *limits(x))
     np.testing.assert_array_equal(scaling.low, [0, 2, -1, 5])
     np.testing.assert_array_equal(scaling.range, [4, 4, 2, 0])
     scaled = scaling.forward(x)
@@ -60,7 +61,7 @@ def test_minmax_is_each_gene_from_its_smallest_to_its_largest_value(form):
 def test_minmax_of_real_cells_is_that_of_scikit_learn(cells, form):
     x = form(cells.X.toarray())
     expected = MinMaxScaler().fit_transform(cells.X.toarray().astype(float))
-    np.testing.assert_allclose(dense(Scaling.fit("minmax", x).forward(x)), expected, atol=1e-6)
+    np.testing.assert_allclose(dense(Scaling.fit("minmax", *limits(x)).forward(x)), expected, atol=1e-6)
 
 
 def test_minmax_keeps_its_digits_far_from_zero():
@@ -68,12 +69,12 @@ def test_minmax_keeps_its_digits_far_from_zero():
     expected = MinMaxScaler().fit_transform(x.astype(float))
     for form in (np.asarray, sp.csr_matrix):
         np.testing.assert_allclose(
-            dense(Scaling.fit("minmax", form(x)).forward(form(x))), expected, atol=1e-6
+            dense(Scaling.fit("minmax", *limits(form(x))).forward(form(x))), expected, atol=1e-6
         )
 
 
 def test_other_cells_are_scaled_with_the_limits_of_the_training_cells():
-    scaling = Scaling.fit("minmax", VALUES)
+    scaling = Scaling.fit("minmax", *limits(VALUES))
     other = np.array([[8, 0, 2, 5], [-4, 4, -3, 5]], np.float32)
     expected = [[2, -0.5, 1.5, 0], [-1, 0.5, -1, 0]]
     np.testing.assert_allclose(scaling.forward(other), expected, atol=1e-6)
@@ -81,7 +82,7 @@ def test_other_cells_are_scaled_with_the_limits_of_the_training_cells():
 
 
 def test_constant_gene_becomes_zero_and_comes_back_as_its_value():
-    scaling = Scaling.fit("minmax", VALUES)
+    scaling = Scaling.fit("minmax", *limits(VALUES))
     assert (scaling.forward(VALUES)[:, 3] == 0).all()
     np.testing.assert_array_equal(scaling.inverse(np.zeros((2, 4)))[:, 3], [5, 5])
 
@@ -89,13 +90,13 @@ def test_constant_gene_becomes_zero_and_comes_back_as_its_value():
 def test_genes_with_a_smallest_value_of_zero_stay_sparse():
     x = sp.random_array((200, 20), density=0.1, rng=np.random.default_rng(0), format="csr")
     x = sp.csr_matrix(x, dtype=np.float32)
-    assert Scaling.fit("minmax", x).forward(x).nnz == x.nnz
+    assert Scaling.fit("minmax", *limits(x)).forward(x).nnz == x.nnz
 
 
 @both_forms
 def test_log1p_is_the_logarithm_of_one_more(form):
     x = form(np.abs(VALUES))
-    scaled = Scaling.fit("log1p", x).forward(x)
+    scaled = Scaling.fit("log1p", *limits(x)).forward(x)
     assert sp.issparse(scaled) == sp.issparse(x)
     np.testing.assert_allclose(dense(scaled), np.log(1 + np.abs(VALUES)), rtol=1e-6)
 
@@ -103,7 +104,7 @@ def test_log1p_is_the_logarithm_of_one_more(form):
 @both_forms
 def test_sqrt_is_twice_the_root_of_one_more_less_two(form):
     x = form(np.array([[0, 3, 8, 0.5625]], np.float32))
-    scaled = Scaling.fit("sqrt", x).forward(x)
+    scaled = Scaling.fit("sqrt", *limits(x)).forward(x)
     assert sp.issparse(scaled) == sp.issparse(x)
     np.testing.assert_allclose(dense(scaled), [[0, 2, 4, 0.5]], rtol=1e-6)
 
@@ -113,7 +114,7 @@ def test_sqrt_is_twice_the_root_of_one_more_less_two(form):
 def test_powers_are_box_and_coxs_transformation_of_one_more(form, kind):
     x = form(np.abs(VALUES))
     expected = boxcox(1 + np.abs(VALUES).astype(float), POWERS[kind][0])
-    scaled = Scaling.fit(kind, x).forward(x)
+    scaled = Scaling.fit(kind, *limits(x)).forward(x)
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(dense(scaled), expected, rtol=1e-6)
 
@@ -122,19 +123,19 @@ def test_powers_are_box_and_coxs_transformation_of_one_more(form, kind):
 def test_scaling_leaves_the_users_values_as_they_are(form):
     for kind in SCALINGS:
         x = form(np.abs(VALUES))
-        Scaling.fit(kind, x).forward(x)
+        Scaling.fit(kind, *limits(x)).forward(x)
         np.testing.assert_array_equal(dense(x), np.abs(VALUES))
 
 
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_inverse_gives_the_users_values_back(kind):
     x = VALUES if kind == "minmax" else np.abs(VALUES)
-    scaling = Scaling.fit(kind, x)
+    scaling = Scaling.fit(kind, *limits(x))
     np.testing.assert_allclose(scaling.inverse(scaling.forward(x)), x, atol=1e-6)
 
 
 def test_only_minmax_has_limits():
-    assert {kind: len(Scaling.fit(kind, VALUES).low) for kind in SCALINGS} == {
+    assert {kind: len(Scaling.fit(kind, *limits(VALUES)).low) for kind in SCALINGS} == {
         kind: 4 if kind == "minmax" else 0 for kind in SCALINGS
     }
 
@@ -142,14 +143,14 @@ def test_only_minmax_has_limits():
 def test_unknown_scaling_suggests_the_nearest():
     words = r"^kind must be one of 'none', .*'minmax', got 'min-max'\. Did you mean 'minmax'\?$"
     with pytest.raises(ValueError, match=words):
-        Scaling.fit("min-max", VALUES)
+        Scaling.fit("min-max", *limits(VALUES))
 
 
 @both_forms
 def test_constant_genes_are_named(form):
     genes = pd.Index(["g1", "g2", "g3", "g4"])
-    assert constant_genes(form(VALUES), genes) == ["g4"]
-    assert constant_genes(form(VALUES * [1, 0, 1, 0]), genes) == ["g2", "g4"]
+    assert Summary.of(form(VALUES)).constant_genes(genes) == ["g4"]
+    assert Summary.of(form(VALUES * [1, 0, 1, 0])).constant_genes(genes) == ["g2", "g4"]
 
 
 # ---- Conditions
@@ -386,7 +387,7 @@ def adata():
 
 @pytest.fixture
 def preprocessing(conditions, adata):
-    return Preprocessing(adata.var_names, conditions, Scaling.fit("minmax", VALUES), "bernoulli")
+    return Preprocessing(adata.var_names, conditions, Scaling.fit("minmax", *limits(VALUES)), "bernoulli")
 
 
 def test_prepared_cells_are_scaled_and_have_levels_as_strings(preprocessing, adata):

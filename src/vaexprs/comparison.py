@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, some
-from vaexprs.io import Matrix, as_float, densify, from_object, read, stored
+from vaexprs.io import Matrix, as_float, densify, from_object, limits, read, stored
 from vaexprs.preprocessing import Scaling, check_cells, column_of_levels
 
 PCS = 50
@@ -151,7 +151,7 @@ def side_by_side(
     raw = {name: _matrix(cells, genes) for name, cells in sets.items()}
     counts = _all_counts(raw, recipe.get("counts"))
     real = next(x for name, x in raw.items() if name != "generated")
-    scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), real)
+    scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), *limits(real))
     return {
         name: CellSet(
             x,

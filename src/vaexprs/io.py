@@ -7,8 +7,9 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,8 @@ from vaexprs._checks import did_you_mean, reason, some
 Matrix: TypeAlias = Any
 
 READABLE = (".h5ad", ".zarr")
+IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
+BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
 CELLS_A_WRITE = 16_384
 
 
@@ -45,17 +48,22 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
     ValueError
         If the format is not one of the two or the content cannot be read.
     """
-    path = Path(path)
-    if path.suffix not in READABLE:
-        raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    path = _check_readable(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
     except Exception as error:  # h5py, zarr and anndata each have their own: a stranger's file may raise any
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
+
+
+def _check_readable(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix not in READABLE:
+        raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    return path
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -240,6 +248,264 @@ def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
     )
 
 
+@dataclass(frozen=True)
+class DiskMatrix:
+    """A matrix left on disk; its rows are read as they are asked for, as float32.
+
+    Parameters
+    ----------
+    source
+        What AnnData gives for a matrix on disk: CSR, or an array of HDF5 or Zarr.
+    path
+        Of the file or folder.
+    stamp
+        What `stamp_of` said of it when it was opened.
+    kept
+        Sorted numbers of the rows that are meant, (n_cells,); None for all.
+    columns
+        Order of the columns; None for that on disk.
+    forward
+        What is done with values before they are given out.
+    """
+
+    source: Any
+    path: Path
+    stamp: tuple[int, ...]
+    kept: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    forward: Callable[[Matrix], Matrix] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of genes."""
+        rows, columns = self.source.shape
+        return rows if self.kept is None else len(self.kept), columns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows on disk in memory, as CSR or dense."""
+        rows, columns = self.source.shape
+        if _is_sparse(self.source):
+            return 8 * int(_stored_values(self.source))
+        return 4 * int(rows) * int(columns)
+
+    def rows_in(self, size: float) -> int:
+        """Return how many rows take so many bytes in memory, at least one."""
+        return max(1, int(size / max(1, self.nbytes / max(1, self.source.shape[0]))))
+
+    def __getitem__(self, rows: slice) -> Matrix:
+        first, stop, _ = rows.indices(self.shape[0])
+        inside = None
+        if self.kept is not None and stop > first:
+            inside = self.kept[first:stop]
+            first, stop = int(inside[0]), int(inside[-1]) + 1
+            inside = inside - first
+        try:
+            block = as_float(self.source[first:stop])
+        except Exception as error:  # h5py, zarr and their compressors each have their own
+            self._check_unchanged()
+            raise ValueError(
+                f"{str(self.path)!r} cannot be read at its cells {first:,} to {stop:,}: {reason(error)} "
+                "It may be cut off; copy it anew."
+            ) from error
+        self._check_unchanged()
+        if inside is not None and len(inside) < block.shape[0]:
+            block = block[inside]
+        if self.columns is not None:
+            block = block[:, self.columns]
+        return block if self.forward is None else self.forward(block)
+
+    def _check_unchanged(self) -> None:
+        if stamp_of(self.path) != self.stamp:
+            raise ValueError(
+                f"{str(self.path)!r} was changed while it was being read. Leave it as it is until the end, "
+                "and begin anew."
+            )
+
+    def mapped(self, columns: np.ndarray | None, forward: Callable[[Matrix], Matrix]) -> DiskMatrix:
+        """Return the same with its columns in order and its values prepared."""
+        return replace(self, columns=columns, forward=forward)
+
+    def keep(self, rows: np.ndarray) -> DiskMatrix:
+        """Return some of the rows, given by their sorted numbers, left on disk."""
+        return replace(self, kept=rows if self.kept is None else self.kept[rows])
+
+    def take(self, rows: np.ndarray) -> Matrix:
+        """Return some of the rows, given by their sorted numbers, in memory; few of the others are held."""
+        step, parts = self.rows_in(BLOCK_BYTES), []
+        for first in range(0, self.shape[0], step):
+            inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + step)]
+            if len(inside):
+                parts.append(self[first : first + step][inside - first])
+        if not parts:
+            return self[0:0]
+        return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
+
+
+def _is_sparse(source: Any) -> bool:
+    return hasattr(source, "format")
+
+
+def _stored_values(source: Any) -> int:
+    return int(source.group["data"].shape[0])
+
+
+@dataclass(frozen=True)
+class DiskCells:
+    """Cells whose matrix is left on disk, with the names of an AnnData.
+
+    Parameters
+    ----------
+    X
+        Their values.
+    obs
+        The columns of the annotation that were asked for; rows are numbered.
+    var_names
+        Names of the genes.
+    """
+
+    X: DiskMatrix
+    obs: pd.DataFrame
+    var_names: pd.Index
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of genes."""
+        return self.X.shape
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.X.shape[0]
+
+    @property
+    def n_vars(self) -> int:
+        """Number of genes."""
+        return self.X.shape[1]
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Row numbers: the names of millions of cells are not read."""
+        return self.obs.index
+
+
+def stamp_of(path: Path) -> tuple[int, ...]:
+    """Return numbers that change when a file, or the folder of a Zarr store, is written to."""
+    parts = [path] if path.is_file() else sorted(path.rglob("*.json")) or sorted(path.rglob(".z*"))
+    try:
+        return tuple(value for part in parts for value in (part.stat().st_mtime_ns, part.stat().st_size))
+    except OSError:
+        return ()
+
+
+def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+    """Return cells with their matrix left on disk; None for what is in memory or may as well be read.
+
+    Parameters
+    ----------
+    obj
+        A path to an ``.h5ad`` or ``.zarr`` file, or an AnnData whose X is on disk.
+    layer
+        The layer with the values; by default X.
+    keys
+        Columns of `obs` to read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at the path.
+    ValueError
+        If it cannot be read, or is stored by genes.
+    """
+    if isinstance(obj, (str, os.PathLike)):
+        path, group = Path(obj), open_group(obj)
+        try:
+            source = _matrix_in(group, layer)
+            if source is None or (matrix := _disk_matrix(source, path)) is None:
+                return None
+            return DiskCells(
+                matrix, _columns_in(group["obs"], keys, matrix.shape[0]), _names_in(group["var"])
+            )
+        except (KeyError, OSError, AttributeError) as error:
+            raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
+    if not isinstance(obj, ad.AnnData) or layer is not None or obj.is_view:
+        return None
+    source = obj.X
+    if source is None or isinstance(source, np.ndarray) or sp.issparse(source):
+        return None
+    file = obj.filename or getattr(getattr(source, "file", None), "filename", None) or _folder_of(source)
+    matrix = None if file is None else _disk_matrix(source, Path(file))
+    if matrix is None:
+        return None
+    kept = [key for key in keys if key in obj.obs]
+    return DiskCells(matrix, obj.obs[kept or list(obj.obs)].reset_index(drop=True), obj.var_names)
+
+
+def open_group(path: str | os.PathLike[str]) -> Any:
+    """Open an ``.h5ad`` or ``.zarr`` file for reading.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If the format is not one of the two or the file is damaged.
+    """
+    path = _check_readable(path)
+    try:
+        if path.suffix == ".h5ad":
+            import h5py
+
+            return h5py.File(path, "r")
+        import zarr
+
+        return zarr.open_group(path, mode="r")
+    except Exception as error:  # h5py and zarr each have their own: a stranger's file may raise any
+        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
+
+
+def _matrix_in(group: Any, layer: str | None) -> Any:
+    """Return a matrix on disk; None where its form is left to AnnData's reader, with its messages."""
+    key = "X" if layer is None else f"layers/{layer}"
+    if key not in group:
+        return None
+    kind = str(group[key].attrs.get("encoding-type", ""))
+    if kind in ("csr_matrix", "csc_matrix"):
+        return ad.io.sparse_dataset(group[key])
+    return group[key] if kind == "array" else None
+
+
+def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
+    matrix = DiskMatrix(source, path, stamp_of(path))
+    if matrix.nbytes <= IN_MEMORY:
+        return None
+    if getattr(source, "format", "csr") != "csr":
+        raise ValueError(
+            f"{str(path)!r} holds its matrix by genes (CSC), and cells cannot be read from that one after "
+            "the other. Write it by cells: adata.X = scipy.sparse.csr_matrix(adata.X)."
+        )
+    return matrix
+
+
+def _columns_in(group: Any, keys: Sequence[str], n: int) -> pd.DataFrame:
+    """Return columns of a data frame on disk; where one is missing all, for the message."""
+    known = list(group.attrs["column-order"])
+    wanted = list(keys) if set(keys) <= set(known) else known
+    rows = pd.RangeIndex(n)
+    return pd.DataFrame({key: pd.Series(ad.io.read_elem(group[key])) for key in wanted}, index=rows)
+
+
+def _names_in(group: Any) -> pd.Index:
+    return pd.Index(np.asarray(ad.io.read_elem(group[group.attrs["_index"]]), dtype=object).astype(str))
+
+
+def _folder_of(source: Any) -> str | None:
+    """Return the folder of a Zarr store that a matrix is in."""
+    store = getattr(getattr(source, "group", source), "store", None)
+    root = getattr(store, "root", None)
+    return None if root is None else str(root)
+
+
 def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
     if layer is not None and layer not in adata.layers:
         raise ValueError(
@@ -352,6 +618,16 @@ def densify(x: Matrix) -> np.ndarray:
 def stored(x: Any) -> np.ndarray:
     """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flat."""
     return np.asarray(x.data if sp.issparse(x) else x).ravel()
+
+
+def row_blocks(x: Matrix | DiskMatrix) -> Iterator[Matrix]:
+    """Yield all rows of a matrix in order: at once where it is in memory, else block by block."""
+    if not isinstance(x, DiskMatrix):
+        yield x
+        return
+    step = x.rows_in(BLOCK_BYTES)
+    for first in range(0, x.shape[0], step):
+        yield x[first : first + step]
 
 
 def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from vaexprs._checks import check_choice, did_you_mean, some
 from vaexprs.generation import Generated, join_real
-from vaexprs.io import as_float, densify, written_whole
+from vaexprs.io import as_float, densify, limits, written_whole
 from vaexprs.networks import VAE
 from vaexprs.preprocessing import Scaling
 from vaexprs.result import VAEFit
@@ -302,7 +302,7 @@ def model_space(joined: ad.AnnData) -> np.ndarray:
     if recipe["counts"]:
         return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
     real = dense[(joined.obs["group"] == "real").to_numpy()]
-    return np.asarray(Scaling.fit(str(recipe["scaling"]), real).forward(dense))
+    return np.asarray(Scaling.fit(str(recipe["scaling"]), *limits(real)).forward(dense))
 
 
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]
