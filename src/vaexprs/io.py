@@ -48,7 +48,7 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
     ValueError
         If the format is not one of the two or the content cannot be read.
     """
-    path = _check_readable(path)
+    path = check_readable(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
@@ -57,7 +57,16 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
 
 
-def _check_readable(path: str | os.PathLike[str]) -> Path:
+def check_readable(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if there is a file or folder that may be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    ValueError
+        If its format is not one of the two.
+    """
     path = Path(path)
     if path.suffix not in READABLE:
         raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
@@ -451,7 +460,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
     ValueError
         If the format is not one of the two or the file is damaged.
     """
-    path = _check_readable(path)
+    path = check_readable(path)
     try:
         if path.suffix == ".h5ad":
             import h5py
