@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -53,6 +54,8 @@ def main() -> None:
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
         errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        if isinstance(error, ConnectionError):
+            os._exit(2)  # at a regular end JAX would wait for the processes that are gone
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -102,19 +105,48 @@ def fit(
     use_generator: Annotated[
         bool, typer.Option("--use-generator", help="Stream mini-batches; never make sparse data dense.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of an earlier run, if there is one.")
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes between checkpoints, which are kept beside OUT until it is saved.")
+    ] = 10.0,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints, instead of minutes.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens for the others.")
+    ] = None,
+    process_id: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit a model to cells and save it."""
-    from vaexprs.io import check_output, read
+    from vaexprs import processes as several
+    from vaexprs.io import check_output, check_readable
 
     check_output(out, overwrite=overwrite)
-    cells = read(data)
+    check_readable(data)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if overwrite and not resume:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists() and not resume:
+        raise FileExistsError(
+            f"{str(checkpoint)!r} is left of an earlier run; go on from it with --resume, or say overwrite."
+        )
+    distribution = None
+    if several.in_slurm_step() or any(value is not None for value in (processes, coordinator, process_id)):
+        distribution = several.join(processes, coordinator, process_id)
+    first = distribution is None or several.place()[0] == 0
+    quiet = quiet or not first
     from vaexprs.fitting import fit_vae
 
     fitted = fit_vae(
-        cells,
+        data,
         label_key=label_key,
         covariate_keys=covariate_key or (),
         layer=layer,
@@ -127,9 +159,17 @@ def fit(
         optimizer=optimizer,
         use_generator=use_generator,
         seed=seed,
+        distribution=distribution,
+        checkpoint=checkpoint,
+        checkpoint_minutes=checkpoint_minutes,
+        checkpoint_steps=checkpoint_steps,
+        resume=True,
         verbose=0 if quiet else "auto",
     )
-    fitted.save(out, overwrite=overwrite)
+    if first:
+        fitted.save(out, overwrite=overwrite)
+        checkpoint.unlink(missing_ok=True)
+    several.leave()
     if not quiet:
         Console().print(
             f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True

@@ -224,7 +224,7 @@ def fit_vae(
     share = (0, 1) if distribution is None else processes.place()
     about = _about(given, prepared, schedule, summary)
     processes.agree(about)
-    with nullcontext() if distribution is None else distribution.scope():
+    with processes.lost_ones_told(), nullcontext() if distribution is None else distribution.scope():
         model = build_vae(
             encoder_layers,
             decoder_layers,

@@ -49,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
     ValueError
         If the format is not one of the two or the content cannot be read.
     """
-    path = _check_readable(path)
+    path = check_readable(path)
     with _damage_told(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         if path.suffix == ".h5ad":
@@ -58,7 +58,16 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
         return ad.read_zarr(path)
 
 
-def _check_readable(path: str | os.PathLike[str]) -> Path:
+def check_readable(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if there is a file or folder that may be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    ValueError
+        If its format is not one of the two.
+    """
     path = Path(path)
     if path.suffix not in READABLE:
         raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
@@ -472,11 +481,13 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
         return None
     obs, names = obj.obs, obj.var_names
     if obj.is_view:
-        rows, columns = (np.arange(n)[i] for n, i in zip(source.shape, (obj._oidx, obj._vidx), strict=True))
+        rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (obj._oidx, obj._vidx), strict=True))
         order = np.argsort(rows, kind="stable")
-        matrix, obs = matrix.keep(rows[order]).mapped(columns, None), obs.iloc[order]
-    columns = list(keys) if set(keys) <= set(obs) else list(obs)
-    return DiskCells(matrix, obs[columns].reset_index(drop=True), names)
+        matrix, obs = matrix.keep(rows[order]), obs.iloc[order]
+        if len(genes) < matrix.shape[1] or (np.diff(genes) != 1).any():
+            matrix = matrix.mapped(genes, None)
+    known = list(keys) if set(keys) <= set(obs) else list(obs)
+    return DiskCells(matrix, obs[known].reset_index(drop=True), names)
 
 
 def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
@@ -523,7 +534,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
     ValueError
         If the format is not one of the two or the file is damaged.
     """
-    path = _check_readable(path)
+    path = check_readable(path)
     try:
         if path.suffix == ".h5ad":
             import h5py

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,9 @@ def join(
         if not host or not port.isdecimal():
             raise ValueError(f"coordinator must look like 'HOST:PORT', got {coordinator!r}.")
         where = {"coordinator_address": coordinator, "num_processes": count, "process_id": number}
+        if number:
+            _wait_for(host, int(port), timeout)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is told in our words
     import jax
     import keras
 
@@ -72,6 +78,8 @@ def join(
         raise ValueError(f"Several processes need Keras on JAX, got the backend {keras.backend.backend()!r}.")
     config: Any = jax.config
     config.update("jax_cpu_collectives_implementation", "gloo")
+    # or JAX would end this process with a stack of its own when another one is lost
+    config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(
             **where, initialization_timeout=timeout, heartbeat_timeout_seconds=SILENT_SECONDS
@@ -82,6 +90,53 @@ def join(
             f"{timeout} s: {reason(error)} Is process 0 running, and its port open?"
         ) from error
     return keras.distribution.DataParallel(auto_shard_dataset=False)
+
+
+def _wait_for(host: str, port: int, timeout: float) -> None:
+    """Wait until something listens: JAX itself would end the process, with a stack, where nothing does."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConnectionError(
+                    f"The coordinator {host}:{port} does not answer within {timeout:g} s: {error}. "
+                    "Is process 0 running, and its port open?"
+                ) from error
+            time.sleep(0.2)
+
+
+def leave() -> None:
+    """Wait for the others at the end of a fit: process 0 ends last."""
+    if place()[1] > 1:
+        from jax.experimental.multihost_utils import sync_global_devices
+
+        sync_global_devices("the end")
+
+
+@contextmanager
+def lost_ones_told() -> Iterator[None]:
+    """Turn JAX's errors of processes that are gone into a sentence.
+
+    Raises
+    ------
+    ConnectionError
+        If another process ended or cannot be reached.
+    """
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        number, count = place()
+        if count == 1:
+            raise
+        raise ConnectionError(
+            f"Process {number} of {count} stopped, because another one ended or cannot be reached: "
+            f"{reason(error)[-200:]} Start all of them again, with resume to go on from the checkpoint."
+        ) from error
 
 
 def in_slurm_step() -> bool:
