@@ -52,10 +52,8 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
     path = check_readable(path)
     with _damage_told(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        if path.suffix == ".h5ad":
-            return ad.read_h5ad(path)
         _check_store(path)
-        return ad.read_zarr(path)
+        return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
 
 
 def check_readable(path: str | os.PathLike[str]) -> Path:
@@ -535,7 +533,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
         If the format is not one of the two or the file is damaged.
     """
     path = check_readable(path)
-    try:
+    with _damage_told(path):
         if path.suffix == ".h5ad":
             import h5py
 
@@ -543,8 +541,6 @@ def open_group(path: str | os.PathLike[str]) -> Any:
         import zarr
 
         return zarr.open_group(path, mode="r")
-    except Exception as error:  # h5py and zarr each have their own: a stranger's file may raise any
-        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
 
 
 def _matrix_in(part: Any) -> Any:
@@ -569,8 +565,11 @@ def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
 
 
 def _check_store(path: Path) -> None:
-    """Check that the matrices of a Zarr store are whole."""
+    """Check that the matrices of a file are whole."""
     group = open_group(path)
+    for name in ("obs", "var"):
+        if name not in group:
+            raise _not_whole(path, f"{name!r} is missing")
     layers = group.get("layers", {})
     for part in (*([group["X"]] if "X" in group else []), *(layers[name] for name in layers)):
         _check_matrix(part, path)
@@ -595,7 +594,7 @@ def _check_matrix(part: Any, path: Path) -> None:
                 stacklevel=4,
             )
     elif kind in ("csr_matrix", "csc_matrix"):
-        major = int(part.attrs["shape"][kind == "csc_matrix"])
+        major = int(part.attrs["shape"][int(kind == "csc_matrix")])
         ends, n = np.asarray(part["indptr"][:]), int(part["data"].size)
         if len(ends) != major + 1 or ends[-1] != n or part["indices"].size != n or (np.diff(ends) < 0).any():
             raise _not_whole(path, f"'indptr', 'indices' and 'data' of {name!r} do not fit together")
@@ -624,7 +623,7 @@ def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:
     known = list(group.attrs["column-order"])
     columns = {key: ad.io.read_elem(group[key]) for key in (keys if set(keys) <= set(known) else known)}
     index = group[group.attrs["_index"]]
-    n = len(index) if hasattr(index, "shape") else len(ad.io.read_elem(index))
+    n = int(index.shape[0]) if hasattr(index, "shape") else len(ad.io.read_elem(index))
     for key, values in columns.items():
         if len(values) != n:
             raise IndexError(f"obs has {n:,} cells, but values of {key!r} for {len(values):,}.")
