@@ -21,7 +21,7 @@ from scipy.special import ndtri
 
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
-from vaexprs.io import Matrix, check_output, densify, open_backed, write, write_blocks
+from vaexprs.io import DiskMatrix, Matrix, check_output, densify, in_memory, open_backed, write, write_blocks
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
 from vaexprs.preprocessing import apportion
@@ -60,12 +60,17 @@ class Generated:
         return self._labels(self.adata.obs)
 
     @property
-    def x_train(self) -> Matrix | None:
-        """Real values, (n_cells, n_genes), in the user's units; None after loading from disk."""
+    def x_train(self) -> Matrix | DiskMatrix | None:
+        """Real values, (n_cells, n_genes), in the user's units, on disk where the fit left them there.
+
+        None after loading from disk.
+        """
         prep = self.fit.preprocessing
         if prep.train is None:
             return None
         x = prep.train.x
+        if isinstance(x, DiskMatrix):
+            return x.mapped(None, None)
         if prep.scaling.kind == "none":
             return x
         return prep.scaling.inverse(densify(x))
@@ -99,7 +104,7 @@ class Generated:
         ValueError
             If `real` and the fit was loaded from disk: no training cell is saved.
         """
-        return (self.joined if real else self.adata).copy()
+        return self.joined.copy() if real else self.adata.to_memory(copy=True)
 
     @cached_property
     def joined(self) -> ad.AnnData:
@@ -110,10 +115,16 @@ class Generated:
                 "There are no real cells: a fit loaded from disk holds none. Give your own: "
                 "plot_aug(gen, 'UMAP', real=adata)."
             )
-        return join_real(ad.AnnData(self.x_train, obs=train.obs, var=self.adata.var), self.adata)
+        x = self.x_train[:] if isinstance(self.x_train, DiskMatrix) else self.x_train
+        return join_real(ad.AnnData(x, obs=named(train.obs), var=self.adata.var), in_memory(self.adata))
 
     def __repr__(self) -> str:
         return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
+
+
+def named(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with their numbers, where they have no names, as names."""
+    return obs.set_axis(obs.index.astype(str), axis=0)
 
 
 def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:

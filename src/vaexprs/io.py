@@ -219,6 +219,18 @@ def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
     return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
 
 
+def in_memory(adata: ad.AnnData) -> ad.AnnData:
+    """Return an AnnData as it is, or one in memory where its X is on disk."""
+    return adata if adata.X is None or _file_of(adata.X) is None else adata.to_memory()
+
+
+def note_of(path: str | os.PathLike[str], name: str) -> Any:
+    """Return what a file has in ``uns[name]``; None where there is no such thing."""
+    group = open_group(path)
+    with _damage_told(Path(path)):
+        return ad.io.read_elem(group["uns"][name]) if "uns" in group and name in group["uns"] else None
+
+
 def _check_writable(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in READABLE:
@@ -398,11 +410,14 @@ class DiskCells:
         The columns of the annotation that were asked for; rows are numbered.
     var_names
         Names of the genes.
+    names
+        Those of the cells, in memory or on disk; None where they are numbered only.
     """
 
     X: DiskMatrix
     obs: pd.DataFrame
     var_names: pd.Index
+    names: Any = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -423,6 +438,15 @@ class DiskCells:
     def obs_names(self) -> pd.Index:
         """Row numbers: the names of millions of cells are not read."""
         return self.obs.index
+
+    def take(self, rows: np.ndarray) -> ad.AnnData:
+        """Return some of the cells, given by their sorted numbers, in memory and with their names."""
+        names = self.obs.index[rows].astype(str) if self.names is None else _taken(self.names, rows)
+        return ad.AnnData(
+            self.X.take(rows),
+            obs=self.obs.iloc[rows].set_axis(names, axis=0),
+            var=pd.DataFrame(index=self.var_names),
+        )
 
 
 # of a Zarr matrix: its arrays where it is sparse, and what is written anew with each of their chunks
@@ -485,7 +509,7 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
         if len(genes) < matrix.shape[1] or (np.diff(genes) != 1).any():
             matrix = matrix.mapped(genes, None)
     known = list(keys) if set(keys) <= set(obs) else list(obs)
-    return DiskCells(matrix, obs[known].reset_index(drop=True), names)
+    return DiskCells(matrix, obs[known].reset_index(drop=True), names, obs.index)
 
 
 def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
@@ -508,7 +532,7 @@ def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells 
                 f"its matrix is of {rows:,} cells x {columns:,} genes, but there are names of {len(obs):,} "
                 f"cells and {len(names):,} genes."
             )
-        return DiskCells(matrix, obs, names)
+        return DiskCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
 
 
 @contextmanager
@@ -569,7 +593,7 @@ def _check_store(path: Path) -> None:
     group = open_group(path)
     for name in ("obs", "var"):
         if name not in group:
-            raise _not_whole(path, f"{name!r} is missing")
+            raise LookupError(f"it has no {name!r}.")
     layers = group.get("layers", {})
     for part in (*([group["X"]] if "X" in group else []), *(layers[name] for name in layers)):
         _check_matrix(part, path)
@@ -634,6 +658,21 @@ def _names_in(group: Any) -> pd.Index:
     return pd.Index(np.asarray(ad.io.read_elem(group[group.attrs["_index"]]), dtype=object).astype(str))
 
 
+def _taken(names: Any, rows: np.ndarray) -> pd.Index:
+    """Return some of the names of cells, given by their sorted numbers, read some ten thousand at a time."""
+    if isinstance(names, pd.Index):
+        return names[rows]
+    if not hasattr(names, "shape"):
+        return pd.Index(np.asarray(ad.io.read_elem(names), dtype=object)[rows].astype(str))
+    source = names.asstr() if hasattr(names, "asstr") else names
+    parts = [np.empty(0, object)]
+    for first in range(0, int(names.shape[0]), CELLS_A_WRITE):
+        inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + CELLS_A_WRITE)] - first
+        if len(inside):
+            parts.append(np.asarray(source[first : first + CELLS_A_WRITE], dtype=object)[inside])
+    return pd.Index(np.concatenate(parts).astype(str))
+
+
 def _file_of(source: Any) -> Path | None:
     """Return the HDF5 file or the folder of the Zarr store that a matrix is in; None for others."""
     part = _part(source)
@@ -666,8 +705,8 @@ def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
             UserWarning,
             stacklevel=4,
         )
-    if adata.isbacked and layer is None:
-        values = adata.X[:]
+    if _file_of(values) is not None:
+        values = values[:]
     return ad.AnnData(X=values, obs=adata.obs, var=pd.DataFrame(index=adata.var_names))
 
 
