@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from vaexprs._checks import did_you_mean, some
 from vaexprs.io import (
     DiskCells,
+    DiskMatrix,
     Matrix,
     as_float,
     densify,
@@ -28,7 +29,7 @@ from vaexprs.io import (
     read,
     stored,
 )
-from vaexprs.preprocessing import Scaling, apportion, check_cells, column_of_levels
+from vaexprs.preprocessing import Preprocessing, Scaling, apportion, check_cells, column_of_levels
 
 PCS = 50
 LEAST_TELLING = 20  # genes with a value in a cell, for the values to tell which cell it is
@@ -194,6 +195,14 @@ def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int = MOS
         strata = large.obs.groupby(known, observed=True, dropna=False).ngroup().to_numpy()
     rows = stratified(strata, min(most, large.X.rows_in(BYTES_FROM_DISK)), np.random.default_rng(seed))
     return AtHand(large.take(rows), large.n_obs if len(rows) < large.n_obs else None)
+
+
+def sampled_training(prep: Preprocessing, *, seed: int, most: int = MOST_FROM_DISK) -> AtHand | None:
+    """Return a random sample of the training cells of a fit that has left them on disk, else None."""
+    if prep.train is None or not isinstance(prep.train.x, DiskMatrix):
+        return None
+    large = DiskCells(prep.train.x.mapped(None, None), prep.train.obs, prep.genes)
+    return sampled(large, keys=prep.conditions.keys, seed=seed, most=most)
 
 
 def side_by_side(

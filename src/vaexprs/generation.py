@@ -109,22 +109,28 @@ class Generated:
     @cached_property
     def joined(self) -> ad.AnnData:
         """Real and generated cells together, made once: `plot_aug` keeps its embeddings here."""
-        train = self.fit.preprocessing.train
-        if train is None:
-            raise ValueError(
-                "There are no real cells: a fit loaded from disk holds none. Give your own: "
-                "plot_aug(gen, 'UMAP', real=adata)."
-            )
-        x = self.x_train[:] if isinstance(self.x_train, DiskMatrix) else self.x_train
-        return join_real(ad.AnnData(x, obs=named(train.obs), var=self.adata.var), in_memory(self.adata))
+        return join_real(real_cells(self), in_memory(self.adata))
 
     def __repr__(self) -> str:
         return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
 
 
-def named(obs: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with their numbers, where they have no names, as names."""
-    return obs.set_axis(obs.index.astype(str), axis=0)
+def real_cells(generated: Generated) -> ad.AnnData:
+    """Return the cells that a fit was made of, in memory and in the user's units.
+
+    Raises
+    ------
+    ValueError
+        If the fit was loaded from disk: no training cell is saved.
+    """
+    train, x = generated.fit.preprocessing.train, generated.x_train
+    if train is None or x is None:
+        raise ValueError(
+            "There are no real cells: a fit loaded from disk holds none. Give your own: "
+            "plot_aug(gen, 'UMAP', real=adata)."
+        )
+    obs = train.obs.set_axis(train.obs.index.astype(str), axis=0)
+    return ad.AnnData(x[:] if isinstance(x, DiskMatrix) else x, obs=obs, var=generated.adata.var)
 
 
 def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:

@@ -20,13 +20,13 @@ from vaexprs.comparison import (
     at_hand,
     label_key_of,
     random_rows,
-    sampled,
+    sampled_training,
     side_by_side,
     stratified,
 )
 from vaexprs.density import LatentDensity
 from vaexprs.generation import Generated
-from vaexprs.io import DiskCells, DiskMatrix, densify, fingerprint, from_object
+from vaexprs.io import densify, fingerprint, from_object
 from vaexprs.preprocessing import Cells
 from vaexprs.report.figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
 from vaexprs.report.page import Page
@@ -169,9 +169,10 @@ def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> AtHand:
     """Return the fit's training cells in the user's units; a sample where they are on disk."""
     prep = fit.preprocessing
     assert prep.train is not None
+    sample = sampled_training(prep, seed=seed)
+    if sample is not None:
+        return sample
     x = Generated(made, fit).x_train
-    if isinstance(x, DiskMatrix):
-        return sampled(DiskCells(x, prep.train.obs, prep.genes), keys=prep.conditions.keys, seed=seed)
     return AtHand(
         ad.AnnData(
             sp.csr_matrix(x) if sp.issparse(made.X) else densify(x),
@@ -349,9 +350,8 @@ def of_model(fit: VAEFit) -> dict[str, str]:
     }
     data = fit.recipe.get("data", {})
     if data:
-        described["trained on"] = (
-            f"{data['cells']:,} cells x {data['genes']:,} genes, sha256 {data['sha256']}"
-        )
+        mark = f"sha256 {data['sha256']}" if "sha256" in data else f"left on disk in {data['file']}"
+        described["trained on"] = f"{data['cells']:,} cells x {data['genes']:,} genes, {mark}"
     return described | {
         "components of the latent density": f"{sum(m.n_components for m in fit.density.mixtures):,} "
         f"for {len(fit.density.mixtures):,} conditions"
