@@ -263,9 +263,6 @@ def fitted(some_cells):
 def sampling(large, monkeypatch):
     """Of a set on disk 150 cells are looked at."""
     monkeypatch.setattr(comparison, "MOST_FROM_DISK", 150)
-    monkeypatch.setattr(comparison.at_hand, "__kwdefaults__", {"layer": None, "most": 150})
-    monkeypatch.setattr(comparison.sampled, "__kwdefaults__", {"most": 150})
-    monkeypatch.setattr(comparison.sampled_training, "__kwdefaults__", {"most": 150})
     monkeypatch.setattr(plotting, "MOST_FROM_DISK", 60)
 
 
@@ -319,8 +316,7 @@ def test_evaluate_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampli
         write_as(some_cells[i::2].copy(), tmp_path / f"{name}{suffix}")
         for i, name in enumerate(("train", "real"))
     )
-    given = {"only": ["gene_mean_r", "library_size"], "resamples": 3, "progress": False, "donor_key": "phase"}
-    given = {name: value for name, value in given.items() if name != "donor_key"}
+    given = {"only": ["gene_mean_r", "library_size"], "resamples": 3, "progress": False}
     table = vx.evaluate(made, real, train=train, **given)
     notes = [told(400, "generated"), told(300, "real"), told(300, "train")]
     assert table.attrs["notes"][:3] == notes
@@ -371,7 +367,7 @@ def test_plot_shows_a_sample_of_files(tmp_path, some_cells, fitted, sampling):
     path = write_as(some_cells, tmp_path / "real.h5ad")
     notes = (told(300, "generated", 60), told(600, "real", 60))
     for given in (made, tmp_path / "made.zarr", made.adata):
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="which are on disk") as caught:
             figure = vx.plot_aug(given, "PCA", real=path)
         assert [str(w.message) for w in caught if "on disk" in str(w.message)] == list(notes)
         assert figure.get_supxlabel() == "\n".join(notes)

@@ -142,7 +142,7 @@ class AtHand(NamedTuple):
 
 
 def at_hand(
-    cells: Any, *, keys: Sequence[str | None], seed: int, layer: str | None = None, most: int = MOST_FROM_DISK
+    cells: Any, *, keys: Sequence[str | None], seed: int, layer: str | None = None, most: int | None = None
 ) -> AtHand:
     """Return cells in memory: all of them, or a random sample of those of which X is better left on disk.
 
@@ -158,7 +158,7 @@ def at_hand(
     layer
         Layer with the values; it is a layer of the sample too.
     most
-        Cells of a sample; fewer where they would take more than 256 MiB.
+        Cells of a sample, by default 20,000; fewer where they would take more than 256 MiB.
     """
     wanted = [key for key in keys if key is not None]
     large = open_large(cells, layer=layer, keys=wanted)
@@ -175,7 +175,7 @@ def at_hand(
     return found
 
 
-def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int = MOST_FROM_DISK) -> AtHand:
+def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int | None = None) -> AtHand:
     """Return a random sample of cells left on disk: in the proportions of the levels, with some of each.
 
     Parameters
@@ -187,17 +187,18 @@ def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int = MOS
     seed
         Seed of the sample.
     most
-        Cells of the sample; fewer where they would take more than 256 MiB.
+        Cells of the sample, by default 20,000; fewer where they would take more than 256 MiB.
     """
     known = [key for key in keys if key in large.obs]
     strata = np.zeros(large.n_obs, int)
     if known:
         strata = large.obs.groupby(known, observed=True, dropna=False).ngroup().to_numpy()
-    rows = stratified(strata, min(most, large.X.rows_in(BYTES_FROM_DISK)), np.random.default_rng(seed))
+    most = min(most or MOST_FROM_DISK, large.X.rows_in(BYTES_FROM_DISK))
+    rows = stratified(strata, most, np.random.default_rng(seed))
     return AtHand(large.take(rows), large.n_obs if len(rows) < large.n_obs else None)
 
 
-def sampled_training(prep: Preprocessing, *, seed: int, most: int = MOST_FROM_DISK) -> AtHand | None:
+def sampled_training(prep: Preprocessing, *, seed: int, most: int | None = None) -> AtHand | None:
     """Return a random sample of the training cells of a fit that has left them on disk, else None."""
     if prep.train is None or not isinstance(prep.train.x, DiskMatrix):
         return None
