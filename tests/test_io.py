@@ -801,6 +801,12 @@ def test_written_blocks_are_left_on_disk(tmp_path, large, suffix):
         found = open_large(given, layer=None, keys=["cell_type"])
         assert found.X.path == path
         np.testing.assert_array_equal(densify(found.X[:]), cells.X.toarray())
+    backed = io.open_backed(path)
+    assert backed.raw is None
+    whole = io.in_memory(backed)
+    np.testing.assert_array_equal(whole.X.toarray(), cells.X.toarray())
+    assert list(whole.obs["cell_type"]) == list(cells.obs["cell_type"])
+    assert io.in_memory(cells) is cells
 
 
 def test_cells_in_memory_are_not_large(large):

@@ -171,6 +171,8 @@ def write_blocks(
         settings |= {"compression": "gzip", "compression_opts": 1}
     with written_whole(path, overwrite=overwrite) as beside, _store(beside) as store:
         ad.io.write_elem(store, "/", adata)
+        if adata.raw is None and "raw" in store:
+            del store["raw"]  # a backed AnnData would have a raw without X
         for i, part in enumerate(_gathered(blocks)):
             if i:
                 ad.io.sparse_dataset(store["X"]).append(part)
