@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -54,8 +53,9 @@ def main() -> None:
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
         errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
-        if isinstance(error, ConnectionError):
-            os._exit(2)  # at a regular end JAX would wait for the processes that are gone
+        from vaexprs.processes import give_up
+
+        give_up(2)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
