@@ -8,13 +8,15 @@ import scipy.sparse as sp
 from scipy.special import boxcox
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
+from vaexprs import io
 from vaexprs.demo import demo_cells
-from vaexprs.io import limits
+from vaexprs.io import DiskCells, DiskMatrix, limits, open_group, stamp_of
 from vaexprs.preprocessing import (
     POWERS,
     SCALINGS,
     Cells,
     Conditions,
+    LevelCodes,
     Preprocessing,
     Scaling,
     Summary,
@@ -23,6 +25,7 @@ from vaexprs.preprocessing import (
     column_of_levels,
     learn_conditions,
     split_rows,
+    summarise,
 )
 
 # genes with their smallest value at 0, above and below it, and a constant one
@@ -556,3 +559,118 @@ def test_apportion_gives_whole_numbers_within_one_of_the_proportion_that_sum_to_
 def test_apportion_is_exact_where_the_proportion_is_whole():
     assert apportion(np.array([0.29, 0.57, 0.14]), 100).tolist() == [29, 57, 14]
     assert apportion(np.array([0, 3]), 4).tolist() == [0, 4]
+
+
+# ---- in blocks, and from disk
+
+
+def on_disk(x, path):
+    """Return a matrix as one that is left on disk."""
+    ad.AnnData(x).write_h5ad(path)
+    part = open_group(path)["X"]
+    return DiskMatrix(ad.io.sparse_dataset(part) if sp.issparse(x) else part, path, stamp_of(path))
+
+
+def test_summary_says_what_is_known_of_the_values(cells):
+    x = cells.X.toarray().astype(np.float64)
+    x[3] = 0
+    found = Summary.of(sp.csr_matrix(x, dtype=np.float32))
+    assert (found.cells, found.n_empty, found.empty.tolist(), found.fractions) == (700, 1, [3], 0)
+    assert found.nonzero == np.count_nonzero(x)
+    np.testing.assert_array_equal(found.low, x.min(axis=0))
+    np.testing.assert_array_equal(found.high, x.max(axis=0))
+    np.testing.assert_array_equal(found.total, x.sum(axis=0))
+    logged = np.log1p(1e4 * x / np.maximum(x.sum(axis=1, keepdims=True), 1))
+    np.testing.assert_allclose(found.logged, logged.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.logged_squares, (logged**2).sum(axis=0), rtol=1e-5)
+    assert found.whole
+    assert not Summary.of(np.array([[0.5, 1]], np.float32)).whole
+    assert not Summary.of(np.array([[-1, 1]], np.float32)).whole
+
+
+def same(one, other):
+    for name in ("cells", "nonzero", "fractions", "n_empty"):
+        assert getattr(one, name) == getattr(other, name)
+    for name in ("low", "high", "empty"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in ("total", "logged", "logged_squares"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
+
+
+@both_forms
+def test_summaries_of_blocks_are_together_that_of_the_whole(form):
+    x = np.random.default_rng(0).poisson(0.3, (101, 8)).astype(np.float32)
+    x[[0, 20, 21, 50, 51, 52, 99, 100]] = 0
+    x[30, 2], x[31, 3] = 0.5, -2
+    parts = [Summary.of(form(x[first : first + 17])) for first in range(0, 101, 17)]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined.joined(part)
+    whole = Summary.of(form(x))
+    assert whole.n_empty >= 8
+    assert whole.empty.tolist()[:2] == [0, np.flatnonzero(x.sum(axis=1) == 0)[1]]
+    same(joined, whole)
+
+
+@both_forms
+def test_summary_from_disk_is_that_from_memory(tmp_path, monkeypatch, form, cells):
+    monkeypatch.setattr(io, "BLOCK_BYTES", 50_000)
+    x = form(cells.X.toarray())
+    disk = on_disk(x, tmp_path / "x.h5ad")
+    assert disk.rows_in(io.BLOCK_BYTES) < 100
+    same(summarise(disk, "object"), Summary.of(x))
+    kept = np.arange(0, 700, 3)
+    same(summarise(disk.keep(kept), "object"), Summary.of(x[kept]))
+
+
+def test_digest_tells_matrices_apart(cells):
+    x = cells.X.toarray()
+    first = Summary.of(x).digest()
+    assert first == Summary.of(x.copy()).digest()
+    other = x.copy()
+    other[7, 9] += 1
+    assert Summary.of(other).digest() != first
+    assert Summary.of(x[:, ::-1]).digest() != first
+
+
+@both_forms
+def test_values_on_disk_that_are_not_finite_are_refused(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(io, "BLOCK_BYTES", 200)
+    x = np.ones((60, 4), np.float32)
+    x[55, 2] = np.nan
+    with pytest.raises(ValueError, match="object must hold finite values, got 1 NaN values"):
+        summarise(on_disk(form(x), tmp_path / "x.h5ad"), "object")
+
+
+@both_forms
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_cells_on_disk_are_prepared_as_those_in_memory(tmp_path, form, kind, adata, conditions):
+    x = form(VALUES if kind == "minmax" else np.abs(VALUES))
+    turned = ad.AnnData(x, obs=adata.obs, var=adata.var)[:, ::-1].copy()
+    prep = Preprocessing(adata.var_names, conditions, Scaling.fit(kind, *limits(x)), "gaussian")
+    disk = DiskCells(
+        on_disk(turned.X, tmp_path / "x.h5ad"), turned.obs.reset_index(drop=True), turned.var_names
+    )
+    found, wanted = prep.prepare(disk, dense=False), prep.prepare(turned, dense=True)
+    assert isinstance(found.x, DiskMatrix)
+    np.testing.assert_allclose(dense(found.x[:]), wanted.x, atol=1e-6)
+    np.testing.assert_array_equal(found.obs.to_numpy(str), wanted.obs.to_numpy(str))
+    rows = np.array([0, 2])
+    left, taken = found.keep(rows), found.take(rows)
+    assert isinstance(left.x, DiskMatrix)
+    assert not isinstance(taken.x, DiskMatrix)
+    for part in (dense(left.x[:]), dense(taken.x)):
+        np.testing.assert_allclose(part, wanted.x[rows], atol=1e-6)
+    assert len(left) == len(taken) == 2
+    assert list(left.obs.iloc[:, 0]) == list(taken.obs.iloc[:, 0]) == list(wanted.obs.iloc[rows, 0])
+
+
+def test_level_codes_are_one_hot_for_the_rows_asked_for(conditions):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({key: rng.choice(levels, 50) for key, levels in conditions.levels.items()})
+    codes, all_of_them = LevelCodes(conditions, conditions.columns(obs)), conditions.one_hot(obs)
+    np.testing.assert_array_equal(codes[:], all_of_them)
+    np.testing.assert_array_equal(codes[10:20], all_of_them[10:20])
+    np.testing.assert_array_equal(codes[np.array([4, 4, 0])], all_of_them[[4, 4, 0]])
+    np.testing.assert_array_equal(codes.take(np.array([7, 3]))[:], all_of_them[[7, 3]])
+    assert codes[:].dtype == np.float32

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from vaexprs.io import DiskMatrix, Matrix, densify
 
 LANES = 16  # parts of a file that every batch has cells of
-BLOCKS = 4  # of each lane in the buffer
+BLOCKS = 4  # of each lane in the buffer, at least
 BUFFER_BYTES = 64 * 2**20  # of cells in memory to take batches from; as many again are read meanwhile
 
 
@@ -141,20 +141,23 @@ class _OnDisk:
     def __init__(self, x: DiskMatrix, batch_size: int, seed: int, share: tuple[int, int]) -> None:
         self.x, self.seed = x, seed
         part, parts = share
-        lanes = math.gcd(max(LANES, parts), batch_size)
+        together = math.lcm(LANES, parts)
+        lanes = math.gcd(together, batch_size)
         if lanes % parts:
             raise ValueError(
                 f"batch_size must give each of the {parts} processes as many cells, got {batch_size:,}. "
-                f"Choose a multiple of {max(LANES, parts)}."
+                f"Choose a multiple of {together}."
             )
         edges = np.linspace(0, x.shape[0], lanes + 1).astype(int)
         mine = range(part * lanes // parts, (part + 1) * lanes // parts)
         self.lanes = [(lane, int(edges[lane]), int(edges[lane + 1])) for lane in mine]
         self.each = batch_size // lanes
         self.steps = -(-int(np.diff(edges).max()) // self.each)
-        blocks = x.rows_in(BUFFER_BYTES) // (lanes * BLOCKS * self.each)
-        self.block = self.each * max(1, blocks)
-        self.window = BLOCKS * self.block // self.each  # steps that a filled buffer is good for
+        held = x.rows_in(BUFFER_BYTES) // batch_size  # batches in the buffer
+        # where batch_size has few lanes, more blocks of each: their cells come from as many places
+        self.blocks = max(BLOCKS, min(held, BLOCKS * LANES // lanes))
+        self.block = self.each * max(1, held // self.blocks)
+        self.window = self.blocks * self.block // self.each  # steps that a filled buffer is good for
         self._reader = ThreadPoolExecutor(1)
         self._ahead: dict[tuple[int, int], Future[_Buffer]] = {}
 
@@ -192,9 +195,9 @@ class _OnDisk:
         rng = np.random.default_rng([self.seed, epoch, lane])
         turned = int(rng.integers(n))
         whole, rest = divmod(n, self.block)
-        order = rng.permutation(whole)[window * BLOCKS : (window + 1) * BLOCKS]
+        order = rng.permutation(whole)[window * self.blocks : (window + 1) * self.blocks]
         blocks = [(turned + int(block) * self.block, self.block) for block in order]
-        if rest and len(blocks) < BLOCKS:  # the last, shorter block
+        if rest and len(blocks) < self.blocks:  # the last, shorter block
             blocks.append((turned + whole * self.block, rest))
         return blocks or [(turned, self.each)]  # where another lane has one cell more
 

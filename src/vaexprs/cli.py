@@ -270,7 +270,7 @@ def plot(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
-    from vaexprs.io import check_output, from_object, read
+    from vaexprs.io import check_output, check_readable
 
     check_output(out, overwrite=overwrite)
     if (source / "meta.json").is_file():
@@ -279,13 +279,11 @@ def plot(
 
         plot_vae(load_vae(source)).save(out, overwrite=overwrite)
     else:
-        cells = read(source)
-        if real is None and "group" not in cells.obs:
-            raise ValueError("Give the real cells too: --real DATA.h5ad.")
-        others = None if real is None else from_object(read(real), layer=layer)
-        from vaexprs.plotting import plot_aug, save_figure
+        from vaexprs.plotting import has_groups, plot_aug, save_figure
 
-        figure = plot_aug(cells, _method(method), real=others, label_key=label_key, seed=seed)
+        if real is None and not has_groups(check_readable(source)):
+            raise ValueError("Give the real cells too: --real DATA.h5ad.")
+        figure = plot_aug(source, _method(method), real=real, layer=layer, label_key=label_key, seed=seed)
         save_figure(figure, out, overwrite=overwrite)
     if not quiet:
         Console().print(f"picture -> {escape(str(out))}")
@@ -391,20 +389,22 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
-    from vaexprs.io import check_output, read
+    from vaexprs.io import check_output, check_readable
     from vaexprs.report import check_suffix
 
     check_output(check_suffix(out), overwrite=overwrite)
-    cells, others = read(generated), [None if path is None else read(path) for path in (real, train)]
+    for path in (generated, real, train):
+        if path is not None:
+            check_readable(path)
     from vaexprs.report import write_report
     from vaexprs.result import load_vae
 
     write_report(
         load_vae(model),
-        cells,
-        others[0],
+        generated,
+        real,
         out,
-        train=others[1],
+        train=train,
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,
