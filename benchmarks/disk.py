@@ -72,7 +72,7 @@ def main() -> None:
                     told = measure(path, key, where)
                     losses = " ".join(f"{loss:.3f}" for loss in told["loss"])
                     print(
-                        f"  {where}: {told['rate']:,.0f} cells/s, peak memory {told['peak']:.2f} GB, whole fit "
+                        f"  {where}: {told['rate']:,.0f} cells/s, peak {told['peak']:.2f} GB, whole fit "
                         f"{told['whole']:.0f} s, losses {losses}",
                         flush=True,
                     )

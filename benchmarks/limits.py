@@ -66,9 +66,7 @@ def main() -> None:
     numpy_copy = 2 * disk.nbytes / (time.perf_counter() - start)
     step = floor(asked.cells, asked.genes, asked.hidden, product, copy)
     print(f"{os.cpu_count()} processors, JAX {jax.__version__}")
-    print(
-        f"matrix product {product / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s; NumPy {numpy_copy / 1e9:.1f}"
-    )
+    print(f"product {product / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s; NumPy {numpy_copy / 1e9:.1f}")
     print(f"floor of a step: {1e3 * step:.2f} ms, {asked.cells / step:,.0f} cells/s")
 
 
