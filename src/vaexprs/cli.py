@@ -92,6 +92,9 @@ def fit(
     likelihood: Annotated[
         str | None, typer.Option(help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.")
     ] = None,
+    n_top_genes: Annotated[
+        int | None, typer.Option(help="Fit only so many of the genes, the most variable; by default all.")
+    ] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector.")] = None,
     regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
     epochs: Annotated[
@@ -151,6 +154,7 @@ def fit(
         covariate_keys=covariate_key or (),
         layer=layer,
         likelihood=likelihood,
+        n_top_genes=n_top_genes,
         latent_dim=latent_dim,
         regularization=regularization,
         epochs=epochs,
