@@ -691,3 +691,28 @@ def test_what_is_compiled_is_kept_for_the_next_process(few, tmp_path):
             # Found again; what compiled faster than JAX cares to keep may be kept the second time.
             assert kept[0] <= kept[1]
             assert len(kept[1] - kept[0]) < len(kept[0]) / 2
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["counts", "logarithms"])
+def test_the_most_variable_genes_are_those_of_scanpy(cells, counts):
+    import scanpy as sc
+
+    given, expected = cells.copy(), cells.copy()
+    expected.X = expected.X.astype(np.float32)
+    sc.pp.normalize_total(expected, target_sum=1e4)
+    sc.pp.log1p(expected)
+    if not counts:
+        given.X = expected.X.copy()
+    sc.pp.highly_variable_genes(expected, n_top_genes=80)
+    fit = quick(given, label_key="cell_type", n_top_genes=80, x_val=given[:50])
+    assert list(fit.genes) == list(expected.var_names[expected.var["highly_variable"]])
+    assert fit.preprocessing.x_train.shape == (700, 80)
+    assert fit.preprocessing.x_val.shape == (50, 80)
+    assert fit.recipe["arguments"]["n_top_genes"] == 80
+    assert vx.gen_exprs(fit, 3).adata.shape == (3, 80)
+
+
+def test_more_variable_genes_than_there_are_means_all(few):
+    assert len(quick(few, n_top_genes=51).genes) == 50
+    with pytest.raises(ValueError, match="n_top_genes must be at least 1, got 0"):
+        quick(few, n_top_genes=0)

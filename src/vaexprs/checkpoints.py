@@ -127,6 +127,8 @@ def restore(model: keras.Model, state: State) -> None:
     """Put a state into a model that has been built and compiled."""
     for variable, value in zip(_variables(model), state.arrays, strict=True):
         variable.assign(value)
+    if not state.step:  # the figures are those of the epoch before
+        model.reset_metrics()
 
 
 def _variables(model: keras.Model) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import time
@@ -54,8 +53,9 @@ def main() -> None:
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
         errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
-        if isinstance(error, ConnectionError):
-            os._exit(2)  # at a regular end JAX would wait for the processes that are gone
+        from vaexprs.processes import give_up
+
+        give_up(2)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -91,6 +91,9 @@ def fit(
     layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
     likelihood: Annotated[
         str | None, typer.Option(help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.")
+    ] = None,
+    n_top_genes: Annotated[
+        int | None, typer.Option(help="Fit only so many of the genes, the most variable; by default all.")
     ] = None,
     latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector.")] = None,
     regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
@@ -151,6 +154,7 @@ def fit(
         covariate_keys=covariate_key or (),
         layer=layer,
         likelihood=likelihood,
+        n_top_genes=n_top_genes,
         latent_dim=latent_dim,
         regularization=regularization,
         epochs=epochs,

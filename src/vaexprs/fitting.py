@@ -34,6 +34,7 @@ from vaexprs.preprocessing import (
     learn_conditions,
     split_rows,
     summarise,
+    with_variable_genes,
 )
 from vaexprs.result import VAEFit, encode
 from vaexprs.training import Schedule, as_callbacks, schedule_for, train
@@ -82,6 +83,7 @@ def fit_vae(
     layer: str | None = None,
     likelihood: str | None = None,
     seed: int = 0,
+    n_top_genes: int | None = None,
     distribution: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_minutes: float = 10.0,
@@ -146,6 +148,9 @@ def fit_vae(
         counts and "gaussian" for other values.
     seed
         Seed of the weights, the order, the noise and the latent density.
+    n_top_genes
+        Fit only so many of the genes, the most variable ones as `scanpy.pp.highly_variable_genes` finds them
+        (in 20,000 of the cells, where there are more). By default all.
     distribution
         A ``keras.distribution`` to build and train the model under. With
         ``keras.distribution.DataParallel(auto_shard_dataset=False)`` each process takes its part of each
@@ -195,6 +200,8 @@ def fit_vae(
     epochs = None if epochs is None else check_integer("epochs", epochs, 1)
     _check_fit_arguments(fit_arguments)
 
+    if n_top_genes is not None:
+        n_top_genes = check_integer("n_top_genes", n_top_genes, 1)
     every = None if checkpoint_steps is None else check_integer("checkpoint_steps", checkpoint_steps, 1)
     minutes = check_real("checkpoint_minutes", checkpoint_minutes, 0)
     file = _checkpoint_file(checkpoint, resume)
@@ -202,6 +209,10 @@ def fit_vae(
     keep_compiled()
     keys = [label_key, *([covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ())]
     train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer, keys)
+    if train_cells is not None and n_top_genes is not None:
+        train_cells = with_variable_genes(train_cells, n_top_genes, seed)
+        if val is not None and set(train_cells.var_names) <= set(val.var_names):
+            val = val[:, train_cells.var_names].copy()
     if train_cells is None:
         prepared, chosen, summary = _reused_cells(preprocessing, val, likelihood, not use_generator)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from vaexprs._checks import check_integer, reason, some
 
 CONNECT_SECONDS = 60  # to wait for the coordinator and the other processes
+LEAVE_SECONDS = 2
 SILENT_SECONDS = 30  # after which a process that says nothing is given up
 WORDS = 1 << 16  # bytes in which processes tell each other what they were asked to do
 
@@ -24,7 +26,7 @@ def join(
     coordinator: str | None = None,
     process_id: int | None = None,
     *,
-    timeout: int = CONNECT_SECONDS,
+    timeout: int | None = None,
 ) -> Any:
     """Join the other processes of a fit; call it in each of them, first of all.
 
@@ -37,7 +39,7 @@ def join(
     process_id
         Number of this one, from 0.
     timeout
-        Seconds to wait for the others.
+        Seconds to wait for the others; by default ``VAEXPRS_CONNECT_SECONDS`` of the environment, or 60.
 
     Returns
     -------
@@ -51,6 +53,7 @@ def join(
     ConnectionError
         If the coordinator or the others do not answer.
     """
+    timeout = timeout or int(os.environ.get("VAEXPRS_CONNECT_SECONDS", CONNECT_SECONDS))
     given = {"processes": processes, "coordinator": coordinator, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and (len(missing) < len(given) or not in_slurm_step()):
@@ -80,6 +83,7 @@ def join(
     config.update("jax_cpu_collectives_implementation", "gloo")
     # or JAX would end this process with a stack of its own when another one is lost
     config.update("jax_enable_recoverability", True)
+    config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **where, initialization_timeout=timeout, heartbeat_timeout_seconds=SILENT_SECONDS
@@ -109,11 +113,27 @@ def _wait_for(host: str, port: int, timeout: float) -> None:
 
 
 def leave() -> None:
-    """Wait for the others at the end of a fit: process 0 ends last."""
-    if place()[1] > 1:
+    """Wait for the others at the end of a fit, and take leave of them: process 0 goes last."""
+    number, count = place()
+    if count > 1:
+        import jax
         from jax.experimental.multihost_utils import sync_global_devices
 
-        sync_global_devices("the end")
+        with lost_ones_told():
+            sync_global_devices("the end")
+        if number == 0:
+            time.sleep(LEAVE_SECONDS)  # JAX ends a process whose coordinator goes before it
+        jax.distributed.shutdown()
+
+
+def give_up(status: int) -> None:
+    """End this process, if it is one of several, at once: JAX would wait for those that are gone."""
+    if "jax" in sys.modules and place()[1] > 1:
+        if place()[0] == 0:
+            time.sleep(LEAVE_SECONDS)  # the others may have something to say before their coordinator goes
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @contextmanager
@@ -129,9 +149,9 @@ def lost_ones_told() -> Iterator[None]:
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         number, count = place()
-        if count == 1:
+        if count == 1 or not any(word in str(error) for word in ("Gloo", "UNAVAILABLE", "oordination")):
             raise
         raise ConnectionError(
             f"Process {number} of {count} stopped, because another one ended or cannot be reached: "
@@ -165,7 +185,8 @@ def agree(about: Mapping[str, Any]) -> None:
 
     words = json.dumps(dict(about), sort_keys=True, default=str).encode()[:WORDS]
     sent = np.frombuffer(words.ljust(WORDS), np.uint8)
-    texts = [bytes(row).rstrip() for row in np.asarray(process_allgather(sent))]
+    with lost_ones_told():
+        texts = [bytes(row).rstrip() for row in np.asarray(process_allgather(sent))]
     if all(text == texts[0] for text in texts):
         return
     told = [json.loads(text) for text in texts]
