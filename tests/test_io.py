@@ -1000,6 +1000,44 @@ def test_missing_chunks_of_a_dense_matrix_are_told(tmp_path, monkeypatch, size):
         get()
 
 
+@zarr_chatter
+@pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
+@pytest.mark.parametrize("form", ["csr", "dense"])
+def test_store_with_shards_is_whole_unless_one_is_missing(tmp_path, monkeypatch, size, form):
+    monkeypatch.setattr(io, "IN_MEMORY", size)
+    import zarr
+
+    path = write_as(some_cells(), tmp_path / "cells.zarr", form, 3)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    names = ("X/data", "X/indices") if form == "csr" else ("X",)
+    for name in names:
+        values, attrs = group[name][:], dict(group[name].attrs)
+        del group[name]
+        chunks, shards = ((30,), (120,)) if form == "csr" else ((20, 10), (40, 30))
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks, shards=shards)
+        array[:] = values
+        array.attrs.update(attrs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # consolidated metadata are not part of the format yet
+        zarr.consolidate_metadata(path)
+
+    def get():
+        found = open_large(path, layer=None, keys=[])
+        return densify(read(path).X if found is None else found.X[:])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(get(), some_cells().X.toarray())
+    chunk_files(path, names[0])[0].unlink()
+    if form == "csr":
+        with pytest.raises(ValueError, match="is not whole: .* chunks of 'X/data' are missing"):
+            get()
+    else:
+        with pytest.warns(UserWarning, match="has no values in .* chunks of 'X'"):
+            get()
+
+
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
 def test_layer_or_x_that_is_not_there(tmp_path, monkeypatch, suffix, size):

@@ -526,7 +526,8 @@ def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing
         raise ValueError(
             f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
         )
-    return replace(prepared, train=cells.keep(rows), val=cells.take(held))
+    large = isinstance(cells.x, io.DiskMatrix) and len(held) > cells.x.rows_in(io.IN_MEMORY)
+    return replace(prepared, train=cells.keep(rows), val=cells.keep(held) if large else cells.take(held))
 
 
 def _default_optimizer(likelihood: Likelihood, summary: Summary) -> keras.optimizers.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import uuid
@@ -632,10 +633,13 @@ def _check_matrix(part: Any, path: Path) -> None:
 
 
 def _missing_chunks(array: Any) -> tuple[int, int]:
-    """Return how many chunks a Zarr array lacks, and how many it should have; none of HDF5."""
+    """Return how many chunks (or shards of them) a Zarr array lacks, and should have; none of HDF5."""
     if not hasattr(array, "nchunks_initialized") or not array.size:
         return 0, 0
-    return array.nchunks - array.nchunks_initialized, array.nchunks
+    stored = array.shards or array.chunks
+    together = math.prod(size // chunk for size, chunk in zip(stored, array.chunks, strict=True))
+    of = math.prod(-(-n // size) for n, size in zip(array.shape, stored, strict=True))
+    return of - array.nchunks_initialized // together, of
 
 
 def _not_whole(path: Path, why: str) -> ValueError:
