@@ -24,6 +24,7 @@ ROOMS = (
     "mixture",
     "density",
     "result",
+    "cluster",
     "fitting",
     "generation",
     "comparison",

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -185,10 +185,17 @@ def _gathered(blocks: Iterable[Any]) -> Iterator[Any]:
     for block in blocks:
         waiting.append(block)
         if sum(part.shape[0] for part in waiting) >= CELLS_A_WRITE:
-            yield sp.vstack(waiting, format="csr")
+            yield stacked(waiting)
             waiting = []
     if waiting:
-        yield sp.vstack(waiting, format="csr")
+        yield stacked(waiting)
+
+
+def stacked(parts: Sequence[Matrix]) -> Matrix:
+    """Return matrices one below the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
 
 
 def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
