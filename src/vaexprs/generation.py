@@ -407,7 +407,9 @@ class _Drawer:
         """Return the parts of the decoder's output that conditions alone decide, a row for each condition."""
         z = np.zeros((len(self.plan.rows), self.fit.latent_dim))
         blocks = [slice(first, first + BLOCK) for first in range(0, len(z), BLOCK)]
-        outputs = [_decode(decode, z[rows], None if self.codes is None else self.codes[rows]) for rows in blocks]
+        outputs = [
+            _decode(decode, z[rows], None if self.codes is None else self.codes[rows]) for rows in blocks
+        ]
         named = [output for output in outputs if isinstance(output, dict)]
         names = [name for name in self.fit.likelihood.common if named and name in named[0]]
         return {name: np.concatenate([output[name] for output in named]) for name in names}
