@@ -26,8 +26,9 @@ from vaexprs.disk import SafeFile
 Matrix: TypeAlias = Any
 
 READABLE = (".h5ad", ".zarr")
-CELLS_A_WRITE = 16_384
-VALUES_A_CHUNK = 65_536
+# Each write to zarr has its price; HDF5 writes few cells as fast as many, and begins the sooner.
+CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
+VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -167,15 +168,14 @@ def write_blocks(
     """
     path = _check_writable(path)
     # offsets of 64 bits: there may be more than 2**31 values
-    settings: dict[str, Any] = {"indptr_dtype": np.int64}
+    settings: dict[str, Any] = {"indptr_dtype": np.int64, "chunks": (VALUES_A_CHUNK[path.suffix],)}
     if path.suffix == ".h5ad":
         # counts are small: with their bytes sorted by significance gzip takes two thirds of the time, and the
         # file two thirds of the room; HDF5 has both filters wherever it is read
-        chunks = (VALUES_A_CHUNK,)
-        settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True, "chunks": chunks}
+        settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
         writer.start(ad.io.write_elem, "/", adata)
-        for i, part in enumerate(_gathered(blocks)):
+        for i, part in enumerate(_gathered(blocks, CELLS_A_WRITE[path.suffix])):
             if i:
                 writer.start(_append, part)
             else:
@@ -250,12 +250,12 @@ def _store(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
             yield zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format), lambda: None
 
 
-def _gathered(blocks: Iterable[Any]) -> Iterator[Any]:
-    """Yield blocks put together to some ten thousand cells: each write has its price."""
+def _gathered(blocks: Iterable[Any], cells: int) -> Iterator[Any]:
+    """Yield blocks put together to so many cells at least."""
     waiting: list[Any] = []
     for block in blocks:
         waiting.append(block)
-        if sum(part.shape[0] for part in waiting) >= CELLS_A_WRITE:
+        if sum(part.shape[0] for part in waiting) >= cells:
             yield stacked(waiting)
             waiting = []
     if waiting:
