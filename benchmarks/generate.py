@@ -5,10 +5,10 @@
 MODEL is a folder that `vaexprs fit` saved under the negative binomial. The others are
 
 * gamma-Poisson: NumPy's draws, with the same decoder, to CSR, by the same writer;
-* floor: the matrix product of the decoder's last layer, and as many bytes as vaexprs' file has written plainly.
+* floor: the matrix product of the decoder's last layer, and a plain write of vaexprs' number of bytes.
 
-Each side runs in a process of its own, three times in turn. Printed are seconds, peak memory, the fraction of
-values that are not zero, and the ratios of the medians.
+Each side runs in a process of its own, three times in turn. Printed are seconds, seconds of processors,
+peak memory, the fraction of values that are not zero, and the medians.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def deeper(fit: vx.VAEFit, factor: float) -> vx.VAEFit:
 def run(model: str, side: str, n: int, depth: float, size: int, out: Path) -> None:
     fit = deeper(vx.load_vae(model), depth)
     vx.gen_exprs(fit, 300, progress=False)  # compiled
-    start, filled = time.perf_counter(), 0
+    start, busy, filled = time.perf_counter(), time.process_time(), 0
     if side == "vaexprs":
         filled = vx.gen_exprs(fit, n, out=out, progress=False).adata.X.group["data"].shape[0]
     elif side == "floor":
@@ -86,10 +86,10 @@ def run(model: str, side: str, n: int, depth: float, size: int, out: Path) -> No
     else:
         obs = pd.DataFrame(index=pd.Index([f"cell_{i}" for i in range(n)]))
         write_blocks(ad.AnnData(obs=obs, var=pd.DataFrame(index=fit.genes)), plain(fit, n), out)
-    seconds = time.perf_counter() - start
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     size = sum(path.stat().st_size for path in [out, *out.rglob("*")] if path.is_file())
-    print(f"{seconds:.2f} {peak:.2f} {filled / n / len(fit.genes):.3f} {size}")
+    print(f"{seconds:.2f} {busy:.2f} {peak:.2f} {filled / n / len(fit.genes):.3f} {size}")
 
 
 def main() -> None:
@@ -118,12 +118,13 @@ def main() -> None:
             done = subprocess.run(
                 [sys.executable, __file__, *words], check=True, capture_output=True, text=True
             )
-            taken, peak, filled, written = done.stdout.split()[-4:]
+            taken, busy, peak, filled, written = done.stdout.split()[-5:]
             if side == "vaexprs":
                 size = written
                 print(f"not zero: {filled}, bytes a cell: {int(written) / asked.cells:.0f}")
             times.append(float(taken))
-            print(f"{side}: {taken} s, {asked.cells / float(taken):,.0f} cells/s, peak memory {peak} GB")
+            rate = asked.cells / float(taken)
+            print(f"{side}: {taken} s ({busy} s of processors), {rate:,.0f} cells/s, peak memory {peak} GB")
     medians = {side: statistics.median(times) for side, times in seconds.items()}
     for side, median in medians.items():
         print(

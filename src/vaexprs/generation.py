@@ -234,8 +234,8 @@ def gen_exprs(
         Whether what is at `out` may be replaced.
     client
         A `distributed.Client`: the workers of its Dask cluster draw the cells, which are the same. They need
-        this version of vaexprs; a worker that is lost costs no more than time. By default the threads of
-        this process draw.
+        this version of vaexprs; a worker that is lost costs no more than time. `batch_size` has no say there.
+        By default the threads of this process draw.
 
     Returns
     -------
