@@ -19,7 +19,7 @@ from summarizedexperiment import SummarizedExperiment
 
 import vaexprs as vx
 from vaexprs import io
-from vaexprs.fitting import _batch_size
+from vaexprs.training import _batch_size
 
 
 def quick(*args, **kwargs):

@@ -13,15 +13,21 @@ from biocframe import BiocFrame
 from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
+from vaexprs import io
 from vaexprs.demo import demo_cells
 from vaexprs.io import (
+    DiskMatrix,
     as_float,
     check_output,
     densify,
     from_matrix,
     from_object,
     limits,
+    open_group,
+    open_large,
     read,
+    row_blocks,
+    stamp_of,
     stored,
     write,
     written_whole,
@@ -632,3 +638,437 @@ def test_limits_of_a_gene_are_over_all_its_values_stored_or_not(kind):
     assert low.dtype == high.dtype == np.float64
     np.testing.assert_array_equal(low, [0, 2, -2, 0])
     np.testing.assert_array_equal(high, [4, 3, -1, 0])
+
+
+# ---- matrices left on disk
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Every matrix on disk counts as large, and few of its rows are read at once."""
+    monkeypatch.setattr(io, "IN_MEMORY", 0)
+    monkeypatch.setattr(io, "BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(io, "GAP_BYTES", 400)
+
+
+def some_cells():
+    """90 cells x 40 genes of counts, in three types and two donors, the counts in a layer too."""
+    x = np.random.default_rng(0).poisson(0.5, (90, 40)).astype(np.float32)
+    obs = pd.DataFrame(
+        {"cell_type": pd.Categorical(np.repeat(["T", "B", "NK"], 30)), "donor": np.tile(["d1", "d2"], 45)},
+        index=[f"c{i}" for i in range(90)],
+    )
+    cells = ad.AnnData(sp.csr_matrix(x), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(40)]))
+    cells.layers["double"] = cells.X * 2
+    return cells
+
+
+FORMS = [
+    (suffix, form, compression)
+    for suffix, compressions in ((".h5ad", (None, "gzip")), (".zarr", (2, 3)))
+    for form in ("csr", "dense")
+    for compression in compressions
+]
+
+
+def write_as(cells, path, form="csr", how=None):
+    cells = cells.copy()
+    if form == "dense":
+        cells.X, cells.layers["double"] = cells.X.toarray(), cells.layers["double"].toarray()
+    if path.suffix == ".h5ad":
+        cells.write_h5ad(path, compression=how)
+    else:
+        with ad.settings.override(zarr_write_format=how or 2), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cells.write_zarr(path)
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "form", "how"), FORMS)
+@pytest.mark.parametrize("layer", [None, "double"])
+def test_rows_of_every_store_are_those_of_the_matrix(tmp_path, large, suffix, form, how, layer):
+    cells = some_cells()
+    path = write_as(cells, tmp_path / f"cells{suffix}", form, how)
+    found = open_large(path, layer=layer, keys=["cell_type"])
+    values = (cells.X if layer is None else cells.layers[layer]).toarray()
+    assert found.shape == found.X.shape == (90, 40)
+    assert (found.n_obs, found.n_vars) == (90, 40)
+    assert list(found.obs.columns) == ["cell_type"]
+    assert list(found.obs["cell_type"]) == list(cells.obs["cell_type"])
+    assert list(found.obs_names) == list(range(90))
+    assert list(found.var_names) == list(cells.var_names)
+    for rows in (slice(0, 90), slice(13, 14), slice(80, 200), slice(5, 5), slice(7, 3)):
+        block = found.X[rows]
+        assert sp.issparse(block) == (form == "csr")
+        assert block.dtype == np.float32
+        np.testing.assert_array_equal(densify(block), values[rows])
+    blocks = [densify(block) for block in row_blocks(found.X)]
+    assert len(blocks) > 2
+    np.testing.assert_array_equal(np.concatenate(blocks), values)
+    chosen = np.array([0, 3, 4, 41, 89])
+    np.testing.assert_array_equal(densify(found.X.take(chosen)), values[chosen])
+    kept = found.X.keep(np.arange(1, 90, 2))
+    assert kept.shape == (45, 40)
+    np.testing.assert_array_equal(densify(kept[3:30]), values[1::2][3:30])
+    np.testing.assert_array_equal(np.concatenate([densify(b) for b in row_blocks(kept)]), values[1::2])
+    np.testing.assert_array_equal(densify(kept.keep(np.arange(0, 45, 3))[:]), values[1::6])
+    np.testing.assert_array_equal(densify(kept.take(np.array([2, 44]))), values[[5, 89]])
+    assert kept.take(np.array([], int)).shape == (0, 40)
+
+
+def test_columns_come_in_order_and_values_prepared(tmp_path, large):
+    cells = some_cells()
+    x = open_large(write_as(cells, tmp_path / "cells.h5ad"), layer=None, keys=[]).X
+    mapped = x.mapped(np.array([5, 0, 39]), np.sqrt)
+    values = cells.X.toarray()
+    assert mapped.shape == (90, 3)
+    np.testing.assert_allclose(densify(mapped[10:20]), np.sqrt(values[10:20][:, [5, 0, 39]]))
+    np.testing.assert_allclose(
+        densify(mapped.keep(np.array([4, 70]))[:]), np.sqrt(values[[4, 70]][:, [5, 0, 39]])
+    )
+    again = x.mapped(np.array([5, 0, 39]), None).mapped(np.array([2, 1]), None)
+    np.testing.assert_array_equal(densify(again[:9]), values[:9, [39, 0]])
+
+
+def test_matrix_is_left_on_disk_from_a_size_on(tmp_path, monkeypatch):
+    cells = some_cells()
+    sparse, dense = (write_as(cells, tmp_path / f"{form}.h5ad", form) for form in ("csr", "dense"))
+    for path, size in ((sparse, 8 * cells.X.nnz), (dense, 4 * 90 * 40)):
+        monkeypatch.setattr(io, "IN_MEMORY", size)
+        assert open_large(path, layer=None, keys=[]) is None
+        monkeypatch.setattr(io, "IN_MEMORY", size - 1)
+        x = open_large(path, layer=None, keys=[]).X
+        assert x.nbytes == size
+        assert x.rows_in(size) == 90
+        assert x.rows_in(1) == 1
+
+
+class Slices:
+    """A matrix on disk that writes down how many rows are asked of it at once."""
+
+    def __init__(self, source):
+        self.source, self.shape, self.name, self.read = source, source.shape, source.name, []
+
+    def __getitem__(self, rows):
+        self.read.append(rows.stop - rows.start)
+        return self.source[rows]
+
+
+def test_rows_far_apart_are_read_without_those_between(tmp_path, large):
+    path = write_as(some_cells(), tmp_path / "cells.h5ad", "dense")
+    x = DiskMatrix(Slices(open_group(path)["X"]), path, stamp_of(path))  # 160 bytes a row
+    x.take(np.array([0, 2, 20, 22, 60]))
+    assert x.source.read == [3, 3, 1]
+    x.source.read.clear()
+    x.take(np.arange(90))
+    assert x.source.read == [25, 25, 25, 15]
+    x.source.read.clear()
+    x.keep(np.arange(0, 90, 2))[:]
+    assert max(x.source.read) <= 25
+
+
+def test_backed_anndata_is_left_on_disk(tmp_path, large):
+    cells = some_cells()
+    backed = ad.read_h5ad(write_as(cells, tmp_path / "cells.h5ad"), backed="r")
+    found = open_large(backed, layer=None, keys=["donor"])
+    assert list(found.obs.columns) == ["donor"]
+    np.testing.assert_array_equal(densify(found.X[:]), cells.X.toarray())
+    assert found.X.path == tmp_path / "cells.h5ad"
+    # all columns where one is missing: the message tells of them
+    assert list(open_large(backed, layer=None, keys=["donor", "sex"]).obs) == ["cell_type", "donor"]
+
+
+@pytest.mark.parametrize("rows", [[7, 3, 88, 3], slice(10, 60, 2), np.arange(90) % 4 == 1, slice(None)])
+@pytest.mark.parametrize("genes", [slice(None), ["g7", "g0"], np.arange(40) < 20])
+def test_view_of_a_backed_anndata_is_left_on_disk(tmp_path, large, rows, genes):
+    cells = some_cells()
+    view = ad.read_h5ad(write_as(cells, tmp_path / "cells.h5ad"), backed="r")[rows, genes]
+    found = open_large(view, layer=None, keys=["cell_type"])
+    wanted = cells[rows, genes]
+    order = np.argsort(cells.obs_names.get_indexer(wanted.obs_names), kind="stable")
+    assert found.shape == wanted.shape
+    np.testing.assert_array_equal(densify(found.X[:]), wanted.X.toarray()[order])
+    assert list(found.obs["cell_type"]) == list(wanted.obs["cell_type"].iloc[order])
+    assert list(found.var_names) == list(wanted.var_names)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_written_blocks_are_left_on_disk(tmp_path, large, suffix):
+    cells = some_cells()
+    bare = ad.AnnData(obs=cells.obs, var=cells.var)
+    path = io.write_blocks(bare, [cells.X[:50], cells.X[50:]], tmp_path / f"cells{suffix}")
+    for given in (path, io.open_backed(path)):
+        found = open_large(given, layer=None, keys=["cell_type"])
+        assert found.X.path == path
+        np.testing.assert_array_equal(densify(found.X[:]), cells.X.toarray())
+
+
+def test_cells_in_memory_are_not_large(large):
+    cells = some_cells()
+    for given in (cells, cells[:10], ad.AnnData(obs=cells.obs), cells.X, None):
+        assert open_large(given, layer=None, keys=[]) is None
+
+
+def test_matrix_by_genes_is_refused_with_what_to_do(tmp_path, large):
+    cells = some_cells()
+    cells.X = sp.csc_matrix(cells.X)
+    path = write_as(cells, tmp_path / "cells.h5ad")
+    sentence = r"^'.*cells\.h5ad' holds its matrix by genes \(CSC\).*adata\.X = scipy\.sparse\.csr_matrix"
+    for given in (path, ad.read_h5ad(path, backed="r")):
+        with pytest.raises(ValueError, match=sentence):
+            open_large(given, layer=None, keys=[])
+
+
+@pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
+def test_obs_of_older_files_is_read(tmp_path, large):
+    cells = some_cells()
+    path = write_as(cells, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:  # as anndata 0.7 wrote it
+        obs = file["obs"]
+        obs.attrs["encoding-version"] = "0.1.0"
+        codes, levels = obs["cell_type/codes"][:], obs["cell_type/categories"][:]
+        del obs["cell_type"]
+        obs["cell_type"] = codes
+        obs["__categories/cell_type"] = levels
+        obs["cell_type"].attrs["categories"] = obs["__categories/cell_type"].ref
+    found = open_large(path, layer=None, keys=["cell_type"])
+    assert list(found.obs["cell_type"]) == list(cells.obs["cell_type"])
+
+
+# ---- files that are not whole
+
+
+def cut(path, share):
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(int(size * share))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95])
+@pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
+def test_file_that_is_cut_off(tmp_path, monkeypatch, share, size):
+    monkeypatch.setattr(io, "IN_MEMORY", size)
+    path = write_as(some_cells(), tmp_path / "cells.h5ad")
+    cut(path, share)
+    for call in (read, lambda path: open_large(path, layer=None, keys=["cell_type"])):
+        with pytest.raises(ValueError, match=r"^'.*cells\.h5ad' cannot be read as \.h5ad: .*[a-z]") as told:
+            call(path)
+        assert "\n" not in str(told.value)
+
+
+def without(name):
+    def change(group):
+        del group[name]
+
+    return change
+
+
+def shortened(name, by):
+    def change(group):
+        values, attrs = group[name][:-by], dict(group[name].attrs)
+        del group[name]
+        if isinstance(group, h5py.File):
+            group[name] = values
+        else:
+            group.create_array(name, data=values)
+        group[name].attrs.update(attrs)
+
+    return change
+
+
+def unordered(group):
+    values = group["X/indptr"][:]
+    values[3] = values[-1]
+    group["X/indptr"][:] = values
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        without("X/indptr"),
+        without("X/data"),
+        without("obs"),
+        without("var"),
+        without("obs/cell_type/codes"),
+        shortened("X/data", 5),
+        shortened("X/indptr", 3),
+        shortened("X/indices", 1),
+        shortened("obs/cell_type/codes", 10),
+        shortened("obs/_index", 10),
+        shortened("var/_index", 10),
+        unordered,
+    ],
+    ids=lambda change: "",
+)
+def test_store_whose_parts_do_not_fit_together(tmp_path, monkeypatch, suffix, size, change):
+    monkeypatch.setattr(io, "IN_MEMORY", size)
+    path = write_as(some_cells(), tmp_path / f"cells{suffix}")
+    if suffix == ".h5ad":
+        with h5py.File(path, "r+") as file:
+            change(file)
+    else:
+        import zarr
+
+        change(zarr.open_group(path, mode="r+", use_consolidated=False))
+        (path / ".zmetadata").unlink(missing_ok=True)
+
+    def get():
+        found = open_large(path, layer=None, keys=["cell_type"])
+        return read(path) if found is None else found
+
+    with pytest.raises(
+        ValueError, match=r"^'.*cells\.(h5ad|zarr)' (cannot be read as|is not whole: )"
+    ) as told:
+        get()
+    assert "\n" not in str(told.value)
+
+
+def test_genes_that_are_none_are_not_read(tmp_path, large):
+    path = write_as(some_cells(), tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][200] = 40
+    x = open_large(path, layer=None, keys=[]).X
+    with pytest.raises(
+        ValueError, match=r"cannot be read at its cells 0 to 90: .* It may be cut off; copy it anew"
+    ):
+        x[:]
+
+
+def chunked(path, form):
+    """Write some cells as a Zarr store whose matrix is in several chunks."""
+    import zarr
+
+    cells = some_cells()
+    write_as(cells, path, form)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    (path / ".zmetadata").unlink(missing_ok=True)
+    for name, chunks in {"csr": {"X/data": (100,), "X/indices": (100,)}, "dense": {"X": (20, 20)}}[
+        form
+    ].items():
+        values, attrs = group[name][:], dict(group[name].attrs)
+        del group[name]
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=chunks)
+        array[:] = values
+        array.attrs.update(attrs)
+    return path
+
+
+def chunk_files(path, name):
+    return sorted(file for file in (path / name).rglob("*") if file.is_file() and file.name[0].isdigit())
+
+
+@zarr_chatter
+@pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
+@pytest.mark.parametrize("array", ["data", "indices"])
+def test_missing_chunks_of_a_sparse_matrix_are_not_taken_for_zeros(tmp_path, monkeypatch, size, array):
+    monkeypatch.setattr(io, "IN_MEMORY", size)
+    path = chunked(tmp_path / "cells.zarr", "csr")
+    read(path)
+    chunk_files(path, f"X/{array}")[3].unlink()
+    with pytest.raises(ValueError, match=rf"is not whole: 1 of \d+ chunks of 'X/{array}' are missing. Copy"):
+        if open_large(path, layer=None, keys=[]) is None:
+            read(path)
+
+
+@zarr_chatter
+@pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
+def test_missing_chunks_of_a_dense_matrix_are_told(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(io, "IN_MEMORY", size)
+    path = chunked(tmp_path / "cells.zarr", "dense")
+
+    def get():
+        found = open_large(path, layer=None, keys=[])
+        return densify(read(path).X if found is None else found.X[:])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = get()
+    chunk_files(path, "X")[0].unlink()
+    with pytest.warns(UserWarning, match="has no values in 1 of the 10 chunks of 'X': they count as zeros"):
+        assert (get() != whole).any()
+    for file in chunk_files(path, "X"):
+        file.unlink()
+    with pytest.raises(ValueError, match="is not whole: all 10 chunks of 'X' are missing"):
+        get()
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
+def test_layer_or_x_that_is_not_there(tmp_path, monkeypatch, suffix, size):
+    monkeypatch.setattr(io, "IN_MEMORY", size)
+    cells = some_cells()
+    path = write_as(cells, tmp_path / f"cells{suffix}")
+    with pytest.raises(
+        ValueError, match="must be one of 'double', got 'doubel'. Did you mean 'double'"
+    ) as told:
+        open_large(path, layer="doubel", keys=[])
+    with pytest.raises(ValueError, match="The AnnData has no X|layer must") as same:
+        from_object(cells, layer="doubel")
+    assert str(told.value) == str(same.value)
+    bare = ad.AnnData(obs=cells.obs, var=cells.var)
+    path = write_as_is(bare, tmp_path / f"bare{suffix}")
+    for layer in (None, "counts"):
+        with pytest.raises(ValueError, match="The AnnData has no X|layer must") as told:
+            open_large(path, layer=layer, keys=[])
+        with pytest.raises(ValueError, match="The AnnData has no X|layer must") as same:
+            from_object(bare, layer=layer)
+        assert str(told.value) == str(same.value)
+
+
+def write_as_is(cells, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells.write_h5ad(path) if path.suffix == ".h5ad" else cells.write_zarr(path)
+    return path
+
+
+def replaced(path, other):
+    other.rename(path)
+
+
+def appended(path, other):
+    with path.open("ab") as file:
+        file.write(b"0")
+
+
+def taken_away(path, other):
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [replaced, appended, taken_away])
+def test_file_that_changes_while_it_is_read(tmp_path, large, change):
+    path, other = (write_as(some_cells(), tmp_path / f"{name}.h5ad") for name in ("cells", "other"))
+    x = open_large(path, layer=None, keys=[]).X
+    assert x[:10].shape == (10, 40)
+    change(path, other)
+    with pytest.raises(
+        ValueError, match="cells.h5ad' was changed while it was being read. Leave it as it is"
+    ):
+        x[10:20]
+
+
+@zarr_chatter
+@pytest.mark.parametrize("how", [2, 3])
+@pytest.mark.parametrize("change", ["append", "overwrite", "remove"])
+def test_store_that_changes_while_it_is_read(tmp_path, large, how, change):
+    import shutil
+
+    import zarr
+
+    cells = some_cells()
+    path = write_as(cells, tmp_path / "cells.zarr", how=how)
+    x = open_large(path, layer=None, keys=[]).X
+    assert x[:10].shape == (10, 40)
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    if change == "append":
+        ad.io.sparse_dataset(group["X"]).append(cells.X)
+    elif change == "overwrite":
+        group["X/data"][:] = 7.0
+    else:
+        shutil.rmtree(path)
+    with pytest.raises(
+        ValueError, match="cells.zarr' was changed while it was being read. Leave it as it is"
+    ):
+        x[10:20]

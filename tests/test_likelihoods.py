@@ -26,7 +26,7 @@ from vaexprs.likelihoods import (
     negative_binomial_log_prob,
     poisson_log_prob,
 )
-from vaexprs.preprocessing import POWERS
+from vaexprs.preprocessing import POWERS, Summary
 from vaexprs.sampling import count_quantiles
 
 N = 100_000  # draws of each gene
@@ -347,7 +347,7 @@ def test_negative_counts_are_refused_with_the_smallest(likelihood, form):
     x = form(np.array([[1, 0], [2, -1], [-2.5, 4]], np.float32))
     words = rf"^Counts must not be negative under likelihood '{likelihood.name}', got -2\.5\. .*'gaussian'"
     with pytest.raises(ValueError, match=words):
-        likelihood.check(x, list("abc"))
+        likelihood.check(Summary.of(x), list("abc"))
 
 
 @both_forms
@@ -356,7 +356,7 @@ def test_fractions_are_counted(likelihood, form):
     x = form(np.array([[1, 0.5], [2, 0], [2.25, 4]], np.float32))
     words = rf"^Counts must be whole numbers under likelihood '{likelihood.name}', got 2 fractions\."
     with pytest.raises(ValueError, match=words):
-        likelihood.check(x, list("abc"))
+        likelihood.check(Summary.of(x), list("abc"))
 
 
 @both_forms
@@ -365,22 +365,22 @@ def test_cells_without_counts_are_counted_and_the_first_named(likelihood, form):
     x = form(np.array([[1, 0], [0, 0], [0, 0]], np.float32))
     words = rf"under likelihood '{likelihood.name}', got 2 without any \('b'\)\. .*min_counts=1"
     with pytest.raises(ValueError, match=words):
-        likelihood.check(x, pd.Index(list("abc")))
+        likelihood.check(Summary.of(x), pd.Index(list("abc")))
 
 
 @both_forms
 @each_count_likelihood
 def test_single_count_in_a_cell_is_enough(likelihood, form):
-    likelihood.check(form(np.array([[1, 0], [0, 1]], np.float32)), list("ab"))
+    likelihood.check(Summary.of(form(np.array([[1, 0], [0, 1]], np.float32))), list("ab"))
 
 
 def test_real_counts_pass_the_check(cells):
-    NegativeBinomial().check(cells.X, cells.obs_names)
+    NegativeBinomial().check(Summary.of(cells.X), cells.obs_names)
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli()], ids=by_name)
 def test_other_likelihoods_take_negative_values_fractions_and_empty_cells(likelihood):
-    likelihood.check(np.array([[-1.5, 0.5], [0, 0]], np.float32), list("ab"))
+    likelihood.check(Summary.of(np.array([[-1.5, 0.5], [0, 0]], np.float32)), list("ab"))
 
 
 # ---- Bernoulli
@@ -461,7 +461,7 @@ def test_gaussian_draws_have_the_moments_and_zeros_of_their_distribution(zeros, 
 @both_forms
 def test_gaussian_learns_of_zeros_and_signs_from_the_values(form):
     def options(values):
-        return Gaussian.for_values(form(np.array(values, np.float32))).options()
+        return Gaussian.for_values(Summary.of(form(np.array(values, np.float32)))).options()
 
     assert options([[1.5, 2], [3, 0]]) == {"zeros": True, "nonnegative": True}
     assert options([[1.5, 2], [3, 4]]) == {"zeros": False, "nonnegative": True}
@@ -472,7 +472,7 @@ def test_gaussian_learns_of_zeros_and_signs_from_the_values(form):
 def test_zeros_stored_in_a_sparse_matrix_are_zeros_too():
     x = sp.csr_matrix(([1.5, 0.0, 2.0, 3.0], ([0, 0, 1, 1], [0, 1, 0, 1])), (2, 2))
     assert x.nnz == 4
-    assert Gaussian.for_values(x).options() == {"zeros": True, "nonnegative": True}
+    assert Gaussian.for_values(Summary.of(x)).options() == {"zeros": True, "nonnegative": True}
 
 
 DRAWS = {
@@ -505,19 +505,19 @@ def best_power(x):
 def test_values_are_scaled_so_that_their_non_zeros_are_most_normal(form, name, kind, kept):
     rng = np.random.default_rng(0)
     x = DRAWS[name](rng) * (rng.random((300, 8)) < kept)
-    likelihood = Gaussian.for_values(form(x))
+    likelihood = Gaussian.for_values(Summary.of(form(x)))
     assert likelihood.scaling(form(x)) == (kind or best_power(x)) == best_power(x)
 
 
 def test_exponential_values_are_scaled_by_the_largest_likelihood():
     x = DRAWS["exponential"](np.random.default_rng(0))
-    assert Gaussian.for_values(x).scaling(x) == best_power(x)
+    assert Gaussian.for_values(Summary.of(x)).scaling(x) == best_power(x)
 
 
 def test_values_with_negative_ones_are_not_scaled():
     x = DRAWS["lognormal"](np.random.default_rng(0))
     x[0, 0] = -1
-    assert Gaussian.for_values(x).scaling(x) == "none"
+    assert Gaussian.for_values(Summary.of(x)).scaling(x) == "none"
 
 
 def test_scaling_does_not_depend_on_genes_whose_non_zeros_are_all_the_same():
@@ -528,7 +528,7 @@ def test_scaling_does_not_depend_on_genes_whose_non_zeros_are_all_the_same():
         for value in (0.1, 0.3, 0.7, 1.1):
             alike = np.where(rng.random((300, 4)) < 0.5, value, 0)
             expected[name, value] = best_power(x)
-            chosen[name, value] = Gaussian.for_values(x).scaling(np.hstack([x, alike]))
+            chosen[name, value] = Gaussian.for_values(Summary.of(x)).scaling(np.hstack([x, alike]))
     assert chosen == expected
 
 
@@ -568,7 +568,7 @@ def test_options_make_the_likelihood_again(likelihood):
 @both_forms
 def test_counts_are_negative_binomial_by_default_and_other_values_gaussian(form):
     def chosen(values):
-        return default_likelihood(form(np.array(values, np.float32)))
+        return default_likelihood(Summary.of(form(np.array(values, np.float32))))
 
     assert chosen([[0, 3], [1, 2]]) is NegativeBinomial
     assert chosen([[0, 0], [0, 0]]) is NegativeBinomial
@@ -577,8 +577,8 @@ def test_counts_are_negative_binomial_by_default_and_other_values_gaussian(form)
 
 
 def test_default_for_real_cells_follows_their_values(cells):
-    assert default_likelihood(cells.X) is NegativeBinomial
-    assert default_likelihood(cells.X.log1p()) is Gaussian
+    assert default_likelihood(Summary.of(cells.X)) is NegativeBinomial
+    assert default_likelihood(Summary.of(cells.X.log1p())) is Gaussian
 
 
 def test_only_counts_have_a_library_and_only_bernoulli_takes_the_users_last_layer():
@@ -597,7 +597,7 @@ def started(likelihood, x):
     """The head after its start from `x`, and its output where the hidden units are zero, in one cell."""
     head = likelihood.head(GENES, 100)
     head(HIDDEN)
-    likelihood.start(head, x)
+    likelihood.start(head, x, Summary.of(x))
     output = head(np.zeros_like(HIDDEN))
     return head, {k: f64(v)[0] for k, v in (output if isinstance(output, dict) else {"": output}).items()}
 
@@ -665,10 +665,10 @@ def test_output_of_a_head_gives_finite_log_probabilities_and_draws(name):
     x = np.random.default_rng(0).poisson(3, (5, GENES)).astype(np.float32) + 1
     if name == "bernoulli":
         x /= x.max()
-    likelihood = LIKELIHOODS[name].for_values(x)
+    likelihood = LIKELIHOODS[name].for_values(Summary.of(x))
     head = likelihood.head(GENES, 100)
     output = head(HIDDEN)
-    likelihood.start(head, x)
+    likelihood.start(head, x, Summary.of(x))
     output = head(HIDDEN)
     log_prob = f64(likelihood.log_prob(x, output))
     assert log_prob.shape == (5,)
@@ -701,7 +701,7 @@ def test_gaussian_head_starts_at_mean_and_sd_of_the_non_zeros_and_the_fraction_o
     x = (rng.normal(5, [1, 2, 0.5], (400, GENES)) * (rng.random((400, GENES)) < [0.2, 0.5, 0.9])).astype(
         np.float32
     )
-    _, output = started(Gaussian.for_values(form(x)), form(x))
+    _, output = started(Gaussian.for_values(Summary.of(form(x))), form(x))
     kept = [gene[gene != 0] for gene in f64(x).T]
     np.testing.assert_allclose(output["mean"], [gene.mean() for gene in kept], rtol=1e-5)
     np.testing.assert_allclose(output["sd"], [gene.std() for gene in kept], rtol=1e-4)

@@ -8,13 +8,16 @@ import pytest
 
 from vaexprs.likelihoods import Bernoulli, NegativeBinomial
 from vaexprs.networks import Normalize, Sampling, build_vae, predict
+from vaexprs.preprocessing import Summary
 
 X = np.random.default_rng(0).poisson(2.0, (40, 7)).astype(np.float32)
 
 
 def vae(encoder=None, decoder=None, *, likelihood=None, x=X, **kwargs):
     settings = {"latent_dim": 3, "regularization": 1.0, "seed": 0, "level_cells": []} | kwargs
-    return build_vae(encoder, decoder, likelihood=likelihood or NegativeBinomial(), x=x, **settings)
+    return build_vae(
+        encoder, decoder, likelihood=likelihood or NegativeBinomial(), x=x, summary=Summary.of(x), **settings
+    )
 
 
 def test_noise_differs_between_cells_and_between_dimensions():
@@ -141,7 +144,7 @@ def test_normalize_gives_log_counts_per_ten_thousand_centred_and_clipped():
     x = np.random.default_rng(1).poisson(3.0, (200, 5)).astype(np.float32) + 1
     layer = Normalize(counts=True)
     layer.build(x.shape)
-    layer.start(x)
+    layer.start(x, Summary.of(x))
     logs = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
     expected = (logs - logs.mean(axis=0)) / logs.std(axis=0)
     np.testing.assert_allclose(np.asarray(layer(x)), expected, rtol=1e-3, atol=1e-3)

@@ -8,20 +8,24 @@ import scipy.sparse as sp
 from scipy.special import boxcox
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
+from vaexprs import io
 from vaexprs.demo import demo_cells
+from vaexprs.io import DiskCells, DiskMatrix, limits, open_group, stamp_of
 from vaexprs.preprocessing import (
     POWERS,
     SCALINGS,
     Cells,
     Conditions,
+    LevelCodes,
     Preprocessing,
     Scaling,
+    Summary,
     apportion,
     check_cells,
     column_of_levels,
-    constant_genes,
     learn_conditions,
     split_rows,
+    summarise,
 )
 
 # genes with their smallest value at 0, above and below it, and a constant one
@@ -47,7 +51,7 @@ def cells():
 @both_forms
 def test_minmax_is_each_gene_from_its_smallest_to_its_largest_value(form):
     x = form(VALUES)
-    scaling = Scaling.fit("minmax", x)
+    scaling = Scaling.fit("minmax", *limits(x))
     np.testing.assert_array_equal(scaling.low, [0, 2, -1, 5])
     np.testing.assert_array_equal(scaling.range, [4, 4, 2, 0])
     scaled = scaling.forward(x)
@@ -60,7 +64,7 @@ def test_minmax_is_each_gene_from_its_smallest_to_its_largest_value(form):
 def test_minmax_of_real_cells_is_that_of_scikit_learn(cells, form):
     x = form(cells.X.toarray())
     expected = MinMaxScaler().fit_transform(cells.X.toarray().astype(float))
-    np.testing.assert_allclose(dense(Scaling.fit("minmax", x).forward(x)), expected, atol=1e-6)
+    np.testing.assert_allclose(dense(Scaling.fit("minmax", *limits(x)).forward(x)), expected, atol=1e-6)
 
 
 def test_minmax_keeps_its_digits_far_from_zero():
@@ -68,12 +72,12 @@ def test_minmax_keeps_its_digits_far_from_zero():
     expected = MinMaxScaler().fit_transform(x.astype(float))
     for form in (np.asarray, sp.csr_matrix):
         np.testing.assert_allclose(
-            dense(Scaling.fit("minmax", form(x)).forward(form(x))), expected, atol=1e-6
+            dense(Scaling.fit("minmax", *limits(form(x))).forward(form(x))), expected, atol=1e-6
         )
 
 
 def test_other_cells_are_scaled_with_the_limits_of_the_training_cells():
-    scaling = Scaling.fit("minmax", VALUES)
+    scaling = Scaling.fit("minmax", *limits(VALUES))
     other = np.array([[8, 0, 2, 5], [-4, 4, -3, 5]], np.float32)
     expected = [[2, -0.5, 1.5, 0], [-1, 0.5, -1, 0]]
     np.testing.assert_allclose(scaling.forward(other), expected, atol=1e-6)
@@ -81,7 +85,7 @@ def test_other_cells_are_scaled_with_the_limits_of_the_training_cells():
 
 
 def test_constant_gene_becomes_zero_and_comes_back_as_its_value():
-    scaling = Scaling.fit("minmax", VALUES)
+    scaling = Scaling.fit("minmax", *limits(VALUES))
     assert (scaling.forward(VALUES)[:, 3] == 0).all()
     np.testing.assert_array_equal(scaling.inverse(np.zeros((2, 4)))[:, 3], [5, 5])
 
@@ -89,13 +93,13 @@ def test_constant_gene_becomes_zero_and_comes_back_as_its_value():
 def test_genes_with_a_smallest_value_of_zero_stay_sparse():
     x = sp.random_array((200, 20), density=0.1, rng=np.random.default_rng(0), format="csr")
     x = sp.csr_matrix(x, dtype=np.float32)
-    assert Scaling.fit("minmax", x).forward(x).nnz == x.nnz
+    assert Scaling.fit("minmax", *limits(x)).forward(x).nnz == x.nnz
 
 
 @both_forms
 def test_log1p_is_the_logarithm_of_one_more(form):
     x = form(np.abs(VALUES))
-    scaled = Scaling.fit("log1p", x).forward(x)
+    scaled = Scaling.fit("log1p", *limits(x)).forward(x)
     assert sp.issparse(scaled) == sp.issparse(x)
     np.testing.assert_allclose(dense(scaled), np.log(1 + np.abs(VALUES)), rtol=1e-6)
 
@@ -103,7 +107,7 @@ def test_log1p_is_the_logarithm_of_one_more(form):
 @both_forms
 def test_sqrt_is_twice_the_root_of_one_more_less_two(form):
     x = form(np.array([[0, 3, 8, 0.5625]], np.float32))
-    scaled = Scaling.fit("sqrt", x).forward(x)
+    scaled = Scaling.fit("sqrt", *limits(x)).forward(x)
     assert sp.issparse(scaled) == sp.issparse(x)
     np.testing.assert_allclose(dense(scaled), [[0, 2, 4, 0.5]], rtol=1e-6)
 
@@ -113,7 +117,7 @@ def test_sqrt_is_twice_the_root_of_one_more_less_two(form):
 def test_powers_are_box_and_coxs_transformation_of_one_more(form, kind):
     x = form(np.abs(VALUES))
     expected = boxcox(1 + np.abs(VALUES).astype(float), POWERS[kind][0])
-    scaled = Scaling.fit(kind, x).forward(x)
+    scaled = Scaling.fit(kind, *limits(x)).forward(x)
     assert scaled.dtype == np.float32
     np.testing.assert_allclose(dense(scaled), expected, rtol=1e-6)
 
@@ -122,19 +126,19 @@ def test_powers_are_box_and_coxs_transformation_of_one_more(form, kind):
 def test_scaling_leaves_the_users_values_as_they_are(form):
     for kind in SCALINGS:
         x = form(np.abs(VALUES))
-        Scaling.fit(kind, x).forward(x)
+        Scaling.fit(kind, *limits(x)).forward(x)
         np.testing.assert_array_equal(dense(x), np.abs(VALUES))
 
 
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_inverse_gives_the_users_values_back(kind):
     x = VALUES if kind == "minmax" else np.abs(VALUES)
-    scaling = Scaling.fit(kind, x)
+    scaling = Scaling.fit(kind, *limits(x))
     np.testing.assert_allclose(scaling.inverse(scaling.forward(x)), x, atol=1e-6)
 
 
 def test_only_minmax_has_limits():
-    assert {kind: len(Scaling.fit(kind, VALUES).low) for kind in SCALINGS} == {
+    assert {kind: len(Scaling.fit(kind, *limits(VALUES)).low) for kind in SCALINGS} == {
         kind: 4 if kind == "minmax" else 0 for kind in SCALINGS
     }
 
@@ -142,14 +146,14 @@ def test_only_minmax_has_limits():
 def test_unknown_scaling_suggests_the_nearest():
     words = r"^kind must be one of 'none', .*'minmax', got 'min-max'\. Did you mean 'minmax'\?$"
     with pytest.raises(ValueError, match=words):
-        Scaling.fit("min-max", VALUES)
+        Scaling.fit("min-max", *limits(VALUES))
 
 
 @both_forms
 def test_constant_genes_are_named(form):
     genes = pd.Index(["g1", "g2", "g3", "g4"])
-    assert constant_genes(form(VALUES), genes) == ["g4"]
-    assert constant_genes(form(VALUES * [1, 0, 1, 0]), genes) == ["g2", "g4"]
+    assert Summary.of(form(VALUES)).constant_genes(genes) == ["g4"]
+    assert Summary.of(form(VALUES * [1, 0, 1, 0])).constant_genes(genes) == ["g2", "g4"]
 
 
 # ---- Conditions
@@ -386,7 +390,7 @@ def adata():
 
 @pytest.fixture
 def preprocessing(conditions, adata):
-    return Preprocessing(adata.var_names, conditions, Scaling.fit("minmax", VALUES), "bernoulli")
+    return Preprocessing(adata.var_names, conditions, Scaling.fit("minmax", *limits(VALUES)), "bernoulli")
 
 
 def test_prepared_cells_are_scaled_and_have_levels_as_strings(preprocessing, adata):
@@ -555,3 +559,118 @@ def test_apportion_gives_whole_numbers_within_one_of_the_proportion_that_sum_to_
 def test_apportion_is_exact_where_the_proportion_is_whole():
     assert apportion(np.array([0.29, 0.57, 0.14]), 100).tolist() == [29, 57, 14]
     assert apportion(np.array([0, 3]), 4).tolist() == [0, 4]
+
+
+# ---- in blocks, and from disk
+
+
+def on_disk(x, path):
+    """Return a matrix as one that is left on disk."""
+    ad.AnnData(x).write_h5ad(path)
+    part = open_group(path)["X"]
+    return DiskMatrix(ad.io.sparse_dataset(part) if sp.issparse(x) else part, path, stamp_of(path))
+
+
+def test_summary_says_what_is_known_of_the_values(cells):
+    x = cells.X.toarray().astype(np.float64)
+    x[3] = 0
+    found = Summary.of(sp.csr_matrix(x, dtype=np.float32))
+    assert (found.cells, found.n_empty, found.empty.tolist(), found.fractions) == (700, 1, [3], 0)
+    assert found.nonzero == np.count_nonzero(x)
+    np.testing.assert_array_equal(found.low, x.min(axis=0))
+    np.testing.assert_array_equal(found.high, x.max(axis=0))
+    np.testing.assert_array_equal(found.total, x.sum(axis=0))
+    logged = np.log1p(1e4 * x / np.maximum(x.sum(axis=1, keepdims=True), 1))
+    np.testing.assert_allclose(found.logged, logged.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.logged_squares, (logged**2).sum(axis=0), rtol=1e-5)
+    assert found.whole
+    assert not Summary.of(np.array([[0.5, 1]], np.float32)).whole
+    assert not Summary.of(np.array([[-1, 1]], np.float32)).whole
+
+
+def same(one, other):
+    for name in ("cells", "nonzero", "fractions", "n_empty"):
+        assert getattr(one, name) == getattr(other, name)
+    for name in ("low", "high", "empty"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in ("total", "logged", "logged_squares"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
+
+
+@both_forms
+def test_summaries_of_blocks_are_together_that_of_the_whole(form):
+    x = np.random.default_rng(0).poisson(0.3, (101, 8)).astype(np.float32)
+    x[[0, 20, 21, 50, 51, 52, 99, 100]] = 0
+    x[30, 2], x[31, 3] = 0.5, -2
+    parts = [Summary.of(form(x[first : first + 17])) for first in range(0, 101, 17)]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined.joined(part)
+    whole = Summary.of(form(x))
+    assert whole.n_empty >= 8
+    assert whole.empty.tolist()[:2] == [0, np.flatnonzero(x.sum(axis=1) == 0)[1]]
+    same(joined, whole)
+
+
+@both_forms
+def test_summary_from_disk_is_that_from_memory(tmp_path, monkeypatch, form, cells):
+    monkeypatch.setattr(io, "BLOCK_BYTES", 50_000)
+    x = form(cells.X.toarray())
+    disk = on_disk(x, tmp_path / "x.h5ad")
+    assert disk.rows_in(io.BLOCK_BYTES) < 100
+    same(summarise(disk, "object"), Summary.of(x))
+    kept = np.arange(0, 700, 3)
+    same(summarise(disk.keep(kept), "object"), Summary.of(x[kept]))
+
+
+def test_digest_tells_matrices_apart(cells):
+    x = cells.X.toarray()
+    first = Summary.of(x).digest()
+    assert first == Summary.of(x.copy()).digest()
+    other = x.copy()
+    other[7, 9] += 1
+    assert Summary.of(other).digest() != first
+    assert Summary.of(x[:, ::-1]).digest() != first
+
+
+@both_forms
+def test_values_on_disk_that_are_not_finite_are_refused(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(io, "BLOCK_BYTES", 200)
+    x = np.ones((60, 4), np.float32)
+    x[55, 2] = np.nan
+    with pytest.raises(ValueError, match="object must hold finite values, got 1 NaN values"):
+        summarise(on_disk(form(x), tmp_path / "x.h5ad"), "object")
+
+
+@both_forms
+@pytest.mark.parametrize("kind", SCALINGS)
+def test_cells_on_disk_are_prepared_as_those_in_memory(tmp_path, form, kind, adata, conditions):
+    x = form(VALUES if kind == "minmax" else np.abs(VALUES))
+    turned = ad.AnnData(x, obs=adata.obs, var=adata.var)[:, ::-1].copy()
+    prep = Preprocessing(adata.var_names, conditions, Scaling.fit(kind, *limits(x)), "gaussian")
+    disk = DiskCells(
+        on_disk(turned.X, tmp_path / "x.h5ad"), turned.obs.reset_index(drop=True), turned.var_names
+    )
+    found, wanted = prep.prepare(disk, dense=False), prep.prepare(turned, dense=True)
+    assert isinstance(found.x, DiskMatrix)
+    np.testing.assert_allclose(dense(found.x[:]), wanted.x, atol=1e-6)
+    np.testing.assert_array_equal(found.obs.to_numpy(str), wanted.obs.to_numpy(str))
+    rows = np.array([0, 2])
+    left, taken = found.keep(rows), found.take(rows)
+    assert isinstance(left.x, DiskMatrix)
+    assert not isinstance(taken.x, DiskMatrix)
+    for part in (dense(left.x[:]), dense(taken.x)):
+        np.testing.assert_allclose(part, wanted.x[rows], atol=1e-6)
+    assert len(left) == len(taken) == 2
+    assert list(left.obs.iloc[:, 0]) == list(taken.obs.iloc[:, 0]) == list(wanted.obs.iloc[rows, 0])
+
+
+def test_level_codes_are_one_hot_for_the_rows_asked_for(conditions):
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({key: rng.choice(levels, 50) for key, levels in conditions.levels.items()})
+    codes, all_of_them = LevelCodes(conditions, conditions.columns(obs)), conditions.one_hot(obs)
+    np.testing.assert_array_equal(codes[:], all_of_them)
+    np.testing.assert_array_equal(codes[10:20], all_of_them[10:20])
+    np.testing.assert_array_equal(codes[np.array([4, 4, 0])], all_of_them[[4, 4, 0]])
+    np.testing.assert_array_equal(codes.take(np.array([7, 3]))[:], all_of_them[[7, 3]])
+    assert codes[:].dtype == np.float32

@@ -248,7 +248,7 @@ def test_a_report_has_the_tables_of_evaluate_and_of_the_audit(written):
 
 
 def few_train(written):
-    return gathering.training_cells(written.fit, written.made.adata)
+    return gathering.training_cells(written.fit, written.made.adata, 0).cells
 
 
 def test_a_report_tells_how_to_repeat_it(written):

@@ -53,6 +53,9 @@ def main() -> None:
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
         errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        from vaexprs.processes import give_up
+
+        give_up(2)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -102,19 +105,48 @@ def fit(
     use_generator: Annotated[
         bool, typer.Option("--use-generator", help="Stream mini-batches; never make sparse data dense.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of an earlier run, if there is one.")
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes between checkpoints, which are kept beside OUT until it is saved.")
+    ] = 10.0,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints, instead of minutes.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens for the others.")
+    ] = None,
+    process_id: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit a model to cells and save it."""
-    from vaexprs.io import check_output, read
+    from vaexprs import processes as several
+    from vaexprs.io import check_output, check_readable
 
     check_output(out, overwrite=overwrite)
-    cells = read(data)
+    check_readable(data)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if overwrite and not resume:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists() and not resume:
+        raise FileExistsError(
+            f"{str(checkpoint)!r} is left of an earlier run; go on from it with --resume, or say overwrite."
+        )
+    distribution = None
+    if several.in_slurm_step() or any(value is not None for value in (processes, coordinator, process_id)):
+        distribution = several.join(processes, coordinator, process_id)
+    first = distribution is None or several.place()[0] == 0
+    quiet = quiet or not first
     from vaexprs.fitting import fit_vae
 
     fitted = fit_vae(
-        cells,
+        data,
         label_key=label_key,
         covariate_keys=covariate_key or (),
         layer=layer,
@@ -127,9 +159,17 @@ def fit(
         optimizer=optimizer,
         use_generator=use_generator,
         seed=seed,
+        distribution=distribution,
+        checkpoint=checkpoint,
+        checkpoint_minutes=checkpoint_minutes,
+        checkpoint_steps=checkpoint_steps,
+        resume=True,
         verbose=0 if quiet else "auto",
     )
-    fitted.save(out, overwrite=overwrite)
+    if first:
+        fitted.save(out, overwrite=overwrite)
+        checkpoint.unlink(missing_ok=True)
+    several.leave()
     if not quiet:
         Console().print(
             f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True
@@ -238,7 +278,7 @@ def plot(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
-    from vaexprs.io import check_output, from_object, read
+    from vaexprs.io import check_output, check_readable
 
     check_output(out, overwrite=overwrite)
     if (source / "meta.json").is_file():
@@ -247,13 +287,11 @@ def plot(
 
         plot_vae(load_vae(source)).save(out, overwrite=overwrite)
     else:
-        cells = read(source)
-        if real is None and "group" not in cells.obs:
-            raise ValueError("Give the real cells too: --real DATA.h5ad.")
-        others = None if real is None else from_object(read(real), layer=layer)
-        from vaexprs.plotting import plot_aug, save_figure
+        from vaexprs.plotting import has_groups, plot_aug, save_figure
 
-        figure = plot_aug(cells, _method(method), real=others, label_key=label_key, seed=seed)
+        if real is None and not has_groups(check_readable(source)):
+            raise ValueError("Give the real cells too: --real DATA.h5ad.")
+        figure = plot_aug(source, _method(method), real=real, layer=layer, label_key=label_key, seed=seed)
         save_figure(figure, out, overwrite=overwrite)
     if not quiet:
         Console().print(f"picture -> {escape(str(out))}")
@@ -359,20 +397,22 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
-    from vaexprs.io import check_output, read
+    from vaexprs.io import check_output, check_readable
     from vaexprs.report import check_suffix
 
     check_output(check_suffix(out), overwrite=overwrite)
-    cells, others = read(generated), [None if path is None else read(path) for path in (real, train)]
+    for path in (generated, real, train):
+        if path is not None:
+            check_readable(path)
     from vaexprs.report import write_report
     from vaexprs.result import load_vae
 
     write_report(
         load_vae(model),
-        cells,
-        others[0],
+        generated,
+        real,
         out,
-        train=others[1],
+        train=train,
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,

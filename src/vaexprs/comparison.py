@@ -6,7 +6,8 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -14,12 +15,27 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, some
-from vaexprs.io import Matrix, as_float, densify, from_object, read, stored
-from vaexprs.preprocessing import Scaling, check_cells, column_of_levels
+from vaexprs.io import (
+    DiskCells,
+    DiskMatrix,
+    Matrix,
+    as_float,
+    densify,
+    from_object,
+    in_memory,
+    limits,
+    note_of,
+    open_large,
+    read,
+    stored,
+)
+from vaexprs.preprocessing import Preprocessing, Scaling, apportion, check_cells, column_of_levels
 
 PCS = 50
 LEAST_TELLING = 20  # genes with a value in a cell, for the values to tell which cell it is
 MOST_CELLS_FOR_AXES = 2_500  # of each set
+MOST_FROM_DISK = 20_000  # cells of a set that is left on disk that are looked at ...
+BYTES_FROM_DISK = 256 * 2**20  # ... and what they take in memory
 
 
 @dataclass(frozen=True)
@@ -82,8 +98,8 @@ def _stack(parts: Sequence[Matrix]) -> Matrix:
     return np.concatenate([densify(part) for part in parts])
 
 
-def as_cells(generated: Any) -> ad.AnnData:
-    """Return generated cells, given as what `gen_exprs` returned, an AnnData or a path, as an AnnData.
+def as_cells(generated: Any) -> ad.AnnData | Path:
+    """Return generated cells, given as what `gen_exprs` returned, an AnnData or a path, as one of the latter.
 
     Raises
     ------
@@ -92,13 +108,102 @@ def as_cells(generated: Any) -> ad.AnnData:
     """
     generated = getattr(generated, "adata", generated)  # not `isinstance`: that would import Keras
     if isinstance(generated, (str, os.PathLike)):
-        return read(generated)
+        return Path(generated)
     if not isinstance(generated, ad.AnnData):
         raise TypeError(
             "generated must be what gen_exprs returned, an AnnData or a path, "
             f"got {type(generated).__name__}."
         )
     return generated
+
+
+class AtHand(NamedTuple):
+    """Cells to be looked at.
+
+    Parameters
+    ----------
+    cells
+        AnnData in memory, or what else was given that is not on disk.
+    of
+        Number of cells on disk that these are a sample of; None where these are all.
+    """
+
+    cells: Any
+    of: int | None = None
+
+    def told(self, name: str) -> list[str]:
+        """Return a sentence that names the cells and says that they are a sample, if they are one."""
+        if self.of is None:
+            return []
+        return [
+            f"Of the {self.of:,} {name} cells, which are on disk, {self.cells.n_obs:,} drawn at random were "
+            "looked at, in the proportions of the labels but with some of each."
+        ]
+
+
+def at_hand(
+    cells: Any, *, keys: Sequence[str | None], seed: int, layer: str | None = None, most: int | None = None
+) -> AtHand:
+    """Return cells in memory: all of them, or a random sample of those of which X is better left on disk.
+
+    Parameters
+    ----------
+    cells
+        AnnData, BiocPy experiment or path.
+    keys
+        Columns of `obs` that are needed, of whose levels the sample has some each; those that are None are
+        left out.
+    seed
+        Seed of the sample: that of the same file is the same.
+    layer
+        Layer with the values; it is a layer of the sample too.
+    most
+        Cells of a sample, by default 20,000; fewer where they would take more than 256 MiB.
+    """
+    wanted = [key for key in keys if key is not None]
+    large = open_large(cells, layer=layer, keys=wanted)
+    if large is None:
+        if isinstance(cells, (str, os.PathLike)):
+            return AtHand(read(cells))
+        return AtHand(in_memory(cells) if isinstance(cells, ad.AnnData) else cells)
+    found = sampled(large, keys=wanted, seed=seed, most=most)
+    if layer is not None:
+        found.cells.layers[layer] = found.cells.X
+    recipe = _recipe(cells)
+    if recipe:
+        found.cells.uns["vaexprs"] = recipe
+    return found
+
+
+def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int | None = None) -> AtHand:
+    """Return a random sample of cells left on disk: in the proportions of the levels, with some of each.
+
+    Parameters
+    ----------
+    large
+        The cells.
+    keys
+        Columns of `obs`; those that are not there are left out.
+    seed
+        Seed of the sample.
+    most
+        Cells of the sample, by default 20,000; fewer where they would take more than 256 MiB.
+    """
+    known = [key for key in keys if key in large.obs]
+    strata = np.zeros(large.n_obs, int)
+    if known:
+        strata = large.obs.groupby(known, observed=True, dropna=False).ngroup().to_numpy()
+    most = min(most or MOST_FROM_DISK, large.X.rows_in(BYTES_FROM_DISK))
+    rows = stratified(strata, most, np.random.default_rng(seed))
+    return AtHand(large.take(rows), large.n_obs if len(rows) < large.n_obs else None)
+
+
+def sampled_training(prep: Preprocessing, *, seed: int, most: int | None = None) -> AtHand | None:
+    """Return a random sample of the training cells of a fit that has left them on disk, else None."""
+    if prep.train is None or not isinstance(prep.train.x, DiskMatrix):
+        return None
+    large = DiskCells(prep.train.x.mapped(None, None), prep.train.obs, prep.genes)
+    return sampled(large, keys=prep.conditions.keys, seed=seed, most=most)
 
 
 def side_by_side(
@@ -151,7 +256,7 @@ def side_by_side(
     raw = {name: _matrix(cells, genes) for name, cells in sets.items()}
     counts = _all_counts(raw, recipe.get("counts"))
     real = next(x for name, x in raw.items() if name != "generated")
-    scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), real)
+    scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), *limits(real))
     return {
         name: CellSet(
             x,
@@ -196,13 +301,16 @@ def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:
     return all(real)
 
 
-def label_key_of(generated: ad.AnnData, label_key: str | None) -> str | None:
+def label_key_of(generated: ad.AnnData | Path, label_key: str | None) -> str | None:
     """Return `label_key`, or where it is None the one that the generated cells were made with."""
     return label_key or str(_recipe(generated).get("label_key", "")) or None
 
 
-def _recipe(generated: ad.AnnData) -> dict[str, Any]:
-    recipe = generated.uns.get("vaexprs", {})
+def _recipe(generated: Any) -> dict[str, Any]:
+    if isinstance(generated, (str, os.PathLike)):
+        recipe = note_of(generated, "vaexprs")
+    else:
+        recipe = generated.uns.get("vaexprs", {})
     return dict(recipe) if isinstance(recipe, Mapping) else {}
 
 
@@ -281,6 +389,28 @@ def random_rows(
     order = rng.permutation(len(column))
     shuffled = column[order]
     return {label: order[shuffled == label][:n] for label, n in most.items()}
+
+
+def stratified(column: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return sorted random rows, at most `most`, in the labels' proportions but with some of every label.
+
+    Parameters
+    ----------
+    column
+        Label of each cell, (n_cells,).
+    most
+        Number of rows.
+    rng
+        Source of randomness.
+    """
+    if len(column) <= most:
+        return np.arange(len(column))
+    names, sizes = np.unique(column.astype(str), return_counts=True)
+    sure = np.minimum(sizes, max(1, most // (4 * len(names))))
+    sure = sure if sure.sum() <= most else np.zeros_like(sizes)
+    share = sure + apportion(sizes - sure, most - int(sure.sum()))
+    wanted = {str(name): int(n) for name, n in zip(names, share, strict=True)}
+    return np.sort(np.concatenate(list(random_rows(rng, column.astype(str), wanted).values())))
 
 
 def matched_rows(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

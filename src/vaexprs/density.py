@@ -128,6 +128,7 @@ def fit_density(
     conditions: Conditions,
     *,
     seed: int,
+    sizes: np.ndarray | None = None,
     library_noise: Callable[[np.ndarray], float] | None = None,
 ) -> LatentDensity:
     """Fit the density of each condition.
@@ -144,6 +145,9 @@ def fit_density(
         Levels in use.
     seed
         Seed of the posterior samples and of EM.
+    sizes
+        Number of cells of each combination of levels, in the order of `groups_of`, where these are only
+        some of them.
     library_noise
         Tells for some cells, given as their rows, by what variance the logarithm of a total of drawn counts
         spreads around the library size they are drawn for. The library sizes of the density are narrower by
@@ -159,7 +163,7 @@ def fit_density(
     * 30 or more: one component for every 15 cells, at most 30, with a covariance in common ("EEE"). A
       component is a place where cells are, not a claim that there is a type.
     """
-    groups = _groups(obs, conditions)
+    groups = groups_of(obs, conditions)
     rng = np.random.default_rng(seed)
     fixed = np.zeros((len(mean), 0)) if log_library is None else np.asarray(log_library, float)[:, None]
     points, cells = [], []
@@ -172,7 +176,8 @@ def fit_density(
         joined = np.concatenate([sample, np.broadcast_to(fixed[rows], (draws, *fixed[rows].shape))], axis=2)
         points.append(joined.reshape(draws * len(rows), -1))
         cells.append(len(rows))
-    sizes = np.array([len(rows) for rows in groups.values()])
+    if sizes is None:
+        sizes = np.array([len(rows) for rows in groups.values()])
     centres = np.stack([np.r_[mean[rows].mean(axis=0), fixed[rows].mean(axis=0)] for rows in groups.values()])
     share = sizes / sizes.sum()
     pooled = sum(
@@ -225,18 +230,24 @@ def _narrower(variance: float, noise: float) -> float:
     return float(np.sqrt(max(1 - noise / variance, LEAST_LIBRARY_VARIANCE)))
 
 
-def _groups(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...], np.ndarray]:
+def chosen_rows(groups: Mapping[tuple[str, ...], np.ndarray], seed: int) -> dict[tuple[str, ...], np.ndarray]:
+    """Return some rows of each condition, at random where there are more than are looked at."""
+    rng = np.random.default_rng(seed)
+    return {
+        levels: np.sort(rng.choice(rows, MOST_CELLS, replace=False)) if len(rows) > MOST_CELLS else rows
+        for levels, rows in groups.items()
+    }
+
+
+def groups_of(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...], np.ndarray]:
     """Return the rows of each combination of levels, in the order of the levels."""
     if not conditions.levels:
         return {(): np.arange(len(obs))}
-    codes = [
-        pd.Index(levels).get_indexer(pd.Index(obs[key].astype(str)))
-        for key, levels in conditions.levels.items()
-    ]
-    table = pd.DataFrame(np.stack(codes, axis=1))
-    names = list(conditions.levels.values())
+    columns = conditions.columns(obs)
+    names = [level for levels in conditions.levels.values() for level in levels]
+    table = pd.DataFrame(columns)
     return {
-        tuple(levels[i] for levels, i in zip(names, key, strict=True)): np.asarray(rows)
+        tuple(names[column] for column in key): np.asarray(rows)
         for key, rows in sorted(table.groupby(list(table.columns)).indices.items())
         for key in [key if isinstance(key, tuple) else (key,)]
     }

@@ -16,6 +16,7 @@ from vaexprs.comparison import (
     Axes,
     CellSet,
     as_cells,
+    at_hand,
     label_key_of,
     random_rows,
     rows_in,
@@ -121,6 +122,9 @@ def evaluate(
     one label), drawn with the seed, are looked at, and classifiers see the 2,000 most variable genes. The
     properties of marginals are those of Cao, Yang & Yang (2021, doi:10.1038/s41467-021-27130-w).
 
+    Of a set that is on disk and takes more than 64 MiB a random sample is read and looked at, at most 20,000
+    cells and 256 MiB, in the proportions of the labels but with some of each; the notes say so.
+
     Examples
     --------
     >>> import vaexprs as vx
@@ -136,13 +140,18 @@ def evaluate(
     label_key = label_key_of(made, label_key)
     if label_key is not None and label_key == donor_key:
         raise ValueError(f"donor_key must be another column than label_key, got {donor_key!r} for both.")
-    others = {"real": real} | ({} if train is None else {"train": train})
-    sets = side_by_side(made, others, keys={"label_key": label_key, "donor_key": donor_key}, layer=layer)
+    keys = {"label_key": label_key, "donor_key": donor_key}
+    looked = {"generated": at_hand(made, keys=[*keys.values()], seed=seed)}
+    for name, cells in (("real", real), ("train", train)):
+        if cells is not None:
+            looked[name] = at_hand(cells, keys=[*keys.values()], seed=seed, layer=layer)
+    notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+    others = {name: part.cells for name, part in looked.items() if name != "generated"}
+    sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer)
     if ALL in sets["real"].column(label_key):
         raise ValueError(
             f"No label may be named {ALL!r}, which stands for all cells; rename it in {label_key!r}."
         )
-    notes: list[str] = []
     training = _apart(sets.get("train"), sets["real"], notes)
     plan = _plan(sets["generated"], sets["real"], training, label_key, donor_key, seed, notes)
     rows = _rows(_compare(plan, wanted, resamples, seed, progress))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import signal
-import threading
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -17,29 +18,26 @@ import keras
 import numpy as np
 import pandas as pd
 
-from vaexprs import io
+from vaexprs import io, processes
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
-from vaexprs.batches import CellBatches
-from vaexprs.density import LatentDensity, fit_density
+from vaexprs.checkpoints import Checkpoint, read_state
+from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
+from vaexprs.io import check_output
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
 from vaexprs.networks import VAE, build_vae, keep_compiled, predict
 from vaexprs.preprocessing import (
+    Cells,
     Preprocessing,
     Scaling,
+    Summary,
     check_cells,
-    constant_genes,
     learn_conditions,
     split_rows,
+    summarise,
 )
 from vaexprs.result import VAEFit, encode
+from vaexprs.training import Schedule, as_callbacks, schedule_for, train
 
-# Gradient steps of a fit whose number of epochs is not given, for n cells: STEPS * sqrt(n), at least
-# LEAST_STEPS. More over-fit few cells (generated ones get easier to tell from real ones), fewer leave
-# structure of many cells unlearned.
-STEPS = 27
-LEAST_STEPS = 300
-BATCH_SIZE = 128
-LEAST_BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 DEEP = 20_000  # counts a cell from which on, as for values that are not counts, ...
 DEEP_LEARNING_RATE = 1e-3  # ... steps must be smaller: each value tells much, and the loss is steep
@@ -85,6 +83,10 @@ def fit_vae(
     likelihood: str | None = None,
     seed: int = 0,
     distribution: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_minutes: float = 10.0,
+    checkpoint_steps: int | None = None,
+    resume: bool = False,
     **fit_arguments: Any,
 ) -> VAEFit:
     """Fit a (conditional) variational autoencoder to gene expression.
@@ -94,6 +96,8 @@ def fit_vae(
     object
         Cells with their annotation: an AnnData of shape (n_cells, n_genes), a BiocPy
         ``SummarizedExperiment`` or ``SingleCellExperiment``, or a path to an ``.h5ad`` or ``.zarr`` file.
+        A matrix on disk that takes more than 64 MiB is never loaded: it is read once from beginning to end,
+        and then in shuffled blocks, with at most some 128 MiB of it in memory.
     x_train
         Or the cells as an array, a DataFrame or a sparse matrix of shape (n_cells, n_genes).
     x_val
@@ -143,7 +147,17 @@ def fit_vae(
     seed
         Seed of the weights, the order, the noise and the latent density.
     distribution
-        A ``keras.distribution`` to build and train the model under.
+        A ``keras.distribution`` to build and train the model under. With
+        ``keras.distribution.DataParallel(auto_shard_dataset=False)`` each process takes its part of each
+        batch, and of a file on disk reads its part alone; see `vaexprs.processes.join`.
+    checkpoint
+        File to write the state of the training to, from time to time, so that `resume` can go on from it.
+        It stays when the fit is done: delete it once the fit is saved. Callbacks of your own begin anew.
+    checkpoint_minutes, checkpoint_steps
+        How often: after so many minutes or, where they are given, steps.
+    resume
+        Go on from `checkpoint` with the same data and settings, to the same result as a fit without
+        interruption. Where there is none yet, begin.
     **fit_arguments
         Passed on to ``keras.Model.fit``: ``callbacks``, ``verbose``, ``initial_epoch``, ``sample_weight``
         and so on. By default one progress bar is shown; Keras' own with ``verbose=1`` or ``2``. Ctrl-C ends
@@ -160,7 +174,9 @@ def fit_vae(
         If an argument is of the wrong kind or unknown.
     ValueError
         If values cannot be learned from: NaN, negative or fractional counts, cells without counts,
-        duplicate gene names, unknown labels, layers that do not fit.
+        duplicate gene names, unknown labels, layers that do not fit; or a checkpoint is of another fit.
+    FileExistsError
+        If there is something at `checkpoint` and `resume` is false.
 
     Examples
     --------
@@ -179,41 +195,128 @@ def fit_vae(
     epochs = None if epochs is None else check_integer("epochs", epochs, 1)
     _check_fit_arguments(fit_arguments)
 
+    every = None if checkpoint_steps is None else check_integer("checkpoint_steps", checkpoint_steps, 1)
+    minutes = check_real("checkpoint_minutes", checkpoint_minutes, 0)
+    file = _checkpoint_file(checkpoint, resume)
+
     keep_compiled()
-    train, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer)
-    if train is None:
-        prepared, chosen = _reused_cells(preprocessing, val, likelihood, not use_generator)
+    keys = [label_key, *([covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ())]
+    train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer, keys)
+    if train_cells is None:
+        prepared, chosen, summary = _reused_cells(preprocessing, val, likelihood, not use_generator)
     else:
-        prepared, chosen = _prepare(
-            train, val, preprocessing, likelihood, decoder_layers, key, covariate_keys, not use_generator
+        prepared, chosen, summary = _prepare(
+            train_cells,
+            val,
+            preprocessing,
+            likelihood,
+            decoder_layers,
+            key,
+            covariate_keys,
+            not use_generator,
         )
     if prepared.val is None and validation_split:
         prepared = _split(prepared, validation_split, seed)
     cells = prepared.train
     assert cells is not None
-    with nullcontext() if distribution is None else distribution.scope():
+    callbacks = as_callbacks(fit_arguments.get("callbacks"))
+    schedule = schedule_for(len(cells), len(prepared.genes), epochs, batch_size, callbacks)
+    share = (0, 1) if distribution is None else processes.place()
+    about = _about(given, prepared, schedule, summary)
+    processes.agree(about)
+    with processes.lost_ones_told(), nullcontext() if distribution is None else distribution.scope():
         model = build_vae(
             encoder_layers,
             decoder_layers,
             likelihood=chosen,
             x=cells.x,
-            level_cells=[] if prepared.y_train is None else prepared.y_train.sum(axis=0),
+            summary=summary,
+            level_cells=prepared.level_cells,
             latent_dim=latent_dim or chosen.latent_dim,
             regularization=regularization,
             seed=seed,
         )
         model.compile(
-            optimizer=_default_optimizer(chosen, cells.x) if optimizer is None else _copy_optimizer(optimizer)
+            optimizer=_default_optimizer(chosen, summary)
+            if optimizer is None
+            else _copy_optimizer(optimizer),
+            steps_per_execution=schedule.steps_at_once if distribution is None else 1,
         )
-        history = _train(model, prepared, epochs, batch_size, seed, fit_arguments)
+        history = train(
+            model,
+            prepared,
+            schedule,
+            seed=seed,
+            fit_arguments=fit_arguments,
+            share=share,
+            checkpoint=None
+            if file is None
+            else Checkpoint(
+                file,
+                steps=every,
+                minutes=minutes,
+                about=about,
+                start=read_state(file, about),
+                writes=share[0] == 0,
+            ),
+        )
+    if share[1] > 1:  # what follows is each process's own
+        model = model.local_copy()
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
         warnings.warn(sentence, UserWarning, stacklevel=2)
-    return VAEFit(model, prepared, density, history, seed, _recipe(given, train))
+    return VAEFit(model, prepared, density, history, seed, _recipe(given, train_cells))
 
 
-def _recipe(given: Mapping[str, Any], train: ad.AnnData | None) -> dict[str, Any]:
+def _checkpoint_file(checkpoint: Any, resume: bool) -> Path | None:
+    if checkpoint is None:
+        if resume:
+            raise ValueError("resume must come with checkpoint, the file to go on from.")
+        return None
+    path = Path(checkpoint)
+    if path.exists() and not resume:
+        raise FileExistsError(
+            f"{str(path)!r} exists already. Go on from it with resume=True, or delete it to begin anew."
+        )
+    return check_output(path, overwrite=True)
+
+
+def _about(
+    given: Mapping[str, Any], prepared: Preprocessing, schedule: Schedule, summary: Summary
+) -> dict[str, Any]:
+    """Return what must be the same in all processes of a fit, and in a fit that goes on."""
+    where = ("distribution", "checkpoint", "checkpoint_minutes", "checkpoint_steps", "resume")
+    arguments = {name: value for name, value in _arguments(given).items() if name not in where}
+    for name in ("verbose", "callbacks"):
+        arguments.pop(name, None)
+    return arguments | {
+        "version": version("vaexprs"),
+        "data": summary.digest(),
+        "genes": hashlib.sha256("\n".join(prepared.genes).encode()).hexdigest(),
+        "levels": {key: list(levels) for key, levels in prepared.conditions.levels.items()},
+        "batch_size": schedule.batch_size,
+        "epochs": schedule.epochs,
+        "seed": given["seed"],
+    }
+
+
+def _recipe(given: Mapping[str, Any], cells: ad.AnnData | io.DiskCells | None) -> dict[str, Any]:
     """Return what it takes to repeat a fit, in words that JSON can hold."""
+    recipe: dict[str, Any] = {
+        "arguments": _arguments(given),
+        "versions": {name: version(name) for name in ("vaexprs", "keras", "jax", "numpy")},
+    }
+    if cells is not None:
+        recipe["data"] = {"cells": cells.n_obs, "genes": cells.n_vars}
+    if isinstance(cells, io.DiskCells):
+        recipe["data"]["file"] = cells.X.path.name
+    elif cells is not None:
+        recipe["data"]["sha256"] = io.fingerprint(cells)
+    return recipe
+
+
+def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are not the defaults, in words that JSON can hold."""
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(fit_vae).parameters.items()
@@ -224,13 +327,7 @@ def _recipe(given: Mapping[str, Any], train: ad.AnnData | None) -> dict[str, Any
         for name, default in defaults.items()
         if given[name] is not default and not (np.isscalar(given[name]) and given[name] == default)
     }
-    recipe: dict[str, Any] = {
-        "arguments": {name: _told(value) for name, value in (arguments | given["fit_arguments"]).items()},
-        "versions": {name: version(name) for name in ("vaexprs", "keras", "jax", "numpy")},
-    }
-    if train is not None:
-        recipe["data"] = {"cells": train.n_obs, "genes": train.n_vars, "sha256": io.fingerprint(train)}
-    return recipe
+    return {name: _told(value) for name, value in (arguments | given["fit_arguments"]).items()}
 
 
 def _told(value: Any) -> Any:
@@ -258,8 +355,15 @@ def _check_fit_arguments(given: Mapping[str, Any]) -> None:
 
 
 def _gather(
-    obj: Any, x_train: Any, y_train: Any, x_val: Any, y_val: Any, label_key: str | None, layer: str | None
-) -> tuple[ad.AnnData | None, ad.AnnData | None, str | None]:
+    obj: Any,
+    x_train: Any,
+    y_train: Any,
+    x_val: Any,
+    y_val: Any,
+    label_key: str | None,
+    layer: str | None,
+    keys: Sequence[Any],
+) -> tuple[ad.AnnData | io.DiskCells | None, ad.AnnData | None, str | None]:
     """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
     if obj is not None and x_train is not None:
         raise ValueError("Give the cells as object or as x_train, not both.")
@@ -269,16 +373,17 @@ def _gather(
         raise ValueError("y_train must come with x_train.")
     if x_val is None and y_val is not None:
         raise ValueError("y_val must come with x_val.")
-    train = None
+    train: ad.AnnData | io.DiskCells | None = None
     if obj is not None:
-        train = io.from_object(obj, layer=layer)
+        columns = [key for key in keys if isinstance(key, str)]
+        train = io.open_large(obj, layer=layer, keys=columns) or io.from_object(obj, layer=layer)
         check_cells(train, "object")
     elif x_train is not None:
-        train = io.from_matrix(x_train, "x_train")
+        train = matrix = io.from_matrix(x_train, "x_train")
         check_cells(train, "x_train")
         if y_train is not None:
             label_key = label_key or "label"
-            _set_labels(train, y_train, label_key, "y_train", "x_train")
+            _set_labels(matrix, y_train, label_key, "y_train", "x_train")
     val = None
     if x_val is not None:
         val = (
@@ -309,7 +414,7 @@ def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str)
 
 
 def _prepare(
-    train: ad.AnnData,
+    train: ad.AnnData | io.DiskCells,
     val: ad.AnnData | None,
     earlier: Preprocessing | None,
     likelihood: str | None,
@@ -317,21 +422,24 @@ def _prepare(
     label_key: str | None,
     covariate_keys: Sequence[str],
     dense: bool,
-) -> tuple[Preprocessing, Likelihood]:
-    """Return the preprocessing with its cells, and the likelihood."""
-    x = io.as_float(train.X)
-    if earlier is not None:
+) -> tuple[Preprocessing, Likelihood, Summary]:
+    """Return the preprocessing with its cells, the likelihood, and the summary of the values."""
+    on_disk = isinstance(train, io.DiskCells)
+    x = train.X if on_disk else io.as_float(train.X)
+    conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
+    summary = summarise(x, "object")
+    if conditions is None:
+        assert earlier is not None
         kind = _same_likelihood(earlier, likelihood)
-        chosen = kind.for_values(x)
+        chosen = kind.for_values(summary)
         prepared = earlier.without_cells()
     else:
-        kind = _choose_likelihood(likelihood, decoder_layers, x)
-        chosen = kind.for_values(x)
-        conditions = learn_conditions(train.obs, label_key, covariate_keys)
-        scaling = Scaling.fit(chosen.scaling(x), x)
+        kind = _choose_likelihood(likelihood, decoder_layers, summary)
+        chosen = kind.for_values(summary)
+        scaling = Scaling.fit(chosen.scaling(x), summary.low, summary.high)
         prepared = Preprocessing(train.var_names, conditions, scaling, kind.name)
-    chosen.check(x, train.obs_names)
-    same = constant_genes(x, train.var_names)
+    chosen.check(summary, train.obs_names)
+    same = summary.constant_genes(train.var_names)
     if same:
         warnings.warn(
             f"{len(same):,} genes have the same value in every cell ({some(same)}); "
@@ -342,14 +450,14 @@ def _prepare(
     cells = prepared.prepare(train, dense=dense)
     val_cells = None
     if val is not None:
-        chosen.check(io.as_float(val.X), val.obs_names)
+        chosen.check(summarise(io.as_float(val.X), "x_val"), val.obs_names)
         val_cells = prepared.prepare(val, dense=dense)
-    return replace(prepared, train=cells, val=val_cells), chosen
+    return replace(prepared, train=cells, val=val_cells), chosen, summary
 
 
 def _reused_cells(
     earlier: Preprocessing | None, val: ad.AnnData | None, likelihood: str | None, dense: bool
-) -> tuple[Preprocessing, Likelihood]:
+) -> tuple[Preprocessing, Likelihood, Summary]:
     """Return the preprocessing with its own training cells, and new validation cells if there are any."""
     if earlier is None:
         raise ValueError("Give the cells: an AnnData as object, or a matrix as x_train.")
@@ -358,11 +466,12 @@ def _reused_cells(
             "The preprocessing holds no cells, as it was loaded from disk. Give them as object or x_train; "
             "its limits and codes will be used."
         )
-    chosen = _same_likelihood(earlier, likelihood).for_values(earlier.train.x)
+    summary = summarise(earlier.train.x, "preprocessing")
+    chosen = _same_likelihood(earlier, likelihood).for_values(summary)
     if val is None:
-        return earlier, chosen
-    chosen.check(io.as_float(val.X), val.obs_names)
-    return replace(earlier, val=earlier.prepare(val, dense=dense)), chosen
+        return earlier, chosen, summary
+    chosen.check(summarise(io.as_float(val.X), "x_val"), val.obs_names)
+    return replace(earlier, val=earlier.prepare(val, dense=dense)), chosen, summary
 
 
 def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Likelihood]:
@@ -379,20 +488,21 @@ def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Lik
 
 
 def _choose_likelihood(
-    name: str | None, decoder_layers: Sequence[Any] | None, x: io.Matrix
+    name: str | None, decoder_layers: Sequence[Any] | None, summary: Summary
 ) -> type[Likelihood]:
     if name is not None:
         return likelihood_named(name)
     last = decoder_layers[-1] if isinstance(decoder_layers, Sequence) and len(decoder_layers) else None
     units = getattr(last, "units", None)
-    if units == x.shape[1]:
+    n_genes = len(summary.low)
+    if units == n_genes:
         return likelihood_named("bernoulli")
     if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
         raise ValueError(
             f"decoder_layers end in a sigmoid layer of {units:,} units, which as the output must have one "
-            f"for each of the {x.shape[1]:,} genes. For hidden layers only, name a likelihood."
+            f"for each of the {n_genes:,} genes. For hidden layers only, name a likelihood."
         )
-    return default_likelihood(x)
+    return default_likelihood(summary)
 
 
 def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing:
@@ -405,13 +515,13 @@ def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing
         raise ValueError(
             f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
         )
-    return replace(prepared, train=cells.take(rows), val=cells.take(held))
+    return replace(prepared, train=cells.keep(rows), val=cells.take(held))
 
 
-def _default_optimizer(likelihood: Likelihood, x: io.Matrix) -> keras.optimizers.Optimizer:
+def _default_optimizer(likelihood: Likelihood, summary: Summary) -> keras.optimizers.Optimizer:
     if likelihood.last_layer_is_output:  # R's contract
         return keras.optimizers.Adam()
-    shallow = likelihood.counts and x.sum(dtype=np.float64) <= DEEP * x.shape[0]
+    shallow = likelihood.counts and summary.total.sum() <= DEEP * summary.cells
     rate = LEARNING_RATE if shallow else DEEP_LEARNING_RATE
     return keras.optimizers.Adam(
         rate,
@@ -433,89 +543,6 @@ def _copy_optimizer(optimizer: Any) -> keras.optimizers.Optimizer:
             f"optimizer must be a Keras optimizer or its name, got {optimizer!r}."
             f"{did_you_mean(optimizer, names)}"
         ) from error
-
-
-def _train(
-    model: VAE,
-    prepared: Preprocessing,
-    epochs: int | None,
-    batch_size: int | None,
-    seed: int,
-    fit_arguments: dict[str, Any],
-) -> dict[str, list[float]]:
-    """Train and return the history."""
-    arguments = dict(fit_arguments)
-    shuffle = bool(arguments.pop("shuffle", True))
-    weight = arguments.pop("sample_weight", None)
-    val_batch_size = arguments.pop("validation_batch_size", None)
-    callbacks = arguments.pop("callbacks", None) or []
-    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-    verbose = arguments.pop("verbose", "auto")
-    cells = prepared.train
-    assert cells is not None
-    n = len(cells)
-    if weight is not None:
-        weight = np.asarray(weight, np.float32)
-        if weight.shape != (n,):
-            raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}.")
-    size = batch_size or _batch_size(n)
-    steps = max(STEPS * np.sqrt(n), LEAST_STEPS)
-    epochs = epochs or int(np.ceil(steps * size / n))
-    batches = CellBatches(
-        cells.x, prepared.y_train, batch_size=size, shuffle=shuffle, seed=seed, sample_weight=weight
-    )
-    val_batches = None
-    if prepared.val is not None:
-        val_batches = CellBatches(
-            prepared.val.x,
-            prepared.y_val,
-            batch_size=val_batch_size or size,
-            shuffle=False,
-            seed=seed,
-        )
-    if verbose == "auto":
-        from tqdm.keras import TqdmCallback
-
-        callbacks.append(TqdmCallback(verbose=0, desc="fitting", unit="epoch"))
-        verbose = 0
-    history = model.fit(
-        batches,
-        epochs=epochs,
-        validation_data=val_batches,
-        callbacks=[*callbacks, _StopOnInterrupt()],
-        verbose=verbose,
-        shuffle=False,  # CellBatches shuffles
-        **arguments,
-    ).history
-    return {name: [float(value) for value in values] for name, values in history.items()}
-
-
-class _StopOnInterrupt(keras.callbacks.Callback):
-    """Let Ctrl-C end training after the current step; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._previous: Any = None
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._stop)
-
-    def _stop(self, *_: Any) -> None:
-        warnings.warn("Training was interrupted; what was learned so far is kept.", UserWarning, stacklevel=2)
-        self.model.stop_training = True
-        self.on_train_end()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-
-def _batch_size(n: int) -> int:
-    """Return the size of batches about equal: a last one of few cells would throw the weights about."""
-    batches = -(-n // int(np.clip(n // 4, LEAST_BATCH_SIZE, BATCH_SIZE)))
-    return -(-n // batches)
 
 
 def _doubts(model: VAE, prepared: Preprocessing, history: Mapping[str, list[float]]) -> list[str]:
@@ -549,20 +576,28 @@ def _doubts(model: VAE, prepared: Preprocessing, history: Mapping[str, list[floa
 def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
     cells = prepared.train
     assert cells is not None
-    mean, sd = encode(model, cells, prepared.y_train)
+    groups = groups_of(cells.obs, prepared.conditions)
+    sizes = np.array([len(rows) for rows in groups.values()])
+    codes = prepared.codes_train
+    x = cells.x
+    if isinstance(x, io.DiskMatrix):  # those that will be looked at, and no others, are read
+        rows = np.sort(np.concatenate(list(chosen_rows(groups, seed).values())))
+        x, codes = x.take(rows), None if codes is None else codes.take(rows)
+        cells = Cells(x, cells.obs.iloc[rows])
+    mean, sd = encode(model, cells, None if codes is None else codes[:])
     if not np.isfinite(mean).all() or not np.isfinite(sd).all():
         raise ValueError(
             "Training diverged: the encoder's output is not finite. Try a smaller learning rate: "
             "optimizer=keras.optimizers.Adam(1e-4)."
         )
     if not model.likelihood.counts:
-        return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed)
-    library = np.asarray(cells.x.sum(axis=1), np.float64).ravel()
+        return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes)
+    library = np.asarray(x.sum(axis=1), np.float64).ravel()
 
     def noise(rows: np.ndarray) -> float:
         rows = rows[:NOISE_CELLS]
-        codes = None if prepared.y_train is None else prepared.y_train[rows]
-        parts = predict(decoder, mean[rows].astype(np.float32), codes, NOISE_CELLS)
+        code = None if codes is None else codes[rows]
+        parts = predict(decoder, mean[rows].astype(np.float32), code, NOISE_CELLS)
         output = keras.tree.pack_sequence_as(decoder.output, parts)
         return float(model.likelihood.relative_noise(output, library[rows][:, None]).mean())
 
@@ -574,5 +609,6 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
         cells.obs,
         prepared.conditions,
         seed=seed,
+        sizes=sizes,
         library_noise=noise,
     )

@@ -21,7 +21,17 @@ from scipy.special import ndtri
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
 from vaexprs.cluster import check_client, drawn_by, in_order
-from vaexprs.io import Matrix, check_output, densify, open_backed, stacked, write, write_blocks
+from vaexprs.io import (
+    DiskMatrix,
+    Matrix,
+    check_output,
+    densify,
+    in_memory,
+    open_backed,
+    stacked,
+    write,
+    write_blocks,
+)
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
 from vaexprs.preprocessing import apportion
@@ -100,12 +110,17 @@ class Generated:
         return self._labels(self.adata.obs)
 
     @property
-    def x_train(self) -> Matrix | None:
-        """Real values, (n_cells, n_genes), in the user's units; None after loading from disk."""
+    def x_train(self) -> Matrix | DiskMatrix | None:
+        """Real values, (n_cells, n_genes), in the user's units, on disk where the fit left them there.
+
+        None after loading from disk.
+        """
         prep = self.fit.preprocessing
         if prep.train is None:
             return None
         x = prep.train.x
+        if isinstance(x, DiskMatrix):
+            return x.mapped(None, None)
         if prep.scaling.kind == "none":
             return x
         return prep.scaling.inverse(densify(x))
@@ -139,21 +154,33 @@ class Generated:
         ValueError
             If `real` and the fit was loaded from disk: no training cell is saved.
         """
-        return (self.joined if real else self.adata).copy()
+        return self.joined.copy() if real else self.adata.to_memory(copy=True)
 
     @cached_property
     def joined(self) -> ad.AnnData:
         """Real and generated cells together, made once: `plot_aug` keeps its embeddings here."""
-        train = self.fit.preprocessing.train
-        if train is None:
-            raise ValueError(
-                "There are no real cells: a fit loaded from disk holds none. Give your own: "
-                "plot_aug(gen, 'UMAP', real=adata)."
-            )
-        return join_real(ad.AnnData(self.x_train, obs=train.obs, var=self.adata.var), self.adata)
+        return join_real(real_cells(self), in_memory(self.adata))
 
     def __repr__(self) -> str:
         return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
+
+
+def real_cells(generated: Generated) -> ad.AnnData:
+    """Return the cells that a fit was made of, in memory and in the user's units.
+
+    Raises
+    ------
+    ValueError
+        If the fit was loaded from disk: no training cell is saved.
+    """
+    train, x = generated.fit.preprocessing.train, generated.x_train
+    if train is None or x is None:
+        raise ValueError(
+            "There are no real cells: a fit loaded from disk holds none. Give your own: "
+            "plot_aug(gen, 'UMAP', real=adata)."
+        )
+    obs = train.obs.set_axis(train.obs.index.astype(str), axis=0)
+    return ad.AnnData(x[:] if isinstance(x, DiskMatrix) else x, obs=obs, var=generated.adata.var)
 
 
 def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,16 +15,16 @@ from keras import ops
 
 from vaexprs._checks import reason
 from vaexprs.batches import as_inputs
-from vaexprs.io import Matrix, densify
+from vaexprs.io import DiskMatrix, Matrix, densify
 from vaexprs.likelihoods import LIKELIHOODS, Head, Likelihood
+from vaexprs.preprocessing import INPUT_TARGET, Summary
 
 RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
-INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
 # A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
 # the inputs get smaller in proportion, or training diverges.
 INPUT_GENES = 2000
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 1_024
 LEAST_COMPILE_TIME = 0.1  # seconds from which on a compiled program is kept
 
 
@@ -46,17 +48,25 @@ class Normalize(keras.layers.Layer):
         self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
         self.built = True
 
-    def start(self, x: Matrix) -> None:
-        """Take mean and standard deviation of each gene from the training cells, (n_cells, n_genes)."""
-        total, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-        for first in range(0, x.shape[0], ROWS_AT_ONCE):
-            block = densify(x[first : first + ROWS_AT_ONCE]).astype(np.float64)
-            if self.counts:
-                block = np.log1p(INPUT_TARGET * block / np.maximum(block.sum(axis=1, keepdims=True), 1))
-            total += block.sum(axis=0)
-            squares += (block**2).sum(axis=0)
-        mean = total / x.shape[0]
-        sd = np.sqrt(np.maximum(squares / x.shape[0] - mean**2, 0))
+    def start(self, x: Matrix | DiskMatrix, summary: Summary) -> None:
+        """Take mean and standard deviation of each gene from the training cells.
+
+        Parameters
+        ----------
+        x
+            Prepared cells, (n_cells, n_genes).
+        summary
+            Of the cells' own values.
+        """
+        n, total, squares = summary.cells, summary.logged, summary.logged_squares
+        if not self.counts:
+            n, total, squares = x.shape[0], np.zeros(x.shape[1]), np.zeros(x.shape[1])
+            for first in range(0, x.shape[0], ROWS_AT_ONCE):
+                block = densify(x[first : first + ROWS_AT_ONCE]).astype(np.float64)
+                total += block.sum(axis=0)
+                squares += (block**2).sum(axis=0)
+        mean = total / n
+        sd = np.sqrt(np.maximum(squares / n - mean**2, 0))
         self.centre.assign(mean)
         # a gene that hardly varies must not be blown up to the size of the others
         self.spread.assign(np.maximum(sd, 0.1 * np.sqrt(np.mean(sd**2)) + 1e-6))
@@ -141,6 +151,7 @@ class VAE(keras.Model):
         self.joined = joined
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
+        self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
 
     def compute_loss(
         self,
@@ -163,6 +174,25 @@ class VAE(keras.Model):
             loss = loss + ops.sum(penalty)
         return loss
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Pass over steps that were done earlier, and let JAX run those of one execution as one program."""
+        super().make_train_function(force)
+        run: Callable[..., Any] = vars(self)["train_function"]
+        most = self.steps_per_execution
+        alone = keras.distribution.distribution() is None
+        if keras.backend.backend() == "jax" and alone and most > 1:
+            run = _several_steps(self.train_step, most)
+
+        def train(state: Any, iterator: Iterator[Any]) -> Any:
+            passed = min(self.steps_done, most)
+            if not passed:
+                return run(state, iterator)
+            self.steps_done -= len(list(itertools.islice(iterator, passed)))
+            rest = list(itertools.islice(iterator, most - passed))
+            return run(state, iter(rest)) if rest else ({}, state)
+
+        self.train_function = train
+
     def encoder(self) -> keras.Model:
         """Return the encoder from the inputs to ``z_mean``."""
         return keras.Model(self.input, self.get_layer("z_mean").output, name="encoder")
@@ -177,6 +207,12 @@ class VAE(keras.Model):
         for name in self.decoder_layers:
             hidden = _call(self.get_layer(name), hidden, condition)
         return keras.Model(as_inputs(z, condition), hidden, name="decoder")
+
+    def local_copy(self) -> VAE:
+        """Return the same model with its weights on this process's own devices."""
+        copy = VAE.from_config(self.get_config())
+        copy.set_weights([np.asarray(weight.value) for weight in self.weights])
+        return copy
 
     def uncompiled(self) -> VAE:
         """Return the same model without optimizer, as it is saved."""
@@ -215,6 +251,45 @@ class VAE(keras.Model):
             decoder_layers=config["decoder_layers"],
             joined=config["joined"],
         )
+
+
+def _several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """Return a train function in the form of Keras' that takes up to `most` batches at once.
+
+    The batches, which must be of one size, are put into the same `most` places each time, and how many there
+    are is told apart: a shorter group at the end of an epoch needs no program of its own.
+    """
+    import jax
+
+    @partial(jax.jit, donate_argnums=0)
+    def run(state: Any, batches: Any, n: Any) -> Any:
+        def one(i: Any, carried: Any) -> Any:
+            batch = jax.tree.map(lambda part: part[i], batches)
+            return step(carried[1], batch)
+
+        shapes = jax.eval_shape(step, state, jax.tree.map(lambda part: part[0], batches))[0]
+        logs = jax.tree.map(lambda part: jax.numpy.zeros(part.shape, part.dtype), shapes)
+        return jax.lax.fori_loop(0, n, one, (logs, state))
+
+    # JAX may read NumPy's memory while it computes: one set of places is filled while it works on the other
+    sets: list[tuple[list[np.ndarray], Any]] = [([], None), ([], None)]
+
+    def train(state: Any, iterator: Iterator[Any]) -> Any:
+        places, busy = sets.pop(0)
+        jax.block_until_ready(busy)
+        n = 0
+        for batch in itertools.chain([next(iterator)], itertools.islice(iterator, most - 1)):
+            parts, form = jax.tree.flatten(batch)
+            if not places:
+                places = [np.empty((most, *np.shape(part)), np.asarray(part).dtype) for part in parts]
+            for place, part in zip(places, parts, strict=True):
+                place[n] = part
+            n += 1
+        logs, state = run(state, jax.tree.unflatten(form, places), n)
+        sets.append((places, logs))
+        return logs, state
+
+    return train
 
 
 def join(x: Any, condition: Any) -> Any:
@@ -300,7 +375,8 @@ def build_vae(
     decoder_layers: Sequence[keras.layers.Layer] | None,
     *,
     likelihood: Likelihood,
-    x: Matrix,
+    x: Matrix | DiskMatrix,
+    summary: Summary,
     level_cells: Sequence[int],
     latent_dim: int,
     regularization: float,
@@ -316,7 +392,9 @@ def build_vae(
         Of the prepared values; its head follows the decoder's layers, unless the last of these is the
         output.
     x
-        Prepared training cells, (n_cells, n_genes): the starting values come from them.
+        Prepared training cells, (n_cells, n_genes): the starting values come from them and ...
+    summary
+        ... the summary of their own values.
     level_cells
         Number of training cells in each one-hot condition column; empty for an unconditional model.
     latent_dim
@@ -340,7 +418,7 @@ def build_vae(
         if likelihood.scaling_in_network:
             normalize = Normalize(likelihood.counts, name="normalize")
             hidden = normalize(hidden)
-            normalize.start(x)
+            normalize.start(x, summary)
         hidden = join(hidden, condition)
         for layer in encoder:
             hidden = _apply(layer, hidden, "encoder_layers")
@@ -361,7 +439,7 @@ def build_vae(
                     f"The last of decoder_layers must have as many units as there are genes under likelihood "
                     f"{likelihood.name!r}: {n_genes:,}, got {hidden.shape[-1]:,}."
                 )
-        likelihood.start(decoder[-1], x)
+        likelihood.start(decoder[-1], x, summary)
         return VAE(
             as_inputs(expression, condition),
             {"output": hidden, "z_mean": z_mean, "z_log_stddev": z_log_stddev},

@@ -16,8 +16,16 @@ import keras
 import numpy as np
 
 from vaexprs._checks import check_choice, did_you_mean, some
-from vaexprs.generation import Generated, join_real
-from vaexprs.io import as_float, densify, written_whole
+from vaexprs.comparison import at_hand, label_key_of, sampled_training
+from vaexprs.generation import Generated, join_real, real_cells
+from vaexprs.io import (
+    as_float,
+    densify,
+    from_object,
+    limits,
+    open_group,
+    written_whole,
+)
 from vaexprs.networks import VAE
 from vaexprs.preprocessing import Scaling
 from vaexprs.result import VAEFit
@@ -50,6 +58,7 @@ GROUP_STYLE = {
 }
 BACKGROUND = "#D9D9D9"
 MOST_PANELS = 24
+MOST_FROM_DISK = 5_000  # cells of each set that is left on disk
 PCS = 50
 
 
@@ -195,10 +204,11 @@ def _record(layer: keras.layers.Layer) -> str:
 
 
 def plot_aug(
-    x: Generated | ad.AnnData,
+    x: Generated | ad.AnnData | str | os.PathLike[str],
     plot_fun: str,
     *,
-    real: ad.AnnData | None = None,
+    real: Any = None,
+    layer: str | None = None,
     label_key: str | None = None,
     seed: int = 0,
     **kwargs: Any,
@@ -207,16 +217,21 @@ def plot_aug(
 
     The reduction sees the cells as the model does: log(1 + counts per 10,000) for counts, the fit's own
     scaling for the rest. The embedding is also put into ``obsm`` of the AnnData: for generated cells into
-    ``x.adata``, and real ones have theirs in ``x.to_anndata(real=True)``.
+    ``x.adata``, and real ones have theirs in ``x.to_anndata(real=True)``. Of cells that are on disk and take
+    more than 64 MiB at most 5,000 real and as many generated ones are shown, drawn at random in the
+    proportions of the labels but with some of each; a warning and the caption say so.
 
     Parameters
     ----------
     x
-        What `gen_exprs` returned, or an AnnData of real and generated cells with ``obs["group"]``.
+        What `gen_exprs` returned, or an AnnData of real and generated cells with ``obs["group"]``, or a path
+        to one.
     plot_fun
         "PCA", "MDS" (classical), "TSNE", "UMAP", "NMF" or "DiffusionMap".
     real
-        Real cells, where the fit was loaded from disk and has none.
+        Real cells (AnnData, BiocPy experiment or path), where the fit was loaded from disk and has none.
+    layer
+        Layer of `real` with the values; by default X.
     label_key
         Column of `obs` with the labels of the panels; by default the label of the fit.
     seed
@@ -237,7 +252,9 @@ def plot_aug(
         If `x` is of another kind, or the reduction does not know an argument.
     """
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
-    joined, label_key = _joined(x, real, label_key)
+    joined, label_key, notes = _joined(x, real, layer, label_key, seed)
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
@@ -247,9 +264,13 @@ def plot_aug(
         raise TypeError(f"The reduction {method} does not know an argument: {error}") from error
     key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
     joined.obsm[key] = embedding
-    if isinstance(x, Generated):
-        x.adata.obsm[key] = embedding[(joined.obs["group"] == "generated").to_numpy()]
-    return _figure(embedding[:, :2], axes, joined, label_key)
+    made = embedding[(joined.obs["group"] == "generated").to_numpy()]
+    if isinstance(x, Generated) and len(made) == x.adata.n_obs:
+        x.adata.obsm[key] = made
+    figure = _figure(embedding[:, :2], axes, joined, label_key)
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7)
+    return figure
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -267,32 +288,54 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
     return path
 
 
+def has_groups(path: str | os.PathLike[str]) -> bool:
+    """Whether the cells of a file say which of them are real and which generated."""
+    group = open_group(path)
+    return "obs" in group and "group" in group["obs"]
+
+
 def _joined(
-    x: Generated | ad.AnnData, real: ad.AnnData | None, label_key: str | None
-) -> tuple[ad.AnnData, str | None]:
-    """Return real and generated cells in one AnnData, and the column of their labels."""
+    x: Any, real: Any, layer: str | None, label_key: str | None, seed: int
+) -> tuple[ad.AnnData, str | None, list[str]]:
+    """Return real and generated cells in one AnnData, the column of their labels, and what was left out."""
+    if not isinstance(x, (Generated, ad.AnnData, str, os.PathLike)):
+        raise TypeError(f"x must be what gen_exprs returned or an AnnData, got {type(x).__name__}.")
+    cells = x.adata if isinstance(x, Generated) else x
     if isinstance(x, Generated):
-        joined = join_real(real, x.adata) if real is not None else x.joined
         label_key = label_key or x.fit.preprocessing.conditions.label_key
-    elif isinstance(x, ad.AnnData):
-        joined = x if real is None else join_real(real, x)
+    else:
+        label_key = label_key_of(cells, label_key)
+    keys = [label_key] if isinstance(x, Generated) or real is not None else ["group", label_key]
+    made = at_hand(cells, keys=keys, seed=seed, most=MOST_FROM_DISK)
+    looked = {"generated": made}
+    if real is not None:
+        looked["real"] = at_hand(real, keys=[label_key], seed=seed, layer=layer, most=MOST_FROM_DISK)
+        joined = join_real(from_object(looked["real"].cells, layer=layer), made.cells)
+    elif isinstance(x, Generated):
+        train = sampled_training(x.fit.preprocessing, seed=seed, most=MOST_FROM_DISK)
+        if train is not None:
+            looked["training"] = train
+            joined = join_real(train.cells, made.cells)
+        else:
+            joined = x.joined if made.of is None else join_real(real_cells(x), made.cells)
+    else:
+        looked = {"given": made}
+        joined = made.cells
+    notes = [note for name, part in looked.items() for note in part.told(name)]
+    if not isinstance(x, Generated):
         groups = set(joined.obs["group"].astype(str)) if "group" in joined.obs else set()
         if not groups or not groups <= set(GROUP_STYLE):
             raise ValueError(
                 "obs['group'] must say 'real' or 'generated' for each cell. Give generated cells together "
                 "with real ones: plot_aug(generated, 'UMAP', real=adata)."
             )
-        if label_key is None:
-            label_key = str(joined.uns.get("vaexprs", {}).get("label_key", "")) or None
-    else:
-        raise TypeError(f"x must be what gen_exprs returned or an AnnData, got {type(x).__name__}.")
     if label_key is not None and label_key not in joined.obs:
         raise ValueError(
             "label_key must be a column that real and generated cells have "
             f"({some(list(joined.obs.columns))}), got {label_key!r}."
             f"{did_you_mean(label_key, joined.obs.columns)}"
         )
-    return joined, label_key
+    return joined, label_key, notes
 
 
 def model_space(joined: ad.AnnData) -> np.ndarray:
@@ -302,7 +345,7 @@ def model_space(joined: ad.AnnData) -> np.ndarray:
     if recipe["counts"]:
         return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
     real = dense[(joined.obs["group"] == "real").to_numpy()]
-    return np.asarray(Scaling.fit(str(recipe["scaling"]), real).forward(dense))
+    return np.asarray(Scaling.fit(str(recipe["scaling"]), *limits(real)).forward(dense))
 
 
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]

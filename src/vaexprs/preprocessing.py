@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import check_choice, did_you_mean, some
-from vaexprs.io import Matrix, as_float, densify, limits, stored
+from vaexprs.io import DiskCells, DiskMatrix, Matrix, as_float, densify, limits, row_blocks, stored
 
 # Box & Cox's family ((1 + x)^p - 1) / p for the power p (1964, doi:10.1111/j.2517-6161.1964.tb00553.x): name,
 # power, function, inverse. Each leaves 0 at 0, so that a sparse matrix stays sparse.
@@ -22,6 +23,8 @@ POWERS: dict[str, tuple[float, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "log1p": (0.0, np.log1p, np.expm1),
 }
 SCALINGS = (*POWERS, "minmax")
+INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
+MOST_NAMED = 5  # rows that a summary remembers of a kind
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,11 @@ class Scaling:
     range: np.ndarray
 
     @classmethod
-    def fit(cls, kind: str, x: Matrix) -> Scaling:
-        """Return the scaling of this kind with the limits of `x`, (n_cells, n_genes)."""
+    def fit(cls, kind: str, low: np.ndarray, high: np.ndarray) -> Scaling:
+        """Return the scaling of this kind with the limits of each gene, (n_genes,)."""
         check_choice("kind", kind, SCALINGS)
         if kind != "minmax":
             return cls(kind, np.empty(0), np.empty(0))
-        low, high = limits(x)
         return cls(kind, low, high - low)
 
     def forward(self, x: Matrix) -> Matrix:
@@ -130,6 +132,32 @@ class Conditions:
             )
         return str(value)
 
+    def columns(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return for rows of levels the one-hot column of each key, (n_cells, n_keys), int32.
+
+        Raises
+        ------
+        ValueError
+            If a value is not a level.
+        """
+        columns = np.empty((len(frame), len(self.levels)), np.int32)
+        first = 0
+        for i, (key, levels) in enumerate(self.levels.items()):
+            values = frame[key].astype("category").cat
+            known = pd.Index(levels).get_indexer(values.categories.astype(str))
+            codes = np.append(known, -1)[values.codes]
+            if (codes < 0).any():
+                self.check(key, frame[key].to_numpy()[np.argmax(codes < 0)])
+            columns[:, i] = first + codes
+            first += len(levels)
+        return columns
+
+    def expand(self, columns: np.ndarray) -> np.ndarray:
+        """Return the one-hot code of what `columns` gave, (n_cells, width), float32."""
+        code = np.zeros((len(columns), self.width), np.float32)
+        np.put_along_axis(code, columns, 1.0, axis=1)
+        return code
+
     def one_hot(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the one-hot code of rows of levels, (n_cells, width), float32.
 
@@ -138,13 +166,22 @@ class Conditions:
         ValueError
             If a value is not a level.
         """
-        blocks = [np.zeros((len(frame), 0), np.float32)]
-        for key, levels in self.levels.items():
-            codes = pd.Index(levels).get_indexer(pd.Index(frame[key].astype(str)))
-            if (codes < 0).any():
-                self.check(key, frame[key].to_numpy()[np.argmax(codes < 0)])
-            blocks.append(np.eye(len(levels), dtype=np.float32)[codes])
-        return np.concatenate(blocks, axis=1)
+        return self.expand(self.columns(frame))
+
+
+@dataclass(frozen=True)
+class LevelCodes:
+    """One-hot codes of many cells, kept as column numbers: rows are made when they are asked for."""
+
+    conditions: Conditions
+    columns: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        return self.conditions.expand(self.columns[rows])
+
+    def take(self, rows: np.ndarray) -> LevelCodes:
+        """Return those of some of the cells."""
+        return LevelCodes(self.conditions, self.columns[rows])
 
 
 @dataclass(frozen=True)
@@ -154,20 +191,27 @@ class Cells:
     Parameters
     ----------
     x
-        What the network sees, (n_cells, n_genes), float32, dense or CSR.
+        What the network sees, (n_cells, n_genes), float32, dense, CSR or left on disk.
     obs
         The label and the covariates of each cell, as strings; the index names the cells.
     """
 
-    x: Matrix
+    x: Matrix | DiskMatrix
     obs: pd.DataFrame
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
 
     def take(self, rows: np.ndarray) -> Cells:
-        """Return some of the cells."""
-        return Cells(self.x[rows], self.obs.iloc[rows])
+        """Return some of the cells, in memory; of a matrix on disk sorted ones."""
+        x = self.x.take(rows) if isinstance(self.x, DiskMatrix) else self.x[rows]
+        return Cells(x, self.obs.iloc[rows])
+
+    def keep(self, rows: np.ndarray) -> Cells:
+        """Return some of the cells, left on disk where they are there."""
+        if isinstance(self.x, DiskMatrix):
+            return Cells(self.x.keep(rows), self.obs.iloc[rows])
+        return self.take(rows)
 
 
 @dataclass(frozen=True)
@@ -215,10 +259,25 @@ class Preprocessing:
         """One-hot conditions of the validation cells, (n_cells, width), or None."""
         return self._codes(self.val)
 
+    @property
+    def codes_train(self) -> LevelCodes | None:
+        """The same as `y_train`, made for the rows that are asked for; None without conditions."""
+        if self.train is None or not self.conditions.levels:
+            return None
+        return LevelCodes(self.conditions, self.conditions.columns(self.train.obs))
+
+    @property
+    def level_cells(self) -> list[int]:
+        """Number of training cells in each one-hot column, (width,); empty without conditions."""
+        if self.train is None or not self.conditions.levels:
+            return []
+        columns = self.conditions.columns(self.train.obs).ravel()
+        return [int(n) for n in np.bincount(columns, minlength=self.conditions.width)]
+
     def _codes(self, cells: Cells | None) -> np.ndarray | None:
         return None if cells is None or not self.conditions.levels else self.conditions.one_hot(cells.obs)
 
-    def prepare(self, adata: ad.AnnData, *, dense: bool) -> Cells:
+    def prepare(self, adata: ad.AnnData | DiskCells, *, dense: bool) -> Cells:
         """Return cells scaled with this preprocessing's limits and checked against its codes.
 
         Parameters
@@ -228,9 +287,14 @@ class Preprocessing:
         dense
             Whether a sparse matrix is made dense.
         """
-        x = self.scaling.forward(as_float(self._match_genes(adata).X))
-        if dense:
-            x = densify(x)
+        genes = self._order_of_genes(adata)
+        x: Any
+        if isinstance(adata, DiskCells):
+            x = adata.X.mapped(genes, self.scaling.forward)
+        else:
+            x = self.scaling.forward(as_float(adata.X if genes is None else adata.X[:, genes]))
+            if dense:
+                x = densify(x)
         obs = pd.DataFrame(
             {
                 key: column_of_levels(
@@ -245,9 +309,10 @@ class Preprocessing:
                 self.conditions.check(key, value)
         return Cells(x, obs)
 
-    def _match_genes(self, adata: ad.AnnData) -> ad.AnnData:
+    def _order_of_genes(self, adata: ad.AnnData | DiskCells) -> np.ndarray | None:
+        """Return the columns of `adata` in this order of genes; None where they have it."""
         if list(adata.var_names) == list(self.genes):
-            return adata
+            return None
         missing = self.genes.difference(adata.var_names, sort=False)
         extra = adata.var_names.difference(self.genes, sort=False)
         if len(missing) or len(extra):
@@ -255,7 +320,7 @@ class Preprocessing:
                 f"The genes must be the {len(self.genes):,} of the training cells, got {adata.n_vars:,}: "
                 f"missing {some(list(missing)) or 'none'}; not among them {some(list(extra)) or 'none'}."
             )
-        return adata[:, self.genes]
+        return np.asarray(adata.var_names.get_indexer(self.genes))
 
     def without_cells(self) -> Preprocessing:
         """Return the same with no cell in it, as it is saved."""
@@ -323,8 +388,8 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
     return Conditions(label_key, levels)
 
 
-def check_cells(adata: ad.AnnData, name: str) -> None:
-    """Check that a matrix of cells can be learned from.
+def check_cells(adata: ad.AnnData | DiskCells, name: str) -> None:
+    """Check that a matrix of cells can be learned from; its values where they are in memory.
 
     Raises
     ------
@@ -342,17 +407,130 @@ def check_cells(adata: ad.AnnData, name: str) -> None:
             f"Gene names must be unique, got {len(twice):,} more than once: {some(list(twice))}. "
             "Make them so: adata.var_names_make_unique()."
         )
-    values = stored(adata.X)
+    if not isinstance(adata, DiskCells):
+        check_finite(stored(adata.X), name)
+
+
+def check_finite(values: np.ndarray, name: str) -> None:
+    """Check that there is no NaN and nothing infinite among some values.
+
+    Raises
+    ------
+    ValueError
+        If there is.
+    """
     for bad, test in (("NaN", np.isnan), ("infinite", np.isinf)):
         n = int(test(values).sum())
         if n:
             raise ValueError(f"{name} must hold finite values, got {n:,} {bad} values.")
 
 
-def constant_genes(x: Matrix, genes: pd.Index) -> list[str]:
-    """Return the names of the genes with the same value in every cell."""
-    low, high = limits(x)
-    return list(genes[low == high])
+@dataclass(frozen=True)
+class Summary:
+    """What is to be known of a matrix before training, taken in one pass over its rows.
+
+    Parameters
+    ----------
+    cells
+        Number of cells.
+    low, high, total
+        Smallest and largest value of each gene, and their sum, (n_genes,).
+    nonzero, fractions
+        How many values are not 0, and how many are not whole.
+    empty
+        Rows whose values sum up to 0, the first few: (at most MOST_NAMED,), and `n_empty`, their number.
+    logged, logged_squares
+        Sums over the cells of ``log(1 + 1e4 x / library size)`` and of its square, (n_genes,).
+    """
+
+    cells: int
+    low: np.ndarray
+    high: np.ndarray
+    total: np.ndarray
+    nonzero: int
+    fractions: int
+    empty: np.ndarray
+    n_empty: int
+    logged: np.ndarray
+    logged_squares: np.ndarray
+
+    @classmethod
+    def of(cls, x: Matrix) -> Summary:
+        """Return the summary of a matrix in memory, (n_cells, n_genes)."""
+        values = stored(x)
+        library = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
+        scale = INPUT_TARGET / np.maximum(library, 1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # values may be negative: then nobody asks
+            if sp.issparse(x):
+                data = np.log1p(values * np.repeat(scale, np.diff(x.indptr)))
+                logged, squares = (sp.csr_matrix((d, x.indices, x.indptr), x.shape) for d in (data, data**2))
+            else:
+                logged = np.log1p(x * scale[:, None])
+                squares = logged**2
+        low, high = limits(x)
+        empty = np.flatnonzero(library == 0)
+
+        def column_sums(part: Matrix) -> np.ndarray:
+            return np.asarray(part.sum(axis=0, dtype=np.float64)).ravel()
+
+        return cls(
+            cells=x.shape[0],
+            low=low,
+            high=high,
+            total=column_sums(x),
+            nonzero=int(np.count_nonzero(values)),
+            fractions=int((values != np.round(values)).sum()),
+            empty=empty[:MOST_NAMED],
+            n_empty=len(empty),
+            logged=column_sums(logged),
+            logged_squares=column_sums(squares),
+        )
+
+    def joined(self, other: Summary) -> Summary:
+        """Return the summary of these cells and others that follow them."""
+        return Summary(
+            cells=self.cells + other.cells,
+            low=np.minimum(self.low, other.low),
+            high=np.maximum(self.high, other.high),
+            total=self.total + other.total,
+            nonzero=self.nonzero + other.nonzero,
+            fractions=self.fractions + other.fractions,
+            empty=np.append(self.empty, self.cells + other.empty)[:MOST_NAMED],
+            n_empty=self.n_empty + other.n_empty,
+            logged=self.logged + other.logged,
+            logged_squares=self.logged_squares + other.logged_squares,
+        )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of these figures: that of two matrices differs, or they are hardly different."""
+        parts = (np.array([self.cells, self.nonzero]), self.low, self.high, self.total, self.logged)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the values are counts: whole and not negative."""
+        return not self.fractions and self.low.min() >= 0
+
+    def constant_genes(self, genes: pd.Index) -> list[str]:
+        """Return the names of the genes with the same value in every cell."""
+        return list(genes[self.low == self.high])
+
+
+def summarise(x: Matrix, name: str) -> Summary:
+    """Return the summary of a matrix in memory or on disk, read once from its first row to its last.
+
+    Raises
+    ------
+    ValueError
+        If it holds NaN or infinite values.
+    """
+    summary = None
+    for block in row_blocks(x):
+        check_finite(stored(block), name)
+        part = Summary.of(block)
+        summary = part if summary is None else summary.joined(part)
+    assert summary is not None
+    return summary
 
 
 def split_rows(

@@ -13,6 +13,7 @@ from vaexprs.comparison import (
     Axes,
     CellSet,
     as_cells,
+    at_hand,
     label_key_of,
     matched_rows,
     rows_in,
@@ -193,6 +194,10 @@ def audit_privacy(
     Wilson's (1927, doi:10.1080/01621459.1927.10502953), and that of a donor's AUC is Newcombe's fifth
     (2006, doi:10.1002/sim.2324), since donors are few. A pass is no guarantee: other attacks may do better.
 
+    Of a set that is on disk and takes more than 64 MiB a random sample is read and looked at, at most 20,000
+    cells and 256 MiB, in the proportions of the labels but with some of each; the
+    notes say so. Copies of cells that are not in it are not found.
+
     Examples
     --------
     >>> import vaexprs as vx
@@ -205,9 +210,15 @@ def audit_privacy(
     made = as_cells(generated)
     label_key = label_key_of(made, label_key)
     keys = {"label_key": label_key, "donor_key": donor_key}
+    looked = {"generated": at_hand(made, keys=[label_key], seed=seed)}
+    for name, given in (("train", train), ("holdout", holdout)):
+        looked[name] = at_hand(given, keys=[*keys.values()], seed=seed, layer=layer)
+    notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+    if notes:
+        notes.append("Copies among the cells that were not looked at were not found.")
+    made, others = looked["generated"].cells, {name: looked[name].cells for name in ("train", "holdout")}
     # generated cells need no donor
-    sets = side_by_side(made, {"train": train, "holdout": holdout}, keys=keys, optional={"donor_key"})
-    notes: list[str] = []
+    sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer)
     cells = _comparable(sets, label_key, notes)
     attack = _attack(cells, seed)
     rows = [

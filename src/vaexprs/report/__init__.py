@@ -34,7 +34,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
 
 def write_report(
     fit: VAEFit,
-    generated: Generated | ad.AnnData,
+    generated: Generated | ad.AnnData | str | os.PathLike[str],
     real: Any,
     path: str | os.PathLike[str],
     *,
@@ -51,14 +51,15 @@ def write_report(
     It is one HTML file that loads nothing from elsewhere: interactive figures, the tables of `evaluate` and
     `audit_privacy`, the network and its training, and what is needed to repeat the run. It holds names,
     labels and map positions of at most 2,000 real and as many generated cells, and no expression values of
-    single cells.
+    single cells. Of a set that is on disk and takes more than 64 MiB a random sample is looked at (see
+    `evaluate`); the page says so.
 
     Parameters
     ----------
     fit
         The fit that the cells were generated from.
     generated
-        What `gen_exprs` returned, or its AnnData.
+        What `gen_exprs` returned, its AnnData or a path.
     real
         Real cells, best such as the model has not seen: AnnData, BiocPy experiment or path.
     path

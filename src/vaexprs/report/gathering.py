@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,11 +13,21 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.comparison import CellSet, as_cells, label_key_of, random_rows, side_by_side
+from vaexprs.comparison import (
+    AtHand,
+    CellSet,
+    as_cells,
+    at_hand,
+    label_key_of,
+    random_rows,
+    sampled_training,
+    side_by_side,
+    stratified,
+)
 from vaexprs.density import LatentDensity
 from vaexprs.generation import Generated
 from vaexprs.io import densify, fingerprint, from_object
-from vaexprs.preprocessing import Cells, apportion
+from vaexprs.preprocessing import Cells
 from vaexprs.report.figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
 from vaexprs.report.page import Page
 from vaexprs.result import VAEFit, encode
@@ -33,7 +43,7 @@ PACKAGES = ("vaexprs", "keras", "jax", "numpy", "anndata", "scikit-learn")
 
 def gather(
     fit: VAEFit,
-    generated: Generated | ad.AnnData,
+    generated: Any,
     real: Any,
     *,
     train: Any,
@@ -46,10 +56,18 @@ def gather(
     """Return the page of generated cells; the arguments are those of `write_report`."""
     from vaexprs import evaluation, privacy, scorecard
 
-    made = as_cells(generated)
-    label_key = label_key_of(made, label_key) or fit.preprocessing.conditions.label_key
-    real, given = from_object(real, layer=layer), train is not None
-    train = training_cells(fit, made) if train is None else from_object(train, layer=layer)
+    cells = as_cells(generated)
+    label_key = label_key_of(cells, label_key) or fit.preprocessing.conditions.label_key
+    keys, given = [label_key, donor_key], train is not None
+    looked = {"generated": at_hand(cells, keys=keys, seed=seed)}
+    made = looked["generated"].cells
+    looked["real"] = _taken(real, keys, layer, seed)
+    if given:
+        looked["train"] = _taken(train, keys, layer, seed)
+    elif fit.preprocessing.train is not None:
+        looked["train"] = training_cells(fit, made, seed)
+    sample_notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+    real, train = looked["real"].cells, looked["train"].cells if "train" in looked else None
     others = {"real": real} | ({} if train is None else {"train": train})
     sets = side_by_side(made, others, keys={"label_key": label_key})
     with_donor = donor_key is not None and donor_key in made.obs
@@ -62,14 +80,17 @@ def gather(
         seed=seed,
         progress=progress,
     )
-    notes = list(table.attrs.get("notes", []))
+    notes = [*sample_notes, *table.attrs.get("notes", [])]
     if donor_key is not None and not with_donor:
         notes.append("The generated cells have no donor, so donors were not compared.")
     found, audit_notes = audit(made, train, real, label_key, donor_key, seed)
+    if sample_notes and found is not None:
+        audit_notes.append("Copies among the cells that were not looked at were not found.")
+    n = looked["generated"].of or made.n_obs
     recipe = made.uns.get("vaexprs", {})
     return Page(
-        title=f"Report on {made.n_obs:,} generated cells",
-        facts=facts(sets, label_key),
+        title=f"Report on {n:,} generated cells",
+        facts=facts(sets, label_key, {name: part.of for name, part in looked.items()}),
         answers=[*scorecard.answers(table), privacy.answer(found)],
         evaluation=table,
         metrics=scorecard.METRICS,
@@ -84,12 +105,12 @@ def gather(
         architecture=architecture(fit),
         latent=latent_view(fit, real, seed),
         recipe={
-            "Generated cells": {**readable(recipe), "sha256": fingerprint(made)},
-            "Real cells": {**described(real), "sha256": fingerprint(real)},
+            "Generated cells": {**readable(recipe), "sha256": _mark(looked["generated"])},
+            "Real cells": {**described(looked["real"]), "sha256": _mark(looked["real"])},
             "Training cells": (
                 {"cells": "not at hand (the fit was loaded from disk)"}
                 if train is None
-                else {**described(train), "sha256": fingerprint(train)}
+                else {**described(looked["train"]), "sha256": _mark(looked["train"])}
             ),
             "Model": of_model(fit),
             "This report": readable(
@@ -100,7 +121,7 @@ def gather(
         code=code(
             fit,
             recipe,
-            made.n_obs,
+            n,
             given=given,
             label_key=label_key,
             donor_key=donor_key,
@@ -138,54 +159,47 @@ def audit(
     return table, [*notes, *table.attrs.get("notes", [])]
 
 
-def training_cells(fit: VAEFit, made: ad.AnnData) -> ad.AnnData | None:
-    """Return the fit's training cells in the user's units, or None where it holds none."""
-    train = fit.preprocessing.train
-    if train is None:
-        return None
+def _taken(cells: Any, keys: Sequence[str | None], layer: str | None, seed: int) -> AtHand:
+    """Return real cells in memory, or a sample of them, as an AnnData with their values in X."""
+    looked = at_hand(cells, keys=keys, seed=seed, layer=layer)
+    return AtHand(from_object(looked.cells, layer=layer), looked.of)
+
+
+def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> AtHand:
+    """Return the fit's training cells in the user's units; a sample where they are on disk."""
+    prep = fit.preprocessing
+    assert prep.train is not None
+    sample = sampled_training(prep, seed=seed)
+    if sample is not None:
+        return sample
     x = Generated(made, fit).x_train
-    return ad.AnnData(
-        sp.csr_matrix(x) if sp.issparse(made.X) else densify(x),
-        obs=train.obs.copy(),
-        var=pd.DataFrame(index=fit.preprocessing.genes),
+    return AtHand(
+        ad.AnnData(
+            sp.csr_matrix(x) if sp.issparse(made.X) else densify(x),
+            obs=prep.train.obs.copy(),
+            var=pd.DataFrame(index=prep.genes),
+        )
     )
 
 
-def facts(sets: Mapping[str, CellSet], label_key: str | None) -> dict[str, str]:
-    """Return the numbers of the fact line."""
-    made, real = sets["generated"], sets["real"]
+def facts(
+    sets: Mapping[str, CellSet], label_key: str | None, totals: Mapping[str, int | None]
+) -> dict[str, str]:
+    """Return the numbers of the fact line; `totals` are those of sets that are a sample."""
+    made = sets["generated"]
     found = {
-        "Generated cells": f"{len(made):,}",
-        "Real cells beside them": f"{len(real):,}",
+        title: f"{totals.get(name) or len(sets[name]):,}"
+        for name, title in (
+            ("generated", "Generated cells"),
+            ("real", "Real cells beside them"),
+            ("train", "Training cells"),
+        )
+        if name in sets
     }
-    if "train" in sets:
-        found["Training cells"] = f"{len(sets['train']):,}"
     found["Genes"] = f"{len(made.genes):,}"
     if label_key is not None:
         found["Labels"] = f"{len(set(made.column(label_key))):,}"
     return found
-
-
-def stratified(column: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Return sorted random rows, at most `most`, in the labels' proportions but with some of every label.
-
-    Parameters
-    ----------
-    column
-        Label of each cell, (n_cells,).
-    most
-        Number of rows.
-    rng
-        Source of randomness.
-    """
-    if len(column) <= most:
-        return np.arange(len(column))
-    names, sizes = np.unique(column.astype(str), return_counts=True)
-    sure = np.minimum(sizes, max(1, most // (4 * len(names))))
-    sure = sure if sure.sum() <= most else np.zeros_like(sizes)
-    share = sure + apportion(sizes - sure, most - int(sure.sum()))
-    wanted = {str(name): int(n) for name, n in zip(names, share, strict=True)}
-    return np.sort(np.concatenate(list(random_rows(rng, column.astype(str), wanted).values())))
 
 
 def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> Embedding:
@@ -294,9 +308,13 @@ def architecture(fit: VAEFit) -> str:
     return plot_vae(fit)._repr_svg_()
 
 
-def described(cells: ad.AnnData) -> dict[str, str]:
+def described(looked: AtHand) -> dict[str, str]:
     """Return the size of a set of cells."""
-    return {"cells": f"{cells.n_obs:,}", "genes": f"{cells.n_vars:,}"}
+    return {"cells": f"{looked.of or looked.cells.n_obs:,}", "genes": f"{looked.cells.n_vars:,}"}
+
+
+def _mark(looked: AtHand) -> str:
+    return fingerprint(looked.cells) if looked.of is None else "not taken: the cells are on disk"
 
 
 def readable(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -332,9 +350,8 @@ def of_model(fit: VAEFit) -> dict[str, str]:
     }
     data = fit.recipe.get("data", {})
     if data:
-        described["trained on"] = (
-            f"{data['cells']:,} cells x {data['genes']:,} genes, sha256 {data['sha256']}"
-        )
+        mark = f"sha256 {data['sha256']}" if "sha256" in data else f"left on disk in {data['file']}"
+        described["trained on"] = f"{data['cells']:,} cells x {data['genes']:,} genes, {mark}"
     return described | {
         "components of the latent density": f"{sum(m.n_components for m in fit.density.mixtures):,} "
         f"for {len(fit.density.mixtures):,} conditions"

@@ -1,0 +1,249 @@
+"""The training loop: batches, callbacks and what interrupts them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from vaexprs.batches import CellBatches
+from vaexprs.checkpoints import Checkpoint, State
+from vaexprs.networks import VAE
+from vaexprs.preprocessing import Preprocessing
+
+# Gradient steps of a fit whose number of epochs is not given, for n cells: STEPS * sqrt(n), at least
+# LEAST_STEPS. More over-fit few cells (generated ones get easier to tell from real ones), fewer leave
+# structure of many cells unlearned.
+STEPS = 27
+LEAST_STEPS = 300
+BATCH_SIZE = 128
+LEAST_BATCH_SIZE = 64
+FEW_EPOCHS = 10  # up to which their number is rounded rather than rounded up: each takes long
+STEPS_AT_ONCE = 16  # that run as one compiled program, with batches of so many bytes together
+BYTES_AT_ONCE = 8 * 2**20
+BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many cells a step has, how many steps an epoch, how many epochs, and how many steps run at once."""
+
+    batch_size: int
+    steps: int
+    epochs: int
+    steps_at_once: int
+
+
+def schedule_for(
+    n_cells: int,
+    n_genes: int,
+    epochs: int | None,
+    batch_size: int | None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Schedule:
+    """Return the schedule of a fit; None stands for the default.
+
+    A callback that looks at each batch gets each batch: then no steps are put together.
+    """
+    size = min(batch_size or _batch_size(n_cells), n_cells)
+    wanted = max(STEPS * np.sqrt(n_cells), LEAST_STEPS)
+    steps = -(-n_cells // size)
+    together = int(np.clip(BYTES_AT_ONCE // (4 * size * n_genes), 1, min(STEPS_AT_ONCE, steps)))
+    if any(_looks_at_batches(callback) for callback in callbacks):
+        together = 1
+    exact = wanted * size / n_cells
+    rounded = int(np.ceil(exact)) if exact > FEW_EPOCHS else max(1, round(exact))
+    return Schedule(size, steps, epochs or rounded, together)
+
+
+def _batch_size(n: int) -> int:
+    """Return the size of batches about equal: a last one of few cells would throw the weights about."""
+    if n >= BATCH_SIZE**2:  # then it is one of many, and cells on disk want a size with many divisors
+        return BATCH_SIZE
+    batches = -(-n // int(np.clip(n // 4, LEAST_BATCH_SIZE, BATCH_SIZE)))
+    return -(-n // batches)
+
+
+def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
+    base = keras.callbacks.Callback
+    return any(getattr(type(callback), hook, None) is not getattr(base, hook) for hook in BATCH_HOOKS)
+
+
+def as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
+    """Return the user's callbacks as a list."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def train(
+    model: VAE,
+    prepared: Preprocessing,
+    schedule: Schedule,
+    *,
+    seed: int,
+    fit_arguments: Mapping[str, Any],
+    share: tuple[int, int] = (0, 1),
+    checkpoint: Checkpoint | None = None,
+) -> dict[str, list[float]]:
+    """Train and return the history.
+
+    Parameters
+    ----------
+    model
+        Compiled.
+    prepared
+        With its training cells, and validation cells if there are any.
+    schedule
+        See `schedule_for`.
+    seed
+        Seed of the order of the cells.
+    fit_arguments
+        The user's, for ``keras.Model.fit``.
+    share
+        Which process this is, and of how many.
+    checkpoint
+        Where to begin, and where to write the state to.
+    """
+    arguments = dict(fit_arguments)
+    shuffle = bool(arguments.pop("shuffle", True))
+    weight = arguments.pop("sample_weight", None)
+    val_batch_size = arguments.pop("validation_batch_size", None)
+    callbacks = as_callbacks(arguments.pop("callbacks", None))
+    verbose = arguments.pop("verbose", "auto")
+    cells = prepared.train
+    assert cells is not None
+    n = len(cells)
+    if weight is not None:
+        weight = np.asarray(weight, np.float32)
+        if weight.shape != (n,):
+            raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}.")
+    batches = CellBatches(
+        cells.x,
+        prepared.codes_train,
+        batch_size=schedule.batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        sample_weight=weight,
+        share=share,
+    )
+    val_batches = None
+    if prepared.val is not None:
+        val_batches = CellBatches(
+            prepared.val.x,
+            prepared.y_val,
+            batch_size=val_batch_size or schedule.batch_size,
+            shuffle=False,
+            seed=seed,
+        )
+    start = State() if checkpoint is None else checkpoint.start
+    if start.epoch >= schedule.epochs:
+        assert checkpoint is not None
+        return _finished(model, batches, start)
+    if verbose == "auto":
+        if share[0] == 0:
+            callbacks.append(_Progress(schedule))
+        verbose = 0
+    model.steps_done = start.step
+    batches.passed_over = start.epoch, start.step
+    if start.epoch or start.step:
+        arguments["initial_epoch"] = start.epoch
+    history = model.fit(
+        batches,
+        epochs=schedule.epochs,
+        validation_data=val_batches,
+        callbacks=[
+            _Epochs(batches),
+            *callbacks,
+            *([] if checkpoint is None else [checkpoint]),
+            StopOnInterrupt(),
+        ],
+        verbose=verbose,
+        shuffle=False,  # CellBatches shuffles
+        **arguments,
+    ).history
+    before = {name: list(values) for name, values in start.history.items()}
+    return {name: before.get(name, []) + [float(v) for v in values] for name, values in history.items()}
+
+
+def _finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[float]]:
+    """Put the state of a fit whose last epoch is done into the model."""
+    from vaexprs.checkpoints import restore
+
+    class Put(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            restore(self.model, state)
+
+    # Keras builds the optimizer when it is asked to fit, and ends by putting averaged weights in place
+    model.steps_done = len(batches)
+    batches.passed_over = 1, 0
+    model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[Put()])
+    return {name: list(values) for name, values in state.history.items()}
+
+
+class _Progress(keras.callbacks.Callback):
+    """Shows one bar over all steps, with the loss."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self._schedule = schedule
+        self._epoch = 0
+        self._bar: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(total=self._schedule.epochs * self._schedule.steps, desc="fitting", unit="step")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        done = self._epoch * self._schedule.steps + min(batch + 1, self._schedule.steps)
+        self._bar.update(done - self._bar.n)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        shown = {name: f"{value:.5g}" for name, value in (logs or {}).items() if name in ("loss", "val_loss")}
+        self._bar.set_postfix({"epoch": f"{epoch + 1}/{self._schedule.epochs}", **shown}, refresh=False)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._bar.close()
+
+
+class _Epochs(keras.callbacks.Callback):
+    """Tells the batches which epoch it is."""
+
+    def __init__(self, batches: CellBatches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._batches.epoch = epoch
+
+
+class StopOnInterrupt(keras.callbacks.Callback):
+    """Let Ctrl-C end training after the current steps; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._previous: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        warnings.warn("Training was interrupted; what was learned so far is kept.", UserWarning, stacklevel=2)
+        self.model.stop_training = True
+        self.on_train_end()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
