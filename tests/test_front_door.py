@@ -13,6 +13,7 @@ SRC = Path(vaexprs.__file__).parent
 # from the bottom of the house to its top: a room may import those before it
 ROOMS = (
     "_checks",
+    "disk",
     "io",
     "preprocessing",
     "batches",
@@ -24,6 +25,7 @@ ROOMS = (
     "mixture",
     "density",
     "result",
+    "cluster",
     "checkpoints",
     "training",
     "processes",

@@ -200,6 +200,10 @@ def generate(
     independent: Annotated[
         bool, typer.Option(help="Draw cells independently rather than spread evenly.")
     ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Scheduler of a Dask cluster to draw on: tcp://HOST:8786, or a scheduler file."),
+    ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -209,23 +213,27 @@ def generate(
 
     asked = _asked_labels(label, labels, labels_json)
     check_output(out, overwrite=overwrite)
+    from vaexprs.cluster import connected
     from vaexprs.generation import gen_exprs
     from vaexprs.result import load_vae
 
-    cells = gen_exprs(
-        load_vae(model),
-        n,
-        batch_size,
-        use_generator=batch_size is not None,
-        labels=asked,
-        covariates=dict(_pair(text, "--covariate", "donor=101") for text in covariate or []),
-        library_size=library_size,
-        stratified=not independent,
-        seed=seed,
-        progress=not quiet,
-        out=out,
-        overwrite=overwrite,
-    )
+    fitted = load_vae(model)
+    with nullcontext() if dask is None else connected(dask) as client:
+        cells = gen_exprs(
+            fitted,
+            n,
+            batch_size,
+            use_generator=batch_size is not None,
+            labels=asked,
+            covariates=dict(_pair(text, "--covariate", "donor=101") for text in covariate or []),
+            library_size=library_size,
+            stratified=not independent,
+            seed=seed,
+            progress=not quiet,
+            out=out,
+            overwrite=overwrite,
+            client=client,
+        )
     if not quiet:
         Console().print(f"{cells.adata.n_obs:,} cells x {cells.adata.n_vars:,} genes -> {escape(str(out))}")
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -21,7 +20,18 @@ from scipy.special import ndtri
 
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
-from vaexprs.io import DiskMatrix, Matrix, check_output, densify, in_memory, open_backed, write, write_blocks
+from vaexprs.cluster import check_client, drawn_by, in_order
+from vaexprs.io import (
+    DiskMatrix,
+    Matrix,
+    check_output,
+    densify,
+    in_memory,
+    open_backed,
+    stacked,
+    write,
+    write_blocks,
+)
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
 from vaexprs.preprocessing import apportion
@@ -29,8 +39,48 @@ from vaexprs.result import VAEFit, encode
 
 # Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
 # rows: the same cells come out whatever the batch size.
-BLOCK = 128
-SLOW = 20  # blocks from which on a progress bar is shown
+BLOCK = 256
+VALUES_A_TASK = 2**24  # cells times genes that a worker of a cluster draws at a time, about
+SLOW = 10  # blocks from which on a progress bar is shown
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cells are to be drawn; with the fit it decides every value.
+
+    Parameters
+    ----------
+    rows
+        The distinct conditions asked for, as levels by name.
+    which
+        For each cell which of them it has, (n_cells,).
+    library_size
+        Counts a cell to aim at; None to draw it with the state of the cell.
+    stratified
+        Whether random numbers are spread evenly.
+    seed
+        The seed of all cells.
+    first
+        Number of the first block: a part of a plan has the numbers it has in the whole.
+    """
+
+    rows: list[dict[str, str]]
+    which: np.ndarray
+    library_size: float | None
+    stratified: bool
+    seed: int
+    first: int = 0
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of cells."""
+        return -(-len(self.which) // BLOCK)
+
+    def parts(self, blocks: int) -> Iterator[Plan]:
+        """Yield plans of so many blocks each."""
+        for first in range(0, self.n_blocks, blocks):
+            which = self.which[first * BLOCK : (first + blocks) * BLOCK]
+            yield replace(self, which=which, first=self.first + first)
 
 
 @dataclass(frozen=True)
@@ -169,6 +219,7 @@ def gen_exprs(
     progress: bool = True,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    client: Any = None,
 ) -> Generated:
     """Generate cells.
 
@@ -208,6 +259,10 @@ def gen_exprs(
         put together first.
     overwrite
         Whether what is at `out` may be replaced.
+    client
+        A `distributed.Client`: the workers of its Dask cluster draw the cells, which are the same. They need
+        this version of vaexprs; a worker that is lost costs no more than time. `batch_size` has no say there.
+        By default the threads of this process draw.
 
     Returns
     -------
@@ -221,10 +276,16 @@ def gen_exprs(
     FileExistsError
         If there is something at `out` and `overwrite` is false.
     TypeError
-        If `x` is not a fit, or a number is not whole.
+        If `x` is not a fit, a number is not whole, or `client` is not one.
+    ConnectionError
+        If the cluster of `client` is lost, or has no workers.
+    ImportError
+        If its workers do not have this version of vaexprs.
     """
     if not isinstance(x, VAEFit):
         raise TypeError(f"x must be what fit_vae or load_vae returned, got {type(x).__name__}.")
+    if client is not None:
+        check_client(client)
     seed = check_integer("seed", seed, 0)
     per_cell = _per_cell(x, library_size)
     rows, which = _plan(x, num_samples, labels, covariates)
@@ -253,11 +314,15 @@ def gen_exprs(
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
         "library_size": "real" if per_cell is None else per_cell,
     }
-    drawn = _draw(x, rows, which, per_cell, stratified, seed, max(1, size // BLOCK))
+    plan = Plan(rows, which, per_cell, bool(stratified), seed)
+    if client is None:
+        drawn = _drawn_here(x, plan, max(1, size // BLOCK))
+    else:
+        drawn = drawn_by(client, draw_part, x, plan.parts(max(1, VALUES_A_TASK // (BLOCK * len(x.genes)))))
     blocks = _with_progress(drawn, n, progress)
     if out is not None and x.likelihood.counts:
         return Generated(open_backed(write_blocks(adata, blocks, out, overwrite=overwrite)), x)
-    adata.X = sp.vstack(list(blocks), format="csr") if x.likelihood.counts else np.concatenate(list(blocks))
+    adata.X = stacked(list(blocks))
     if out is not None:
         write(adata, out, overwrite=overwrite)
     return Generated(adata, x)
@@ -352,81 +417,115 @@ def _candidates(
     return [dict(levels) for levels in weight], np.array(list(weight.values()))
 
 
-def _draw(
-    fit: VAEFit,
-    rows: list[dict[str, str]],
-    which: np.ndarray,
-    per_cell: float | None,
-    stratified: bool,
-    seed: int,
-    blocks_at_once: int,
-) -> Iterator[Any]:
-    """Yield the values of the cells, block by block: one is decoded while others are drawn."""
-    from vaexprs.sampling import evenly_spread
+class _Drawer:
+    """Draws the blocks of a plan: what they have in common is made once."""
 
-    keep_compiled()
-    mixtures = [fit.density.mixture(levels) for levels in rows]
-    dims = mixtures[0].means.shape[1]
-    width = fit.preprocessing.conditions.width
-    codes = fit.preprocessing.conditions.one_hot(pd.DataFrame(rows)) if width else None
+    def __init__(self, fit: VAEFit, plan: Plan) -> None:
+        keep_compiled()
+        conditions, common = fit.preprocessing.conditions, fit.likelihood.common
+        self.fit = fit
+        self.plan = plan
+        self.mixtures = [fit.density.mixture(levels) for levels in plan.rows]
+        self.codes = conditions.one_hot(pd.DataFrame(plan.rows)) if conditions.width else None
+        self.decode = _compiled(fit.decoder, common)
+        self.common = self._common(_compiled(fit.decoder, ())) if common else {}
+
+    def _common(self, decode: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+        """Return the parts of the decoder's output that conditions alone decide, a row for each condition."""
+        z = np.zeros((len(self.plan.rows), self.fit.latent_dim))
+        blocks = [slice(first, first + BLOCK) for first in range(0, len(z), BLOCK)]
+        outputs = [
+            _decode(decode, z[rows], None if self.codes is None else self.codes[rows]) for rows in blocks
+        ]
+        named = [output for output in outputs if isinstance(output, dict)]
+        names = [name for name in self.fit.likelihood.common if named and name in named[0]]
+        return {name: np.concatenate([output[name] for output in named]) for name in names}
+
+    def block(self, number: int) -> Any:
+        """Return the values of a block of cells; CSR for counts."""
+        from vaexprs.sampling import evenly_spread
+
+        fit, plan = self.fit, self.plan
+        mine = plan.which[number * BLOCK : (number + 1) * BLOCK]
+        rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(plan.first + number,)))
+        present = np.unique(mine)
+        groups = [np.flatnonzero(mine == i) for i in present]
+        dims = self.mixtures[0].means.shape[1]
+        uniform = evenly_spread(rng, len(mine), 1 + dims, groups if plan.stratified else ())
+        z = latent = _latent([self.mixtures[i] for i in present], groups, uniform)
+        library = None
+        if fit.likelihood.counts:
+            z, own = latent[:, :-1], plan.library_size
+            library = np.exp(latent[:, -1:]) if own is None else np.full((len(mine), 1), own)
+        output = _decode(self.decode, z, None if self.codes is None else self.codes[mine])
+        if self.common:
+            output = output | {name: part[present] for name, part in self.common.items()}
+        shape = (len(mine), len(fit.genes))
+        values = fit.likelihood.draw(output, library, shape, groups, plan.stratified, rng)
+        if fit.likelihood.counts:
+            return values
+        return fit.preprocessing.scaling.inverse(values).astype(np.float32)
+
+
+def draw_part(fit: VAEFit, plan: Plan) -> Any:
+    """Return the values of all cells of a plan, (n_cells, n_genes), one block after the other."""
+    drawer = _Drawer(fit, plan)
+    return stacked([drawer.block(number) for number in range(plan.n_blocks)])
+
+
+def _drawn_here(fit: VAEFit, plan: Plan, blocks_at_once: int) -> Iterator[Any]:
+    """Yield the values of the cells of a plan, block by block, drawn by threads."""
     workers = os.cpu_count() or 1
-    waiting: deque[Future[Any]] = deque()
+    drawer = _Drawer(fit, plan)
     with ThreadPoolExecutor(workers) as pool:
-        for block in range(-(-len(which) // BLOCK)):
-            mine = which[block * BLOCK : (block + 1) * BLOCK]
-            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-            groups = {i: np.flatnonzero(mine == i) for i in np.unique(mine)}
-            strata = list(groups.values()) if stratified else []
-            latent = _latent(mixtures, groups, evenly_spread(rng, len(mine), 1 + dims, strata))
-            z, library = latent, None
-            if fit.likelihood.counts:
-                z = latent[:, :-1]
-                library = np.exp(latent[:, -1:]) if per_cell is None else np.full((len(mine), 1), per_cell)
-            output = _decode(fit.decoder, z, None if codes is None else codes[mine])
-            if len(waiting) >= min(blocks_at_once, 2 * workers):
-                yield waiting.popleft().result()
-            waiting.append(pool.submit(_values, fit, output, library, len(mine), strata, rng))
-        while waiting:
-            yield waiting.popleft().result()
+        submitted = (partial(pool.submit, drawer.block, number) for number in range(plan.n_blocks))
+        yield from in_order(submitted, min(blocks_at_once, 2 * workers), Future.result)
 
 
-def _values(
-    fit: VAEFit,
-    output: Any,
-    library: np.ndarray | None,
-    n: int,
-    strata: list[np.ndarray],
-    rng: np.random.Generator,
-) -> Any:
-    """Return the values of a block, drawn from what its decoded latent vectors say; CSR for counts."""
-    from vaexprs.sampling import evenly_spread
-
-    uniform = evenly_spread(rng, n, len(fit.genes), strata)
-    values = fit.preprocessing.scaling.inverse(fit.likelihood.sample(output, library, uniform))
-    if fit.likelihood.counts:
-        return sp.csr_matrix(values.astype(np.int32))
-    return values.astype(np.float32)
-
-
-def _latent(mixtures: list[Mixture], groups: Mapping[int, np.ndarray], uniform: np.ndarray) -> np.ndarray:
+def _latent(mixtures: list[Mixture], groups: list[np.ndarray], uniform: np.ndarray) -> np.ndarray:
     """Return latent vectors (and log library sizes) of a block of cells, (n, n_dims).
 
-    `groups` gives the rows of each mixture, `uniform` (n, 1 + n_dims) numbers to draw with.
+    `groups` has the rows of each mixture, `uniform` (n, 1 + n_dims) numbers to draw with.
     """
     component, normal = uniform[:, 0], ndtri(np.clip(uniform[:, 1:], 1e-12, 1 - 1e-12))
     latent = np.empty(normal.shape)
-    for i, rows in groups.items():
-        latent[rows] = mixtures[i].transform(component[rows], normal[rows])
+    for mixture, rows in zip(mixtures, groups, strict=True):
+        latent[rows] = mixture.transform(component[rows], normal[rows])
     return latent
 
 
-def _decode(decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None) -> Any:
+@lru_cache(maxsize=4)
+def _compiled(decoder: keras.Model, left_out: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Return a function of the decoder's inputs that computes its output without some parts."""
+
+    def asked(output: Any) -> Any:
+        if not isinstance(output, dict):
+            return output
+        return {name: part for name, part in output.items() if name not in left_out}
+
+    if keras.backend.backend() != "jax":
+        return lambda inputs: asked(decoder.predict_on_batch(inputs))
+    import jax
+
+    @jax.jit
+    def call(trainable: Any, other: Any, inputs: Any) -> Any:
+        return asked(decoder.stateless_call(trainable, other, inputs, training=False)[0])
+
+    # Keras' own predict_on_batch takes as long again as a block does
+    return lambda inputs: call(
+        [variable.value for variable in decoder.trainable_variables],
+        [variable.value for variable in decoder.non_trainable_variables],
+        inputs,
+    )
+
+
+def _decode(decode: Callable[[Any], Any], z: np.ndarray, codes: np.ndarray | None) -> Any:
     """Return the decoder's output for a block, as arrays; always computed for BLOCK rows."""
     n, short = len(z), BLOCK - len(z)
     padded = [
         np.pad(part.astype(np.float32), ((0, short), (0, 0))) for part in (z, codes) if part is not None
     ]
-    output = decoder.predict_on_batch(as_inputs(padded[0], padded[1] if len(padded) == 2 else None))
+    output = decode(as_inputs(padded[0], padded[1] if len(padded) == 2 else None))
     return keras.tree.map_structure(lambda part: np.asarray(part)[:n], output)
 
 

@@ -313,6 +313,8 @@ class Likelihood(ABC):
         Whether the user's last decoder layer is the output itself (R's contract).
     scaling_in_network
         Whether the encoder begins with a layer that centres and scales the prepared values.
+    common
+        Parts of the decoder's output that depend on a cell's conditions alone.
     """
 
     name: ClassVar[str]
@@ -320,6 +322,7 @@ class Likelihood(ABC):
     latent_dim: ClassVar[int] = 10
     last_layer_is_output: ClassVar[bool] = False
     scaling_in_network: ClassVar[bool] = True
+    common: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def for_values(cls, summary: Summary) -> Likelihood:
@@ -373,6 +376,36 @@ class Likelihood(ABC):
             Numbers in [0, 1), (n_cells, n_genes).
         """
 
+    def draw(
+        self,
+        output: Any,
+        library: Any,
+        shape: tuple[int, int],
+        groups: Sequence[np.ndarray],
+        stratified: bool,
+        rng: np.random.Generator,
+    ) -> Matrix:
+        """Return prepared values of a block of cells, (n_cells, n_genes); CSR for counts.
+
+        Parameters
+        ----------
+        output
+            The decoder's output as NumPy arrays; what is `common` has a row for each group.
+        library
+            Library size of each cell, (n_cells, 1); None unless `counts`.
+        shape
+            (n_cells, n_genes).
+        groups
+            Rows of the cells of each condition; together all rows.
+        stratified
+            Whether the random numbers of a group are spread evenly in each gene; independent otherwise.
+        rng
+            Source of randomness.
+        """
+        from vaexprs.sampling import evenly_spread
+
+        return self.sample(output, library, evenly_spread(rng, *shape, groups if stratified else ()))
+
     def relative_noise(self, output: Any, library: Any) -> np.ndarray:
         r"""Return the variance of the total of drawn counts over its squared mean, (n_cells,).
 
@@ -385,6 +418,22 @@ class CountLikelihood(Likelihood):
     """Counts with mean ``library size * proportion``."""
 
     counts = True
+    common = ("dispersion",)
+
+    def draw(
+        self,
+        output: Any,
+        library: Any,
+        shape: tuple[int, int],
+        groups: Sequence[np.ndarray],
+        stratified: bool,
+        rng: np.random.Generator,
+    ) -> Matrix:
+        from vaexprs.sampling import draw_counts
+
+        parts = output if isinstance(output, dict) else {"proportion": output}
+        dispersion, zero_logit = parts.get("dispersion"), parts.get("zero_logit")
+        return draw_counts(rng, parts["proportion"], library, dispersion, zero_logit, groups, stratified)
 
     def check(self, summary: Summary, cells: Any) -> None:
         least = summary.low.min()

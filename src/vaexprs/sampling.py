@@ -6,15 +6,19 @@ Importing it loads numba, so the rooms that draw do it when they draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
+import scipy.sparse as sp
 from numba import njit
 from scipy import stats
 
 # Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
-SEARCHED_MEAN = 50.0
+SEARCHED_MEAN = 500.0
 LARGE = -1  # stands for a count that was not searched
+INSIDE = (1e-12, 1 - 1e-12)  # where quantiles are finite
+ROUNDING = 1e-9  # room for it where a bound saves the search
+RECIPROCALS = 1 / np.arange(1, 257)
 
 
 def evenly_spread(
@@ -69,40 +73,196 @@ def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarra
         Means and inverse dispersions of the same shape; a dispersion of infinity is a Poisson distribution.
     """
     flat = [np.ascontiguousarray(x, np.float64).ravel() for x in (uniform, mean, dispersion)]
-    flat[0] = np.clip(flat[0], 1e-12, 1 - 1e-12)
     counts = np.empty(flat[0].size, np.int64)
-    _search(*flat, counts)
+    _quantiles(*flat, counts)
     large = np.flatnonzero(counts == LARGE)
     if len(large):
-        u, m, theta = (x[large] for x in flat)
-        poisson = np.isinf(theta)
-        theta[poisson] = 1.0
-        counts[large] = np.where(
-            poisson, stats.poisson.ppf(u, m), stats.nbinom.ppf(u, theta, theta / (theta + m))
-        )
+        counts[large] = _large_quantiles(*(x[large] for x in flat))
     return counts.reshape(np.shape(mean))
 
 
+def draw_counts(
+    rng: np.random.Generator,
+    proportion: np.ndarray,
+    library: np.ndarray,
+    dispersion: np.ndarray | None,
+    zero_logit: np.ndarray | None,
+    groups: Sequence[np.ndarray],
+    stratified: bool,
+) -> sp.csr_matrix:
+    r"""Return negative binomial counts of a block of cells, CSR of shape (n, n_genes), int32.
+
+    The cells of a group are drawn together, gene by gene: the probability of zero at the largest mean
+    bounds from below that of every cell, and uniform numbers below it need not be drawn.
+
+    Parameters
+    ----------
+    rng
+        Source of randomness.
+    proportion
+        Expected fractions of a cell's counts, (n, n_genes).
+    library
+        Library sizes, (n,): the means are ``library * proportion``.
+    dispersion
+        Inverse dispersion of each group, (n_groups, n_genes); None for Poisson counts.
+    zero_logit
+        Logit of the probability of excess zeros, (n, n_genes); None where there are none.
+    groups
+        Rows of the cells of each group; together all rows.
+    stratified
+        Whether the uniform numbers of a group's cells are spread evenly in each gene, as `evenly_spread`
+        does; independent otherwise.
+    """
+    n, genes = proportion.shape
+    proportion = np.ascontiguousarray(proportion, np.float32)
+    library = np.ascontiguousarray(library, np.float64).ravel()
+    logit = np.ascontiguousarray(np.empty((0, 0)) if zero_logit is None else zero_logit, np.float32)
+    theta = np.full((len(groups), genes), np.inf) if dispersion is None else dispersion.astype(np.float64)
+    parts = [
+        _draw(rng, proportion, library, theta[i], logit, np.ascontiguousarray(rows, np.int64), stratified)
+        for i, rows in enumerate(groups)
+    ]
+    for (row, gene, count, uniform), dispersions in zip(parts, theta, strict=True):
+        large = np.flatnonzero(count == LARGE)
+        if len(large):
+            mean = library[row[large]] * proportion[row[large], gene[large]]
+            count[large] = _large_quantiles(uniform[large], mean, dispersions[gene[large]])
+    row, gene, count = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
+    return sp.csr_matrix(_by_row(row, gene, count, n), (n, genes))
+
+
+def _large_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+    """Return the quantiles of counts with large means, from SciPy."""
+    u, poisson = np.clip(uniform, *INSIDE), np.isinf(dispersion)
+    theta = np.where(poisson, 1.0, dispersion)
+    return np.where(poisson, stats.poisson.ppf(u, mean), stats.nbinom.ppf(u, theta, theta / (theta + mean)))
+
+
 @njit(nogil=True, cache=True)
-def _search(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, counts: np.ndarray) -> None:
-    for i in range(len(uniform)):
-        u, m, theta = uniform[i], mean[i], dispersion[i]
-        if u < 1 - m:
-            counts[i] = 0
-            continue
-        if m > SEARCHED_MEAN:
-            counts[i] = LARGE
-            continue
-        # p_{k+1} / p_k = (first + k * step) / (k + 1)
-        if math.isinf(theta):
-            p, step, first = math.exp(-m), 0.0, m
+def _zero(mean: float, theta: float) -> float:
+    """Return the probability of zero."""
+    if math.isinf(theta):
+        return math.exp(-mean)
+    return math.exp(-theta * math.log1p(mean / theta))
+
+
+@njit(nogil=True, cache=True)
+def _quantile(u: float, mean: float, theta: float) -> int:
+    """Return the count that a uniform number stands for; LARGE where that would take long."""
+    if u < 1 - mean:
+        return 0
+    if mean > SEARCHED_MEAN:
+        return LARGE
+    u = min(max(u, INSIDE[0]), INSIDE[1])
+    p = _zero(mean, theta)
+    # p_{k+1} / p_k = (first + k * step) / (k + 1)
+    if math.isinf(theta):
+        step, first = 0.0, mean
+    else:
+        step = mean / (mean + theta)
+        first = step * theta
+    below, k = p, 0
+    # beyond the mean a probability below rounding ends the search: `below` no longer grows
+    while u >= below and (p > 1e-17 or k < mean):
+        if k < len(RECIPROCALS):
+            p *= (first + k * step) * RECIPROCALS[k]  # faster than a division
         else:
-            p, step = math.exp(-theta * math.log1p(m / theta)), m / (m + theta)
-            first = step * theta
-        below, k = p, 0
-        # beyond the mean a probability below rounding ends the search: `below` no longer grows
-        while u >= below and (p > 1e-17 or k < m):
-            p = p * (first + k * step) / (k + 1)
-            below += p
-            k += 1
-        counts[i] = k
+            p *= (first + k * step) / (k + 1)
+        below += p
+        k += 1
+    return k
+
+
+@njit(nogil=True, cache=True)
+def _quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, counts: np.ndarray) -> None:
+    for i in range(len(uniform)):
+        counts[i] = _quantile(uniform[i], mean[i], dispersion[i])
+
+
+@njit(nogil=True, cache=True)
+def _draw(
+    rng: np.random.Generator,
+    proportion: np.ndarray,
+    library: np.ndarray,
+    theta: np.ndarray,
+    logit: np.ndarray,
+    rows: np.ndarray,
+    stratified: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, gene, count and uniform number of the counts of some rows that are not zero, by gene."""
+    k, genes = len(rows), len(theta)
+    most, least = _extremes(proportion, library, logit, rows)
+    strata, all_zero, slope = np.empty(genes, np.int64), np.empty(genes), np.empty(genes)
+    for j in range(genes):
+        # zero is least probable at the largest mean, and its tangent there bounds the probability elsewhere
+        all_zero[j] = _zero(most[j], theta[j])
+        slope[j] = all_zero[j] / (1 + most[j] / theta[j])
+        kept = 1 - _sigmoid(least[j]) if logit.size else 1.0
+        beyond = min(1.0, kept * (1 - all_zero[j]) + ROUNDING)  # uniform numbers below 1 - beyond are zeros
+        strata[j] = min(k, int(beyond * k) + 1) if stratified else k
+    space = strata.sum()
+    row, gene = np.empty(space, np.int32), np.empty(space, np.int32)
+    count, uniform = np.empty(space, np.int32), np.empty(space)
+    order, n = rows.copy(), 0
+    for j in range(genes):
+        for t in range(strata[j]):
+            if stratified:
+                # Fisher & Yates: the rows with the t greatest numbers are known, one of the others follows;
+                # what is left of the random number is uniform, too, and says where in its stratum
+                drawn = rng.random() * (k - t)
+                other = int(drawn)
+                order[t], order[t + other] = order[t + other], order[t]
+                u = (k - 1 - t + (drawn - other)) / k
+            else:
+                u = rng.random()
+            i = order[t]
+            mean = library[i] * proportion[i, j]
+            if logit.size:
+                excess = _sigmoid(logit[i, j])
+                u = (u - excess) / (1 - excess)
+            if u < 1 - mean or u < all_zero[j] + slope[j] * (most[j] - mean) - ROUNDING:
+                continue
+            found = _quantile(u, mean, theta[j])
+            if found != 0:
+                row[n], gene[n], count[n], uniform[n] = i, j, found, u
+                n += 1
+    return row[:n], gene[:n], count[:n], uniform[:n]
+
+
+@njit(nogil=True, cache=True)
+def _extremes(
+    proportion: np.ndarray, library: np.ndarray, logit: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest mean and the least logit of zero of some rows, (n_genes,) each."""
+    genes = proportion.shape[1]
+    most, least = np.zeros(genes), np.full(genes, np.inf, np.float32)
+    for i in rows:
+        for j in range(genes):
+            most[j] = max(most[j], library[i] * proportion[i, j])
+        if logit.size:
+            for j in range(genes):
+                least[j] = min(least[j], logit[i, j])
+    return most, least
+
+
+@njit(nogil=True, cache=True)
+def _sigmoid(logit: float) -> float:
+    return 0.5 * (1 + math.tanh(0.5 * logit))
+
+
+@njit(nogil=True, cache=True)
+def _by_row(
+    row: np.ndarray, gene: np.ndarray, count: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return data, indices and indptr of entries that come by gene."""
+    indptr = np.zeros(n + 1, np.int32)
+    for i in row:
+        indptr[i + 1] += 1
+    indptr = np.cumsum(indptr).astype(np.int32)
+    free = indptr[:-1].copy()
+    data, indices = np.empty(len(row), np.int32), np.empty(len(row), np.int32)
+    for t in range(len(row)):
+        at = free[row[t]]
+        data[at], indices[at] = count[t], gene[t]
+        free[row[t]] += 1
+    return data, indices, indptr

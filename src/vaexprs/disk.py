@@ -1,0 +1,82 @@
+"""A file that HDF5 can write to on a full disk."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+PAGE = 65_536
+
+
+class SafeFile(io.FileIO):
+    """A new file whose first failure to be written is kept in `error` rather than raised.
+
+    HDF5 does not survive a write that fails: it crashes the process when it closes the file. From the
+    failure on everything is written to memory, so that HDF5 can close what nobody will read; call `check`
+    before there is much of it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(os.fspath(path), "w+")
+        self.error: OSError | None = None
+        self._end = 0  # of what was to be written
+        self._pages: dict[int, bytearray] = {}
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        content, start = memoryview(data).cast("B"), self.tell()
+        self._end = max(self._end, start + len(content))
+        done = 0
+        try:
+            while self.error is None and done < len(content):
+                done += super().write(content[done:])
+        except OSError as error:
+            self.error = error
+        if self.error is not None:
+            self._in_memory(start, content, write=True)
+        return len(content)
+
+    def readinto(self, buffer: Any) -> int:
+        if self.error is None:
+            return super().readinto(buffer)
+        content = memoryview(buffer).cast("B")
+        self._in_memory(self.tell(), content, write=False)
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self.tell() if size is None else size
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return self._end
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            return super().seek(self._end + offset)
+        return super().seek(offset, whence)
+
+    def _in_memory(self, start: int, content: memoryview, *, write: bool) -> None:
+        """Copy some bytes into the pages, or out of them."""
+        done = 0
+        while done < len(content):
+            number, offset = divmod(start + done, PAGE)
+            page = self._page(number)
+            n = min(PAGE - offset, len(content) - done)
+            if write:
+                page[offset : offset + n] = content[done : done + n]
+            else:
+                content[done : done + n] = page[offset : offset + n]
+            done += n
+        super().seek(start + done)
+
+    def _page(self, number: int) -> bytearray:
+        if number not in self._pages:
+            super().seek(number * PAGE)
+            self._pages[number] = bytearray((super().read(PAGE) or b"").ljust(PAGE, b"\0"))
+        return self._pages[number]
