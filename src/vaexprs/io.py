@@ -33,6 +33,7 @@ CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
+NAMES_AT_ONCE = 16_384  # that are read of those of cells on disk
 BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
 GAP_BYTES = 256 * 2**10  # of rows between two that are wanted, up to which they are read along
 
@@ -754,10 +755,10 @@ def _taken(names: Any, rows: np.ndarray) -> pd.Index:
         return pd.Index(np.asarray(ad.io.read_elem(names), dtype=object)[rows].astype(str))
     source = names.asstr() if hasattr(names, "asstr") else names
     parts = [np.empty(0, object)]
-    for first in range(0, int(names.shape[0]), CELLS_A_WRITE):
-        inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + CELLS_A_WRITE)] - first
+    for first in range(0, int(names.shape[0]), NAMES_AT_ONCE):
+        inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + NAMES_AT_ONCE)] - first
         if len(inside):
-            parts.append(np.asarray(source[first : first + CELLS_A_WRITE], dtype=object)[inside])
+            parts.append(np.asarray(source[first : first + NAMES_AT_ONCE], dtype=object)[inside])
     return pd.Index(np.concatenate(parts).astype(str))
 
 
