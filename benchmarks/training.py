@@ -192,6 +192,21 @@ def peers_in(folder: str) -> str:
     return python
 
 
+def plot(rates: dict[str, float], path: Path) -> None:
+    """Draw the rates as bars."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 2.4), layout="constrained")
+    bars = axes.barh(list(rates), list(rates.values()), color=["#0b6e99", *["#9aa5ab"] * (len(rates) - 1)])
+    axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates.values()], padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("cells a second in training (2,000 genes, batches of 128)")
+    axes.set_xlim(0, 1.15 * max(rates.values()))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -200,6 +215,7 @@ def main() -> None:
     parser.add_argument("--label-key", default="cell_type")
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter with scvi-tools")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--plot", type=Path, help="picture to write")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         peers = asked.peers or peers_in(folder)
@@ -220,6 +236,8 @@ def main() -> None:
                 rates[side].append(cells_a_second(python, script, data, asked.label_key))
                 print(f"  {side}: {rates[side][-1]:,.0f} cells/s", flush=True)
     middle = {side: median(values) for side, values in rates.items()}
+    if asked.plot is not None:
+        plot(middle, asked.plot)
     for side, rate in middle.items():
         print(f"{side}: median {rate:,.0f} cells/s; vaexprs is {middle['vaexprs'] / rate:.2f} times as fast")
 
