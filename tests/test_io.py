@@ -1116,3 +1116,12 @@ def test_store_that_changes_while_it_is_read(tmp_path, large, how, change):
         ValueError, match="cells.zarr' was changed while it was being read. Leave it as it is"
     ):
         x[10:20]
+
+
+def test_what_is_written_without_raw_can_be_read_with_x_on_disk(tmp_path):
+    small = ad.AnnData(np.ones((3, 2), np.float32))
+    write(small, tmp_path / "small.h5ad")
+    backed = ad.read_h5ad(tmp_path / "small.h5ad", backed="r")
+    assert backed.raw is None
+    assert backed.copy(tmp_path / "copy.h5ad").shape == (3, 2)
+    backed.file.close()

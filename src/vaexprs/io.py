@@ -157,7 +157,7 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
     adata.strings_to_categoricals()
     settings = {"compression": "gzip"} if path.suffix == ".h5ad" else {}
     with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
-        writer.start(ad.io.write_elem, "/", adata, dataset_kwargs=settings)
+        writer.start(_write_adata, adata, dataset_kwargs=settings)
     return path
 
 
@@ -192,7 +192,7 @@ def write_blocks(
         # file two thirds of the room; HDF5 has both filters wherever it is read
         settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
-        writer.start(_write_annotation, adata)
+        writer.start(_write_adata, adata)
         for i, part in enumerate(_gathered(blocks, CELLS_A_WRITE[path.suffix])):
             if i:
                 writer.start(_append, part)
@@ -201,8 +201,8 @@ def write_blocks(
     return path
 
 
-def _write_annotation(store: Any, adata: ad.AnnData) -> None:
-    ad.io.write_elem(store, "/", adata)
+def _write_adata(store: Any, adata: ad.AnnData, **settings: Any) -> None:
+    ad.io.write_elem(store, "/", adata, **settings)
     if adata.raw is None and "raw" in store:
         del store["raw"]  # a backed AnnData would have a raw without X
 
