@@ -716,3 +716,13 @@ def test_more_variable_genes_than_there_are_means_all(few):
     assert len(quick(few, n_top_genes=51).genes) == 50
     with pytest.raises(ValueError, match="n_top_genes must be at least 1, got 0"):
         quick(few, n_top_genes=0)
+
+
+def test_a_large_sparse_matrix_is_left_sparse(few, monkeypatch):
+    import scipy.sparse as sp
+
+    sparse = few.copy()
+    sparse.X = sp.csr_matrix(sparse.X)
+    assert isinstance(quick(sparse).preprocessing.x_train, np.ndarray)
+    monkeypatch.setattr("vaexprs.fitting.MOST_DENSE", 4 * few.n_obs * few.n_vars - 1)
+    assert sp.issparse(quick(sparse).preprocessing.x_train)

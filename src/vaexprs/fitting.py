@@ -50,6 +50,7 @@ AVERAGING = 0.99  # momentum of the moving average of the weights
 # than by its default of 0.999, and gradients have a norm of at most 10.
 FORGETTING = 0.99
 LARGEST_GRADIENT = 10.0
+MOST_DENSE = 2 * 2**30  # bytes up to which a sparse matrix in memory is made dense, which saves time
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",
     "y": "y_train",
@@ -119,13 +120,14 @@ def fit_vae(
         Passes over the training cells; by default as many as make ``27 * sqrt(n_cells)`` steps, at
         least 300.
     batch_size
-        Cells a step; by default 128, or a quarter of the cells where there are fewer than 512.
+        Cells a step; by default 128, or a quarter of the cells where there are fewer than 512. Up to 16 steps
+        run as one program, unless one of the callbacks looks at batches.
     preprocessing
         ``fit.preprocessing`` of an earlier fit: its limits and codes are used, and its cells where none
         are given here.
     use_generator
         Whether to stream shuffled mini-batches from the matrix as it is. A sparse matrix is then never
-        made dense as a whole.
+        made dense as a whole; one that would take more than 2 GiB is not in any case.
     optimizer
         Name of a Keras optimizer, or one; it is copied. By default Adam, under "bernoulli" with its
         default learning rate, otherwise with one of 0.003 (0.001 where values are not counts or there are
@@ -458,6 +460,7 @@ def _prepare(
             UserWarning,
             stacklevel=4,
         )
+    dense = dense and 4 * train.n_obs * train.n_vars <= MOST_DENSE
     cells = prepared.prepare(train, dense=dense)
     val_cells = None
     if val is not None:
