@@ -231,3 +231,12 @@ def test_where_the_conditions_enter_the_decoder(decoder, likelihood, expected):
     output = model.decoder()([z, np.eye(2, dtype=np.float32)])
     output = np.asarray(output["proportion"] if isinstance(output, dict) else output)
     assert np.abs(output[0] - output[1]).max() > 1e-4
+
+
+def test_a_posterior_is_never_much_wider_than_the_prior():
+    model = vae()
+    layer = model.get_layer("z_log_stddev")
+    layer.bias.assign(np.full(layer.bias.shape, 30.0))
+    output = model.predict_on_batch(X)
+    np.testing.assert_array_equal(output["z_log_stddev"], 2.0)
+    assert np.isfinite(output["output"]["proportion"]).all()

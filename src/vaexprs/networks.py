@@ -25,6 +25,7 @@ RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "norm
 INPUT_GENES = 2000
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
 ROWS_AT_ONCE = 1_024
+LARGEST_LOG_STDDEV = 2.0
 LEAST_COMPILE_TIME = 0.1  # seconds from which on a compiled program is kept
 
 
@@ -106,6 +107,15 @@ class Sampling(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+def bounded(log_stddev: Any) -> Any:
+    """Return log standard deviations of at most 2, that is 7.4 times that of the prior.
+
+    In a long fit a single cell can get a large one, whose square swamps the loss of an epoch.
+    """
+    return ops.minimum(log_stddev, LARGEST_LOG_STDDEV)
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -425,7 +435,9 @@ def build_vae(
         _check_flat(hidden, "encoder_layers")
         z_mean = keras.layers.Dense(latent_dim, name="z_mean")(hidden)
         # a posterior of unit size to begin with: exp() of a large start would swamp the loss
-        z_log_stddev = keras.layers.Dense(latent_dim, kernel_initializer="zeros", name="z_log_stddev")(hidden)
+        z_log_stddev = keras.layers.Dense(
+            latent_dim, activation=bounded, kernel_initializer="zeros", name="z_log_stddev"
+        )(hidden)
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
         # with layers of the user's own, conditions may change what the latent vector means
         joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
