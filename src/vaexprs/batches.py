@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
-import scipy.sparse as sp
 
-from vaexprs.io import DiskMatrix, Matrix, densify
+from vaexprs.io import DiskMatrix, Matrix, densify, stacked
 
 LANES = 16  # parts of a file that every batch has cells of
 BLOCKS = 4  # of each lane in the buffer, at least
@@ -187,8 +186,7 @@ class _OnDisk:
             order.append(held + shuffled)
             rows.append(mine)
             held += len(mine)
-        together = sp.vstack(values, format="csr") if sp.issparse(values[0]) else np.concatenate(values)
-        return np.concatenate(rows), together, np.concatenate(order, axis=1)
+        return np.concatenate(rows), stacked(values), np.concatenate(order, axis=1)
 
     def _blocks(self, epoch: int, lane: int, n: int, window: int) -> Sequence[tuple[int, int]]:
         """Return first cell and number of cells of the blocks of a lane of n cells that a window holds."""

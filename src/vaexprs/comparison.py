@@ -27,6 +27,7 @@ from vaexprs.io import (
     note_of,
     open_large,
     read,
+    stacked,
     stored,
 )
 from vaexprs.preprocessing import Preprocessing, Scaling, apportion, check_cells, column_of_levels
@@ -73,8 +74,8 @@ class CellSet:
     def joined(self, others: CellSet) -> CellSet:
         """Return these cells and others, in this order."""
         return CellSet(
-            _stack([self.raw, others.raw]),
-            _stack([self.values, others.values]),
+            stacked([self.raw, others.raw]),
+            stacked([self.values, others.values]),
             pd.concat([self.obs, others.obs]),
             self.genes,
             self.counts,
@@ -90,12 +91,6 @@ class CellSet:
             if len(named) == 1
             else np.array(["\t".join(row) for row in zip(*named, strict=True)], object)
         )
-
-
-def _stack(parts: Sequence[Matrix]) -> Matrix:
-    if all(sp.issparse(part) for part in parts):
-        return sp.vstack(parts, format="csr")
-    return np.concatenate([densify(part) for part in parts])
 
 
 def as_cells(generated: Any) -> ad.AnnData | Path:

@@ -201,7 +201,6 @@ def fit_vae(
     batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
     epochs = None if epochs is None else check_integer("epochs", epochs, 1)
     _check_fit_arguments(fit_arguments)
-
     if n_top_genes is not None:
         n_top_genes = check_integer("n_top_genes", n_top_genes, 1)
     every = None if checkpoint_steps is None else check_integer("checkpoint_steps", checkpoint_steps, 1)
@@ -209,12 +208,9 @@ def fit_vae(
     file = _checkpoint_file(checkpoint, resume)
 
     keep_compiled()
-    keys = [label_key, *([covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ())]
-    train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, layer, keys)
+    train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer)
     if train_cells is not None and n_top_genes is not None:
-        train_cells = with_variable_genes(train_cells, n_top_genes, seed)
-        if val is not None and set(train_cells.var_names) <= set(val.var_names):
-            val = val[:, train_cells.var_names].copy()
+        train_cells, val = _with_variable_genes(train_cells, val, n_top_genes, seed)
     if train_cells is None:
         prepared, chosen, summary = _reused_cells(preprocessing, val, likelihood, not use_generator)
     else:
@@ -255,6 +251,12 @@ def fit_vae(
             else _copy_optimizer(optimizer),
             steps_per_execution=schedule.steps_at_once if distribution is None else 1,
         )
+        state = None
+        if file is not None:
+            start = read_state(file, about)
+            state = Checkpoint(
+                file, steps=every, minutes=minutes, about=about, start=start, writes=share[0] == 0
+            )
         history = train(
             model,
             prepared,
@@ -262,16 +264,7 @@ def fit_vae(
             seed=seed,
             fit_arguments=fit_arguments,
             share=share,
-            checkpoint=None
-            if file is None
-            else Checkpoint(
-                file,
-                steps=every,
-                minutes=minutes,
-                about=about,
-                start=read_state(file, about),
-                writes=share[0] == 0,
-            ),
+            checkpoint=state,
         )
     if share[1] > 1:  # what follows is each process's own
         model = model.local_copy()
@@ -374,8 +367,8 @@ def _gather(
     x_val: Any,
     y_val: Any,
     label_key: str | None,
+    covariate_keys: Any,
     layer: str | None,
-    keys: Sequence[Any],
 ) -> tuple[ad.AnnData | io.DiskCells | None, ad.AnnData | None, str | None]:
     """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
     if obj is not None and x_train is not None:
@@ -388,7 +381,8 @@ def _gather(
         raise ValueError("y_val must come with x_val.")
     train: ad.AnnData | io.DiskCells | None = None
     if obj is not None:
-        columns = [key for key in keys if isinstance(key, str)]
+        covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
+        columns = [key for key in (label_key, *covariates) if isinstance(key, str)]
         train = io.open_large(obj, layer=layer, keys=columns) or io.from_object(obj, layer=layer)
         check_cells(train, "object")
     elif x_train is not None:
@@ -426,6 +420,16 @@ def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str)
     adata.obs[key] = values
 
 
+def _with_variable_genes(
+    train: ad.AnnData | io.DiskCells, val: ad.AnnData | None, n: int, seed: int
+) -> tuple[ad.AnnData | io.DiskCells, ad.AnnData | None]:
+    """Return the cells with the most variable genes of the training cells."""
+    train = with_variable_genes(train, n, seed)
+    if val is not None and set(train.var_names) <= set(val.var_names):
+        val = val[:, train.var_names].copy()
+    return train, val
+
+
 def _prepare(
     train: ad.AnnData | io.DiskCells,
     val: ad.AnnData | None,
@@ -437,8 +441,7 @@ def _prepare(
     dense: bool,
 ) -> tuple[Preprocessing, Likelihood, Summary]:
     """Return the preprocessing with its cells, the likelihood, and the summary of the values."""
-    on_disk = isinstance(train, io.DiskCells)
-    x = train.X if on_disk else io.as_float(train.X)
+    x = train.X if isinstance(train, io.DiskCells) else io.as_float(train.X)
     conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
     summary = summarise(x, "object")
     if conditions is None:

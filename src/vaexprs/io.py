@@ -287,10 +287,12 @@ def _gathered(blocks: Iterable[Any], cells: int) -> Iterator[Any]:
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:
-    """Return matrices one below the other."""
+    """Return matrices one below the other; sparse where all of them are."""
     if len(parts) == 1:
         return parts[0]
-    return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
+    if all(sp.issparse(part) for part in parts):
+        return sp.vstack(parts, format="csr")
+    return np.concatenate([densify(part) for part in parts])
 
 
 def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
@@ -432,9 +434,7 @@ class DiskMatrix:
     def _gathered(self, rows: np.ndarray) -> Matrix:
         """Return rows of the file, given by their sorted numbers."""
         parts = [self._read(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in self._runs(rows)]
-        if not parts:
-            return self._read(0, 0)
-        return sp.vstack(parts, format="csr") if sp.issparse(parts[0]) else np.concatenate(parts)
+        return stacked(parts) if parts else self._read(0, 0)
 
     def _runs(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield sorted rows in parts that are read at once: near to each other, and not too many."""
@@ -451,7 +451,7 @@ class DiskMatrix:
             if (
                 sp.issparse(block)
                 and block.nnz
-                and not 0 <= block.indices.min() <= block.indices.max() < (block.shape[1])
+                and not 0 <= block.indices.min() <= block.indices.max() < block.shape[1]
             ):
                 raise IndexError("there are values of genes that it has not.")
         except Exception as error:  # h5py, zarr and their compressors each have their own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import anndata as ad
@@ -261,7 +262,7 @@ class Preprocessing:
         """One-hot conditions of the validation cells, (n_cells, width), or None."""
         return self._codes(self.val)
 
-    @property
+    @cached_property
     def codes_train(self) -> LevelCodes | None:
         """The same as `y_train`, made for the rows that are asked for; None without conditions."""
         if self.train is None or not self.conditions.levels:
@@ -271,10 +272,10 @@ class Preprocessing:
     @property
     def level_cells(self) -> list[int]:
         """Number of training cells in each one-hot column, (width,); empty without conditions."""
-        if self.train is None or not self.conditions.levels:
+        codes = self.codes_train
+        if codes is None:
             return []
-        columns = self.conditions.columns(self.train.obs).ravel()
-        return [int(n) for n in np.bincount(columns, minlength=self.conditions.width)]
+        return [int(n) for n in np.bincount(codes.columns.ravel(), minlength=self.conditions.width)]
 
     def _codes(self, cells: Cells | None) -> np.ndarray | None:
         return None if cells is None or not self.conditions.levels else self.conditions.one_hot(cells.obs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -18,7 +19,8 @@ from vaexprs._checks import check_integer, reason, some
 CONNECT_SECONDS = 60  # to wait for the coordinator and the other processes
 LEAVE_SECONDS = 2
 SILENT_SECONDS = 30  # after which a process that says nothing is given up
-WORDS = 1 << 16  # bytes in which processes tell each other what they were asked to do
+WORDS = 1 << 16  # bytes in which processes tell each other what they were asked to do ...
+MOST_WORDS = 512  # ... and of one thing among it; of a longer one a digest
 
 
 def join(
@@ -171,6 +173,10 @@ def place() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def agree(about: Mapping[str, Any]) -> None:
     """Check that all processes were asked for the same fit of the same data.
 
@@ -183,8 +189,9 @@ def agree(about: Mapping[str, Any]) -> None:
         return
     from jax.experimental.multihost_utils import process_allgather
 
-    words = json.dumps(dict(about), sort_keys=True, default=str).encode()[:WORDS]
-    sent = np.frombuffer(words.ljust(WORDS), np.uint8)
+    words = {name: json.dumps(value, default=str) for name, value in about.items()}
+    short = {name: text if len(text) <= MOST_WORDS else _digest(text) for name, text in words.items()}
+    sent = np.frombuffer(json.dumps(short, sort_keys=True).encode().ljust(WORDS), np.uint8)
     with lost_ones_told():
         texts = [bytes(row).rstrip() for row in np.asarray(process_allgather(sent))]
     if all(text == texts[0] for text in texts):
@@ -194,5 +201,5 @@ def agree(about: Mapping[str, Any]) -> None:
     differ = [name for name in told[0] | told[other] if told[0].get(name) != told[other].get(name)]
     raise ValueError(
         f"All processes must be given the same data and settings, but processes 0 and {other} differ in "
-        f"{some(differ)} ({differ[0]}: {told[0].get(differ[0])!r} and {told[other].get(differ[0])!r})."
+        f"{some(differ)} ({differ[0]}: {told[0].get(differ[0])} and {told[other].get(differ[0])})."
     )

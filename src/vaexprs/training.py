@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from vaexprs.batches import CellBatches
-from vaexprs.checkpoints import Checkpoint, State
+from vaexprs.checkpoints import Checkpoint, State, restore
 from vaexprs.networks import VAE
 from vaexprs.preprocessing import Preprocessing
 
@@ -174,7 +174,6 @@ def train(
 
 def _finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[float]]:
     """Put the state of a fit whose last epoch is done into the model."""
-    from vaexprs.checkpoints import restore
 
     class Put(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
