@@ -24,6 +24,8 @@ ROOMS = (
     "hierarchical",
     "mixture",
     "density",
+    "markup",
+    "progress",
     "result",
     "cluster",
     "checkpoints",

@@ -18,6 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.special import ndtri
 
+from vaexprs import markup
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
 from vaexprs.cluster import check_client, drawn_by, in_order
@@ -35,6 +36,7 @@ from vaexprs.io import (
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
 from vaexprs.preprocessing import apportion
+from vaexprs.progress import progress_bar
 from vaexprs.result import VAEFit, encode
 
 # Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
@@ -163,6 +165,26 @@ class Generated:
 
     def __repr__(self) -> str:
         return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        made, recipe = self.adata, self.adata.uns.get("vaexprs", {})
+        conditions = {}
+        for key in self.fit.preprocessing.conditions.keys:
+            real, numbers = self.fit.cells_of(key), made.obs[key].astype(str).value_counts()
+            conditions[key] = markup.levels(
+                {level: (int(numbers.get(level, 0)), n) for level, n in real.items()}
+            )
+        return markup.render(
+            "notebook/generated.html",
+            shape=made.shape,
+            counts=self.fit.likelihood.counts,
+            likelihood=self.fit.likelihood.name,
+            seed=recipe.get("seed"),
+            file=str(made.filename) if made.filename else None,
+            library_size=recipe.get("library_size") if self.fit.likelihood.counts else None,
+            conditions=conditions,
+        )
 
 
 def real_cells(generated: Generated) -> ad.AnnData:
@@ -533,9 +555,7 @@ def _with_progress(parts: Iterator[Any], n: int, progress: bool) -> Iterator[Any
     if not progress or n < SLOW * BLOCK:
         yield from parts
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=n, desc="generating", unit="cell") as bar:
+    with progress_bar(n, "generating", "cell") as bar:
         for part in parts:
             yield part
             bar.update(part.shape[0])

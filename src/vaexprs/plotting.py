@@ -15,6 +15,7 @@ import anndata as ad
 import keras
 import numpy as np
 
+from vaexprs import markup
 from vaexprs._checks import check_choice, did_you_mean, some
 from vaexprs.comparison import at_hand, label_key_of, sampled_training
 from vaexprs.generation import Generated, join_real, real_cells
@@ -70,9 +71,15 @@ class ModelGraph:
     ----------
     dot
         The graph in Graphviz' DOT language.
+    layers
+        Names of the layers in the order of the model.
     """
 
     dot: str
+    layers: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f'ModelGraph: {len(self.layers)} layers; save("model.svg") draws it'
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the graph as svg, png, pdf or dot, by the suffix of `path`.
@@ -90,14 +97,26 @@ class ModelGraph:
             beside.write_bytes(self.dot.encode() if suffix == "dot" else self._draw(suffix))
         return path
 
-    def _draw(self, suffix: str) -> bytes:
+    def _draw(self, suffix: str, *, on_any_ground: bool = False) -> bytes:
         import pygraphviz
 
         graph = pygraphviz.AGraph(string=self.dot)
+        if on_any_ground:  # nodes have a light one of their own; arrows must show on white and on black
+            graph.graph_attr["bgcolor"] = "transparent"
+            graph.edge_attr["color"] = "gray50"
         return bytes(graph.draw(format=suffix, prog="dot"))
 
     def _repr_svg_(self) -> str:
         return self._draw("svg").decode()
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        picture = problem = None
+        try:
+            picture = markup.data_uri(self._draw("svg", on_any_ground=True).decode())
+        except (ImportError, OSError) as error:
+            problem = str(error)
+        return markup.render("notebook/graph.html", layers=self.layers, source=picture, problem=problem)
 
 
 def plot_vae(x: VAEFit | keras.Model, node_color: Mapping[str, str] | None = None) -> ModelGraph:
@@ -145,7 +164,7 @@ def plot_vae(x: VAEFit | keras.Model, node_color: Mapping[str, str] | None = Non
         lines.append(f'  {i} [label="{label}", fillcolor="{colors[roles[name]]}"]')
     for name, before in sources.items():
         lines += [f"  {number[source]} -> {number[name]}" for source in before]
-    return ModelGraph("\n".join([*lines, "}"]) + "\n")
+    return ModelGraph("\n".join([*lines, "}"]) + "\n", tuple(number))
 
 
 def _checked_colors(node_color: Mapping[str, str] | None) -> dict[str, str]:
