@@ -44,6 +44,7 @@ ROOMS = (
     "report.gathering",
     "report",
     "demo",
+    "doctor",
     "cli",
 )
 

@@ -20,10 +20,10 @@ import pytest
 from vaexprs import evaluation
 from vaexprs.evaluation import evaluate
 from vaexprs.io import fingerprint
+from vaexprs.markup import exact, number
 from vaexprs.plotting import REDUCTIONS, plot_vae
 from vaexprs.report import figures, gathering, write_report
 from vaexprs.report.figures import Ellipse, Embedding, GeneStatistics, Latent
-from vaexprs.markup import exact, number
 from vaexprs.report.page import Page, _resource, _script_json, render
 
 REQUIRED = "VAEXPRS_BROWSER"
