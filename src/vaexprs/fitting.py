@@ -458,8 +458,9 @@ def _prepare(
     same = summary.constant_genes(train.var_names)
     if same:
         warnings.warn(
-            f"{len(same):,} genes have the same value in every cell ({some(same)}); "
-            "nothing can be learned of how they vary.",
+            f"{len(same):,} {'gene has' if len(same) == 1 else 'genes have'} the same value in every cell "
+            f"({some(same)}); nothing can be learned of how they vary. Leave them out, or choose genes with "
+            "n_top_genes.",
             UserWarning,
             stacklevel=4,
         )

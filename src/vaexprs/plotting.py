@@ -273,7 +273,7 @@ def plot_aug(
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
     joined, label_key, notes = _joined(x, real, layer, label_key, seed)
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warnings.warn(f"{note} Another seed shows others.", UserWarning, stacklevel=2)
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
@@ -486,7 +486,7 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
     if len(names) > MOST_PANELS:
         warnings.warn(
             f"{len(names):,} labels are too many for a panel each; the {MOST_PANELS} with the most generated "
-            "cells have one.",
+            "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...).",
             UserWarning,
             stacklevel=4,
         )

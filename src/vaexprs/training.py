@@ -237,7 +237,11 @@ class StopOnInterrupt(keras.callbacks.Callback):
             self._previous = signal.signal(signal.SIGINT, self._stop)
 
     def _stop(self, *_: Any) -> None:
-        warnings.warn("Training was interrupted; what was learned so far is kept.", UserWarning, stacklevel=2)
+        warnings.warn(
+            "Training was interrupted; what was learned so far is kept. Ctrl-C once more stops at once.",
+            UserWarning,
+            stacklevel=2,
+        )
         self.model.stop_training = True
         self.on_train_end()
 
