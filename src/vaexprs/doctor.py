@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 ENABLES = {
     "cuda": "training on an NVIDIA GPU (Linux)",
     "dask": "generating on a Dask cluster",
-    "dev": "working on vaexprs",
     "docs": "building the documentation",
     "r": "reading and writing .rds files of R",
-    "test": "running the tests",
 }
+FOR_DEVELOPERS = ("dev", "test")
 SHOWN = ("keras", "jax", "anndata", "scanpy", "numpy", "zarr", "h5py")
 BACKEND = "jax"
 REINSTALL = "pip install --upgrade --force-reinstall {}"
@@ -229,7 +228,8 @@ def _graphviz() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for name in sorted(distribution("vaexprs").metadata.get_all("Provides-Extra") or ()):
+    offered = distribution("vaexprs").metadata.get_all("Provides-Extra") or ()
+    for name in sorted(set(offered) - set(FOR_DEVELOPERS)):
         lacking = [sentence for sentence in map(unmet, requirements(name)) if sentence]
         what = ENABLES.get(name, ", ".join(r.name for r in requirements(name)))
         if lacking:

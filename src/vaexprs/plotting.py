@@ -273,7 +273,7 @@ def plot_aug(
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
     joined, label_key, notes = _joined(x, real, layer, label_key, seed)
     for note in notes:
-        warnings.warn(f"{note} Another seed shows others.", UserWarning, stacklevel=2)
+        warnings.warn(note, UserWarning, stacklevel=2)
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
