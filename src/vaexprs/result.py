@@ -100,7 +100,7 @@ class VAEFit:
             f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
             f"conditions: {conditions or 'none'}\n"
             f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, "
-            f"{len(loss)} epochs, loss {loss[-1]:.1f}"
+            f"{len(loss)} epoch{'s' if len(loss) > 1 else ''}, loss {loss[-1]:.1f}"
         )
 
     def _repr_html_(self) -> str:
