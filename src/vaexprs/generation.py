@@ -21,21 +21,13 @@ from scipy.special import ndtri
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.batches import as_inputs
 from vaexprs.cluster import check_client, drawn_by, in_order
-from vaexprs.io import (
-    DiskMatrix,
-    Matrix,
-    check_output,
-    densify,
-    in_memory,
-    open_backed,
-    stacked,
-    write,
-    write_blocks,
-)
+from vaexprs.matrices import Matrix, densify, stacked
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
+from vaexprs.ondisk import DiskMatrix, in_memory, open_backed
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
+from vaexprs.writing import check_output, write, write_blocks
 
 # Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
 # rows: the same cells come out whatever the batch size.
