@@ -14,6 +14,9 @@ SRC = Path(vaexprs.__file__).parent
 ROOMS = (
     "_checks",
     "disk",
+    "matrices",
+    "ondisk",
+    "writing",
     "io",
     "preprocessing",
     "batches",
@@ -32,6 +35,7 @@ ROOMS = (
     "training",
     "processes",
     "fitting",
+    "drawing",
     "generation",
     "comparison",
     "metrics",
