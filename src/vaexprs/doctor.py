@@ -242,7 +242,7 @@ def _extras() -> Iterator[Finding]:
 def _trial() -> Iterator[Finding]:
     """Fit, save, load and generate a little."""
     import vaexprs as vx
-    from vaexprs.io import write
+    from vaexprs.writing import write
 
     cells = vx.demo_cells()[:60, :40].copy()
     with warnings.catch_warnings(action="ignore"):  # of so few cells there is much to warn
