@@ -105,10 +105,10 @@ def evaluate(
     DataFrame
         With columns ``metric``, ``label`` ("all" or a label; for pseudobulks a donor), ``value``,
         ``floor``, ``floor_low``, ``floor_high`` and ``verdict``: "within" the floor's interval or better,
-        "close" to it, or "off". In ``attrs``: ``notes``, sentences on what was looked at; ``cells``, the
-        number of cells on a side; ``learning_curve``, dicts of label, method ("real", "generated",
-        "oversampling", "SMOTE"), n (real training cells of the label), added, f1, low and high: how well a
-        classifier finds the label.
+        "close" to it, or "off". In ``attrs``: ``notes``, sentences on what was looked at; ``wanted``, the
+        metrics; ``cells``, the number of cells on a side; ``learning_curve``, dicts of label, method ("real",
+        "generated", "oversampling", "SMOTE"), n (real training cells of the label), added, f1, low and high:
+        how well a classifier finds the label.
 
     Raises
     ------
@@ -164,6 +164,7 @@ def evaluate(
     order = {name: i for i, name in enumerate(METRICS)}
     table = Scorecard(sorted(rows, key=lambda row: order[str(row[0])]), columns=list(COLUMNS))
     table.attrs["notes"] = notes
+    table.attrs["wanted"] = [name for name in METRICS if name in wanted]
     table.attrs["cells"] = sum(plan.most.values())
     table.attrs["learning_curve"] = [] if curve is None else curve.to_dict("records")
     return table

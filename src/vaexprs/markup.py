@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -91,9 +91,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
-def judged(
-    table: pd.DataFrame, answers: Callable[[Any], Iterable[Any]], known: Mapping[str, Any], interval: str
-) -> str:
+def judged(table: pd.DataFrame, answers: Iterable[Any], known: Mapping[str, Any], interval: str) -> str:
     """Return what a notebook shows of a table of figures with verdicts.
 
     Parameters
@@ -101,7 +99,7 @@ def judged(
     table
         The figures; where it has a column "label" those of "all" are shown.
     answers
-        Tells what the figures say together.
+        What the figures say together.
     known
         For each metric an object with ``title`` and ``what``.
     interval
@@ -116,7 +114,7 @@ def judged(
     ]  # fmt: skip
     return render(
         "notebook/judged.html",
-        cards=cards(answers(table)),
+        cards=cards(answers),
         rows=rows,
         interval=interval,
         notes=table.attrs.get("notes", []),

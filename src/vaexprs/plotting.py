@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from vaexprs import markup
-from vaexprs._checks import check_choice, did_you_mean, some
+from vaexprs._checks import check_choice, did_you_mean, some, warn
 from vaexprs.comparison import at_hand, label_key_of, sampled_training
 from vaexprs.generation import Generated, join_real, real_cells
 from vaexprs.io import from_object
@@ -269,7 +269,7 @@ def plot_aug(
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
     joined, label_key, notes = _joined(x, real, layer, label_key, seed)
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note)
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
@@ -480,11 +480,9 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
     made = np.array([(labels[group == "generated"] == name).sum() for name in names])
     order = np.lexsort((names, -real, -made))
     if len(names) > MOST_PANELS:
-        warnings.warn(
+        warn(
             f"{len(names):,} labels are too many for a panel each; the {MOST_PANELS} with the most generated "
-            "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...).",
-            UserWarning,
-            stacklevel=4,
+            "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
         )
     return [str(name) for name in names[order[:MOST_PANELS]]]
 

@@ -142,7 +142,7 @@ class PrivacyAudit(pd.DataFrame):
     def _repr_html_(self) -> str:
         if not set(COLUMNS) <= set(self.columns):  # it was changed in place
             return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
-        return markup.judged(self, lambda table: [answer(table)], AUDITS, "95% interval")
+        return markup.judged(self, [answer(self)], AUDITS, "95% interval")
 
 
 def audit_privacy(

@@ -608,7 +608,9 @@ class Scorecard(pd.DataFrame):
     def _repr_html_(self) -> str:
         if not set(COLUMNS) <= set(self.columns):  # it was changed in place
             return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
-        return markup.judged(self, answers, METRICS, "real against real")
+        asked = {QUESTIONS[METRICS[name].question] for name in self.attrs.get("wanted", METRICS)}
+        told = [answer for answer in answers(self) if answer.question in asked]
+        return markup.judged(self, told, METRICS, "real against real")
 
 
 class Answer(NamedTuple):
