@@ -38,6 +38,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 LibrarySize = Annotated[
     float | None, typer.Option(help="Counts a generated cell to aim at; by default like the real ones.")
 ]
+READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt or .rds"
+Transpose = Annotated[
+    bool | None,
+    typer.Option(
+        "--transpose/--no-transpose",
+        help="Whether tables of real cells have genes in rows; by default told by the names.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
 
 
@@ -85,13 +94,16 @@ def _common(
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Cells: an .h5ad or .zarr file.")],
+    data: Annotated[Path, typer.Argument(help=f"Cells: {READABLE}.")],
     out: Annotated[Path, typer.Option(help="Folder to save the model to.")],
     label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
     covariate_key: Annotated[
         list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
+    ] = None,
+    transpose: Transpose = None,
     likelihood: Annotated[
         str | None, typer.Option(help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.")
     ] = None,
@@ -133,7 +145,7 @@ def fit(
 ) -> None:
     """Fit a model to cells and save it."""
     from vaexprs import processes as several
-    from vaexprs.ondisk import check_readable
+    from vaexprs.io import check_readable
     from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
@@ -153,7 +165,7 @@ def fit(
     from vaexprs.fitting import fit_vae
 
     fitted = fit_vae(
-        data,
+        _cells(data, transpose),
         label_key=label_key,
         covariate_keys=covariate_key or (),
         layer=layer,
@@ -187,7 +199,12 @@ def fit(
 @app.command()
 def generate(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
+        ),
+    ],
     n: Annotated[int | None, typer.Option("-n", "--num-samples", help="Number of cells.")] = None,
     label: Annotated[str | None, typer.Option(help="The one label all cells shall have.")] = None,
     labels: Annotated[
@@ -217,9 +234,10 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells from a saved model."""
-    from vaexprs.writing import check_output
+    from vaexprs.writing import check_output, check_writable
 
     asked = _asked_labels(label, labels, labels_json)
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     levels = dict(_pair(text, "--covariate", "donor=101") for text in covariate or [])
     from vaexprs.cluster import connected
@@ -433,18 +451,19 @@ def _pair(text: str, option: str, example: str) -> tuple[str, str]:
 
 @app.command()
 def plot(
-    source: Annotated[Path, typer.Argument(help="A saved model, or generated cells (.h5ad, .zarr).")],
+    source: Annotated[Path, typer.Argument(help="A saved model, or generated cells.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf (.dot for a model).")],
     real: Annotated[Path | None, typer.Option(help="The real cells to show with generated ones.")] = None,
     method: Annotated[str, typer.Option(help="PCA, MDS, TSNE, UMAP, NMF or DiffusionMap.")] = "UMAP",
     layer: Annotated[str | None, typer.Option(help="Layer of the real cells with the values.")] = None,
+    transpose: Transpose = None,
     label_key: Annotated[str | None, typer.Option(help="Column of obs for a panel each.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
-    from vaexprs.ondisk import check_readable
+    from vaexprs.io import check_readable
     from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
@@ -458,10 +477,26 @@ def plot(
 
         if real is None and not has_groups(check_readable(source)):
             raise ValueError("Give the real cells too: --real DATA.h5ad.")
-        figure = plot_aug(source, _method(method), real=real, layer=layer, label_key=label_key, seed=seed)
+        figure = plot_aug(
+            source,
+            _method(method),
+            real=_cells(real, transpose),
+            layer=layer,
+            label_key=label_key,
+            seed=seed,
+        )
         save_figure(figure, out, overwrite=overwrite)
     if not quiet:
         Console().print(f"picture -> {escape(str(out))}")
+
+
+def _cells(path: Path | None, transpose: bool | None) -> Any:
+    """Return a path, or the cells where it must be said which side they are on."""
+    if path is None or transpose is None:
+        return path
+    from vaexprs.io import read
+
+    return read(path, transpose=transpose)
 
 
 def _method(name: str) -> str:
@@ -475,12 +510,15 @@ def _method(name: str) -> str:
     return known[name.lower()]
 
 
-Generated = Annotated[Path, typer.Argument(help="Generated cells: an .h5ad or .zarr file.")]
+Generated = Annotated[Path, typer.Argument(help=f"Generated cells: {READABLE}.")]
 LabelKey = Annotated[
     str | None, typer.Option(help="Column of obs with the label; by default that of the generated cells.")
 ]
 DonorKey = Annotated[str | None, typer.Option(help="Column of obs with the donor.")]
-Layer = Annotated[str | None, typer.Option(help="Layer of the real cells with the counts; by default X.")]
+Layer = Annotated[
+    str | None,
+    typer.Option(help="Layer of the real cells with the counts, X for X; by default they are looked for."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON, a list of rows.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")]
 TableOut = Annotated[Path | None, typer.Option(help="File for the table: .csv or .json.")]
@@ -494,6 +532,7 @@ def evaluate(
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
+    transpose: Transpose = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -507,8 +546,8 @@ def evaluate(
 
     table = evaluation.evaluate(
         generated,
-        real,
-        train=train,
+        _cells(real, transpose),
+        train=_cells(train, transpose),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,
@@ -528,6 +567,7 @@ def audit(
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
+    transpose: Transpose = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -540,7 +580,13 @@ def audit(
     from vaexprs import privacy
 
     table = privacy.audit_privacy(
-        generated, train, holdout, donor_key=donor_key, label_key=label_key, layer=layer, seed=seed
+        generated,
+        _cells(train, transpose),
+        _cells(holdout, transpose),
+        donor_key=donor_key,
+        label_key=label_key,
+        layer=layer,
+        seed=seed,
     )
     if not (quiet or as_json or as_csv):
         _show_audit(table, privacy)
@@ -559,12 +605,13 @@ def report(
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
+    transpose: Transpose = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
-    from vaexprs.ondisk import check_readable
+    from vaexprs.io import check_readable
     from vaexprs.report import check_suffix
     from vaexprs.writing import check_output
 
@@ -578,9 +625,9 @@ def report(
     write_report(
         load_vae(model),
         generated,
-        real,
+        _cells(real, transpose),
         out,
-        train=train,
+        train=_cells(train, transpose),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,
