@@ -242,7 +242,7 @@ def side_by_side(
     """
     recipe = _recipe(generated)
     layer = layer_like(generated, layer)
-    sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe else None)}
+    sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe or layer == AS_IT_IS else None)}
     sets |= {name: from_object(cells, layer=layer) for name, cells in others.items()}
     genes = sets["generated"].var_names
     for name, cells in sets.items():

@@ -110,7 +110,9 @@ def _parsed(path: Path) -> Any:
         warnings.simplefilter("ignore")
         try:
             parsed = package.parser.parse_data(content, altrep_constructor_dict=expanders, extension=".rds")
-        except NotImplementedError as error:
+        except (NotImplementedError, ValueError) as error:
+            if "RObjectType" not in str(error):  # not of a kind that is missing
+                raise
             raise Told(
                 f"{str(path)!r} holds something that rdata cannot read yet ({error}). In R take out what is "
                 "neither matrix nor data frame, such as metadata(x) <- list(), and save it again."
@@ -355,6 +357,8 @@ def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
     """Return a matrix as R has it, and the names of its rows and columns."""
     slots = _attributes(node)
     name = _class(node)
+    x: Any = None
+    names: Any = None
     if name == "data.frame":
         x = np.column_stack([_number_column(path, key, each) for key, each in _named(node).items()])
         return x, _index(_strings(slots.get("row.names")), len(x), "row"), pd.Index(list(_named(node)))
@@ -367,8 +371,6 @@ def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
         values = np.ma.filled(node.value.astype(np.float64) if np.ma.isMA(node.value) else node.value, np.nan)
         x = np.asarray(values).reshape(shape, order="F")
         names = slots.get("dimnames")
-    else:
-        x, names = None, None
     if x is None:
         raise Told(
             f"{str(path)!r} must hold a SingleCellExperiment, a SummarizedExperiment, a Seurat object or a "

@@ -171,7 +171,7 @@ def _header(path: Path) -> tuple[list[str], str]:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
         line = file.readline()
-        possible = SEPARATORS[suffix.lower()]
+        possible = SEPARATORS[suffix]
         separator = max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
         file.seek(0)
         lines = [row for _, row in zip(range(2), csv.reader(file, delimiter=separator), strict=False)]

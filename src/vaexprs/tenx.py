@@ -55,7 +55,9 @@ def read_folder(path: Path) -> ad.AnnData:
     var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols.to_numpy())
     if features.shape[1] > 2:
         var["feature_types"] = features[2].to_numpy()
-    adata = ad.AnnData(x, obs=pd.DataFrame(index=pd.Index(cells.to_numpy())), var=var)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are not unique yet
+        adata = ad.AnnData(x, obs=pd.DataFrame(index=pd.Index(cells.to_numpy())), var=var)
     beside = folder / OBS
     return with_obs(_genes_only(adata, path), read_obs(beside) if beside.is_file() else None, beside)
 
@@ -108,7 +110,9 @@ def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
                 UserWarning,
                 stacklevel=2,
             )
-            adata = adata[:, genes].copy()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of names that are not unique yet
+                adata = adata[:, genes].copy()
     adata.var_names = ad.utils.make_index_unique(adata.var_names.astype(str))
     return adata
 

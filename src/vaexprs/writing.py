@@ -104,7 +104,7 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITA
     """
     path = Path(path)
     suffix = suffix_of(path)
-    if suffix not in suffixes or (suffix in STORES and path.suffix not in STORES):
+    if suffix not in suffixes:
         raise ValueError(f"The output must be one of {', '.join(suffixes)}, got {path.name!r}.")
     if suffix == ".rds":
         rdata()
@@ -112,9 +112,8 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITA
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix that names the format, in small letters: ".csv.gz" of "A.csv.gz"."""
-    packed = path.suffix.lower() == ".gz"
-    return (Path(path.stem).suffix + path.suffix if packed else path.suffix).lower()
+    """Return the suffix that names the format: ".csv.gz" of "cells.csv.gz"."""
+    return Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
 
 
 def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
