@@ -174,7 +174,8 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     for key in joined.obs:
         joined.obs[key] = pd.Categorical(joined.obs[key])
     joined.obs["group"] = joined.obs["group"].cat.set_categories(["real", "generated"])
-    joined.uns["vaexprs"] = generated.uns["vaexprs"]
+    if "vaexprs" in generated.uns:  # not of a table, nor of what R has
+        joined.uns["vaexprs"] = generated.uns["vaexprs"]
     return joined
 
 
