@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -316,6 +317,49 @@ def test_a_10x_folder_of_version_2(from_r, some_cells, tmp_path, packed):
         found = quiet_read(path)
         assert_same(found, some_cells)
         assert found.var["gene_ids"].iloc[1] == "ENSG2"
+
+
+@pytest.fixture(scope="session")
+def cellranger():
+    """Files that CellRanger wrote: those of scanpy's own tests (tests/_data/10x_data of its source)."""
+    folder = Path(__file__).parents[2] / "shared" / "data" / "10x"
+    if not folder.exists():
+        pytest.skip("CellRanger's files are not on this machine")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "total"),
+    [
+        ("1.2.0/filtered_gene_bc_matrices_h5.h5", (12, 343), 12),
+        ("1.2.0/filtered_gene_bc_matrices/hg19_chr21", (12, 343), 12),
+        ("3.0.0/filtered_feature_bc_matrix.h5", (1107, 507), 41549),
+        ("3.0.0/filtered_feature_bc_matrix", (1107, 507), 41549),
+    ],
+)
+def test_files_of_cellranger(cellranger, name, shape, total):
+    found = quiet_read(cellranger / name)
+    assert found.shape == shape
+    assert found.X.sum() == total
+    assert found.var_names.is_unique
+    assert found.var["gene_ids"].str.startswith("ENSG").all()
+    reader = sc.read_10x_h5 if name.endswith(".h5") else sc.read_10x_mtx
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = reader(cellranger / name)
+    assert (found.X != expected.X).nnz == 0
+    assert list(found.obs_names) == list(expected.obs_names)
+
+
+def test_an_h5_file_of_several_genomes(cellranger, tmp_path):
+    path = cellranger / "1.2.0" / "multiple_genomes.h5"
+    with pytest.raises(
+        ValueError, match=r"holds cells of several genomes, 'another_genome', 'hg19_chr21'\. Give"
+    ):
+        vx.read(path)
+    (tmp_path / "cut.h5").write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(ValueError, match=r"cut\.h5' cannot be read as \.h5: .*truncated file"):
+        vx.read(tmp_path / "cut.h5")
 
 
 def test_a_10x_folder_for_scanpy_and_back(some_cells, tmp_path):

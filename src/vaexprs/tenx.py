@@ -90,6 +90,11 @@ def read_h5(path: Path) -> ad.AnnData:
             raise Told(f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix.")
         if not any("barcodes" in part for part in file.values() if isinstance(part, h5py.Group)):
             raise Told(f"{str(path)!r} is not CellRanger's: it has {some(list(file)) or 'nothing'} in it.")
+        if "matrix" not in file and len(file) > 1:
+            raise Told(
+                f"{str(path)!r} holds cells of several genomes, {some(list(file))}. Give those of one: "
+                f"scanpy.read_10x_h5({path.name!r}, genome={next(iter(file))!r})."
+            )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are not unique
         adata = sc.read_10x_h5(path, gex_only=False)
