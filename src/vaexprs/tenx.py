@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from vaexprs._checks import some
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import Told
-from vaexprs.tables import read_obs, with_obs, write_obs
+from vaexprs.tables import PACKING, read_obs, with_obs, write_obs
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
 GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
@@ -132,7 +132,7 @@ def write_folder(adata: ad.AnnData, folder: Path) -> None:
     x = sp.coo_matrix(adata.X).T
     if np.all(x.data == np.round(x.data)):
         x = x.astype(np.int64)
-    with gzip.open(folder / "matrix.mtx.gz", "wb") as file:
+    with gzip.open(folder / "matrix.mtx.gz", "wb", PACKING) as file:
         scipy.io.mmwrite(file, x)
     ids = adata.var.get("gene_ids", adata.var_names)
     features = pd.DataFrame({"id": list(ids), "name": list(adata.var_names), "kind": GENE_KIND})
