@@ -193,6 +193,22 @@ def test_a_fit_follows_the_likelihood_that_was_asked_for(few):
         assert vx.fit_vae(logs, preprocessing=fit.preprocessing, **quick).likelihood.name == "nb"
 
 
+def test_cells_are_topped_up_and_moved_with_the_values_of_their_fit(few):
+    logs = logarithms(few)
+    quick = {"epochs": 1, "verbose": 0, "progress": False}
+    with pytest.warns(UserWarning, match=RECOVERED):
+        both = vx.augment(logs, "cell_type", to=40, **quick)
+    assert (both[both.obs["group"] == "real"].X != few.X).nnz == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        both = vx.augment(logs, "cell_type", to=40, likelihood="gaussian", **quick)
+        np.testing.assert_array_equal(densify(both[both.obs["group"] == "real"].X), logs.X.toarray())
+        fit = vx.fit_vae(logs, likelihood="gaussian", label_key="cell_type", epochs=1, verbose=0)
+        moved = vx.transform(fit, logs, cell_type="CD19+ B", progress=False)
+        assert vx.augment(logs, "cell_type", to=40, fit=fit, progress=False).n_obs == 160
+    assert moved.shape == logs.shape
+
+
 def test_real_cells_are_taken_like_the_generated_ones(few):
     logs = logarithms(few)
     settings = {"only": ["gene_mean_r"], "progress": False}

@@ -38,6 +38,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 LibrarySize = Annotated[
     float | None, typer.Option(help="Counts a generated cell to aim at; by default like the real ones.")
 ]
+CountsLayer = Annotated[
+    str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
+]
+WRITABLE = "File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
 READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt or .rds"
 Transpose = Annotated[
     bool | None,
@@ -100,9 +104,7 @@ def fit(
     covariate_key: Annotated[
         list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
-    ] = None,
+    layer: CountsLayer = None,
     transpose: Transpose = None,
     likelihood: Annotated[
         str | None, typer.Option(help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.")
@@ -199,12 +201,7 @@ def fit(
 @app.command()
 def generate(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
-        ),
-    ],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
     n: Annotated[int | None, typer.Option("-n", "--num-samples", help="Number of cells.")] = None,
     label: Annotated[str | None, typer.Option(help="The one label all cells shall have.")] = None,
     labels: Annotated[
@@ -292,9 +289,9 @@ def _read_conditions(path: Path) -> Any:
 
 @app.command()
 def augment(
-    data: Annotated[Path, typer.Argument(help="Real cells: an .h5ad or .zarr file.")],
+    data: Annotated[Path, typer.Argument(help=f"Real cells: {READABLE}.")],
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
     to: Annotated[
         str, typer.Option(help="Cells each type shall have: 'balanced' (as the largest), or a number.")
     ] = "balanced",
@@ -304,7 +301,8 @@ def augment(
     covariate_key: Annotated[
         list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
     n_top_genes: Annotated[
         int | None, typer.Option(help="Take only so many of the genes, the most variable; by default all.")
     ] = None,
@@ -317,15 +315,16 @@ def augment(
     overwrite: Overwrite = False,
 ) -> None:
     """Top up the cells of each type with generated ones."""
-    from vaexprs.writing import check_output, write
+    from vaexprs.writing import check_output, check_writable, write
 
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     from vaexprs.augmentation import augment as topped_up
     from vaexprs.result import load_vae
 
     options = {"n_top_genes": n_top_genes, "epochs": epochs}
     cells = topped_up(
-        data,
+        _cells(data, transpose),
         label_key,
         int(to) if to.isdecimal() else to,
         covariate_keys=covariate_key or (),
@@ -344,10 +343,11 @@ def augment(
 @app.command()
 def transform(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
-    data: Annotated[Path, typer.Argument(help="The cells: an .h5ad or .zarr file.")],
+    data: Annotated[Path, typer.Argument(help=f"The cells: {READABLE}.")],
     to: Annotated[list[str], typer.Option(help="The condition to give them: 'stim=ctrl' (repeatable).")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
     library_size: Annotated[
         float | None, typer.Option(help="Counts a cell to aim at; by default each cell's own.")
     ] = None,
@@ -356,8 +356,9 @@ def transform(
     overwrite: Overwrite = False,
 ) -> None:
     """Give cells as they might have been under another condition."""
-    from vaexprs.writing import check_output
+    from vaexprs.writing import check_output, check_writable
 
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     levels = dict(_pair(text, "--to", "stim=ctrl") for text in to)
     from vaexprs.counterfactual import transform as transformed
@@ -365,7 +366,7 @@ def transform(
 
     cells = transformed(
         load_vae(model),
-        data,
+        _cells(data, transpose),
         levels,
         layer=layer,
         library_size=library_size,
@@ -383,7 +384,7 @@ def interpolate(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
     start: Annotated[str, typer.Option("--from", help="Label at the beginning of the way.")],
     end: Annotated[str, typer.Option("--to", help="Label at its end.")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
     n: Annotated[int, typer.Option("-n", "--num-samples", help="Number of cells.")] = 1_100,
     steps: Annotated[int, typer.Option(help="Positions on the way, with both ends.")] = 11,
     covariate: Annotated[
@@ -395,8 +396,9 @@ def interpolate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells on the way from one label to another."""
-    from vaexprs.writing import check_output, write
+    from vaexprs.writing import check_output, check_writable, write
 
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     levels = dict(_pair(text, "--covariate", "donor=101") for text in covariate or [])
     from vaexprs.interpolation import interpolate as on_the_way

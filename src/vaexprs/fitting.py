@@ -216,7 +216,7 @@ def fit_vae(
     file = _checkpoint_file(checkpoint, resume)
 
     keep_compiled()
-    if layer is None and not _may_be_counts(likelihood, preprocessing):
+    if layer is None and not may_be_counts(likelihood, preprocessing):
         layer = AS_IT_IS
     train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer)
     if train_cells is not None and n_top_genes is not None:
@@ -284,7 +284,7 @@ def fit_vae(
     return VAEFit(model, prepared, density, history, seed, _recipe(given, train_cells))
 
 
-def _may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
+def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
     """Whether counts are to be looked for: not under a likelihood for other values that was asked for."""
     named = likelihood or (None if earlier is None else earlier.likelihood)
     return not isinstance(named, str) or likelihood_named(named).counts
