@@ -10,7 +10,6 @@ import latex2mathml.converter
 
 # what pages run sees the same as its reader would, and compiled programs are kept between the pages
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ["TQDM_DISABLE"] = "1"
 os.environ["VAEXPRS_REPOSITORY"] = str(Path(__file__).parents[1])
 
 project = "vaexprs"
@@ -50,7 +49,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-nb_output_stderr = "show"
+nb_output_stderr = "remove"  # progress bars; a page that shows a warning says so
 nb_mime_priority_overrides = [("html", "image/svg+xml", 0), ("html", "image/png", 1)]
 
 myst_enable_extensions = ["dollarmath"]
