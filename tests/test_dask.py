@@ -15,6 +15,7 @@ import pytest
 
 import vaexprs as vx
 from vaexprs import cluster, generation
+from vaexprs.drawing import BLOCK, Plan, draw_part
 
 distributed = pytest.importorskip("distributed", reason="dask is not installed: pip install 'vaexprs[dask]'")
 
@@ -149,10 +150,10 @@ def test_a_worker_killed_in_mid_generation_costs_nothing_but_time(
 def test_few_results_are_in_flight(conditional, expected, small_tasks):
     """Of nine tasks no more are submitted than two for the one thread, until a result is taken."""
     with workers(1) as client:
-        plan = generation.Plan(*generation._plan(conditional, CELLS, None, None), None, True, 3)
-        drawn = cluster.drawn_by(client, generation.draw_part, conditional, plan.parts(1))
+        plan = Plan(*generation._plan(conditional, CELLS, None, None), None, True, 3)
+        drawn = cluster.drawn_by(client, draw_part, conditional, plan.parts(1))
         first = next(drawn)
-        assert (first != expected.X[: generation.BLOCK]).nnz == 0
+        assert (first != expected.X[:BLOCK]).nnz == 0
         tasks = [key for key in client.futures if "_work" in str(key)]
         assert 1 <= len(tasks) <= 3
         drawn.close()

@@ -30,6 +30,7 @@ ROOMS = (
     "training",
     "processes",
     "fitting",
+    "drawing",
     "generation",
     "comparison",
     "metrics",

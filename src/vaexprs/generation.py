@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import anndata as ad
-import keras
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from scipy.special import ndtri
 
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
-from vaexprs.batches import as_inputs
-from vaexprs.cluster import check_client, drawn_by, in_order
+from vaexprs.cluster import check_client, drawn_by
+from vaexprs.drawing import BLOCK, Drawer, Plan, draw_part, drawn_here, with_progress
 from vaexprs.io import (
     DiskMatrix,
     Matrix,
@@ -32,55 +29,11 @@ from vaexprs.io import (
     write,
     write_blocks,
 )
-from vaexprs.mixture import Mixture
-from vaexprs.networks import keep_compiled
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
 
-# Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
-# rows: the same cells come out whatever the batch size.
-BLOCK = 256
+NUMBER = "n"  # column of a table of conditions with numbers of cells
 VALUES_A_TASK = 2**24  # cells times genes that a worker of a cluster draws at a time, about
-SLOW = 10  # blocks from which on a progress bar is shown
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which cells are to be drawn; with the fit it decides every value.
-
-    Parameters
-    ----------
-    rows
-        The distinct conditions asked for, as levels by name.
-    which
-        For each cell which of them it has, (n_cells,).
-    library_size
-        Counts a cell to aim at; None to draw it with the state of the cell.
-    stratified
-        Whether random numbers are spread evenly.
-    seed
-        The seed of all cells.
-    first
-        Number of the first block: a part of a plan has the numbers it has in the whole.
-    """
-
-    rows: list[dict[str, str]]
-    which: np.ndarray
-    library_size: float | None
-    stratified: bool
-    seed: int
-    first: int = 0
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of blocks of cells."""
-        return -(-len(self.which) // BLOCK)
-
-    def parts(self, blocks: int) -> Iterator[Plan]:
-        """Yield plans of so many blocks each."""
-        for first in range(0, self.n_blocks, blocks):
-            which = self.which[first * BLOCK : (first + blocks) * BLOCK]
-            yield replace(self, which=which, first=self.first + first)
 
 
 @dataclass(frozen=True)
@@ -213,6 +166,7 @@ def gen_exprs(
     *,
     labels: str | Mapping[str, int] | None = None,
     covariates: Mapping[str, str] | None = None,
+    conditions: Any = None,
     library_size: float | str | None = None,
     stratified: bool = True,
     seed: int = 0,
@@ -240,6 +194,10 @@ def gen_exprs(
     covariates
         Levels asked for: ``{"donor": "101", "stim": "stim"}``. Those not named come in the training
         proportions.
+    conditions
+        Or all of that as a table: a DataFrame (or a list of dicts) with a row for each wish, the number of
+        cells in column "n" and levels of the label and of covariates in columns of their names. Those without
+        a column, or without a value in a row, come in the training proportions.
     library_size
         Counts a cell to aim at: the expected total of each generated cell. By default (None or "real") it
         is drawn with the state of the cell, as in the real ones.
@@ -287,39 +245,31 @@ def gen_exprs(
     if client is not None:
         check_client(client)
     seed = check_integer("seed", seed, 0)
-    per_cell = _per_cell(x, library_size)
-    rows, which = _plan(x, num_samples, labels, covariates)
+    per_cell = counts_a_cell(x, library_size)
+    rows, which = _plan(x, num_samples, labels, covariates, conditions)
+    plan = Plan(rows, which, per_cell, bool(stratified), seed)
     n = len(which)
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
     if out is not None:
         check_output(out, overwrite=overwrite)
-    obs = pd.DataFrame(index=pd.Index([f"generated_{i + 1}" for i in range(n)]))
-    for key, levels in x.preprocessing.conditions.levels.items():
-        obs[key] = pd.Categorical(np.array([row[key] for row in rows])[which], categories=levels)
-    adata = ad.AnnData(obs=obs, var=pd.DataFrame(index=x.genes))
+    adata = ad.AnnData(obs=plan.obs(x.preprocessing.conditions.levels), var=pd.DataFrame(index=x.genes))
     asked = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
-    adata.uns["vaexprs"] = {
-        "version": version("vaexprs"),
-        "likelihood": x.likelihood.name,
-        "counts": x.likelihood.counts,
-        "scaling": x.preprocessing.scaling.kind,
-        "label_key": x.preprocessing.conditions.label_key or "",
-        "fit_seed": x.seed,
+    adata.uns["vaexprs"] = origin(x) | {
         "seed": seed,
         "stratified": bool(stratified),
         "n_cells": n,
         "labels": json.dumps({str(k): int(v) for k, v in asked.items()}),
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
+        "conditions": "" if conditions is None else pd.DataFrame(conditions).to_json(orient="records"),
         "library_size": "real" if per_cell is None else per_cell,
     }
-    plan = Plan(rows, which, per_cell, bool(stratified), seed)
     if client is None:
-        drawn = _drawn_here(x, plan, max(1, size // BLOCK))
+        drawn = drawn_here(Drawer.of(x, plan), plan, max(1, size // BLOCK))
     else:
         drawn = drawn_by(client, draw_part, x, plan.parts(max(1, VALUES_A_TASK // (BLOCK * len(x.genes)))))
-    blocks = _with_progress(drawn, n, progress)
+    blocks = with_progress(drawn, n, progress)
     if out is not None and x.likelihood.counts:
         return Generated(open_backed(write_blocks(adata, blocks, out, overwrite=overwrite)), x)
     adata.X = stacked(list(blocks))
@@ -328,7 +278,26 @@ def gen_exprs(
     return Generated(adata, x)
 
 
-def _per_cell(fit: VAEFit, library_size: Any) -> float | None:
+def origin(fit: VAEFit) -> dict[str, Any]:
+    """Return what cells from a fit say of it in ``uns["vaexprs"]``."""
+    return {
+        "version": version("vaexprs"),
+        "likelihood": fit.likelihood.name,
+        "counts": fit.likelihood.counts,
+        "scaling": fit.preprocessing.scaling.kind,
+        "label_key": fit.preprocessing.conditions.label_key or "",
+        "fit_seed": fit.seed,
+    }
+
+
+def counts_a_cell(fit: VAEFit, library_size: Any) -> float | None:
+    """Return the library size asked for; None where it is that of real cells.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive, or the values of the fit are not counts.
+    """
     if library_size is None or library_size == "real":
         return None
     if not fit.likelihood.counts:
@@ -348,12 +317,34 @@ def _plan(
     num_samples: int | None,
     labels: str | Mapping[str, int] | None,
     covariates: Mapping[str, str] | None,
+    conditions: Any = None,
 ) -> tuple[list[dict[str, str]], np.ndarray]:
     """Return the distinct conditions asked for, and for each cell which of them it has."""
+    if conditions is None:
+        wanted = wanted_covariates(fit, covariates)
+        asked = [(label, wanted, n) for label, n in _numbers_by_label(fit, num_samples, labels)]
+    else:
+        if any(given is not None for given in (num_samples, labels, covariates)):
+            raise ValueError(
+                "conditions says what and how many: leave out num_samples, labels and covariates."
+            )
+        asked = _rows_asked(fit, conditions)
+    rows: list[dict[str, str]] = []
+    which: list[np.ndarray] = []
+    for label, wanted, n in asked:
+        candidates, weights = candidate_conditions(fit, label, wanted)
+        which.append(len(rows) + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
+        rows += candidates
+    return rows, np.concatenate(which)
+
+
+def _numbers_by_label(
+    fit: VAEFit, num_samples: int | None, labels: str | Mapping[str, int] | None
+) -> list[tuple[str | None, int]]:
+    """Return the labels asked for and the number of cells of each; no label stands for any."""
     conditions = fit.preprocessing.conditions
     if labels is not None and conditions.label_key is None:
         raise ValueError("labels cannot be asked for: the model was fitted without label_key or y_train.")
-    wanted = _wanted_covariates(fit, covariates)
     if isinstance(labels, Mapping):
         if not labels:
             raise ValueError("labels must name at least one label, got an empty dict.")
@@ -363,26 +354,62 @@ def _plan(
             conditions.check(str(conditions.label_key), label): check_integer(f"labels[{label!r}]", n, 1)
             for label, n in labels.items()
         }
-        asked: list[tuple[str | None, int]] = list(numbers.items())
-    else:
-        if num_samples is None:
-            raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
-        if labels is not None and not isinstance(labels, (str, int)):
-            raise TypeError(
-                f"labels must be a label or numbers by label ({{'B cell': 100}}), got {labels!r}."
+        return list(numbers.items())
+    if num_samples is None:
+        raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
+    if labels is not None and not isinstance(labels, (str, int)):
+        raise TypeError(f"labels must be a label or numbers by label ({{'B cell': 100}}), got {labels!r}.")
+    label = None if labels is None else conditions.check(str(conditions.label_key), labels)
+    return [(label, check_integer("num_samples", num_samples, 1))]
+
+
+def _rows_asked(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
+    """Return label, covariates and number of cells of each row of a table of conditions."""
+    known = fit.preprocessing.conditions
+    try:
+        table = pd.DataFrame(table)
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"conditions must be a DataFrame with a column 'n' and columns of levels, got {table!r}."
+        ) from error
+    columns = [str(column) for column in table.columns]
+    for column in columns:
+        if column != NUMBER and column not in known.keys:
+            raise ValueError(
+                f"The columns of conditions must be {NUMBER!r} and conditions of the fit "
+                f"({some(known.keys) or 'it has none'}), got {column!r}."
+                f"{did_you_mean(column, [NUMBER, *known.keys])}"
             )
-        label = None if labels is None else conditions.check(str(conditions.label_key), labels)
-        asked = [(label, check_integer("num_samples", num_samples, 1))]
-    rows: list[dict[str, str]] = []
-    which: list[np.ndarray] = []
-    for label, n in asked:
-        candidates, weights = _candidates(fit, label, wanted)
-        which.append(len(rows) + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
-        rows += candidates
-    return rows, np.concatenate(which)
+    if NUMBER not in columns:
+        raise ValueError(
+            f"conditions must have a column {NUMBER!r} with numbers of cells, got {some(columns)}."
+        )
+    if not len(table):
+        raise ValueError("conditions must have at least one row, got none.")
+    asked = []
+    for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
+        n = row.pop(NUMBER)
+        if isinstance(n, float) and n.is_integer():  # as pandas reads a column with gaps
+            n = int(n)
+        n = check_integer(f"{NUMBER} in row {i + 1} of conditions", n, 0)
+        levels = {key: known.check(key, level) for key, level in row.items() if not pd.isna(level)}
+        if n:
+            asked.append((levels.pop(str(known.label_key), None), levels, n))
+    if not asked:
+        raise ValueError(f"conditions must ask for at least one cell, got {NUMBER!r} = 0 in all rows.")
+    return asked
 
 
-def _wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
+def wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the levels of covariates asked for, checked.
+
+    Raises
+    ------
+    TypeError
+        If they are not given by name.
+    ValueError
+        If a name is no covariate of the fit, or a level unknown.
+    """
     conditions = fit.preprocessing.conditions
     if covariates is not None and not isinstance(covariates, Mapping):
         raise TypeError(f"covariates must give levels by name ({{'donor': '101'}}), got {covariates!r}.")
@@ -398,7 +425,7 @@ def _wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dic
     return wanted
 
 
-def _candidates(
+def candidate_conditions(
     fit: VAEFit, label: str | None, covariates: dict[str, str]
 ) -> tuple[list[dict[str, str]], np.ndarray]:
     """Return the conditions that answer a wish, and the weight of each.
@@ -415,127 +442,3 @@ def _candidates(
         levels = tuple((seen[i] | covariates).items())
         weight[levels] = weight.get(levels, 0.0) + float(fit.density.cells[i])
     return [dict(levels) for levels in weight], np.array(list(weight.values()))
-
-
-class _Drawer:
-    """Draws the blocks of a plan: what they have in common is made once."""
-
-    def __init__(self, fit: VAEFit, plan: Plan) -> None:
-        keep_compiled()
-        conditions, common = fit.preprocessing.conditions, fit.likelihood.common
-        self.fit = fit
-        self.plan = plan
-        self.mixtures = [fit.density.mixture(levels) for levels in plan.rows]
-        self.codes = conditions.one_hot(pd.DataFrame(plan.rows)) if conditions.width else None
-        self.decode = _compiled(fit.decoder, common)
-        self.common = self._common(_compiled(fit.decoder, ())) if common else {}
-
-    def _common(self, decode: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-        """Return the parts of the decoder's output that conditions alone decide, a row for each condition."""
-        z = np.zeros((len(self.plan.rows), self.fit.latent_dim))
-        blocks = [slice(first, first + BLOCK) for first in range(0, len(z), BLOCK)]
-        outputs = [
-            _decode(decode, z[rows], None if self.codes is None else self.codes[rows]) for rows in blocks
-        ]
-        named = [output for output in outputs if isinstance(output, dict)]
-        names = [name for name in self.fit.likelihood.common if named and name in named[0]]
-        return {name: np.concatenate([output[name] for output in named]) for name in names}
-
-    def block(self, number: int) -> Any:
-        """Return the values of a block of cells; CSR for counts."""
-        from vaexprs.sampling import evenly_spread
-
-        fit, plan = self.fit, self.plan
-        mine = plan.which[number * BLOCK : (number + 1) * BLOCK]
-        rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(plan.first + number,)))
-        present = np.unique(mine)
-        groups = [np.flatnonzero(mine == i) for i in present]
-        dims = self.mixtures[0].means.shape[1]
-        uniform = evenly_spread(rng, len(mine), 1 + dims, groups if plan.stratified else ())
-        z = latent = _latent([self.mixtures[i] for i in present], groups, uniform)
-        library = None
-        if fit.likelihood.counts:
-            z, own = latent[:, :-1], plan.library_size
-            library = np.exp(latent[:, -1:]) if own is None else np.full((len(mine), 1), own)
-        output = _decode(self.decode, z, None if self.codes is None else self.codes[mine])
-        if self.common:
-            output = output | {name: part[present] for name, part in self.common.items()}
-        shape = (len(mine), len(fit.genes))
-        values = fit.likelihood.draw(output, library, shape, groups, plan.stratified, rng)
-        if fit.likelihood.counts:
-            return values
-        return fit.preprocessing.scaling.inverse(values).astype(np.float32)
-
-
-def draw_part(fit: VAEFit, plan: Plan) -> Any:
-    """Return the values of all cells of a plan, (n_cells, n_genes), one block after the other."""
-    drawer = _Drawer(fit, plan)
-    return stacked([drawer.block(number) for number in range(plan.n_blocks)])
-
-
-def _drawn_here(fit: VAEFit, plan: Plan, blocks_at_once: int) -> Iterator[Any]:
-    """Yield the values of the cells of a plan, block by block, drawn by threads."""
-    workers = os.cpu_count() or 1
-    drawer = _Drawer(fit, plan)
-    with ThreadPoolExecutor(workers) as pool:
-        submitted = (partial(pool.submit, drawer.block, number) for number in range(plan.n_blocks))
-        yield from in_order(submitted, min(blocks_at_once, 2 * workers), Future.result)
-
-
-def _latent(mixtures: list[Mixture], groups: list[np.ndarray], uniform: np.ndarray) -> np.ndarray:
-    """Return latent vectors (and log library sizes) of a block of cells, (n, n_dims).
-
-    `groups` has the rows of each mixture, `uniform` (n, 1 + n_dims) numbers to draw with.
-    """
-    component, normal = uniform[:, 0], ndtri(np.clip(uniform[:, 1:], 1e-12, 1 - 1e-12))
-    latent = np.empty(normal.shape)
-    for mixture, rows in zip(mixtures, groups, strict=True):
-        latent[rows] = mixture.transform(component[rows], normal[rows])
-    return latent
-
-
-@lru_cache(maxsize=4)
-def _compiled(decoder: keras.Model, left_out: tuple[str, ...]) -> Callable[[Any], Any]:
-    """Return a function of the decoder's inputs that computes its output without some parts."""
-
-    def asked(output: Any) -> Any:
-        if not isinstance(output, dict):
-            return output
-        return {name: part for name, part in output.items() if name not in left_out}
-
-    if keras.backend.backend() != "jax":
-        return lambda inputs: asked(decoder.predict_on_batch(inputs))
-    import jax
-
-    @jax.jit
-    def call(trainable: Any, other: Any, inputs: Any) -> Any:
-        return asked(decoder.stateless_call(trainable, other, inputs, training=False)[0])
-
-    # Keras' own predict_on_batch takes as long again as a block does
-    return lambda inputs: call(
-        [variable.value for variable in decoder.trainable_variables],
-        [variable.value for variable in decoder.non_trainable_variables],
-        inputs,
-    )
-
-
-def _decode(decode: Callable[[Any], Any], z: np.ndarray, codes: np.ndarray | None) -> Any:
-    """Return the decoder's output for a block, as arrays; always computed for BLOCK rows."""
-    n, short = len(z), BLOCK - len(z)
-    padded = [
-        np.pad(part.astype(np.float32), ((0, short), (0, 0))) for part in (z, codes) if part is not None
-    ]
-    output = decode(as_inputs(padded[0], padded[1] if len(padded) == 2 else None))
-    return keras.tree.map_structure(lambda part: np.asarray(part)[:n], output)
-
-
-def _with_progress(parts: Iterator[Any], n: int, progress: bool) -> Iterator[Any]:
-    if not progress or n < SLOW * BLOCK:
-        yield from parts
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=n, desc="generating", unit="cell") as bar:
-        for part in parts:
-            yield part
-            bar.update(part.shape[0])

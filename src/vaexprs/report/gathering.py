@@ -394,12 +394,13 @@ def code(
     drawn = {
         "labels": labels or None,
         "covariates": json.loads(str(recipe.get("covariates", "{}")) or "{}") or None,
+        "conditions": json.loads(str(recipe.get("conditions", "")) or "null"),
         "library_size": None if size == "real" else float(size),
         "stratified": None if recipe.get("stratified", True) else False,
         "seed": int(recipe.get("seed", 0)),
     }
     told = {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
-    first = "fit" if labels else f"fit, {n}"
+    first = "fit" if labels or drawn["conditions"] else f"fit, {n}"
     return "\n".join(
         [
             "import vaexprs as vx",
