@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from vaexprs import batches as batches_
 from vaexprs.batches import LANES, CellBatches, as_inputs
 from vaexprs.demo import demo_cells
-from vaexprs.io import DiskMatrix, open_group, stamp_of
+from vaexprs.ondisk import DiskMatrix, open_group, stamp_of
 
 N = 10
 

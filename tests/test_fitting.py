@@ -18,7 +18,7 @@ from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
 import vaexprs as vx
-from vaexprs import io
+from vaexprs.io import fingerprint
 from vaexprs.training import _batch_size
 
 
@@ -659,7 +659,7 @@ def test_the_recipe_tells_what_was_not_the_default(few):
         "shuffle": False,
     }
     assert fit.recipe["data"]["cells"] == 120
-    assert fit.recipe["data"]["sha256"] == io.fingerprint(few)
+    assert fit.recipe["data"]["sha256"] == fingerprint(few)
     assert fit.recipe["versions"]["keras"] == keras.version()
 
 

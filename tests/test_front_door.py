@@ -14,6 +14,9 @@ SRC = Path(vaexprs.__file__).parent
 ROOMS = (
     "_checks",
     "disk",
+    "matrices",
+    "ondisk",
+    "writing",
     "io",
     "preprocessing",
     "batches",

@@ -14,9 +14,9 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import vaexprs as vx
-from vaexprs import io
-from vaexprs.io import write
+from vaexprs import writing
 from vaexprs.sampling import evenly_spread
+from vaexprs.writing import write
 
 
 def same(a, b):
@@ -145,7 +145,7 @@ def test_the_memory_is_that_of_the_result_whatever_the_batch_size(conditional):
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 def test_cells_written_as_they_are_made_are_the_same(conditional, tmp_path, monkeypatch, suffix):
-    monkeypatch.setitem(io.CELLS_A_WRITE, suffix, 200)  # several writes
+    monkeypatch.setitem(writing.CELLS_A_WRITE, suffix, 200)  # several writes
     kwargs = {"seed": 3, "covariates": {"phase": "S"}, "progress": False}
     whole = vx.gen_exprs(conditional, 700, **kwargs).adata
     made = vx.gen_exprs(conditional, 700, out=tmp_path / f"g{suffix}", **kwargs)

@@ -13,25 +13,12 @@ from biocframe import BiocFrame
 from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
-from vaexprs import io
+from vaexprs import ondisk, writing
 from vaexprs.demo import demo_cells
-from vaexprs.io import (
-    DiskMatrix,
-    as_float,
-    check_output,
-    densify,
-    from_matrix,
-    from_object,
-    limits,
-    open_group,
-    open_large,
-    read,
-    row_blocks,
-    stamp_of,
-    stored,
-    write,
-    written_whole,
-)
+from vaexprs.io import from_matrix, from_object, read
+from vaexprs.matrices import as_float, densify, limits, stored
+from vaexprs.ondisk import DiskMatrix, open_group, open_large, row_blocks, stamp_of
+from vaexprs.writing import check_output, write, written_whole
 
 COUNTS = np.arange(12.0).reshape(4, 3)  # cells x genes
 CELLS, GENES = ["c1", "c2", "c3", "c4"], ["g1", "g2", "g3"]
@@ -646,9 +633,9 @@ def test_limits_of_a_gene_are_over_all_its_values_stored_or_not(kind):
 @pytest.fixture
 def large(monkeypatch):
     """Every matrix on disk counts as large, and few of its rows are read at once."""
-    monkeypatch.setattr(io, "IN_MEMORY", 0)
-    monkeypatch.setattr(io, "BLOCK_BYTES", 4_000)
-    monkeypatch.setattr(io, "GAP_BYTES", 400)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", 0)
+    monkeypatch.setattr(ondisk, "BLOCK_BYTES", 4_000)
+    monkeypatch.setattr(ondisk, "GAP_BYTES", 400)
 
 
 def some_cells():
@@ -734,9 +721,9 @@ def test_matrix_is_left_on_disk_from_a_size_on(tmp_path, monkeypatch):
     cells = some_cells()
     sparse, dense = (write_as(cells, tmp_path / f"{form}.h5ad", form) for form in ("csr", "dense"))
     for path, size in ((sparse, 8 * cells.X.nnz), (dense, 4 * 90 * 40)):
-        monkeypatch.setattr(io, "IN_MEMORY", size)
+        monkeypatch.setattr(ondisk, "IN_MEMORY", size)
         assert open_large(path, layer=None, keys=[]) is None
-        monkeypatch.setattr(io, "IN_MEMORY", size - 1)
+        monkeypatch.setattr(ondisk, "IN_MEMORY", size - 1)
         x = open_large(path, layer=None, keys=[]).X
         assert x.nbytes == size
         assert x.rows_in(size) == 90
@@ -796,17 +783,17 @@ def test_view_of_a_backed_anndata_is_left_on_disk(tmp_path, large, rows, genes):
 def test_written_blocks_are_left_on_disk(tmp_path, large, suffix):
     cells = some_cells()
     bare = ad.AnnData(obs=cells.obs, var=cells.var)
-    path = io.write_blocks(bare, [cells.X[:50], cells.X[50:]], tmp_path / f"cells{suffix}")
-    for given in (path, io.open_backed(path)):
+    path = writing.write_blocks(bare, [cells.X[:50], cells.X[50:]], tmp_path / f"cells{suffix}")
+    for given in (path, ondisk.open_backed(path)):
         found = open_large(given, layer=None, keys=["cell_type"])
         assert found.X.path == path
         np.testing.assert_array_equal(densify(found.X[:]), cells.X.toarray())
-    backed = io.open_backed(path)
+    backed = ondisk.open_backed(path)
     assert backed.raw is None
-    whole = io.in_memory(backed)
+    whole = ondisk.in_memory(backed)
     np.testing.assert_array_equal(whole.X.toarray(), cells.X.toarray())
     assert list(whole.obs["cell_type"]) == list(cells.obs["cell_type"])
-    assert io.in_memory(cells) is cells
+    assert ondisk.in_memory(cells) is cells
 
 
 def test_cells_in_memory_are_not_large(large):
@@ -853,7 +840,7 @@ def cut(path, share):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95])
 @pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
 def test_file_that_is_cut_off(tmp_path, monkeypatch, share, size):
-    monkeypatch.setattr(io, "IN_MEMORY", size)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", size)
     path = write_as(some_cells(), tmp_path / "cells.h5ad")
     cut(path, share)
     for call in (read, lambda path: open_large(path, layer=None, keys=["cell_type"])):
@@ -909,7 +896,7 @@ def unordered(group):
     ids=lambda change: "",
 )
 def test_store_whose_parts_do_not_fit_together(tmp_path, monkeypatch, suffix, size, change):
-    monkeypatch.setattr(io, "IN_MEMORY", size)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", size)
     path = write_as(some_cells(), tmp_path / f"cells{suffix}")
     if suffix == ".h5ad":
         with h5py.File(path, "r+") as file:
@@ -969,7 +956,7 @@ def chunk_files(path, name):
 @pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
 @pytest.mark.parametrize("array", ["data", "indices"])
 def test_missing_chunks_of_a_sparse_matrix_are_not_taken_for_zeros(tmp_path, monkeypatch, size, array):
-    monkeypatch.setattr(io, "IN_MEMORY", size)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", size)
     path = chunked(tmp_path / "cells.zarr", "csr")
     read(path)
     chunk_files(path, f"X/{array}")[3].unlink()
@@ -981,7 +968,7 @@ def test_missing_chunks_of_a_sparse_matrix_are_not_taken_for_zeros(tmp_path, mon
 @zarr_chatter
 @pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
 def test_missing_chunks_of_a_dense_matrix_are_told(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(io, "IN_MEMORY", size)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", size)
     path = chunked(tmp_path / "cells.zarr", "dense")
 
     def get():
@@ -1004,7 +991,7 @@ def test_missing_chunks_of_a_dense_matrix_are_told(tmp_path, monkeypatch, size):
 @pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
 @pytest.mark.parametrize("form", ["csr", "dense"])
 def test_store_with_shards_is_whole_unless_one_is_missing(tmp_path, monkeypatch, size, form):
-    monkeypatch.setattr(io, "IN_MEMORY", size)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", size)
     import zarr
 
     path = write_as(some_cells(), tmp_path / "cells.zarr", form, 3)
@@ -1041,7 +1028,7 @@ def test_store_with_shards_is_whole_unless_one_is_missing(tmp_path, monkeypatch,
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 @pytest.mark.parametrize("size", [0, 2**40], ids=["large", "small"])
 def test_layer_or_x_that_is_not_there(tmp_path, monkeypatch, suffix, size):
-    monkeypatch.setattr(io, "IN_MEMORY", size)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", size)
     cells = some_cells()
     path = write_as(cells, tmp_path / f"cells{suffix}")
     with pytest.raises(

@@ -14,15 +14,15 @@ import pandas as pd
 import pytest
 
 import vaexprs as vx
-from vaexprs import batches, comparison, io, plotting
-from vaexprs.io import DiskMatrix
+from vaexprs import batches, comparison, ondisk, plotting
+from vaexprs.ondisk import DiskMatrix
 
 
 @pytest.fixture
 def large(monkeypatch):
     """Matrices of more than 10 kB on disk are large, and few of their rows are in memory at a time."""
-    monkeypatch.setattr(io, "IN_MEMORY", 10_000)
-    monkeypatch.setattr(io, "BLOCK_BYTES", 40_000)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(ondisk, "BLOCK_BYTES", 40_000)
     monkeypatch.setattr(batches, "BUFFER_BYTES", 200_000)
 
 
@@ -136,10 +136,10 @@ def test_loss_from_disk_falls_as_with_full_shuffling_where_the_file_is_sorted(
 ):
     monkeypatch.setattr(batches, "BUFFER_BYTES", 400_000)
     path = write_as(some_cells, tmp_path / "cells.h5ad")
-    monkeypatch.setattr(io, "IN_MEMORY", 2**40)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", 2**40)
     held = {"epochs": 8, "batch_size": batch_size, "validation_split": 0.2}
     full = fit(path, **held).history
-    monkeypatch.setattr(io, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", 10_000)
     disk = fit(path, **held).history
     for name in ("loss", "val_loss"):  # cells in the order of the file end 6% off
         np.testing.assert_allclose(disk[name][2:], full[name][2:], rtol=0.02)
@@ -166,8 +166,8 @@ def test_file_that_changes_in_the_middle_of_a_fit(tmp_path, some_cells, large):
 def run(*words, in_memory=10_000):
     """Run the command line with a size from which on matrices are left on disk."""
     code = (
-        "import sys; sys.argv[0] = 'vaexprs'; from vaexprs import io; from vaexprs.cli import main; "
-        f"io.IN_MEMORY = {in_memory}; main()"
+        "import sys; sys.argv[0] = 'vaexprs'; from vaexprs import ondisk; from vaexprs.cli import main; "
+        f"ondisk.IN_MEMORY = {in_memory}; main()"
     )
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
@@ -296,7 +296,7 @@ def test_sample_has_every_label_and_the_names_of_its_cells(tmp_path, some_cells,
     assert list(found.obs["rare"]) == list(wanted.obs["rare"])
     again, other = (comparison.at_hand(path, keys=["rare"], seed=seed).cells for seed in (0, 1))
     assert list(again.obs_names) == list(found.obs_names) != list(other.obs_names)
-    backed = ad.read_h5ad(path, backed="r") if suffix == ".h5ad" else io.open_backed(path)
+    backed = ad.read_h5ad(path, backed="r") if suffix == ".h5ad" else ondisk.open_backed(path)
     assert list(comparison.at_hand(backed, keys=["rare"], seed=0).cells.obs_names) == list(found.obs_names)
 
 
@@ -429,7 +429,7 @@ def test_commands_look_at_samples_of_files(tmp_path, some_cells, fitted):
     code = "from vaexprs import comparison; comparison.BYTES_FROM_DISK = 30_000; "
 
     def command(*words):
-        first = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs import io; io.IN_MEMORY = 10_000; "
+        first = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs import ondisk; ondisk.IN_MEMORY = 10_000; "
         done = subprocess.run(
             [sys.executable, "-c", f"{first}{code}from vaexprs.cli import main; main()", *map(str, words)],
             capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"},

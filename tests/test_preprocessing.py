@@ -8,9 +8,10 @@ import scipy.sparse as sp
 from scipy.special import boxcox
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
-from vaexprs import io
+from vaexprs import ondisk
 from vaexprs.demo import demo_cells
-from vaexprs.io import DiskCells, DiskMatrix, limits, open_group, stamp_of
+from vaexprs.matrices import limits
+from vaexprs.ondisk import DiskCells, DiskMatrix, open_group, stamp_of
 from vaexprs.preprocessing import (
     POWERS,
     SCALINGS,
@@ -614,10 +615,10 @@ def test_summaries_of_blocks_are_together_that_of_the_whole(form):
 
 @both_forms
 def test_summary_from_disk_is_that_from_memory(tmp_path, monkeypatch, form, cells):
-    monkeypatch.setattr(io, "BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(ondisk, "BLOCK_BYTES", 50_000)
     x = form(cells.X.toarray())
     disk = on_disk(x, tmp_path / "x.h5ad")
-    assert disk.rows_in(io.BLOCK_BYTES) < 100
+    assert disk.rows_in(ondisk.BLOCK_BYTES) < 100
     same(summarise(disk, "object"), Summary.of(x))
     kept = np.arange(0, 700, 3)
     same(summarise(disk.keep(kept), "object"), Summary.of(x[kept]))
@@ -635,7 +636,7 @@ def test_digest_tells_matrices_apart(cells):
 
 @both_forms
 def test_values_on_disk_that_are_not_finite_are_refused(tmp_path, monkeypatch, form):
-    monkeypatch.setattr(io, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(ondisk, "BLOCK_BYTES", 200)
     x = np.ones((60, 4), np.float32)
     x[55, 2] = np.nan
     with pytest.raises(ValueError, match="object must hold finite values, got 1 NaN values"):

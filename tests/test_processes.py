@@ -163,12 +163,12 @@ def test_wrong_settings(given, words):
 
 def test_batches_that_cannot_be_shared_are_refused(few, tmp_path, monkeypatch):
     import vaexprs as vx
-    from vaexprs import io
+    from vaexprs import ondisk
     from vaexprs.batches import CellBatches
 
-    monkeypatch.setattr(io, "IN_MEMORY", 10)
+    monkeypatch.setattr(ondisk, "IN_MEMORY", 10)
     few.write_h5ad(tmp_path / "few.h5ad")
-    on_disk = io.open_large(tmp_path / "few.h5ad", layer=None, keys=["cell_type"])
+    on_disk = ondisk.open_large(tmp_path / "few.h5ad", layer=None, keys=["cell_type"])
     settings = {"codes": None, "shuffle": True, "seed": 0, "share": (0, 3)}
     with pytest.raises(
         ValueError, match=r"each of the 3 processes as many cells, got 40\. Choose a multiple"

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from vaexprs.io import DiskMatrix, Matrix, densify, stacked
+from vaexprs.matrices import Matrix, densify, stacked
+from vaexprs.ondisk import DiskMatrix
 
 LANES = 16  # parts of a file that every batch has cells of
 BLOCKS = 4  # of each lane in the buffer, at least

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from vaexprs._checks import some
-from vaexprs.io import written_whole
+from vaexprs.writing import written_whole
 
 FORMAT = 1
 

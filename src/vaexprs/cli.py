@@ -130,7 +130,8 @@ def fit(
 ) -> None:
     """Fit a model to cells and save it."""
     from vaexprs import processes as several
-    from vaexprs.io import check_output, check_readable
+    from vaexprs.ondisk import check_readable
+    from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
@@ -209,7 +210,7 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells from a saved model."""
-    from vaexprs.io import check_output
+    from vaexprs.writing import check_output
 
     asked = _asked_labels(label, labels, labels_json)
     check_output(out, overwrite=overwrite)
@@ -282,7 +283,8 @@ def plot(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
-    from vaexprs.io import check_output, check_readable
+    from vaexprs.ondisk import check_readable
+    from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
     if (source / "meta.json").is_file():
@@ -401,8 +403,9 @@ def report(
     overwrite: Overwrite = False,
 ) -> None:
     """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
-    from vaexprs.io import check_output, check_readable
+    from vaexprs.ondisk import check_readable
     from vaexprs.report import check_suffix
+    from vaexprs.writing import check_output
 
     check_output(check_suffix(out), overwrite=overwrite)
     for path in (generated, real, train):
@@ -429,7 +432,7 @@ def report(
 
 
 def _check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite: bool) -> None:
-    from vaexprs.io import check_output
+    from vaexprs.writing import check_output
 
     if as_json and as_csv:
         raise ValueError("Say --json or --csv, one of the two.")
@@ -443,7 +446,7 @@ def _give_table(
     table: Any, as_json: bool, as_csv: bool, out: Path | None, *, quiet: bool, overwrite: bool
 ) -> None:
     """Print a table as asked for, and write it."""
-    from vaexprs.io import written_whole
+    from vaexprs.writing import written_whole
 
     texts = {
         ".json": table.to_json(orient="records", indent=1, double_precision=15) + "\n",
@@ -546,7 +549,7 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit real blood cells, generate 1,000 new ones, and judge them by cells held out. Needs no network."""
-    from vaexprs.io import check_output, write, written_whole
+    from vaexprs.writing import check_output, write, written_whole
 
     check_output(out, overwrite=overwrite)
     console = Console(quiet=quiet, highlight=False, soft_wrap=True)

@@ -15,21 +15,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, some
-from vaexprs.io import (
-    DiskCells,
-    DiskMatrix,
-    Matrix,
-    as_float,
-    densify,
-    from_object,
-    in_memory,
-    limits,
-    note_of,
-    open_large,
-    read,
-    stacked,
-    stored,
-)
+from vaexprs.io import from_object, read
+from vaexprs.matrices import Matrix, as_float, densify, limits, stacked, stored
+from vaexprs.ondisk import DiskCells, DiskMatrix, in_memory, note_of, open_large
 from vaexprs.preprocessing import Preprocessing, Scaling, apportion, check_cells, column_of_levels
 
 PCS = 50

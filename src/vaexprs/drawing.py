@@ -16,7 +16,7 @@ from scipy.special import ndtri
 
 from vaexprs.batches import as_inputs
 from vaexprs.cluster import in_order
-from vaexprs.io import Matrix, stacked
+from vaexprs.matrices import Matrix, stacked
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
 from vaexprs.result import VAEFit

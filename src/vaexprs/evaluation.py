@@ -22,7 +22,7 @@ from vaexprs.comparison import (
     rows_in,
     side_by_side,
 )
-from vaexprs.io import densify
+from vaexprs.matrices import densify
 from vaexprs.scorecard import (
     ALL,
     LEAST_CELLS,

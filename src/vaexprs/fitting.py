@@ -18,13 +18,15 @@ import keras
 import numpy as np
 import pandas as pd
 
-from vaexprs import io, processes
+from vaexprs import ondisk, processes
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.checkpoints import Checkpoint, read_state
 from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
-from vaexprs.io import check_output
+from vaexprs.io import fingerprint, from_matrix, from_object
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
+from vaexprs.matrices import as_float
 from vaexprs.networks import VAE, build_vae, keep_compiled, predict
+from vaexprs.ondisk import DiskCells, DiskMatrix, open_large
 from vaexprs.preprocessing import (
     Cells,
     Preprocessing,
@@ -38,6 +40,7 @@ from vaexprs.preprocessing import (
 )
 from vaexprs.result import VAEFit, encode
 from vaexprs.training import Schedule, as_callbacks, schedule_for, train
+from vaexprs.writing import check_output
 
 LEARNING_RATE = 3e-3
 DEEP = 20_000  # counts a cell from which on, as for values that are not counts, ...
@@ -306,7 +309,7 @@ def _about(
     }
 
 
-def _recipe(given: Mapping[str, Any], cells: ad.AnnData | io.DiskCells | None) -> dict[str, Any]:
+def _recipe(given: Mapping[str, Any], cells: ad.AnnData | DiskCells | None) -> dict[str, Any]:
     """Return what it takes to repeat a fit, in words that JSON can hold."""
     recipe: dict[str, Any] = {
         "arguments": _arguments(given),
@@ -314,10 +317,10 @@ def _recipe(given: Mapping[str, Any], cells: ad.AnnData | io.DiskCells | None) -
     }
     if cells is not None:
         recipe["data"] = {"cells": cells.n_obs, "genes": cells.n_vars}
-    if isinstance(cells, io.DiskCells):
+    if isinstance(cells, DiskCells):
         recipe["data"]["file"] = cells.X.path.name
     elif cells is not None:
-        recipe["data"]["sha256"] = io.fingerprint(cells)
+        recipe["data"]["sha256"] = fingerprint(cells)
     return recipe
 
 
@@ -369,7 +372,7 @@ def _gather(
     label_key: str | None,
     covariate_keys: Any,
     layer: str | None,
-) -> tuple[ad.AnnData | io.DiskCells | None, ad.AnnData | None, str | None]:
+) -> tuple[ad.AnnData | DiskCells | None, ad.AnnData | None, str | None]:
     """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
     if obj is not None and x_train is not None:
         raise ValueError("Give the cells as object or as x_train, not both.")
@@ -379,14 +382,14 @@ def _gather(
         raise ValueError("y_train must come with x_train.")
     if x_val is None and y_val is not None:
         raise ValueError("y_val must come with x_val.")
-    train: ad.AnnData | io.DiskCells | None = None
+    train: ad.AnnData | DiskCells | None = None
     if obj is not None:
         covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
         columns = [key for key in (label_key, *covariates) if isinstance(key, str)]
-        train = io.open_large(obj, layer=layer, keys=columns) or io.from_object(obj, layer=layer)
+        train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer)
         check_cells(train, "object")
     elif x_train is not None:
-        train = matrix = io.from_matrix(x_train, "x_train")
+        train = matrix = from_matrix(x_train, "x_train")
         check_cells(train, "x_train")
         if y_train is not None:
             label_key = label_key or "label"
@@ -394,9 +397,7 @@ def _gather(
     val = None
     if x_val is not None:
         val = (
-            io.from_object(x_val, layer=layer)
-            if isinstance(x_val, ad.AnnData)
-            else io.from_matrix(x_val, "x_val")
+            from_object(x_val, layer=layer) if isinstance(x_val, ad.AnnData) else from_matrix(x_val, "x_val")
         )
         check_cells(val, "x_val")
         if y_val is not None:
@@ -421,8 +422,8 @@ def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str)
 
 
 def _with_variable_genes(
-    train: ad.AnnData | io.DiskCells, val: ad.AnnData | None, n: int, seed: int
-) -> tuple[ad.AnnData | io.DiskCells, ad.AnnData | None]:
+    train: ad.AnnData | DiskCells, val: ad.AnnData | None, n: int, seed: int
+) -> tuple[ad.AnnData | DiskCells, ad.AnnData | None]:
     """Return the cells with the most variable genes of the training cells."""
     train = with_variable_genes(train, n, seed)
     if val is not None and set(train.var_names) <= set(val.var_names):
@@ -431,7 +432,7 @@ def _with_variable_genes(
 
 
 def _prepare(
-    train: ad.AnnData | io.DiskCells,
+    train: ad.AnnData | DiskCells,
     val: ad.AnnData | None,
     earlier: Preprocessing | None,
     likelihood: str | None,
@@ -441,7 +442,7 @@ def _prepare(
     dense: bool,
 ) -> tuple[Preprocessing, Likelihood, Summary]:
     """Return the preprocessing with its cells, the likelihood, and the summary of the values."""
-    x = train.X if isinstance(train, io.DiskCells) else io.as_float(train.X)
+    x = train.X if isinstance(train, DiskCells) else as_float(train.X)
     conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
     summary = summarise(x, "object")
     if conditions is None:
@@ -467,7 +468,7 @@ def _prepare(
     cells = prepared.prepare(train, dense=dense)
     val_cells = None
     if val is not None:
-        chosen.check(summarise(io.as_float(val.X), "x_val"), val.obs_names)
+        chosen.check(summarise(as_float(val.X), "x_val"), val.obs_names)
         val_cells = prepared.prepare(val, dense=dense)
     return replace(prepared, train=cells, val=val_cells), chosen, summary
 
@@ -487,7 +488,7 @@ def _reused_cells(
     chosen = _same_likelihood(earlier, likelihood).for_values(summary)
     if val is None:
         return earlier, chosen, summary
-    chosen.check(summarise(io.as_float(val.X), "x_val"), val.obs_names)
+    chosen.check(summarise(as_float(val.X), "x_val"), val.obs_names)
     return replace(earlier, val=earlier.prepare(val, dense=dense)), chosen, summary
 
 
@@ -532,7 +533,7 @@ def _split(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing
         raise ValueError(
             f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
         )
-    large = isinstance(cells.x, io.DiskMatrix) and len(held) > cells.x.rows_in(io.IN_MEMORY)
+    large = isinstance(cells.x, DiskMatrix) and len(held) > cells.x.rows_in(ondisk.IN_MEMORY)
     return replace(prepared, train=cells.keep(rows), val=cells.keep(held) if large else cells.take(held))
 
 
@@ -598,7 +599,7 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
     sizes = np.array([len(rows) for rows in groups.values()])
     codes = prepared.codes_train
     x = cells.x
-    if isinstance(x, io.DiskMatrix):  # those that will be looked at, and no others, are read
+    if isinstance(x, DiskMatrix):  # those that will be looked at, and no others, are read
         rows = np.sort(np.concatenate(list(chosen_rows(groups, seed).values())))
         x, codes = x.take(rows), None if codes is None else codes.take(rows)
         cells = Cells(x, cells.obs.iloc[rows])

@@ -18,19 +18,11 @@ import scipy.sparse as sp
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.cluster import check_client, drawn_by
 from vaexprs.drawing import BLOCK, Drawer, Plan, draw_part, drawn_here, with_progress
-from vaexprs.io import (
-    DiskMatrix,
-    Matrix,
-    check_output,
-    densify,
-    in_memory,
-    open_backed,
-    stacked,
-    write,
-    write_blocks,
-)
+from vaexprs.matrices import Matrix, densify, stacked
+from vaexprs.ondisk import DiskMatrix, in_memory, open_backed
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
+from vaexprs.writing import check_output, write, write_blocks
 
 NUMBER = "n"  # column of a table of conditions with numbers of cells
 VALUES_A_TASK = 2**24  # cells times genes that a worker of a cluster draws at a time, about

@@ -18,7 +18,8 @@ from keras import ops
 from scipy.special import ndtri
 
 from vaexprs._checks import check_choice
-from vaexprs.io import DiskMatrix, Matrix, limits, row_blocks
+from vaexprs.matrices import Matrix, limits
+from vaexprs.ondisk import DiskMatrix, row_blocks
 from vaexprs.preprocessing import POWERS, Summary
 
 # Adam moves a weight by about the learning rate whatever its gradient. Log dispersions have a long way to

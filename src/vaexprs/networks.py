@@ -15,8 +15,9 @@ from keras import ops
 
 from vaexprs._checks import reason
 from vaexprs.batches import as_inputs
-from vaexprs.io import DiskMatrix, Matrix, densify
 from vaexprs.likelihoods import LIKELIHOODS, Head, Likelihood
+from vaexprs.matrices import Matrix, densify
+from vaexprs.ondisk import DiskMatrix
 from vaexprs.preprocessing import INPUT_TARGET, Summary
 
 RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")

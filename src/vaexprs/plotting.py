@@ -19,17 +19,13 @@ import numpy as np
 from vaexprs._checks import check_choice, did_you_mean, some
 from vaexprs.comparison import at_hand, label_key_of, sampled_training
 from vaexprs.generation import Generated, join_real, real_cells
-from vaexprs.io import (
-    as_float,
-    densify,
-    from_object,
-    limits,
-    open_group,
-    written_whole,
-)
+from vaexprs.io import from_object
+from vaexprs.matrices import as_float, densify, limits
 from vaexprs.networks import VAE
+from vaexprs.ondisk import open_group
 from vaexprs.preprocessing import Scaling
 from vaexprs.result import VAEFit
+from vaexprs.writing import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import check_choice, did_you_mean, some
-from vaexprs.io import DiskCells, DiskMatrix, Matrix, as_float, densify, limits, row_blocks, stored
+from vaexprs.matrices import Matrix, as_float, densify, limits, stored
+from vaexprs.ondisk import DiskCells, DiskMatrix, row_blocks
 
 # Box & Cox's family ((1 + x)^p - 1) / p for the power p (1964, doi:10.1111/j.2517-6161.1964.tb00553.x): name,
 # power, function, inverse. Each leaves 0 at 0, so that a sparse matrix stays sparse.

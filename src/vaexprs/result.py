@@ -18,10 +18,10 @@ import pandas as pd
 
 from vaexprs._checks import reason
 from vaexprs.density import LatentDensity
-from vaexprs.io import check_output, written_whole
 from vaexprs.likelihoods import Likelihood
 from vaexprs.networks import VAE, predict
 from vaexprs.preprocessing import Cells, Conditions, Preprocessing, Scaling
+from vaexprs.writing import check_output, written_whole
 
 FORMAT = 1
 FILES = ("model.keras", "arrays.npz", "meta.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaexprs._checks import check_integer
-from vaexprs.io import check_output, written_whole
+from vaexprs.writing import check_output, written_whole
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -26,7 +26,8 @@ from vaexprs.comparison import (
 )
 from vaexprs.density import LatentDensity
 from vaexprs.generation import Generated
-from vaexprs.io import densify, fingerprint, from_object
+from vaexprs.io import fingerprint, from_object
+from vaexprs.matrices import densify
 from vaexprs.preprocessing import Cells
 from vaexprs.report.figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
 from vaexprs.report.page import Page

@@ -1,0 +1,505 @@
+"""Matrices left on disk, and the stores they are in: .h5ad and .zarr."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs._checks import did_you_mean, reason, some
+from vaexprs.matrices import Matrix, as_float, stacked
+
+READABLE = (".h5ad", ".zarr")
+IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
+NAMES_AT_ONCE = 16_384  # that are read of those of cells on disk
+BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
+GAP_BYTES = 256 * 2**10  # of rows between two that are wanted, up to which they are read along
+
+
+def check_readable(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if there is a file or folder that may be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    ValueError
+        If its format is not one of the two.
+    """
+    path = Path(path)
+    if path.suffix not in READABLE:
+        raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    return path
+
+
+def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Open what `write_blocks` wrote, with X left on disk."""
+    path = Path(path)
+    if path.suffix == ".h5ad":
+        return ad.read_h5ad(path, backed="r")
+    import zarr
+
+    store = zarr.open_group(path, mode="r")
+    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "uns")}
+    return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
+
+
+def in_memory(adata: ad.AnnData) -> ad.AnnData:
+    """Return an AnnData as it is, or one in memory where its X is on disk."""
+    return adata if adata.X is None or file_of(adata.X) is None else adata.to_memory()
+
+
+def note_of(path: str | os.PathLike[str], name: str) -> Any:
+    """Return what a file has in ``uns[name]``; None where there is no such thing."""
+    group = open_group(path)
+    with damage_told(Path(path)):
+        return ad.io.read_elem(group["uns"][name]) if "uns" in group and name in group["uns"] else None
+
+
+@dataclass(frozen=True)
+class DiskMatrix:
+    """A matrix left on disk; its rows are read as they are asked for, as float32.
+
+    Parameters
+    ----------
+    source
+        What AnnData gives for a matrix on disk: CSR, or an array of HDF5 or Zarr.
+    path
+        Of the file or folder.
+    stamp
+        What `stamp_of` said of it when it was opened.
+    kept
+        Sorted numbers of the rows that are meant, (n_cells,); None for all.
+    columns
+        Order of the columns; None for that on disk.
+    forward
+        What is done with values before they are given out.
+    """
+
+    source: Any
+    path: Path
+    stamp: tuple[int, ...]
+    kept: np.ndarray | None = None
+    columns: np.ndarray | None = None
+    forward: Callable[[Matrix], Matrix] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of genes."""
+        rows, columns = self.source.shape
+        return (
+            int(rows) if self.kept is None else len(self.kept),
+            int(columns) if self.columns is None else len(self.columns),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows on disk in memory, as CSR or dense."""
+        rows, columns = self.source.shape
+        if _is_sparse(self.source):
+            return 8 * int(self.source.group["data"].shape[0])
+        return 4 * int(rows) * int(columns)
+
+    def rows_in(self, size: float) -> int:
+        """Return how many rows take so many bytes in memory, at least one."""
+        return max(1, int(size / max(1, self.nbytes / max(1, self.source.shape[0]))))
+
+    def __getitem__(self, rows: slice) -> Matrix:
+        first, stop, _ = rows.indices(self.shape[0])
+        if self.kept is not None:
+            return self._prepared(self._gathered(self.kept[first:stop]))
+        return self._prepared(self._read(first, max(first, stop)))
+
+    def take(self, rows: np.ndarray) -> Matrix:
+        """Return some of the rows, given by their sorted numbers, in memory; few of the others are read."""
+        return self._prepared(self._gathered(rows if self.kept is None else self.kept[rows]))
+
+    def keep(self, rows: np.ndarray) -> DiskMatrix:
+        """Return some of the rows, given by their sorted numbers, left on disk."""
+        return replace(self, kept=rows if self.kept is None else self.kept[rows])
+
+    def mapped(self, columns: np.ndarray | None, forward: Callable[[Matrix], Matrix] | None) -> DiskMatrix:
+        """Return the same with its columns in order and its values prepared."""
+        if columns is None:
+            columns = self.columns
+        elif self.columns is not None:
+            columns = self.columns[columns]
+        return replace(self, columns=columns, forward=forward)
+
+    def _prepared(self, block: Matrix) -> Matrix:
+        if self.columns is not None:
+            block = block[:, self.columns]
+        return block if self.forward is None else self.forward(block)
+
+    def _gathered(self, rows: np.ndarray) -> Matrix:
+        """Return rows of the file, given by their sorted numbers."""
+        parts = [self._read(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in self._runs(rows)]
+        return stacked(parts) if parts else self._read(0, 0)
+
+    def _runs(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield sorted rows in parts that are read at once: near to each other, and not too many."""
+        if not len(rows):
+            return
+        near, most = self.rows_in(GAP_BYTES), self.rows_in(BLOCK_BYTES)
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) > near) + 1):
+            cuts = np.arange(part[0] + most, part[-1] + 1, most)
+            yield from (run for run in np.split(part, np.searchsorted(part, cuts)) if len(run))
+
+    def _read(self, first: int, stop: int) -> Matrix:
+        try:
+            block = as_float(self.source[first:stop])
+            if (
+                sp.issparse(block)
+                and block.nnz
+                and not 0 <= block.indices.min() <= block.indices.max() < block.shape[1]
+            ):
+                raise IndexError("there are values of genes that it has not.")
+        except Exception as error:  # h5py, zarr and their compressors each have their own
+            self._check_unchanged()
+            raise Told(
+                f"{str(self.path)!r} cannot be read at its cells {first:,} to {stop:,}: {reason(error)} "
+                "It may be cut off; copy it anew."
+            ) from error
+        self._check_unchanged()
+        return block
+
+    def _check_unchanged(self) -> None:
+        if stamp_of(self.path, _part(self.source).name) != self.stamp:
+            raise ValueError(
+                f"{str(self.path)!r} was changed while it was being read. Leave it as it is until the end, "
+                "and begin anew."
+            )
+
+
+class Told(ValueError):
+    """What is wrong with a file, in a sentence that is not to be put into another."""
+
+
+def _is_sparse(source: Any) -> bool:
+    return hasattr(source, "format")
+
+
+def _part(source: Any) -> Any:
+    """Return the group or array of a file that a matrix is."""
+    return getattr(source, "group", source)
+
+
+@dataclass(frozen=True)
+class DiskCells:
+    """Cells whose matrix is left on disk, with the names of an AnnData.
+
+    Parameters
+    ----------
+    X
+        Their values.
+    obs
+        The columns of the annotation that were asked for; rows are numbered.
+    var_names
+        Names of the genes.
+    names
+        Those of the cells, in memory or on disk; None where they are numbered only.
+    """
+
+    X: DiskMatrix
+    obs: pd.DataFrame
+    var_names: pd.Index
+    names: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and of genes."""
+        return self.X.shape
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return self.X.shape[0]
+
+    @property
+    def n_vars(self) -> int:
+        """Number of genes."""
+        return self.X.shape[1]
+
+    @property
+    def obs_names(self) -> pd.Index:
+        """Row numbers: the names of millions of cells are not read."""
+        return self.obs.index
+
+    def take(self, rows: np.ndarray) -> ad.AnnData:
+        """Return some of the cells, given by their sorted numbers, in memory and with their names."""
+        names = self.obs.index[rows].astype(str) if self.names is None else _taken(self.names, rows)
+        return ad.AnnData(
+            self.X.take(rows),
+            obs=self.obs.iloc[rows].set_axis(names, axis=0),
+            var=pd.DataFrame(index=self.var_names),
+        )
+
+
+# of a Zarr matrix: its arrays where it is sparse, and what is written anew with each of their chunks
+ZARR_ARRAYS = ("", "data", "indices", "indptr")
+ZARR_FILES = ("", "zarr.json", ".zarray", ".zattrs", "c")
+
+
+def stamp_of(path: Path, name: str = "X") -> tuple[int, ...]:
+    """Return numbers that change when a file, or the matrix `name` of a Zarr store, is written to."""
+    parts = [path]
+    if not path.is_file():
+        folder = path / name.strip("/")
+        parts = [folder / array / file for array in ZARR_ARRAYS for file in ZARR_FILES]
+    stamp = []
+    for part in parts:
+        try:
+            stat = part.stat()
+        except OSError:
+            continue
+        stamp += [stat.st_ino, stat.st_mtime_ns, stat.st_size]
+    return tuple(stamp)
+
+
+def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+    """Return cells with their matrix left on disk; None for what is in memory or may as well be read.
+
+    Parameters
+    ----------
+    obj
+        A path to an ``.h5ad`` or ``.zarr`` file, or an AnnData whose X is on disk, or a view of one.
+    layer
+        The layer with the values; by default X.
+    keys
+        Columns of `obs` to read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at the path.
+    ValueError
+        If it cannot be read, has no such layer, or is stored by genes.
+    """
+    if isinstance(obj, (str, os.PathLike)):
+        return _open_file(Path(obj), layer, keys)
+    if not isinstance(obj, ad.AnnData) or layer is not None:
+        return None
+    whole = obj._adata_ref if obj.is_view else obj
+    source = whole.X
+    if source is None or isinstance(source, np.ndarray) or sp.issparse(source):
+        return None
+    file = file_of(source)
+    matrix = None if file is None else _disk_matrix(source, file)
+    if matrix is None:
+        return None
+    obs, names = obj.obs, obj.var_names
+    if obj.is_view:
+        rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (obj._oidx, obj._vidx), strict=True))
+        order = np.argsort(rows, kind="stable")
+        matrix, obs = matrix.keep(rows[order]), obs.iloc[order]
+        if len(genes) < matrix.shape[1] or (np.diff(genes) != 1).any():
+            matrix = matrix.mapped(genes, None)
+    known = list(keys) if set(keys) <= set(obs) else list(obs)
+    return DiskCells(matrix, obs[known].reset_index(drop=True), names, obs.index)
+
+
+def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+    group = open_group(path)
+    with damage_told(path):
+        layers = list(group["layers"]) if "layers" in group else []
+    if layer is not None and layer not in layers:
+        raise no_layer(layer, layers)
+    if layer is None and "X" not in group:
+        raise no_x()
+    with damage_told(path):
+        source = _matrix_in(group["X" if layer is None else f"layers/{layer}"])
+        matrix = None if source is None else _disk_matrix(source, path)
+        if matrix is None:
+            return None
+        rows, columns = matrix.shape
+        obs, names = _columns_in(group["obs"], keys), _names_in(group["var"])
+        if len(obs) != rows or len(names) != columns:
+            raise IndexError(
+                f"its matrix is of {rows:,} cells x {columns:,} genes, but there are names of {len(obs):,} "
+                f"cells and {len(names):,} genes."
+            )
+        return DiskCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turn what readers of HDF5 and Zarr raise over a damaged file into one sentence."""
+    try:
+        yield
+    except Told:
+        raise
+    except Exception as error:  # h5py and zarr each have their own: a stranger's file may raise any
+        raise Told(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
+
+
+def open_group(path: str | os.PathLike[str]) -> Any:
+    """Open an ``.h5ad`` or ``.zarr`` file for reading.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If the format is not one of the two or the file is damaged.
+    """
+    path = check_readable(path)
+    with damage_told(path):
+        if path.suffix == ".h5ad":
+            import h5py
+
+            return h5py.File(path, "r")
+        import zarr
+
+        return zarr.open_group(path, mode="r")
+
+
+def _matrix_in(part: Any) -> Any:
+    """Return a matrix on disk; None where its form is left to AnnData's reader, with its messages."""
+    kind = str(part.attrs.get("encoding-type", ""))
+    if kind in ("csr_matrix", "csc_matrix"):
+        return ad.io.sparse_dataset(part)
+    return part if kind == "array" else None
+
+
+def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
+    matrix = DiskMatrix(source, path, stamp_of(path, _part(source).name))
+    if matrix.nbytes <= IN_MEMORY:
+        return None
+    if getattr(source, "format", "csr") != "csr":
+        raise Told(
+            f"{str(path)!r} holds its matrix by genes (CSC), and cells cannot be read from that one after "
+            "the other. Write it by cells: adata.X = scipy.sparse.csr_matrix(adata.X)."
+        )
+    _check_matrix(_part(source), path)
+    return matrix
+
+
+def check_store(path: Path) -> None:
+    """Check that the matrices of a file are whole."""
+    group = open_group(path)
+    for name in ("obs", "var"):
+        if name not in group:
+            raise LookupError(f"it has no {name!r}.")
+    layers = group.get("layers", {})
+    for part in (*([group["X"]] if "X" in group else []), *(layers[name] for name in layers)):
+        _check_matrix(part, path)
+
+
+def _check_matrix(part: Any, path: Path) -> None:
+    """Check that the arrays of a matrix on disk are there and fit together, as far as that is cheap.
+
+    A chunk that a Zarr store lacks is read as zeros, and one of nothing but zeros is never written. So of a
+    sparse matrix all chunks must be there, but of a dense one some may rightly be missing.
+    """
+    kind, name = str(part.attrs.get("encoding-type", "")), part.name.strip("/")
+    if kind == "array":
+        missing, of = _missing_chunks(part)
+        if missing and missing == of:
+            raise _not_whole(path, f"all {of:,} chunks of {name!r} are missing")
+        if missing:
+            warnings.warn(
+                f"{str(path)!r} has no values in {missing:,} of the {of:,} chunks of {name!r}: they count as "
+                "zeros. If it was not copied as a whole, copy it anew.",
+                UserWarning,
+                stacklevel=4,
+            )
+    elif kind in ("csr_matrix", "csc_matrix"):
+        major = int(part.attrs["shape"][int(kind == "csc_matrix")])
+        ends, n = np.asarray(part["indptr"][:]), int(part["data"].size)
+        if len(ends) != major + 1 or ends[-1] != n or part["indices"].size != n or (np.diff(ends) < 0).any():
+            raise _not_whole(path, f"'indptr', 'indices' and 'data' of {name!r} do not fit together")
+        # where there is but one value a cell it may be the first gene's each time
+        for array in ("data", "indices") if n > len(ends) else ("data",):
+            missing, of = _missing_chunks(part[array])
+            if missing:
+                raise _not_whole(path, f"{missing:,} of {of:,} chunks of '{name}/{array}' are missing")
+
+
+def _missing_chunks(array: Any) -> tuple[int, int]:
+    """Return how many chunks (or shards of them) a Zarr array lacks, and should have; none of HDF5."""
+    if not hasattr(array, "nchunks_initialized") or not array.size:
+        return 0, 0
+    pieces = array.shards or array.chunks
+    together = math.prod(size // chunk for size, chunk in zip(pieces, array.chunks, strict=True))
+    of = math.prod(-(-n // size) for n, size in zip(array.shape, pieces, strict=True))
+    return of - array.nchunks_initialized // together, of
+
+
+def _not_whole(path: Path, why: str) -> ValueError:
+    return Told(f"{str(path)!r} is not whole: {why}. Copy or write it anew.")
+
+
+def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:
+    """Return columns of a data frame on disk, rows numbered; where one is missing all, for the message."""
+    if str(group.attrs.get("encoding-version", "")) != "0.2.0":  # levels were kept elsewhere
+        return ad.io.read_elem(group).reset_index(drop=True)
+    known = list(group.attrs["column-order"])
+    columns = {key: ad.io.read_elem(group[key]) for key in (keys if set(keys) <= set(known) else known)}
+    index = group[group.attrs["_index"]]
+    n = int(index.shape[0]) if hasattr(index, "shape") else len(ad.io.read_elem(index))
+    for key, values in columns.items():
+        if len(values) != n:
+            raise IndexError(f"obs has {n:,} cells, but values of {key!r} for {len(values):,}.")
+    return pd.DataFrame({key: pd.Series(values) for key, values in columns.items()}, index=pd.RangeIndex(n))
+
+
+def _names_in(group: Any) -> pd.Index:
+    return pd.Index(np.asarray(ad.io.read_elem(group[group.attrs["_index"]]), dtype=object).astype(str))
+
+
+def _taken(names: Any, rows: np.ndarray) -> pd.Index:
+    """Return some of the names of cells, given by their sorted numbers, read some ten thousand at a time."""
+    if isinstance(names, pd.Index):
+        return names[rows]
+    if not hasattr(names, "shape"):
+        return pd.Index(np.asarray(ad.io.read_elem(names), dtype=object)[rows].astype(str))
+    source = names.asstr() if hasattr(names, "asstr") else names
+    parts = [np.empty(0, object)]
+    for first in range(0, int(names.shape[0]), NAMES_AT_ONCE):
+        inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + NAMES_AT_ONCE)] - first
+        if len(inside):
+            parts.append(np.asarray(source[first : first + NAMES_AT_ONCE], dtype=object)[inside])
+    return pd.Index(np.concatenate(parts).astype(str))
+
+
+def file_of(source: Any) -> Path | None:
+    """Return the HDF5 file or the folder of the Zarr store that a matrix is in; None for others."""
+    part = _part(source)
+    name = getattr(getattr(part, "file", None), "filename", None)
+    root = getattr(getattr(part, "store", None), "root", None) if name is None else name
+    return None if root is None else Path(root)
+
+
+def no_layer(layer: str, known: Sequence[str]) -> ValueError:
+    """Return the error for a layer that is not there."""
+    return ValueError(
+        f"layer must be one of {some(known) or 'none: there are no layers'}, got {layer!r}."
+        f"{did_you_mean(layer, known)}"
+    )
+
+
+def no_x() -> ValueError:
+    """Return the error where there is no X."""
+    return ValueError("The AnnData has no X. Name the layer with the counts: layer='counts'.")
+
+
+def row_blocks(x: Matrix | DiskMatrix) -> Iterator[Matrix]:
+    """Yield all rows of a matrix in order: at once where it is in memory, else block by block."""
+    if not isinstance(x, DiskMatrix):
+        yield x
+        return
+    step = x.rows_in(BLOCK_BYTES)
+    for first in range(0, x.shape[0], step):
+        yield x[first : first + step]
