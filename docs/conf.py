@@ -52,7 +52,7 @@ nb_merge_streams = True
 nb_output_stderr = "remove"  # progress bars; a page that shows a warning says so
 nb_mime_priority_overrides = [("html", "image/svg+xml", 0), ("html", "image/png", 1)]
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 # what is made by the build is linked to as it will lie beside the pages
 myst_url_schemes = {
