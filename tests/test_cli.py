@@ -163,6 +163,58 @@ def test_overwrite_replaces(folder, tmp_path):
     ]
 
 
+def test_a_table_of_conditions(folder, tmp_path):
+    (tmp_path / "wishes.csv").write_text("cell_type,phase,n\nDendritic,S,3\nCD56+ NK,,2\n")
+    done = run(
+        "generate", folder / "model", "--conditions", tmp_path / "wishes.csv", "--out", tmp_path / "g.h5ad"
+    )
+    assert done.returncode == 0, done.stderr
+    made = ad.read_h5ad(tmp_path / "g.h5ad")
+    assert made.obs["cell_type"].tolist() == ["Dendritic"] * 3 + ["CD56+ NK"] * 2
+    assert made.obs["phase"].tolist()[:3] == ["S"] * 3
+    (tmp_path / "wishes.csv").write_text("cell_type,n\nDendritic,many\n")
+    done = run(
+        "generate", folder / "model", "--conditions", tmp_path / "wishes.csv", "--out", tmp_path / "h.h5ad"
+    )
+    assert done.returncode == 2
+    assert "must hold numbers of cells, got 'many' in row 1" in done.stderr
+
+
+def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_path):
+    fit = vx.load_vae(folder / "model")
+    commands = {
+        "a.h5ad": [
+            "augment",
+            folder / "few.h5ad",
+            "--label-key",
+            "cell_type",
+            "--to",
+            33,
+            "--model",
+            folder / "model",
+        ],
+        "t.h5ad": ["transform", folder / "model", folder / "few.h5ad", "--to", "phase=S", "--seed", 3],
+        "i.h5ad": ["interpolate", folder / "model", "--from", "CD19+ B", "--to", "Dendritic", "-n", 22],
+    }
+    expected = {
+        "a.h5ad": vx.augment(few, "cell_type", 33, fit=fit),
+        "t.h5ad": vx.transform(fit, few, phase="S", seed=3),
+        "i.h5ad": vx.interpolate(fit, "CD19+ B", "Dendritic", 22),
+    }
+    for name, words in commands.items():
+        done = run(*words, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        made = ad.read_h5ad(tmp_path / name)
+        assert f"{made.n_obs} cells x 50 genes -> " in done.stdout
+        assert made.to_df().equals(expected[name].to_df())
+        assert list(made.obs) == list(expected[name].obs)
+    done = run(
+        "transform", folder / "model", folder / "few.h5ad", "--to", "fase=S", "--out", tmp_path / "no.h5ad"
+    )
+    assert (done.returncode, (tmp_path / "no.h5ad").exists()) == (2, False)
+    assert "got 'fase'. Did you mean 'phase'?" in done.stderr
+
+
 def test_version_and_help():
     assert run("--version").stdout.strip() == f"vaexprs {vx.__version__}"
     assert all(

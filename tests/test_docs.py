@@ -29,7 +29,7 @@ PAGES = [
 ]
 MODULES = sorted(p for p in (ROOT / "src/vaexprs").rglob("*.py") if ">>> " in p.read_text())
 # Comments before a block: `<!-- not run (name): why -->`, `<!-- one by one -->` (each line in a folder of its own),
-# `<!-- run with: --epochs 2 -n 40 -->` (values put in place of those that are there, and --epochs given to each fit).
+# `<!-- run with: --epochs 2 -n 40 -->` (values in place of those that are there; --epochs for all that fit).
 NOT_RUN = {
     "atlas": "needs millions of cells",
     "benchmarks": "takes hours, data sets and other packages",
@@ -42,7 +42,7 @@ NOT_RUN = {
     "slurm": "needs a cluster",
     "yan": "needs a data set that is not part of the project",
 }
-OUTPUT = {"", "text", "r", "css"}  # what blocks of no language of ours are: output, and R's side of a comparison
+OUTPUT = {"", "r"}  # what a run printed, and R's side of a comparison
 SHELL = {"shell", "bash"}
 
 
@@ -124,7 +124,8 @@ def given(few, tmp_path_factory):
     cells = few.copy()
     cells.obs["cell_type"] = cells.obs["cell_type"].cat.rename_categories({"CD19+ B": "CD34+"})
     # labels come in turn: the first 80 cells have 20 of each, the others 10
-    cells.obs["donor"] = [f"d{i // 20}" for i in range(cells.n_obs)]
+    cells.obs["donor"] = [f"{101 + i // 20}" for i in range(cells.n_obs)]
+    cells.obs["stim"] = ["ctrl" if i // 4 % 2 else "stim" for i in range(cells.n_obs)]
     train, test = cells[:80].copy(), cells[80:].copy()
     fit = vx.fit_vae(train, label_key="cell_type", epochs=2, verbose=0)
     made = vx.gen_exprs(fit, 60, seed=0)
@@ -135,6 +136,7 @@ def given(few, tmp_path_factory):
         test.write_h5ad(folder / f"{name}.h5ad")
     made.adata.write_h5ad(folder / "generated.h5ad")
     fit.save(folder / "model")
+    (folder / "wishes.csv").write_text("cell_type,stim,n\nCD34+,ctrl,5\nDendritic,,5\n")
     return folder
 
 
@@ -146,14 +148,14 @@ def test_shell(block, given, tmp_path, monkeypatch):
     asked = list(commands(block.code))
     assert len(asked) == len(re.sub(r"\\\n", "", block.code).strip().splitlines()), written
     for i, words in enumerate(asked):
-        parse(words)
         folder = tmp_path / (str(i) if "one by one" in block.said else "all")
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
         for option, value in wanted.items():
             if option in words:
                 words[words.index(option) + 1] = value
-        if words[0] == "fit" and "--epochs" in wanted and "--epochs" not in words:
+        takes = {option for parameter in parse(words).params for option in parameter.opts}
+        if "--epochs" in takes & wanted.keys() and "--epochs" not in words:
             words += ["--epochs", wanted["--epochs"]]
         outputs = {words[i + 1] for i, word in enumerate(words[:-1]) if word == "--out"}
         for word in set(words) - outputs:
@@ -165,22 +167,30 @@ def test_shell(block, given, tmp_path, monkeypatch):
 
 
 @chosen({"python"})
-def test_python(block, given, tmp_path):
-    """Each block in a process of its own, with the names that pages use; fits as short as the block says."""
-    code = (
-        "import vaexprs as vx\nfrom vaexprs.fitting import fit_vae\n"
-        f"given = {str(given)!r}\n"
-        "fit = vx.load_vae(f'{given}/model')\n"
-        "train, test, generated = (vx.read(f'{given}/{x}.h5ad') for x in ('train', 'holdout', 'generated'))\n"
-        "real = test\n"
-    )
-    if asked := re.search(r"run with: epochs=(\d+)", block.said):
-        code += f"vx.fit_vae = lambda *a, **k: fit_vae(*a, **(k | {{'epochs': {asked[1]}}}))\n"
-    code += block.code
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_python(block, given, tmp_path, monkeypatch):
+    """The README's blocks in a process of their own, those of other pages with the names that they use."""
+    short = re.search(r"run with: epochs=(\d+)", block.said)
+    if block.page.name == "README.md":
+        before = "import vaexprs as vx\n"
+        if short:
+            before += "fit_vae = vx.fit_vae\n"
+            before += f"vx.fit_vae = lambda *a, **k: fit_vae(*a, **(k | {{'epochs': {short[1]}}}))\n"
+        done = subprocess.run(
+            [sys.executable, "-c", before + block.code],
+            capture_output=True, text=True, cwd=tmp_path, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return
+    monkeypatch.chdir(tmp_path)
+    if short:
+        fit_vae, epochs = vx.fit_vae, int(short[1])
+        monkeypatch.setattr(
+            vx, "fit_vae", lambda *a, **k: fit_vae(*a, **(k | {"epochs": epochs})), raising=False
+        )
+    cells = {name: vx.read(given / f"{name}.h5ad") for name in ("train", "generated")}
+    test = vx.read(given / "holdout.h5ad")
+    names = cells | {"vx": vx, "fit": vx.load_vae(given / "model"), "real": test, "test": test}
+    exec(block.code, names)  # noqa: S102 -- the pages are ours
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
@@ -195,7 +205,9 @@ def test_pages_and_their_links_within_the_repository():
     """Links work where the repository is read as files; those within the site are the build's to check."""
     checked = 0
     for page in PAGES:
-        for target in re.findall(r"\]\((?!https?:|built:|mailto:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+        for target in re.findall(
+            r"\]\((?!https?:|built:|mailto:|#)([^)#\s]+)", page.read_text(encoding="utf-8")
+        ):
             if target.startswith("reference/"):
                 continue
             checked += 1

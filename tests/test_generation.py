@@ -1,5 +1,6 @@
 """gen_exprs: the cells asked for."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -226,6 +227,39 @@ def test_values_that_are_not_counts_are_written_too(few, tmp_path):
     fit = vx.fit_vae(logs, label_key="cell_type", epochs=2, verbose=0)
     vx.gen_exprs(fit, 30, out=tmp_path / "g.h5ad", progress=False)
     assert np.array_equal(vx.read(tmp_path / "g.h5ad").X, vx.gen_exprs(fit, 30, progress=False).x_gen)
+
+
+def test_a_table_of_conditions(conditional):
+    table = pd.DataFrame(
+        {"phase": ["S", None, "G2M"], "cell_type": ["CD34+", "CD56+ NK", None], "n": [5, 3, 4]}
+    )
+    made = vx.gen_exprs(conditional, conditions=table).adata
+    assert made.obs["cell_type"].tolist()[:8] == ["CD34+"] * 5 + ["CD56+ NK"] * 3
+    assert made.obs["phase"].tolist()[:5] == ["S"] * 5
+    assert made.obs["phase"].tolist()[8:] == ["G2M"] * 4
+    assert json.loads(made.uns["vaexprs"]["conditions"])[0] == {"phase": "S", "cell_type": "CD34+", "n": 5}
+    listed = [{"phase": "S", "cell_type": "CD34+", "n": 5.0}, {"cell_type": "CD56+ NK", "n": 3}]
+    assert vx.gen_exprs(conditional, conditions=listed).adata.obs.equals(made.obs[:8])
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "words"),
+    [
+        ({"cell_type": ["CD34+"]}, ValueError, "must have a column 'n' with numbers of cells, got 'cell_type'"),
+        ({"celltype": ["CD34+"], "n": [1]}, ValueError, "got 'celltype'. Did you mean 'cell_type'"),
+        ({"cell_type": ["CD34"], "n": [1]}, ValueError, "cell_type must be one of .* got 'CD34'. Did you mean"),
+        ({"cell_type": ["CD34+"], "n": [1.5]}, TypeError, "n in row 1 of conditions must be a whole number, got 1.5"),
+        ({"cell_type": ["CD34+"], "n": [-1]}, ValueError, "n in row 1 of conditions must be at least 0, got -1"),
+        ({"cell_type": ["CD34+"], "n": [0]}, ValueError, "must ask for at least one cell"),
+        ({"cell_type": [], "n": []}, ValueError, "conditions must have at least one row, got none"),
+        ("CD34+", TypeError, "conditions must be a DataFrame with a column 'n'"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be(conditional, table, error, words):
+    with pytest.raises(error, match=words):
+        vx.gen_exprs(conditional, conditions=table)
+    with pytest.raises(ValueError, match="leave out num_samples, labels and covariates"):
+        vx.gen_exprs(conditional, 5, conditions={"n": [3]})
 
 
 def test_real_and_generated_cells_together(cells, generated):

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 if TYPE_CHECKING:
+    from vaexprs.augmentation import augment
+    from vaexprs.counterfactual import transform
     from vaexprs.demo import demo_cells
     from vaexprs.evaluation import evaluate
     from vaexprs.fitting import fit_vae
     from vaexprs.generation import Generated, gen_exprs
+    from vaexprs.interpolation import interpolate
     from vaexprs.io import read
     from vaexprs.plotting import plot_aug, plot_vae
     from vaexprs.privacy import audit_privacy
@@ -23,14 +26,17 @@ _HOME = {
     "Generated": "generation",
     "VAEFit": "result",
     "audit_privacy": "privacy",
+    "augment": "augmentation",
     "demo_cells": "demo",
     "evaluate": "evaluation",
     "fit_vae": "fitting",
     "gen_exprs": "generation",
+    "interpolate": "interpolation",
     "load_vae": "result",
     "plot_aug": "plotting",
     "plot_vae": "plotting",
     "read": "io",
+    "transform": "counterfactual",
     "write_report": "report",
 }
 
@@ -38,14 +44,17 @@ __all__ = [
     "Generated",
     "VAEFit",
     "audit_privacy",
+    "augment",
     "demo_cells",
     "evaluate",
     "fit_vae",
     "gen_exprs",
+    "interpolate",
     "load_vae",
     "plot_aug",
     "plot_vae",
     "read",
+    "transform",
     "write_report",
 ]
 

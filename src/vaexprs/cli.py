@@ -1,4 +1,4 @@
-"""The command line: demo, fit, generate, evaluate, audit, report, plot."""
+"""The command line: demo, fit, generate, augment, transform, interpolate, plot, evaluate, audit, report."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ app = typer.Typer(
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+LibrarySize = Annotated[
+    float | None, typer.Option(help="Counts a generated cell to aim at; by default like the real ones.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
 
 
@@ -194,9 +197,13 @@ def generate(
     covariate: Annotated[
         list[str] | None, typer.Option(help="Level of a covariate: 'donor=101' (repeatable).")
     ] = None,
-    library_size: Annotated[
-        float | None, typer.Option(help="Counts a cell; by default like the real ones.")
+    conditions: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with a row for each wish: columns of conditions, and 'n' for numbers of cells."
+        ),
     ] = None,
+    library_size: LibrarySize = None,
     batch_size: Annotated[int | None, typer.Option(help="Cells decoded and not yet drawn, at most.")] = None,
     independent: Annotated[
         bool, typer.Option(help="Draw cells independently rather than spread evenly.")
@@ -214,6 +221,7 @@ def generate(
 
     asked = _asked_labels(label, labels, labels_json)
     check_output(out, overwrite=overwrite)
+    levels = dict(_pair(text, "--covariate", "donor=101") for text in covariate or [])
     from vaexprs.cluster import connected
     from vaexprs.generation import gen_exprs
     from vaexprs.result import load_vae
@@ -226,7 +234,8 @@ def generate(
             batch_size,
             use_generator=batch_size is not None,
             labels=asked,
-            covariates=dict(_pair(text, "--covariate", "donor=101") for text in covariate or []),
+            covariates=levels or None,
+            conditions=None if conditions is None else _read_conditions(conditions),
             library_size=library_size,
             stratified=not independent,
             seed=seed,
@@ -236,7 +245,159 @@ def generate(
             client=client,
         )
     if not quiet:
-        Console().print(f"{cells.adata.n_obs:,} cells x {cells.adata.n_vars:,} genes -> {escape(str(out))}")
+        _say_written(cells.adata, out)
+
+
+def _say_written(cells: Any, out: Path) -> None:
+    Console().print(f"{cells.n_obs:,} cells x {cells.n_vars:,} genes -> {escape(str(out))}")
+
+
+def _read_conditions(path: Path) -> Any:
+    import pandas as pd
+
+    try:
+        # levels are words: 1 is not to become 1.0 where another row has none
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+    if "n" in table:
+        numbers = table["n"].fillna("").str.strip()
+        wrong = numbers[~numbers.str.fullmatch("[0-9]+")]
+        if len(wrong):
+            raise ValueError(
+                f"Column 'n' of {str(path)!r} must hold numbers of cells, got {wrong.iloc[0]!r} in row "
+                f"{wrong.index[0] + 1}."
+            )
+        table["n"] = numbers.astype(int)
+    return table
+
+
+@app.command()
+def augment(
+    data: Annotated[Path, typer.Argument(help="Real cells: an .h5ad or .zarr file.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
+    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    to: Annotated[
+        str, typer.Option(help="Cells each type shall have: 'balanced' (as the largest), or a number.")
+    ] = "balanced",
+    model: Annotated[
+        Path | None, typer.Option(help="Folder with a saved model of such cells; by default one is fitted.")
+    ] = None,
+    covariate_key: Annotated[
+        list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    n_top_genes: Annotated[
+        int | None, typer.Option(help="Take only so many of the genes, the most variable; by default all.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the cells; by default from their number.")
+    ] = None,
+    library_size: LibrarySize = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Top up the cells of each type with generated ones."""
+    from vaexprs.writing import check_output, write
+
+    check_output(out, overwrite=overwrite)
+    from vaexprs.augmentation import augment as topped_up
+    from vaexprs.result import load_vae
+
+    options = {"n_top_genes": n_top_genes, "epochs": epochs}
+    cells = topped_up(
+        data,
+        label_key,
+        int(to) if to.isdecimal() else to,
+        covariate_keys=covariate_key or (),
+        fit=None if model is None else load_vae(model),
+        layer=layer,
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    write(cells, out, overwrite=overwrite)
+    if not quiet:
+        _say_written(cells, out)
+
+
+@app.command()
+def transform(
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
+    data: Annotated[Path, typer.Argument(help="The cells: an .h5ad or .zarr file.")],
+    to: Annotated[list[str], typer.Option(help="The condition to give them: 'stim=ctrl' (repeatable).")],
+    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    library_size: Annotated[
+        float | None, typer.Option(help="Counts a cell to aim at; by default each cell's own.")
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Give cells as they might have been under another condition."""
+    from vaexprs.writing import check_output
+
+    check_output(out, overwrite=overwrite)
+    levels = dict(_pair(text, "--to", "stim=ctrl") for text in to)
+    from vaexprs.counterfactual import transform as transformed
+    from vaexprs.result import load_vae
+
+    cells = transformed(
+        load_vae(model),
+        data,
+        levels,
+        layer=layer,
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+        out=out,
+        overwrite=overwrite,
+    )
+    if not quiet:
+        _say_written(cells, out)
+
+
+@app.command()
+def interpolate(
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
+    start: Annotated[str, typer.Option("--from", help="Label at the beginning of the way.")],
+    end: Annotated[str, typer.Option("--to", help="Label at its end.")],
+    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    n: Annotated[int, typer.Option("-n", "--num-samples", help="Number of cells.")] = 1_100,
+    steps: Annotated[int, typer.Option(help="Positions on the way, with both ends.")] = 11,
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="Level of a covariate: 'donor=101' (repeatable).")
+    ] = None,
+    library_size: LibrarySize = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate cells on the way from one label to another."""
+    from vaexprs.writing import check_output, write
+
+    check_output(out, overwrite=overwrite)
+    levels = dict(_pair(text, "--covariate", "donor=101") for text in covariate or [])
+    from vaexprs.interpolation import interpolate as on_the_way
+    from vaexprs.result import load_vae
+
+    cells = on_the_way(
+        load_vae(model),
+        start,
+        end,
+        n,
+        steps=steps,
+        covariates=levels or None,
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+    )
+    write(cells, out, overwrite=overwrite)
+    if not quiet:
+        _say_written(cells, out)
 
 
 def _asked_labels(

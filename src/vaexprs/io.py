@@ -88,7 +88,7 @@ def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
         )
     if file_of(values) is not None:
         values = values[:]
-    return ad.AnnData(X=values, obs=adata.obs, var=pd.DataFrame(index=adata.var_names))
+    return ad.AnnData(X=values, obs=adata.obs, var=adata.var)
 
 
 def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:

@@ -239,12 +239,15 @@ class DiskCells:
 
     def take(self, rows: np.ndarray) -> ad.AnnData:
         """Return some of the cells, given by their sorted numbers, in memory and with their names."""
-        names = self.obs.index[rows].astype(str) if self.names is None else _taken(self.names, rows)
         return ad.AnnData(
             self.X.take(rows),
-            obs=self.obs.iloc[rows].set_axis(names, axis=0),
+            obs=self.obs.iloc[rows].set_axis(self.take_names(rows), axis=0),
             var=pd.DataFrame(index=self.var_names),
         )
+
+    def take_names(self, rows: np.ndarray) -> pd.Index:
+        """Return the names of some of the cells, given by their sorted numbers."""
+        return self.obs.index[rows].astype(str) if self.names is None else _taken(self.names, rows)
 
 
 # of a Zarr matrix: its arrays where it is sparse, and what is written anew with each of their chunks

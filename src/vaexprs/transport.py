@@ -70,14 +70,6 @@ class Transport:
             carried[rows] = self._moved(x[rows], *pairs[i])
         return carried
 
-    def mean(self, x: np.ndarray) -> np.ndarray:
-        """Return where points go on average, (n, n_dims)."""
-        shares = self._shares(x)
-        carried = np.zeros_like(x)
-        for i, pair in enumerate(self.maps):
-            carried += shares[:, [i]] * self._moved(x, *pair)
-        return carried / shares.sum(axis=1, keepdims=True)
-
     def between(self, t: float) -> Mixture:
         """Return the mixture that is the fraction `t` of the way: a geodesic from source to target."""
         a, b = self.source, self.target
