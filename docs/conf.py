@@ -1,6 +1,7 @@
 """How the documentation is built: `sphinx-build -W --keep-going -b html docs docs/_build/html`."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version as installed
@@ -34,6 +35,7 @@ html_static_path = ["_static"]
 html_css_files = ["vaexprs.css"]
 html_theme_options = {
     "show_toc_level": 2,
+    "max_navbar_depth": 1,  # what unfolds has no name for screen readers
     "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
@@ -72,24 +74,27 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 copybutton_exclude = ".linenos, .gp, .go"
 
-# Pages say what lies beside them in the repository, so that their links work there too.
-BESIDE = {
-    "](../src/vaexprs/": "](code:",
-    "](../benchmarks/": "](benchmarks/",
-    "](../CHANGELOG.md)": "](changelog.md)",
-    "](../CONTRIBUTING.md)": "](contributing.md)",
+# Pages say where things lie in the repository, so that their links work there too.
+MOVED = {
+    "../src/vaexprs/": "code:",
+    "../benchmarks/": "benchmarks/",
+    "../CHANGELOG.md": "changelog.md",
+    "../CONTRIBUTING.md": "contributing.md",
 }
 
 
 def _point_into_the_site(app, docname, source):
-    for repository, site in BESIDE.items():
-        source[0] = source[0].replace(repository, site)
+    up = "../" * docname.count("/")
+    for repository, site in MOVED.items():
+        to = site if site.startswith("code:") else up + site
+        source[0] = source[0].replace(f"]({up}{repository}", f"]({to}")
 
 
 def _write_commands(app):
     """Write the page of the command line, as Typer tells it."""
     page = Path(app.srcdir, "reference", "cli.md")
-    page.parent.mkdir(exist_ok=True)
+    shutil.rmtree(page.parent, ignore_errors=True)  # pages of names that there were
+    page.parent.mkdir()
     told = subprocess.run(
         [sys.executable, "-m", "typer", "vaexprs.cli", "utils", "docs", "--name", "vaexprs"],
         check=True,
@@ -97,8 +102,7 @@ def _write_commands(app):
         text=True,
     ).stdout
     told = told.replace("# `vaexprs`", "# The command line", 1)
-    if not page.exists() or page.read_text() != told:
-        page.write_text(told)
+    page.write_text(told)
 
 
 def _math(display):
@@ -108,7 +112,9 @@ def _math(display):
         from docutils import nodes
 
         written = latex2mathml.converter.convert(node.astext(), display=display)
-        writer.body.append(f'<div class="math">{written}</div>' if display == "block" else written)
+        if display == "block":  # wide ones are scrolled, also by keyboard
+            written = f'<div class="math" tabindex="0" role="group" aria-label="Formula">{written}</div>'
+        writer.body.append(written)
         raise nodes.SkipNode
 
     return visit
@@ -117,7 +123,7 @@ def _math(display):
 def setup(app):
     """Say where the build lies, for pages that leave a file there; add the renderer of formulas."""
     os.environ["VAEXPRS_DOCS_OUT"] = str(app.outdir)
-    app.connect("builder-inited", _write_commands)
+    app.connect("builder-inited", _write_commands, priority=100)
     app.connect("source-read", _point_into_the_site)
     app.add_html_math_renderer("mathml", (_math("inline"), None), (_math("block"), None))
 
