@@ -105,9 +105,7 @@ def test_what_a_screen_reader_is_told(tab, name):
             title: document.title,
             main: document.querySelectorAll('main').length,
             levels: [...document.querySelectorAll('main article :is(h1, h2, h3, h4)')].map(h => +h.tagName[1]),
-            silent: [...document.querySelectorAll('main img, main svg[role=img]')]
-                .filter(image => !(image.alt || image.getAttribute('aria-label'))).length,
-            alts: [...document.querySelectorAll('main img')].map(image => image.alt),
+            alts: [...document.querySelectorAll('article img')].map(image => image.alt),
         })"""
     )
     assert told["language"] == "en"
@@ -116,7 +114,7 @@ def test_what_a_screen_reader_is_told(tab, name):
     assert told["levels"][0] == 1
     assert told["levels"].count(1) == 1
     assert all(b - a <= 1 for a, b in zip(told["levels"], told["levels"][1:], strict=False))
-    assert told["silent"] == 0
+    assert "" not in told["alts"]
     if name == "gallery":
         assert len(told["alts"]) >= 6
         assert all(len(alt) > 30 for alt in told["alts"])
@@ -135,7 +133,8 @@ def focused(page):
 def test_the_keyboard_reaches_everything_and_focus_is_seen(tab):
     page = tab("tour")
     page.keyboard.press("Tab")
-    assert "Skip to main content" in focused(page)["text"]
+    page.wait_for_timeout(500)  # it slides in
+    assert focused(page) == {"tag": "A", "text": "Skip to main content", "seen": True, "marked": True}
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#main-content"
     page.keyboard.press("Tab")
