@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -149,7 +150,28 @@ def test_the_keyboard_reaches_everything_and_focus_is_seen(tab):
         assert here["marked"], here
         page.keyboard.press("Tab")
     assert any(tag == "A" and text == "gallery" for tag, text in seen)
-    assert any(tag == "PRE" for tag, _ in seen)  # code that is cut off can be scrolled
+
+
+@pytest.mark.parametrize("name", ["tour", "from-r", "how-it-works"])
+def test_what_is_cut_off_on_a_phone_can_be_scrolled_by_keyboard(tab, name):
+    page = tab(name, width=390)
+    cut_off = page.evaluate(
+        """() => [...document.querySelectorAll('article pre, article .math')]
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.tabIndex)"""
+    )
+    assert len(cut_off) >= 1
+    assert set(cut_off) == {0}
+
+
+def test_each_message_of_the_page_on_messages_is_there(tab):
+    """A cell that should end in an error and does not would not be told by the build."""
+    source = (Path(__file__).parents[1] / "docs/faq.md").read_text(encoding="utf-8")
+    told = tab("faq").locator("article .cell_output").all_inner_texts()
+    assert len(told) == source.count("[raises-exception]") > 15
+    for text in told:
+        assert re.match(
+            r"(ValueError|TypeError|FileNotFoundError|FileExistsError): [A-Za-z_']", text.strip()
+        ), text
 
 
 def test_the_search_opens_and_closes_by_keyboard_and_finds(tab):
