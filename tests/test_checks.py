@@ -132,3 +132,14 @@ def test_missing_dependency_comes_with_the_command_that_installs_it():
     with pytest.raises(ImportError, match=r"^Drawing trees needs no-such: pip install no-such$") as caught:
         require("no_such_module", "no-such", "Drawing trees")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_a_warning_is_at_the_line_of_the_user():
+    from sklearn.exceptions import ConvergenceWarning
+
+    from vaexprs.mixture import GaussianMixture
+
+    values = np.random.default_rng(0).normal(size=(60, 2))
+    with pytest.warns(ConvergenceWarning, match="try a larger max_iter or tol") as caught:
+        GaussianMixture(3, max_iter=1, tol=0).fit(values)
+    assert [warning.filename for warning in caught] == [__file__]

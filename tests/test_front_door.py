@@ -27,6 +27,8 @@ ROOMS = (
     "hierarchical",
     "mixture",
     "density",
+    "markup",
+    "progress",
     "result",
     "cluster",
     "checkpoints",
@@ -50,6 +52,7 @@ ROOMS = (
     "report.gathering",
     "report",
     "demo",
+    "doctor",
     "cli",
 )
 

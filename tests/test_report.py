@@ -20,10 +20,11 @@ import pytest
 from vaexprs import evaluation
 from vaexprs.evaluation import evaluate
 from vaexprs.io import fingerprint
+from vaexprs.markup import exact, number
 from vaexprs.plotting import REDUCTIONS, plot_vae
 from vaexprs.report import figures, gathering, write_report
 from vaexprs.report.figures import Ellipse, Embedding, GeneStatistics, Latent
-from vaexprs.report.page import Page, _resource, _script_json, exact, number, render
+from vaexprs.report.page import Page, _resource, _script_json, render
 
 REQUIRED = "VAEXPRS_BROWSER"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

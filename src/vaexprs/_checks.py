@@ -6,6 +6,8 @@ import difflib
 import importlib
 import numbers
 import re
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,14 @@ def reason(error: BaseException) -> str:
     frame = ("Exception encountered when", "Error when deserializing", "Arguments received")
     told = [line for line in lines if line and not line.startswith(frame)]
     return told[0] if told else type(error).__name__
+
+
+def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's code that led here, however deep in the house it was noticed."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("vaexprs."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, category, stacklevel=level)
 
 
 def check_choice(name: str, value: object, options: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import anndata as ad
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import check_integer
+from vaexprs._checks import check_integer, warn
 from vaexprs.fitting import fit_vae
 from vaexprs.generation import gen_exprs
 from vaexprs.io import from_object
@@ -102,10 +101,9 @@ def augment(
     if len(lacking):
         raise ValueError(f"The cells must have the genes of the fit; {len(lacking):,} are missing.")
     if not missing:
-        warnings.warn(
-            f"Every label has as many cells as asked for (to={to!r}): nothing was generated.",
-            UserWarning,
-            stacklevel=2,
+        warn(
+            f"Every label has as many cells as asked for (to={to!r}): nothing was generated. "
+            "Ask for more, as in to=1000."
         )
         return _joined(real[:, fit.genes], None)
     generated = gen_exprs(fit, labels=missing, library_size=library_size, seed=seed, progress=progress)

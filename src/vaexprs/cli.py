@@ -1,4 +1,4 @@
-"""The command line: demo, fit, generate, augment, transform, interpolate, plot, evaluate, audit, report."""
+"""The command line: a verb of the package each, and the demo and the doctor."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ SHOWN_CELLS = 10  # of the exposed ones
 DEMO_HELD_OUT = 0.2  # of the cells, which the model does not see
 USABLE = 10  # cells from which on the demo calls a type usable
 
+# what a shell completes; the rooms that know these names are slow to open
+LIKELIHOODS = ["nb", "zinb", "poisson", "gaussian", "bernoulli"]
+METHODS = ["PCA", "MDS", "TSNE", "UMAP", "NMF", "DiffusionMap"]
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Fit (conditional) variational autoencoders to gene expression and generate new cells from them.",
@@ -93,7 +96,11 @@ def fit(
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
     likelihood: Annotated[
-        str | None, typer.Option(help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.")
+        str | None,
+        typer.Option(
+            help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.",
+            autocompletion=lambda: LIKELIHOODS,
+        ),
     ] = None,
     n_top_genes: Annotated[
         int | None, typer.Option(help="Fit only so many of the genes, the most variable; by default all.")
@@ -436,7 +443,10 @@ def plot(
     source: Annotated[Path, typer.Argument(help="A saved model, or generated cells (.h5ad, .zarr).")],
     out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf (.dot for a model).")],
     real: Annotated[Path | None, typer.Option(help="The real cells to show with generated ones.")] = None,
-    method: Annotated[str, typer.Option(help="PCA, MDS, TSNE, UMAP, NMF or DiffusionMap.")] = "UMAP",
+    method: Annotated[
+        str,
+        typer.Option(help="PCA, MDS, TSNE, UMAP, NMF or DiffusionMap.", autocompletion=lambda: METHODS),
+    ] = "UMAP",
     layer: Annotated[str | None, typer.Option(help="Layer of the real cells with the values.")] = None,
     label_key: Annotated[str | None, typer.Option(help="Column of obs for a panel each.")] = None,
     seed: Seed = 0,
@@ -683,6 +693,35 @@ def _show_audit(table: Any, privacy: Any) -> None:
         console.print(f"  and {len(exposed) - SHOWN_CELLS:,} more")
     console.print()
     _say(console, [privacy.answer(table)], table.attrs["notes"])
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Look at the installation: versions, devices, what is missing, and what to do."""
+    from vaexprs import doctor as practice
+
+    versions, findings = practice.examine()
+    if as_json:
+        typer.echo(json.dumps(practice.as_json(versions, findings), indent=1))
+    else:
+        _show_findings(versions, findings, works=practice.works(findings))
+    if not practice.works(findings):
+        raise typer.Exit(1)
+
+
+MARKS = {"good": "[green]●[/]", "fair": "[yellow]▲[/]", "poor": "[red]■[/]", "absent": "○"}
+
+
+def _show_findings(versions: dict[str, str], findings: Iterable[Any], *, works: bool) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
+    for each in findings:
+        console.print(f"{MARKS[each.state]} {escape(f'{each.part}: {each.told}')}")
+        if each.advice:
+            console.print(f"  [bold]{escape(each.advice)}[/]")
+    console.print("Fitting and generating work." if works else "[red]Fitting and generating do not work.[/]")
 
 
 class _Steps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, some
+from vaexprs._checks import did_you_mean, some, warn
 from vaexprs.io import from_object, read
 from vaexprs.matrices import Matrix, as_float, densify, limits, stacked, stored
 from vaexprs.ondisk import DiskCells, DiskMatrix, in_memory, note_of, open_large
@@ -273,11 +272,9 @@ def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:
             f"got {kinds}. Name the layer of the real cells with the counts: layer='counts'."
         )
     if all(real) and not whole["generated"]:
-        warnings.warn(
+        warn(
             "The generated values are not whole numbers while the real ones are counts; they are compared as "
-            "expected counts, negative ones as 0. If they are logarithms, give the counts instead.",
-            UserWarning,
-            stacklevel=4,
+            "expected counts, negative ones as 0. If they are logarithms, give the counts instead."
         )
         x = raw["generated"]
         raw["generated"] = as_float(x.maximum(0) if sp.issparse(x) else np.maximum(x, 0))

@@ -19,6 +19,7 @@ from vaexprs.cluster import in_order
 from vaexprs.matrices import Matrix, stacked
 from vaexprs.mixture import Mixture
 from vaexprs.networks import keep_compiled
+from vaexprs.progress import progress_bar
 from vaexprs.result import VAEFit
 
 # Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
@@ -234,9 +235,7 @@ def with_progress(parts: Iterator[Matrix], n: int, progress: bool) -> Iterator[M
     if not progress or n < SLOW * BLOCK:
         yield from parts
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=n, desc="generating", unit="cell") as bar:
+    with progress_bar(n, "generating", "cell") as bar:
         for part in parts:
             yield part
             bar.update(part.shape[0])

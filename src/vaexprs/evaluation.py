@@ -23,11 +23,14 @@ from vaexprs.comparison import (
     side_by_side,
 )
 from vaexprs.matrices import densify
+from vaexprs.progress import progress_bar
 from vaexprs.scorecard import (
     ALL,
+    COLUMNS,
     LEAST_CELLS,
     METRICS,
     Sample,
+    Scorecard,
     Shared,
     difference,
     floor_of,
@@ -35,7 +38,6 @@ from vaexprs.scorecard import (
     verdict_of,
 )
 
-COLUMNS = ("metric", "label", "value", "floor", "floor_low", "floor_high", "verdict")
 RESAMPLES = 10
 MOST_CELLS = 1_000  # of each side that the figures over all cells look at ...
 MOST_OF_LABEL = 300  # ... and those of one label
@@ -103,10 +105,10 @@ def evaluate(
     DataFrame
         With columns ``metric``, ``label`` ("all" or a label; for pseudobulks a donor), ``value``,
         ``floor``, ``floor_low``, ``floor_high`` and ``verdict``: "within" the floor's interval or better,
-        "close" to it, or "off". In ``attrs``: ``notes``, sentences on what was looked at; ``cells``, the
-        number of cells on a side; ``learning_curve``, dicts of label, method ("real", "generated",
-        "oversampling", "SMOTE"), n (real training cells of the label), added, f1, low and high: how well a
-        classifier finds the label.
+        "close" to it, or "off". In ``attrs``: ``notes``, sentences on what was looked at; ``wanted``, the
+        metrics; ``cells``, the number of cells on a side; ``learning_curve``, dicts of label, method ("real",
+        "generated", "oversampling", "SMOTE"), n (real training cells of the label), added, f1, low and high:
+        how well a classifier finds the label.
 
     Raises
     ------
@@ -159,10 +161,10 @@ def evaluate(
     if training is not None and plan.labels and wanted & set(UTILITY):
         curve = _learning_curve(plan, training, seed)
         rows += _utility_rows(curve, wanted)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
     order = {name: i for i, name in enumerate(METRICS)}
-    table = table.sort_values("metric", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    table = Scorecard(sorted(rows, key=lambda row: order[str(row[0])]), columns=list(COLUMNS))
     table.attrs["notes"] = notes
+    table.attrs["wanted"] = [name for name in METRICS if name in wanted]
     table.attrs["cells"] = sum(plan.most.values())
     table.attrs["learning_curve"] = [] if curve is None else curve.to_dict("records")
     return table
@@ -426,7 +428,6 @@ def _compare(plan: Plan, wanted: set[str], resamples: int, seed: int, progress: 
     """Compare generated with real cells, then real with real ones."""
     from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
-    from tqdm.auto import tqdm
 
     comparisons = [_comparison(plan, i, seed) for i in range(resamples + 1)]
     counts = plan.real.cells.counts
@@ -446,7 +447,7 @@ def _compare(plan: Plan, wanted: set[str], resamples: int, seed: int, progress: 
 
     # processes where trees are grown, which hold Python's lock; they import no more than `scorecard`
     n_jobs = -1 if any(name.startswith("forest") for name in wanted) else 1
-    with threadpool_limits(1), tqdm(total=len(tasks), desc="comparing", disable=not progress) as bar:
+    with threadpool_limits(1), progress_bar(len(tasks), "comparing", "part", shown=progress) as bar:
         work = Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(pair_figures_and_gaps)(a, b, plan.shared, wanted, counts, floor)
             for a, b, floor in drawn()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from vaexprs import ondisk, processes
-from vaexprs._checks import check_integer, check_real, did_you_mean, some
+from vaexprs._checks import check_integer, check_real, did_you_mean, some, warn
 from vaexprs.checkpoints import Checkpoint, read_state
 from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
 from vaexprs.io import fingerprint, from_matrix, from_object
@@ -273,7 +272,7 @@ def fit_vae(
         model = model.local_copy()
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
-        warnings.warn(sentence, UserWarning, stacklevel=2)
+        warn(sentence)
     return VAEFit(model, prepared, density, history, seed, _recipe(given, train_cells))
 
 
@@ -458,11 +457,10 @@ def _prepare(
     chosen.check(summary, train.obs_names)
     same = summary.constant_genes(train.var_names)
     if same:
-        warnings.warn(
-            f"{len(same):,} genes have the same value in every cell ({some(same)}); "
-            "nothing can be learned of how they vary.",
-            UserWarning,
-            stacklevel=4,
+        warn(
+            f"{len(same):,} {'gene has' if len(same) == 1 else 'genes have'} the same value in every cell "
+            f"({some(same)}); nothing can be learned of how they vary. Leave them out, or choose genes with "
+            "n_top_genes."
         )
     dense = dense and 4 * train.n_obs * train.n_vars <= MOST_DENSE
     cells = prepared.prepare(train, dense=dense)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from vaexprs import markup
 from vaexprs._checks import check_integer, check_real, did_you_mean, some
 from vaexprs.cluster import check_client, drawn_by
 from vaexprs.drawing import BLOCK, Drawer, Plan, draw_part, drawn_here, with_progress
@@ -108,6 +109,26 @@ class Generated:
 
     def __repr__(self) -> str:
         return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        made, recipe = self.adata, self.adata.uns.get("vaexprs", {})
+        conditions = {}
+        for key in self.fit.preprocessing.conditions.keys:
+            real, numbers = self.fit.cells_of(key), made.obs[key].astype(str).value_counts()
+            conditions[key] = markup.levels(
+                {level: (int(numbers.get(level, 0)), n) for level, n in real.items()}
+            )
+        return markup.render(
+            "notebook/generated.html",
+            shape=made.shape,
+            counts=self.fit.likelihood.counts,
+            likelihood=self.fit.likelihood.name,
+            seed=recipe.get("seed"),
+            file=str(made.filename) if made.filename else None,
+            library_size=recipe.get("library_size") if self.fit.likelihood.counts else None,
+            conditions=conditions,
+        )
 
 
 def real_cells(generated: Generated) -> ad.AnnData:

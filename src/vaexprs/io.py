@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, some
+from vaexprs._checks import did_you_mean, some, warn
 from vaexprs.matrices import as_float, stored
 from vaexprs.ondisk import check_readable, check_store, damage_told, file_of, no_layer, no_x
 
@@ -80,11 +80,9 @@ def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
     if values is None:
         raise no_x()
     if layer is None and "counts" in adata.layers and not _whole(values) and _whole(adata.layers["counts"]):
-        warnings.warn(
+        warn(
             "X holds fractions while layers['counts'] holds counts; X is used. "
-            "For counts pass layer='counts'.",
-            UserWarning,
-            stacklevel=4,
+            "For counts pass layer='counts'."
         )
     if file_of(values) is not None:
         values = values[:]

@@ -5,7 +5,6 @@ Knows nothing of cells.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 from threadpoolctl import threadpool_limits
 
-from vaexprs._checks import check_choice, check_integer
+from vaexprs._checks import check_choice, check_integer, warn
 from vaexprs.covariances import DIAGONAL, FULL, WHOLE_SCATTER, n_parameters
 from vaexprs.hierarchical import cut, merge_tree, svd_scaled
 
@@ -196,10 +195,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.n_iter_ = len(self.lower_bounds_)
         self.converged_ = fitted.converged
         if not fitted.converged:
-            warnings.warn(
+            warn(
                 f"EM has not converged in {self.n_iter_} steps; try a larger max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         return self
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, reason, some
+from vaexprs._checks import did_you_mean, reason, some, warn
 from vaexprs.matrices import Matrix, as_float, stacked
 
 READABLE = (".h5ad", ".zarr")
@@ -412,11 +411,9 @@ def _check_matrix(part: Any, path: Path) -> None:
         if missing and missing == of:
             raise _not_whole(path, f"all {of:,} chunks of {name!r} are missing")
         if missing:
-            warnings.warn(
+            warn(
                 f"{str(path)!r} has no values in {missing:,} of the {of:,} chunks of {name!r}: they count as "
-                "zeros. If it was not copied as a whole, copy it anew.",
-                UserWarning,
-                stacklevel=4,
+                "zeros. If it was not copied as a whole, copy it anew."
             )
     elif kind in ("csr_matrix", "csc_matrix"):
         major = int(part.attrs["shape"][int(kind == "csc_matrix")])

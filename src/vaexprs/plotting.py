@@ -16,7 +16,8 @@ import anndata as ad
 import keras
 import numpy as np
 
-from vaexprs._checks import check_choice, did_you_mean, some
+from vaexprs import markup
+from vaexprs._checks import check_choice, did_you_mean, some, warn
 from vaexprs.comparison import at_hand, label_key_of, sampled_training
 from vaexprs.generation import Generated, join_real, real_cells
 from vaexprs.io import from_object
@@ -67,9 +68,15 @@ class ModelGraph:
     ----------
     dot
         The graph in Graphviz' DOT language.
+    layers
+        Names of the layers in the order of the model.
     """
 
     dot: str
+    layers: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f'ModelGraph: {len(self.layers)} layers; save("model.svg") draws it'
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the graph as svg, png, pdf or dot, by the suffix of `path`.
@@ -87,14 +94,26 @@ class ModelGraph:
             beside.write_bytes(self.dot.encode() if suffix == "dot" else self._draw(suffix))
         return path
 
-    def _draw(self, suffix: str) -> bytes:
+    def _draw(self, suffix: str, *, on_any_ground: bool = False) -> bytes:
         import pygraphviz
 
         graph = pygraphviz.AGraph(string=self.dot)
+        if on_any_ground:  # nodes have a light one of their own; arrows must show on white and on black
+            graph.graph_attr["bgcolor"] = "transparent"
+            graph.edge_attr["color"] = "gray50"
         return bytes(graph.draw(format=suffix, prog="dot"))
 
     def _repr_svg_(self) -> str:
         return self._draw("svg").decode()
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        picture = problem = None
+        try:
+            picture = markup.data_uri(self._draw("svg", on_any_ground=True).decode())
+        except (ImportError, OSError) as error:
+            problem = str(error)
+        return markup.render("notebook/graph.html", layers=self.layers, source=picture, problem=problem)
 
 
 def plot_vae(x: VAEFit | keras.Model, node_color: Mapping[str, str] | None = None) -> ModelGraph:
@@ -142,7 +161,7 @@ def plot_vae(x: VAEFit | keras.Model, node_color: Mapping[str, str] | None = Non
         lines.append(f'  {i} [label="{label}", fillcolor="{colors[roles[name]]}"]')
     for name, before in sources.items():
         lines += [f"  {number[source]} -> {number[name]}" for source in before]
-    return ModelGraph("\n".join([*lines, "}"]) + "\n")
+    return ModelGraph("\n".join([*lines, "}"]) + "\n", tuple(number))
 
 
 def _checked_colors(node_color: Mapping[str, str] | None) -> dict[str, str]:
@@ -251,7 +270,7 @@ def plot_aug(
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
     joined, label_key, notes = _joined(x, real, layer, label_key, seed)
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=2)
+        warn(note)
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
@@ -464,11 +483,9 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
     made = np.array([(labels[group == "generated"] == name).sum() for name in names])
     order = np.lexsort((names, -real, -made))
     if len(names) > MOST_PANELS:
-        warnings.warn(
+        warn(
             f"{len(names):,} labels are too many for a panel each; the {MOST_PANELS} with the most generated "
-            "cells have one.",
-            UserWarning,
-            stacklevel=4,
+            "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
         )
     return [str(name) for name in names[order[:MOST_PANELS]]]
 

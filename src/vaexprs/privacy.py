@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from vaexprs import markup
 from vaexprs._checks import check_integer, some
 from vaexprs.comparison import (
     Axes,
@@ -135,6 +136,15 @@ SECOND_ATTACKS = ["membership_auc_distance", "membership_auc_density"]
 QUESTION = "Did it copy its training cells?"
 
 
+class PrivacyAudit(pd.DataFrame):
+    """The table of `audit_privacy`, a DataFrame that shows itself in a notebook; its parts are plain ones."""
+
+    def _repr_html_(self) -> str:
+        if not set(COLUMNS) <= set(self.columns):  # it was changed in place
+            return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
+        return markup.judged(self, [answer(self)], AUDITS, "95% interval")
+
+
 def audit_privacy(
     generated: Any,
     train: Any,
@@ -228,7 +238,7 @@ def audit_privacy(
     ]
     if donor_key is not None:
         rows += _donor_rows(cells, attack, donor_key, label_key, notes)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = PrivacyAudit(rows, columns=list(COLUMNS))
     table.attrs["notes"] = notes
     table.attrs["exposed_cells"] = _exposed(cells["train"], attack, label_key)
     return table

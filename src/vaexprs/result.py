@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from vaexprs import markup
 from vaexprs._checks import reason
 from vaexprs.density import LatentDensity
 from vaexprs.likelihoods import Likelihood
@@ -83,6 +84,13 @@ class VAEFit:
         """Size of the latent vector."""
         return int(self.encoder.output.shape[-1])
 
+    def cells_of(self, key: str) -> dict[str, int]:
+        """Return the number of training cells of each level of the label or of a covariate."""
+        counts = dict.fromkeys(self.preprocessing.conditions.levels[key], 0)
+        for levels, n in zip(self.density.seen, self.density.cells, strict=True):
+            counts[levels[key]] += int(n)
+        return counts
+
     def __repr__(self) -> str:
         conditions = ", ".join(
             f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
@@ -92,7 +100,34 @@ class VAEFit:
             f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
             f"conditions: {conditions or 'none'}\n"
             f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, "
-            f"{len(loss)} epochs, loss {loss[-1]:.1f}"
+            f"{len(loss)} epoch{'s' if len(loss) > 1 else ''}, loss {loss[-1]:.1f}"
+        )
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        conditions = self.preprocessing.conditions.levels
+        losses = list(self.history["loss"])
+        made_by = {
+            str(name): str(value)
+            for part in ("arguments", "versions")
+            for name, value in dict(self.recipe.get(part, {})).items()
+            if name != "verbose"
+        }
+        return markup.render(
+            "notebook/fit.html",
+            genes=list(map(str, self.genes)),
+            n_cells=int(self.density.cells.sum()),
+            likelihood=self.likelihood.name,
+            latent_dim=self.latent_dim,
+            seed=self.seed,
+            losses=losses,
+            last={name: self.history[name][-1] for name in sorted(self.history, key=_loss_first)},
+            points=markup.sparkline(losses),
+            conditions={
+                key: markup.levels({level: (n,) for level, n in self.cells_of(key).items()})
+                for key in conditions
+            },
+            recipe=made_by,
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -138,6 +173,10 @@ class VAEFit:
             text = json.dumps(meta, indent=1, allow_nan=True)
             (beside / "meta.json").write_text(text, encoding="utf-8")
         return path
+
+
+def _loss_first(name: str) -> tuple[bool, bool, str]:
+    return name.startswith("val_"), not name.endswith("loss"), name
 
 
 def load_vae(

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from vaexprs import metrics
+from vaexprs import markup, metrics
 
 ALL = "all"
+COLUMNS = ("metric", "label", "value", "floor", "floor_low", "floor_high", "verdict")
 CONFIDENCE = 0.95
 LEAST_CELLS = 5  # of each side, for a label to have figures of its own
 MOST_GENES = 2_000  # the most variable ones, that classifiers see
@@ -599,6 +600,17 @@ def verdict_of(metric: Metric, value: float, low: float, high: float) -> str:
         return "within"
     reach = metric.close * abs(high if above else low) if metric.relative else metric.close
     return "close" if beyond <= reach else "off"
+
+
+class Scorecard(pd.DataFrame):
+    """The table of `evaluate`, a DataFrame that shows itself in a notebook; its parts are plain ones."""
+
+    def _repr_html_(self) -> str:
+        if not set(COLUMNS) <= set(self.columns):  # it was changed in place
+            return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
+        asked = {QUESTIONS[METRICS[name].question] for name in self.attrs.get("wanted", METRICS)}
+        told = [answer for answer in answers(self) if answer.question in asked]
+        return markup.judged(self, told, METRICS, "real against real")
 
 
 class Answer(NamedTuple):

@@ -16,6 +16,7 @@ from vaexprs.batches import CellBatches
 from vaexprs.checkpoints import Checkpoint, State, restore
 from vaexprs.networks import VAE
 from vaexprs.preprocessing import Preprocessing
+from vaexprs.progress import progress_bar
 
 # Gradient steps of a fit whose number of epochs is not given, for n cells: STEPS * sqrt(n), at least
 # LEAST_STEPS. More over-fit few cells (generated ones get easier to tell from real ones), fewer leave
@@ -196,9 +197,7 @@ class _Progress(keras.callbacks.Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=self._schedule.epochs * self._schedule.steps, desc="fitting", unit="step")
+        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, "fitting", "step")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
@@ -238,7 +237,11 @@ class StopOnInterrupt(keras.callbacks.Callback):
             self._previous = signal.signal(signal.SIGINT, self._stop)
 
     def _stop(self, *_: Any) -> None:
-        warnings.warn("Training was interrupted; what was learned so far is kept.", UserWarning, stacklevel=2)
+        warnings.warn(
+            "Training was interrupted; what was learned so far is kept. Ctrl-C once more stops at once.",
+            UserWarning,
+            stacklevel=2,
+        )
         self.model.stop_training = True
         self.on_train_end()
 

@@ -14,21 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from vaexprs import markup
+from vaexprs.markup import as_float, records, verdict
 from vaexprs.report import figures
 from vaexprs.report.figures import Embedding, GeneStatistics, Latent
 
-LIGHTS = {"green": "good", "amber": "fair", "red": "poor"}
-VERDICTS = {
-    "within": "good",
-    "pass": "good",
-    "close": "fair",
-    "caution": "fair",
-    "off": "poor",
-    "fail": "poor",
-}
 # columns of the table of labels: these first, where they were measured
 TELLING = (
     "forest_auc_genes",
@@ -41,8 +33,6 @@ TELLING = (
 OF_DONORS = ("pseudobulk_r",)  # rows of these are about donors, not labels
 MOST_LABEL_COLUMNS = 6
 MOST_EXPOSED = 20
-DASH, MINUS, TIMES, INFINITY = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{INFINITY}"
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -130,44 +120,33 @@ def render(page: Page) -> str:
     """Return the HTML of a page: one text without any reference to something outside it."""
     plots = _plots(page)
     scripts = {"plotly": _plotly(), "page": _resource("script.js")}
-    return (
-        _template()
-        .render(
-            page=page,
-            policy=POLICY.format(scripts=" ".join(f"'{_hash(text)}'" for text in scripts.values())),
-            style=Markup(_resource("style.css")),
-            scripts={name: Markup(text) for name, text in scripts.items()},
-            cards=[
-                {
-                    "question": a.question,
-                    "sentence": a.sentence,
-                    **_light(LIGHTS.get(str(a.light), "unknown")),
-                }
-                for a in page.answers
-            ],
-            scorecard=_scorecard(page),
-            by_label=_by_label(page),
-            audit=_audit_rows(page),
-            exposed=[_exposed(cell) for cell in page.exposed[:MOST_EXPOSED]],
-            plots=plots,
-            trained=[name for name in plots if name.startswith("training-")],
-            labels=_labels(page),
-            shown=_shown(page.embedding),
-            curve_names=[] if "curves" not in plots else plots["curves"]["names"],
-            n_shown_genes=0 if page.genes is None else len(figures.shown_genes(page.genes)),
-            architecture=_data_uri(page.architecture),
-            plots_json=_script_json({"figures": plots, "dark": figures.DARK}),
-            tables_json=_script_json(
-                {
-                    "evaluation": _table(page.evaluation),
-                    "privacy": None if page.audit is None else _table(page.audit),
-                    "learning_curve": [dict(record) for record in page.curves],
-                    "exposed_cells": [dict(cell) for cell in page.exposed],
-                }
-            ),
-        )
-        .strip()
-        + "\n"
+    return markup.render(
+        "report/template.html",
+        page=page,
+        policy=POLICY.format(scripts=" ".join(f"'{_hash(text)}'" for text in scripts.values())),
+        style=Markup(_resource("style.css")),
+        scripts={name: Markup(text) for name, text in scripts.items()},
+        cards=markup.cards(page.answers),
+        scorecard=_scorecard(page),
+        by_label=_by_label(page),
+        audit=_audit_rows(page),
+        exposed=[_exposed(cell) for cell in page.exposed[:MOST_EXPOSED]],
+        plots=plots,
+        trained=[name for name in plots if name.startswith("training-")],
+        labels=_labels(page),
+        shown=_shown(page.embedding),
+        curve_names=[] if "curves" not in plots else plots["curves"]["names"],
+        n_shown_genes=0 if page.genes is None else len(figures.shown_genes(page.genes)),
+        architecture=None if page.architecture is None else markup.data_uri(page.architecture),
+        plots_json=_script_json({"figures": plots, "dark": figures.DARK}),
+        tables_json=_script_json(
+            {
+                "evaluation": _table(page.evaluation),
+                "privacy": None if page.audit is None else _table(page.audit),
+                "learning_curve": [dict(record) for record in page.curves],
+                "exposed_cells": [dict(cell) for cell in page.exposed],
+            }
+        ),
     )
 
 
@@ -209,45 +188,6 @@ def _labels(page: Page) -> list[str]:
     return figures.levels(*columns, np.array([ellipse.label for ellipse in outlines], dtype=object))
 
 
-def number(value: Any) -> str:
-    """Return a number with three significant digits (all digits before the point), or a dash."""
-    value = _as_float(value)
-    if math.isnan(value):
-        return DASH
-    if math.isinf(value):
-        return INFINITY if value > 0 else MINUS + INFINITY
-    if value == 0:
-        return "0"
-    size = math.floor(math.log10(abs(float(f"{value:.2e}"))))
-    if size < -3 or size > 6:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        text = f"{mantissa} {TIMES} 10{str(int(exponent)).translate(SUPERSCRIPTS)}"
-    else:
-        text = f"{value:,.{max(0, 2 - size)}f}"
-        if value == int(value) and abs(value) >= 10:
-            text = f"{value:,.0f}"
-    return text.replace("-", MINUS, 1) if value < 0 else text
-
-
-def exact(value: Any) -> str:
-    """Return a number in full, as Python and JavaScript read it back, or an empty text."""
-    value = _as_float(value)
-    return repr(value) if math.isfinite(value) else ""
-
-
-def _as_float(value: Any) -> float:
-    return float("nan") if value is None or value is pd.NA else float(value)
-
-
-def _light(kind: str, word: str | None = None) -> dict[str, str]:
-    return {"kind": kind, "word": word or {"unknown": "not measured"}.get(kind, kind)}
-
-
-def _verdict(verdict: Any) -> dict[str, str]:
-    known = isinstance(verdict, str) and verdict in VERDICTS
-    return _light(VERDICTS[verdict], verdict) if known else _light("unknown")
-
-
 def _named(known: Mapping[str, Any], name: str) -> dict[str, str]:
     """Return title and explanation of a row; a name that nobody explains is its own title."""
     entry = known.get(name)
@@ -258,10 +198,10 @@ def _scorecard(page: Page) -> list[dict[str, Any]]:
     """Return the rows about all cells, by question."""
     table = page.evaluation[page.evaluation["label"].astype(str) == "all"]
     groups: dict[str, list[dict[str, Any]]] = {question: [] for question in page.questions}
-    for row in _records(table):
+    for row in records(table):
         name = str(row["metric"])
         question = str(getattr(page.metrics.get(name), "question", "other"))
-        entry = {**row, **_named(page.metrics, name), "name": name, **_verdict(row["verdict"])}
+        entry = {**row, **_named(page.metrics, name), "name": name, **verdict(row["verdict"])}
         entry["strip"] = _strip(row)
         groups.setdefault(question, []).append(entry)
     return [
@@ -273,7 +213,7 @@ def _scorecard(page: Page) -> list[dict[str, Any]]:
 
 def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
     """Return where, from 0 to 100, a value and the interval among real cells lie on a strip."""
-    numbers = {key: _as_float(row[key]) for key in ("value", "floor", "floor_low", "floor_high")}
+    numbers = {key: as_float(row[key]) for key in ("value", "floor", "floor_low", "floor_high")}
     if not all(map(math.isfinite, (numbers["value"], numbers["floor"]))):
         return None
     finite = [v for v in numbers.values() if math.isfinite(v)]
@@ -302,11 +242,11 @@ def _by_label(page: Page) -> dict[str, Any]:
     # labels with too few cells for figures have a row too: they are often the ones that were asked for
     shown = np.array(_labels(page) if names else [], dtype=object)
     for label in figures.levels(table["label"].to_numpy(), shown):
-        found = {str(row["metric"]): row for row in _records(parts.get(label, table.head(0)))}
+        found = {str(row["metric"]): row for row in records(parts.get(label, table.head(0)))}
         cells = []
         for name in names:
             row = found.get(name, {"value": float("nan"), "verdict": None})
-            cells.append({"name": name, "value": row["value"], **_verdict(row["verdict"])})
+            cells.append({"name": name, "value": row["value"], **verdict(row["verdict"])})
         rows.append({"label": label, "cells": cells})
     return {"columns": [_named(page.metrics, name) for name in names], "rows": rows}
 
@@ -315,18 +255,13 @@ def _audit_rows(page: Page) -> list[dict[str, Any]]:
     if page.audit is None:
         return []
     return [
-        {**row, **_named(page.audits, str(row["metric"])), "name": row["metric"], **_verdict(row["verdict"])}
-        for row in _records(page.audit)
+        {**row, **_named(page.audits, str(row["metric"])), "name": row["metric"], **verdict(row["verdict"])}
+        for row in records(page.audit)
     ]
 
 
 def _exposed(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {key: cell.get(key) for key in ("cell", "label", "distance", "ratio")}
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    names = [str(name) for name in table.columns]
-    return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
 def _table(table: pd.DataFrame) -> dict[str, Any]:
@@ -358,10 +293,6 @@ def _script_json(value: Any) -> Markup:
     return Markup(text)  # every < of it is written \u003c
 
 
-def _data_uri(svg: str | None) -> str | None:
-    return None if svg is None else f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-
-
 def _hash(script: str) -> str:
     """Return the hash by which the page's policy knows a script: no other one runs."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
@@ -379,12 +310,3 @@ def _plotly() -> str:
     if "</script" in text.lower():
         raise RuntimeError("plotly.js holds an end tag and cannot stand in a page; install another plotly.")
     return text
-
-
-@lru_cache(maxsize=1)
-def _template() -> Any:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "exact": exact}
-    return environment.from_string(_resource("template.html"))
