@@ -35,6 +35,7 @@ NOT_RUN = {
     "benchmarks": "takes hours, data sets and other packages",
     "dask": "needs the scheduler of a cluster (tests/test_dask.py has one)",
     "docs": "is what .ci/run does",
+    "formats": "needs readers that are not merged yet",
     "install": "installs packages",
     "kubernetes": "needs a cluster",
     "processes": "needs several processes (tests/test_processes.py has them)",
@@ -208,7 +209,9 @@ def test_pages_and_their_links_within_the_repository():
         for target in re.findall(
             r"\]\((?!https?:|built:|mailto:|#)([^)#\s]+)", page.read_text(encoding="utf-8")
         ):
-            if target.startswith("reference/"):
+            if target.startswith("reference/"):  # made by the build
+                continue
+            if "benchmarks/" in target and not (ROOT / "benchmarks").is_dir():  # the sdist has none
                 continue
             checked += 1
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
