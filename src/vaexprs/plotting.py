@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -439,9 +440,11 @@ REDUCTIONS: dict[str, Reduction] = {
 
 def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key: str | None) -> Figure:
     """Draw all cells in one panel and, beside it, each label in a panel of its own."""
-    import matplotlib.pyplot  # noqa: F401 -- tells notebooks how to show a figure
+    import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
+    if "IPython" in sys.modules:
+        plt.draw_if_interactive()  # loads the backend, which tells notebooks how to show a figure
     group = joined.obs["group"].astype(str).to_numpy()
     labels = np.array([]) if label_key is None else joined.obs[label_key].astype(str).to_numpy()
     shown = _shown_labels(labels, group)
