@@ -57,6 +57,10 @@ ROOMS = (
     "report",
     "demo",
     "doctor",
+    "cli.options",
+    "cli.making",
+    "cli.judging",
+    "cli.trying",
     "cli",
 )
 

@@ -205,8 +205,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(conditional, tmp_path, n
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["g.h5ad", "g.zarr"])
-def test_ctrl_c_leaves_nothing(conditional, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "sent", "ended"),
+    [
+        ("g.h5ad", signal.SIGINT, (130, "Interrupted; nothing was written.\n")),
+        ("g.zarr", signal.SIGINT, (130, "Interrupted; nothing was written.\n")),
+        ("g.zarr", signal.SIGTERM, (143, "Terminated; nothing is left half-written.\n")),
+    ],
+)
+def test_ctrl_c_leaves_nothing(conditional, tmp_path, name, sent, ended):
     model = conditional.save(tmp_path / "model")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("mine")
@@ -214,9 +221,9 @@ def test_ctrl_c_leaves_nothing(conditional, tmp_path, name):
     while len(list((tmp_path / "out").iterdir())) == 1:  # until it has begun to write
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     said = process.communicate()[1]
-    assert (process.returncode, said) == (130, "Interrupted; nothing was written.\n")
+    assert (process.returncode, said) == ended
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
     assert (tmp_path / "out" / name).read_text() == "mine"
 

@@ -1,0 +1,360 @@
+"""fit, generate, augment, transform, interpolate: models and cells are made."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from vaexprs.cli.options import (
+    READABLE,
+    WRITABLE,
+    CountsLayer,
+    Covariate,
+    CovariateKey,
+    Epochs,
+    LibrarySize,
+    NTopGenes,
+    Overwrite,
+    Quiet,
+    Seed,
+    Transpose,
+    cells_at,
+    pair,
+    say_written,
+)
+
+# what a shell completes; the room that knows these names is slow to open
+LIKELIHOODS = ["nb", "zinb", "poisson", "gaussian", "bernoulli"]
+
+
+def fit(
+    data: Annotated[Path, typer.Argument(help=f"Cells: {READABLE}.")],
+    out: Annotated[Path, typer.Option(help="Folder to save the model to.")],
+    label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
+    covariate_key: CovariateKey = None,
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
+    likelihood: Annotated[
+        str | None,
+        typer.Option(
+            help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.",
+            autocompletion=lambda: LIKELIHOODS,
+        ),
+    ] = None,
+    n_top_genes: NTopGenes = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector.")] = None,
+    regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
+    epochs: Epochs = None,
+    batch_size: Annotated[int | None, typer.Option(help="Cells a step.")] = None,
+    validation_split: Annotated[float, typer.Option(help="Fraction of the cells kept for validation.")] = 0.0,
+    optimizer: Annotated[
+        str | None, typer.Option(help="Name of a Keras optimizer; by default Adam with averaged weights.")
+    ] = None,
+    use_generator: Annotated[
+        bool, typer.Option("--use-generator", help="Stream mini-batches; never make sparse data dense.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint of an earlier run, if there is one.")
+    ] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes between checkpoints, which are kept beside OUT until it is saved.")
+    ] = 10.0,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints, instead of minutes.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens for the others.")
+    ] = None,
+    process_id: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a model to cells and save it."""
+    from vaexprs import processes as several
+    from vaexprs.io import check_readable
+    from vaexprs.writing import check_output
+
+    check_output(out, overwrite=overwrite)
+    check_readable(data)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if overwrite and not resume:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists() and not resume:
+        raise FileExistsError(
+            f"{str(checkpoint)!r} is left of an earlier run; go on from it with --resume, or say overwrite."
+        )
+    distribution = None
+    if several.in_slurm_step() or any(value is not None for value in (processes, coordinator, process_id)):
+        distribution = several.join(processes, coordinator, process_id)
+    first = distribution is None or several.place()[0] == 0
+    quiet = quiet or not first
+    from vaexprs.fitting import fit_vae
+
+    fitted = fit_vae(
+        cells_at(data, transpose),
+        label_key=label_key,
+        covariate_keys=covariate_key or (),
+        layer=layer,
+        likelihood=likelihood,
+        n_top_genes=n_top_genes,
+        latent_dim=latent_dim,
+        regularization=regularization,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation_split=validation_split,
+        optimizer=optimizer,
+        use_generator=use_generator,
+        seed=seed,
+        distribution=distribution,
+        checkpoint=checkpoint,
+        checkpoint_minutes=checkpoint_minutes,
+        checkpoint_steps=checkpoint_steps,
+        resume=True,
+        verbose=0 if quiet else "auto",
+    )
+    if first:
+        fitted.save(out, overwrite=overwrite)
+        checkpoint.unlink(missing_ok=True)
+    several.leave()
+    if not quiet:
+        Console().print(
+            f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True
+        )
+
+
+def generate(
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
+    n: Annotated[int | None, typer.Option("-n", "--num-samples", help="Number of cells.")] = None,
+    label: Annotated[str | None, typer.Option(help="The one label all cells shall have.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option(help="Number of cells of a label: 'NK=200' (repeatable).")
+    ] = None,
+    labels_json: Annotated[Path | None, typer.Option(help='File with numbers: {"NK": 200, ...}.')] = None,
+    covariate: Covariate = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with a row for each wish: columns of conditions, and 'n' for numbers of cells."
+        ),
+    ] = None,
+    library_size: LibrarySize = None,
+    batch_size: Annotated[int | None, typer.Option(help="Cells decoded and not yet drawn, at most.")] = None,
+    independent: Annotated[
+        bool, typer.Option(help="Draw cells independently rather than spread evenly.")
+    ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Scheduler of a Dask cluster to draw on: tcp://HOST:8786, or a scheduler file."),
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate cells from a saved model."""
+    from vaexprs.writing import check_output, check_writable
+
+    asked = _asked_labels(label, labels, labels_json)
+    check_writable(out)
+    check_output(out, overwrite=overwrite)
+    levels = dict(pair(text, "--covariate", "donor=101") for text in covariate or [])
+    from vaexprs.cluster import connected
+    from vaexprs.generation import gen_exprs
+    from vaexprs.result import load_vae
+
+    fitted = load_vae(model)
+    with nullcontext() if dask is None else connected(dask) as client:
+        cells = gen_exprs(
+            fitted,
+            n,
+            batch_size,
+            use_generator=batch_size is not None,
+            labels=asked,
+            covariates=levels or None,
+            conditions=None if conditions is None else _read_conditions(conditions),
+            library_size=library_size,
+            stratified=not independent,
+            seed=seed,
+            progress=not quiet,
+            out=out,
+            overwrite=overwrite,
+            client=client,
+        )
+    if not quiet:
+        say_written(cells.adata, out)
+
+
+def augment(
+    data: Annotated[Path, typer.Argument(help=f"Real cells: {READABLE}.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
+    to: Annotated[
+        str, typer.Option(help="Cells each type shall have: 'balanced' (as the largest), or a number.")
+    ] = "balanced",
+    model: Annotated[
+        Path | None, typer.Option(help="Folder with a saved model of such cells; by default one is fitted.")
+    ] = None,
+    covariate_key: CovariateKey = None,
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
+    n_top_genes: NTopGenes = None,
+    epochs: Epochs = None,
+    library_size: LibrarySize = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Top up the cells of each type with generated ones."""
+    from vaexprs.writing import check_output, check_writable, write
+
+    check_writable(out)
+    check_output(out, overwrite=overwrite)
+    from vaexprs.augmentation import augment as topped_up
+    from vaexprs.result import load_vae
+
+    options = {"n_top_genes": n_top_genes, "epochs": epochs}
+    cells = topped_up(
+        cells_at(data, transpose),
+        label_key,
+        int(to) if to.isdecimal() else to,
+        covariate_keys=covariate_key or (),
+        fit=None if model is None else load_vae(model),
+        layer=layer,
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    write(cells, out, overwrite=overwrite)
+    if not quiet:
+        say_written(cells, out)
+
+
+def transform(
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
+    data: Annotated[Path, typer.Argument(help=f"The cells: {READABLE}.")],
+    to: Annotated[list[str], typer.Option(help="The condition to give them: 'stim=ctrl' (repeatable).")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
+    library_size: Annotated[
+        float | None, typer.Option(help="Counts a cell to aim at; by default each cell's own.")
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Give cells as they might have been under another condition."""
+    from vaexprs.writing import check_output, check_writable
+
+    check_writable(out)
+    check_output(out, overwrite=overwrite)
+    levels = dict(pair(text, "--to", "stim=ctrl") for text in to)
+    from vaexprs.counterfactual import transform as transformed
+    from vaexprs.result import load_vae
+
+    cells = transformed(
+        load_vae(model),
+        cells_at(data, transpose),
+        levels,
+        layer=layer,
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+        out=out,
+        overwrite=overwrite,
+    )
+    if not quiet:
+        say_written(cells, out)
+
+
+def interpolate(
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
+    start: Annotated[str, typer.Option("--from", help="Label at the beginning of the way.")],
+    end: Annotated[str, typer.Option("--to", help="Label at its end.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
+    n: Annotated[int, typer.Option("-n", "--num-samples", help="Number of cells.")] = 1_100,
+    steps: Annotated[int, typer.Option(help="Positions on the way, with both ends.")] = 11,
+    covariate: Covariate = None,
+    library_size: LibrarySize = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Generate cells on the way from one label to another."""
+    from vaexprs.writing import check_output, check_writable, write
+
+    check_writable(out)
+    check_output(out, overwrite=overwrite)
+    levels = dict(pair(text, "--covariate", "donor=101") for text in covariate or [])
+    from vaexprs.interpolation import interpolate as on_the_way
+    from vaexprs.result import load_vae
+
+    cells = on_the_way(
+        load_vae(model),
+        start,
+        end,
+        n,
+        steps=steps,
+        covariates=levels or None,
+        library_size=library_size,
+        seed=seed,
+        progress=not quiet,
+    )
+    write(cells, out, overwrite=overwrite)
+    if not quiet:
+        say_written(cells, out)
+
+
+def _asked_labels(
+    label: str | None, labels: list[str] | None, labels_json: Path | None
+) -> str | dict[str, int] | None:
+    if sum(option is not None for option in (label, labels or None, labels_json)) > 1:
+        raise ValueError("Say --label, --labels or --labels-json, one of the three.")
+    if labels:
+        pairs = dict(pair(text, "--labels", "NK=200") for text in labels)
+        for name, number in pairs.items():
+            if not number.isdecimal():
+                raise ValueError(
+                    f"--labels must give a number of cells, as in 'NK=200', got '{name}={number}'."
+                )
+        return {name: int(number) for name, number in pairs.items()}
+    if labels_json is not None:
+        try:
+            numbers = json.loads(labels_json.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{str(labels_json)!r} is not JSON: {error}") from error
+        if not isinstance(numbers, dict):
+            raise ValueError(f'{str(labels_json)!r} must hold numbers by label, as in {{"NK": 200}}.')
+        return numbers
+    return label
+
+
+def _read_conditions(path: Path) -> Any:
+    import pandas as pd
+
+    try:
+        # levels are words: 1 is not to become 1.0 where another row has none
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+    if "n" in table:
+        numbers = table["n"].fillna("").str.strip()
+        wrong = numbers[~numbers.str.fullmatch("[0-9]+")]
+        if len(wrong):
+            raise ValueError(
+                f"Column 'n' of {str(path)!r} must hold numbers of cells, got {wrong.iloc[0]!r} in row "
+                f"{wrong.index[0] + 1}."
+            )
+        table["n"] = numbers.astype(int)
+    return table

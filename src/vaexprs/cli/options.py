@@ -1,0 +1,66 @@
+"""What several commands take and say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+LibrarySize = Annotated[
+    float | None, typer.Option(help="Counts a generated cell to aim at; by default like the real ones.")
+]
+CountsLayer = Annotated[
+    str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
+]
+WRITABLE = "File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
+READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt or .rds"
+CovariateKey = Annotated[
+    list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
+]
+Covariate = Annotated[list[str] | None, typer.Option(help="Level of a covariate: 'donor=101' (repeatable).")]
+NTopGenes = Annotated[
+    int | None, typer.Option(help="Take only so many of the genes, the most variable; by default all.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the cells; by default from their number.")]
+Transpose = Annotated[
+    bool | None,
+    typer.Option(
+        "--transpose/--no-transpose",
+        help="Whether tables of real cells have genes in rows; by default told by the names.",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
+
+
+def say_written(cells: Any, out: Path) -> None:
+    """Say how many cells went where."""
+    Console().print(f"{cells.n_obs:,} cells x {cells.n_vars:,} genes -> {escape(str(out))}")
+
+
+def pair(text: str, option: str, example: str) -> tuple[str, str]:
+    """Return the two sides of ``name=value``.
+
+    Raises
+    ------
+    ValueError
+        If it does not look like that; the message names the option and shows an example.
+    """
+    name, equals, value = text.rpartition("=")
+    if not equals or not name or not value:
+        raise ValueError(f"{option} must look like '{example}', got {text!r}.")
+    return name, value
+
+
+def cells_at(path: Path | None, transpose: bool | None) -> Any:
+    """Return a path, or the cells where it must be said which side they are on."""
+    if path is None or transpose is None:
+        return path
+    from vaexprs.io import read
+
+    return read(path, transpose=transpose)
