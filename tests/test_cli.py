@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
-from vaexprs.cli import next_commands
+from vaexprs.cli.trying import next_commands
 
 
 def run(*words, cwd=None):
