@@ -1,12 +1,16 @@
 """Real cells and real fits that several test files share."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 # the same small networks are compiled again and again: once is enough
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "vaexprs-tests-jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# a shell starts what is to run in the background with Ctrl-C ignored, and tests send it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import vaexprs as vx  # first: it chooses Keras' backend
 
