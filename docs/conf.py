@@ -106,7 +106,7 @@ def _write_commands(app):
 
 
 def _math(display):
-    """Return a visitor that writes formulas as MathML: no script, nothing from elsewhere, read by screen readers."""
+    """Return a visitor that writes formulas as MathML: no script, and screen readers read it."""
 
     def visit(writer, node):
         from docutils import nodes

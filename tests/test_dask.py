@@ -170,7 +170,7 @@ def test_values_that_are_not_counts_and_layers_of_ones_own(few, tmp_path):
             return 2 * x
 
     layers = [keras.layers.Dense(16, "relu"), Doubled()]
-    fit = vx.fit_vae(logs, label_key="cell_type", decoder_layers=layers, epochs=2, verbose=0)
+    fit = vx.fit_vae(logs, layer="X", label_key="cell_type", decoder_layers=layers, epochs=2, verbose=0)
     with workers(1) as client:
         made = vx.gen_exprs(fit, 300, client=client, progress=False)
     assert np.array_equal(made.x_gen, vx.gen_exprs(fit, 300, progress=False).x_gen)

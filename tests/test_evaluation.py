@@ -237,7 +237,8 @@ def test_values_that_are_not_counts(thirds):
     for part in thirds:
         x = part.X.toarray()
         parts.append(ad.AnnData(np.log1p(1e4 * x / x.sum(axis=1, keepdims=True)), obs=part.obs, var=part.var))
-    table = vx.evaluate(parts[0], parts[1], label_key="cell_type", only=None, progress=False, resamples=3)
+    settings = {"label_key": "cell_type", "only": None, "progress": False, "resamples": 3}
+    table = vx.evaluate(parts[0], parts[1], layer="X", **settings)
     assert not table["metric"].str.contains("library|detected|f1").any()
     assert (table.loc[table["label"] == "all", "verdict"] == "within").mean() > 0.8
 

@@ -51,10 +51,14 @@ def test_missing_file_is_named(tmp_path):
         read(tmp_path / "cells.h5ad")
 
 
-@pytest.mark.parametrize("name", ["cells.csv", "cells", "cells.h5", "cells.H5AD", "cells.h5ad.gz"])
+@pytest.mark.parametrize("name", ["cells.xlsx", "cells", "cells.RDS", "cells.H5AD", "cells.h5ad.gz"])
 def test_other_suffixes_are_refused_with_those_that_can_be_read(tmp_path, name):
     (tmp_path / name).write_text("")
-    with pytest.raises(ValueError, match=rf"^The file must be one of \.h5ad, \.zarr, got '{name}'\.$"):
+    words = (
+        r"^The file must be one of \.h5ad, \.zarr, \.h5mu, \.h5, \.loom, \.mtx, \.mtx\.gz, a folder with "
+        rf"matrix\.mtx, \.csv, \.csv\.gz, .*, \.rds, got '{name}'\.$"
+    )
+    with pytest.raises(ValueError, match=words):
         read(tmp_path / name)
 
 
@@ -128,7 +132,8 @@ def test_overwrite_may_be_said_where_nothing_stands(tmp_path, small):
 
 
 def test_output_of_another_suffix_is_refused(tmp_path, small):
-    with pytest.raises(ValueError, match=r"^The output must be one of \.h5ad, \.zarr, got 'cells\.loom'\.$"):
+    words = r"^The output must be one of \.h5ad, \.zarr, \.mtx, \.csv, .*, \.rds, got 'cells\.loom'\.$"
+    with pytest.raises(ValueError, match=words):
         write(small, tmp_path / "cells.loom")
     assert names_in(tmp_path) == []
 
@@ -261,13 +266,15 @@ def test_replaced_link_to_a_folder_leaves_nothing_behind(tmp_path):
 # ---- from_object: AnnData
 
 
-def test_x_is_taken_by_default_with_obs_and_gene_names(small):
+@pytest.mark.parametrize("layer", [None, "X"])
+def test_x_is_taken_by_default_with_obs_and_gene_names(small, layer):
     del small.layers["counts"]
-    taken = from_object(small)
-    np.testing.assert_array_equal(taken.X, np.log1p(COUNTS))
+    small.X = small.X + 0.1
+    taken = from_object(small, layer=layer)
+    np.testing.assert_array_equal(taken.X, np.log1p(COUNTS) + 0.1)
     pd.testing.assert_frame_equal(taken.obs, small.obs)
     assert list(taken.var_names) == GENES
-    assert list(taken.var.columns) == []
+    pd.testing.assert_frame_equal(taken.var, small.var)
 
 
 def test_named_layer_becomes_x(small):
@@ -287,19 +294,26 @@ def test_layer_where_there_are_none_is_told_so(small):
 
 
 def test_anndata_without_x_is_told_to_name_a_layer(small):
-    bare = ad.AnnData(obs=small.obs, var=small.var, layers={"counts": COUNTS})
-    with pytest.raises(ValueError, match=r"^The AnnData has no X\. .*layer='counts'"):
-        from_object(bare)
-    np.testing.assert_array_equal(from_object(bare, layer="counts").X, COUNTS)
+    bare = ad.AnnData(obs=small.obs, var=small.var, layers={"mine": COUNTS})
+    for layer in (None, "X"):
+        with pytest.raises(ValueError, match=r"^The AnnData has no X\. .*layer='counts'"):
+            from_object(bare, layer=layer)
+    np.testing.assert_array_equal(from_object(bare, layer="mine").X, COUNTS)
+    bare.layers["counts"] = 2 * COUNTS
+    np.testing.assert_array_equal(from_object(bare).X, 2 * COUNTS)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-def test_fractions_in_x_beside_counts_in_a_layer_are_warned_of(small, kind):
+def test_counts_in_a_layer_are_found_where_x_has_fractions(small, kind):
     small.X, small.layers["counts"] = kind(np.log1p(COUNTS)), kind(COUNTS)
-    words = r"^X holds fractions while layers\['counts'\] holds counts; X is used\. .*layer='counts'"
+    words = r"^X holds no counts; those in layers\['counts'\] are used\. .*layer='X' \(--layer X\)\.$"
     with pytest.warns(UserWarning, match=words):
         taken = from_object(small)
-    np.testing.assert_array_equal(densify(taken.X), np.log1p(COUNTS))
+    np.testing.assert_array_equal(densify(taken.X), COUNTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_it_is = from_object(small, layer="X")
+    np.testing.assert_array_equal(densify(as_it_is.X), np.log1p(COUNTS))
 
 
 @pytest.mark.parametrize("change", ["layer named", "X counts", "layer fractions"])
@@ -307,7 +321,8 @@ def test_no_warning_where_the_choice_is_plain(small, change):
     if change == "X counts":
         small.X = COUNTS
     if change == "layer fractions":
-        small.layers["counts"] = np.log1p(COUNTS)
+        small.X = small.X + 0.1
+        small.layers["counts"] = np.log1p(COUNTS) + 0.2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         from_object(small, layer="log" if change == "layer named" else None)
@@ -348,7 +363,7 @@ def test_new_column_in_the_taken_object_is_not_in_the_users(small):
     assert list(small.obs.columns) == ["cell_type"]
 
 
-@pytest.mark.parametrize("given", [COUNTS, pd.DataFrame(COUNTS), None, 5])
+@pytest.mark.parametrize("given", [COUNTS, None, 5])
 def test_anything_else_is_a_type_error_that_tells_where_matrices_go(given):
     words = rf"a path, got {type(given).__name__}\. Give a matrix of shape \(n_cells, n_genes\) as x_train\."
     with pytest.raises(TypeError, match=words):
@@ -533,8 +548,9 @@ def test_data_frame_with_other_columns_names_them():
 
 def test_anndata_is_taken_as_it_is(small):
     del small.layers["counts"]
+    small.X = small.X + 0.1
     taken = from_matrix(small[:, :2], "x_val")
-    np.testing.assert_array_equal(taken.X, np.log1p(COUNTS)[:, :2])
+    np.testing.assert_array_equal(taken.X, np.log1p(COUNTS)[:, :2] + 0.1)
     assert list(taken.obs["cell_type"]) == ["T", "B", "T", "B"]
 
 

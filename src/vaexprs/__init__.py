@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vaexprs.privacy import audit_privacy
     from vaexprs.report import write_report
     from vaexprs.result import VAEFit, load_vae
+    from vaexprs.writing import write
 
 _HOME = {
     "Generated": "generation",
@@ -37,6 +38,7 @@ _HOME = {
     "plot_vae": "plotting",
     "read": "io",
     "transform": "counterfactual",
+    "write": "writing",
     "write_report": "report",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "plot_vae",
     "read",
     "transform",
+    "write",
     "write_report",
 ]
 

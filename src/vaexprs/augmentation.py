@@ -10,7 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import check_integer, warn
-from vaexprs.fitting import fit_vae
+from vaexprs.counts import AS_IT_IS
+from vaexprs.fitting import fit_vae, may_be_counts
 from vaexprs.generation import gen_exprs
 from vaexprs.io import from_object
 from vaexprs.matrices import densify
@@ -50,7 +51,7 @@ def augment(
     fit
         A fit of such cells to generate with. By default one is made here.
     layer
-        Layer or assay with the values.
+        Layer or assay with the values, as in `fit_vae`.
     library_size
         Counts a generated cell to aim at; by default like the real ones.
     seed
@@ -81,6 +82,9 @@ def augment(
     {'generated': 47, 'real': 13}
     """
     seed = check_integer("seed", seed, 0)
+    earlier = fit_arguments.get("preprocessing") if fit is None else fit.preprocessing
+    if layer is None and not may_be_counts(fit_arguments.get("likelihood"), earlier):
+        layer = AS_IT_IS
     real = from_object(object, layer=layer)
     labels = column_of_levels(real.obs, label_key)
     missing = _missing(labels, to)

@@ -41,6 +41,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 LibrarySize = Annotated[
     float | None, typer.Option(help="Counts a generated cell to aim at; by default like the real ones.")
 ]
+CountsLayer = Annotated[
+    str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
+]
+WRITABLE = "File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
+READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt or .rds"
+Transpose = Annotated[
+    bool | None,
+    typer.Option(
+        "--transpose/--no-transpose",
+        help="Whether tables of real cells have genes in rows; by default told by the names.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
 
 
@@ -88,13 +101,14 @@ def _common(
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="Cells: an .h5ad or .zarr file.")],
+    data: Annotated[Path, typer.Argument(help=f"Cells: {READABLE}.")],
     out: Annotated[Path, typer.Option(help="Folder to save the model to.")],
     label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
     covariate_key: Annotated[
         list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
     likelihood: Annotated[
         str | None,
         typer.Option(
@@ -140,7 +154,7 @@ def fit(
 ) -> None:
     """Fit a model to cells and save it."""
     from vaexprs import processes as several
-    from vaexprs.ondisk import check_readable
+    from vaexprs.io import check_readable
     from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
@@ -160,7 +174,7 @@ def fit(
     from vaexprs.fitting import fit_vae
 
     fitted = fit_vae(
-        data,
+        _cells(data, transpose),
         label_key=label_key,
         covariate_keys=covariate_key or (),
         layer=layer,
@@ -194,7 +208,7 @@ def fit(
 @app.command()
 def generate(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
     n: Annotated[int | None, typer.Option("-n", "--num-samples", help="Number of cells.")] = None,
     label: Annotated[str | None, typer.Option(help="The one label all cells shall have.")] = None,
     labels: Annotated[
@@ -224,9 +238,10 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells from a saved model."""
-    from vaexprs.writing import check_output
+    from vaexprs.writing import check_output, check_writable
 
     asked = _asked_labels(label, labels, labels_json)
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     levels = dict(_pair(text, "--covariate", "donor=101") for text in covariate or [])
     from vaexprs.cluster import connected
@@ -281,9 +296,9 @@ def _read_conditions(path: Path) -> Any:
 
 @app.command()
 def augment(
-    data: Annotated[Path, typer.Argument(help="Real cells: an .h5ad or .zarr file.")],
+    data: Annotated[Path, typer.Argument(help=f"Real cells: {READABLE}.")],
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
     to: Annotated[
         str, typer.Option(help="Cells each type shall have: 'balanced' (as the largest), or a number.")
     ] = "balanced",
@@ -293,7 +308,8 @@ def augment(
     covariate_key: Annotated[
         list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
     n_top_genes: Annotated[
         int | None, typer.Option(help="Take only so many of the genes, the most variable; by default all.")
     ] = None,
@@ -306,15 +322,16 @@ def augment(
     overwrite: Overwrite = False,
 ) -> None:
     """Top up the cells of each type with generated ones."""
-    from vaexprs.writing import check_output, write
+    from vaexprs.writing import check_output, check_writable, write
 
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     from vaexprs.augmentation import augment as topped_up
     from vaexprs.result import load_vae
 
     options = {"n_top_genes": n_top_genes, "epochs": epochs}
     cells = topped_up(
-        data,
+        _cells(data, transpose),
         label_key,
         int(to) if to.isdecimal() else to,
         covariate_keys=covariate_key or (),
@@ -333,10 +350,11 @@ def augment(
 @app.command()
 def transform(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
-    data: Annotated[Path, typer.Argument(help="The cells: an .h5ad or .zarr file.")],
+    data: Annotated[Path, typer.Argument(help=f"The cells: {READABLE}.")],
     to: Annotated[list[str], typer.Option(help="The condition to give them: 'stim=ctrl' (repeatable).")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
-    layer: Annotated[str | None, typer.Option(help="Layer with the counts; by default X.")] = None,
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
+    layer: CountsLayer = None,
+    transpose: Transpose = None,
     library_size: Annotated[
         float | None, typer.Option(help="Counts a cell to aim at; by default each cell's own.")
     ] = None,
@@ -345,8 +363,9 @@ def transform(
     overwrite: Overwrite = False,
 ) -> None:
     """Give cells as they might have been under another condition."""
-    from vaexprs.writing import check_output
+    from vaexprs.writing import check_output, check_writable
 
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     levels = dict(_pair(text, "--to", "stim=ctrl") for text in to)
     from vaexprs.counterfactual import transform as transformed
@@ -354,7 +373,7 @@ def transform(
 
     cells = transformed(
         load_vae(model),
-        data,
+        _cells(data, transpose),
         levels,
         layer=layer,
         library_size=library_size,
@@ -372,7 +391,7 @@ def interpolate(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
     start: Annotated[str, typer.Option("--from", help="Label at the beginning of the way.")],
     end: Annotated[str, typer.Option("--to", help="Label at its end.")],
-    out: Annotated[Path, typer.Option(help="File to write: .h5ad or .zarr.")],
+    out: Annotated[Path, typer.Option(help=WRITABLE)],
     n: Annotated[int, typer.Option("-n", "--num-samples", help="Number of cells.")] = 1_100,
     steps: Annotated[int, typer.Option(help="Positions on the way, with both ends.")] = 11,
     covariate: Annotated[
@@ -384,8 +403,9 @@ def interpolate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells on the way from one label to another."""
-    from vaexprs.writing import check_output, write
+    from vaexprs.writing import check_output, check_writable, write
 
+    check_writable(out)
     check_output(out, overwrite=overwrite)
     levels = dict(_pair(text, "--covariate", "donor=101") for text in covariate or [])
     from vaexprs.interpolation import interpolate as on_the_way
@@ -440,7 +460,7 @@ def _pair(text: str, option: str, example: str) -> tuple[str, str]:
 
 @app.command()
 def plot(
-    source: Annotated[Path, typer.Argument(help="A saved model, or generated cells (.h5ad, .zarr).")],
+    source: Annotated[Path, typer.Argument(help="A saved model, or generated cells.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf (.dot for a model).")],
     real: Annotated[Path | None, typer.Option(help="The real cells to show with generated ones.")] = None,
     method: Annotated[
@@ -448,13 +468,14 @@ def plot(
         typer.Option(help="PCA, MDS, TSNE, UMAP, NMF or DiffusionMap.", autocompletion=lambda: METHODS),
     ] = "UMAP",
     layer: Annotated[str | None, typer.Option(help="Layer of the real cells with the values.")] = None,
+    transpose: Transpose = None,
     label_key: Annotated[str | None, typer.Option(help="Column of obs for a panel each.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
-    from vaexprs.ondisk import check_readable
+    from vaexprs.io import check_readable
     from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
@@ -468,10 +489,26 @@ def plot(
 
         if real is None and not has_groups(check_readable(source)):
             raise ValueError("Give the real cells too: --real DATA.h5ad.")
-        figure = plot_aug(source, _method(method), real=real, layer=layer, label_key=label_key, seed=seed)
+        figure = plot_aug(
+            source,
+            _method(method),
+            real=_cells(real, transpose),
+            layer=layer,
+            label_key=label_key,
+            seed=seed,
+        )
         save_figure(figure, out, overwrite=overwrite)
     if not quiet:
         Console().print(f"picture -> {escape(str(out))}")
+
+
+def _cells(path: Path | None, transpose: bool | None) -> Any:
+    """Return a path, or the cells where it must be said which side they are on."""
+    if path is None or transpose is None:
+        return path
+    from vaexprs.io import read
+
+    return read(path, transpose=transpose)
 
 
 def _method(name: str) -> str:
@@ -485,12 +522,15 @@ def _method(name: str) -> str:
     return known[name.lower()]
 
 
-Generated = Annotated[Path, typer.Argument(help="Generated cells: an .h5ad or .zarr file.")]
+Generated = Annotated[Path, typer.Argument(help=f"Generated cells: {READABLE}.")]
 LabelKey = Annotated[
     str | None, typer.Option(help="Column of obs with the label; by default that of the generated cells.")
 ]
 DonorKey = Annotated[str | None, typer.Option(help="Column of obs with the donor.")]
-Layer = Annotated[str | None, typer.Option(help="Layer of the real cells with the counts; by default X.")]
+Layer = Annotated[
+    str | None,
+    typer.Option(help="Layer of the real cells with the counts, X for X; by default they are looked for."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON, a list of rows.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")]
 TableOut = Annotated[Path | None, typer.Option(help="File for the table: .csv or .json.")]
@@ -504,6 +544,7 @@ def evaluate(
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
+    transpose: Transpose = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -517,8 +558,8 @@ def evaluate(
 
     table = evaluation.evaluate(
         generated,
-        real,
-        train=train,
+        _cells(real, transpose),
+        train=_cells(train, transpose),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,
@@ -538,6 +579,7 @@ def audit(
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
+    transpose: Transpose = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -550,7 +592,13 @@ def audit(
     from vaexprs import privacy
 
     table = privacy.audit_privacy(
-        generated, train, holdout, donor_key=donor_key, label_key=label_key, layer=layer, seed=seed
+        generated,
+        _cells(train, transpose),
+        _cells(holdout, transpose),
+        donor_key=donor_key,
+        label_key=label_key,
+        layer=layer,
+        seed=seed,
     )
     if not (quiet or as_json or as_csv):
         _show_audit(table, privacy)
@@ -569,12 +617,13 @@ def report(
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
+    transpose: Transpose = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
-    from vaexprs.ondisk import check_readable
+    from vaexprs.io import check_readable
     from vaexprs.report import check_suffix
     from vaexprs.writing import check_output
 
@@ -588,9 +637,9 @@ def report(
     write_report(
         load_vae(model),
         generated,
-        real,
+        _cells(real, transpose),
         out,
-        train=train,
+        train=_cells(train, transpose),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,

@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, some, warn
+from vaexprs.counts import AS_IT_IS
 from vaexprs.io import from_object, read
 from vaexprs.matrices import Matrix, as_float, densify, limits, stacked, stored
 from vaexprs.ondisk import DiskCells, DiskMatrix, in_memory, note_of, open_large
@@ -81,7 +82,7 @@ class CellSet:
 
 
 def as_cells(generated: Any) -> ad.AnnData | Path:
-    """Return generated cells, given as what `gen_exprs` returned, an AnnData or a path, as one of the latter.
+    """Return generated cells, given in any of the ways that they come in, as an AnnData or a path.
 
     Raises
     ------
@@ -91,12 +92,27 @@ def as_cells(generated: Any) -> ad.AnnData | Path:
     generated = getattr(generated, "adata", generated)  # not `isinstance`: that would import Keras
     if isinstance(generated, (str, os.PathLike)):
         return Path(generated)
-    if not isinstance(generated, ad.AnnData):
-        raise TypeError(
-            "generated must be what gen_exprs returned, an AnnData or a path, "
-            f"got {type(generated).__name__}."
-        )
-    return generated
+    if isinstance(generated, ad.AnnData):
+        return generated
+    if isinstance(generated, pd.DataFrame) or hasattr(generated, "get_assay_names"):
+        return from_object(generated)
+    raise TypeError(
+        "generated must be what gen_exprs returned, an AnnData, a BiocPy experiment, a DataFrame or a path, "
+        f"got {type(generated).__name__}."
+    )
+
+
+def layer_like(generated: Any, layer: str | None) -> str | None:
+    """Return the layer of real cells to compare generated ones with: X where those are not counts.
+
+    Parameters
+    ----------
+    generated
+        The generated cells, as `as_cells` returns them; how they were made is in ``uns["vaexprs"]``.
+    layer
+        What the user named; None to look for counts where the generated cells are counts.
+    """
+    return AS_IT_IS if layer is None and not _recipe(generated).get("counts", True) else layer
 
 
 class AtHand(NamedTuple):
@@ -131,7 +147,7 @@ def at_hand(
     Parameters
     ----------
     cells
-        AnnData, BiocPy experiment or path.
+        AnnData, BiocPy experiment, DataFrame or path.
     keys
         Columns of `obs` that are needed, of whose levels the sample has some each; those that are None are
         left out.
@@ -149,7 +165,7 @@ def at_hand(
             return AtHand(read(cells))
         return AtHand(in_memory(cells) if isinstance(cells, ad.AnnData) else cells)
     found = sampled(large, keys=wanted, seed=seed, most=most)
-    if layer is not None:
+    if layer not in (None, AS_IT_IS):
         found.cells.layers[layer] = found.cells.X
     recipe = _recipe(cells)
     if recipe:
@@ -203,8 +219,8 @@ def side_by_side(
     generated
         The generated cells; how they were made is read from ``uns["vaexprs"]`` where it is there.
     others
-        Real cells by the name of their argument: AnnData, BiocPy experiments or paths. They may have more
-        genes than the generated ones.
+        Real cells by the name of their argument: AnnData, BiocPy experiments, DataFrames or paths. They
+        may have more genes than the generated ones.
     keys
         Columns of `obs` that each set must have, by the name of the argument that names them; those that
         are None are left out.
@@ -223,10 +239,11 @@ def side_by_side(
         If a set is empty, has NaN, lacks a gene of the generated cells or a column, or real sets hold
         counts where others do not.
     """
-    sets = {"generated": from_object(generated)}
+    recipe = _recipe(generated)
+    layer = layer_like(generated, layer)
+    sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe or layer == AS_IT_IS else None)}
     sets |= {name: from_object(cells, layer=layer) for name, cells in others.items()}
     genes = sets["generated"].var_names
-    recipe = _recipe(generated)
     for name, cells in sets.items():
         check_cells(cells, name)
         missing = genes.difference(cells.var_names, sort=False)

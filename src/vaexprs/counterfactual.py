@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -12,17 +13,18 @@ import numpy as np
 import pandas as pd
 
 from vaexprs._checks import check_integer, did_you_mean, some
+from vaexprs.counts import AS_IT_IS
 from vaexprs.density import LatentDensity, groups_of
 from vaexprs.drawing import BLOCK, Drawer, with_progress
 from vaexprs.generation import counts_a_cell, origin
 from vaexprs.io import from_object
 from vaexprs.matrices import Matrix, stacked
 from vaexprs.mixture import Mixture
-from vaexprs.ondisk import DiskCells, open_backed, open_large
+from vaexprs.ondisk import STORES, DiskCells, open_backed, open_large
 from vaexprs.preprocessing import Cells, check_cells, summarise
 from vaexprs.result import VAEFit, encode
 from vaexprs.transport import Transport
-from vaexprs.writing import check_output, write, write_blocks
+from vaexprs.writing import check_output, check_writable, write, write_blocks
 
 CELLS_AT_ONCE = 16 * BLOCK  # that are encoded
 
@@ -52,7 +54,7 @@ def transform(
     conditions
         Levels by name: ``{"stim": "ctrl"}``.
     layer
-        Layer or assay with the values.
+        Layer or assay with the values, as in `fit_vae`.
     library_size
         Counts a cell to aim at; by default those that each cell has.
     seed
@@ -60,7 +62,8 @@ def transform(
     progress
         Whether to show a progress bar where it takes longer.
     out
-        An ``.h5ad`` file or ``.zarr`` folder to write the cells to as they are made.
+        File or folder to write the cells to, of any format that `write` writes; ``.h5ad`` and ``.zarr`` as
+        the cells are made.
     overwrite
         Whether what is at `out` may be replaced.
     **levels
@@ -106,8 +109,11 @@ def transform(
     per_cell = counts_a_cell(fit, library_size)
     wanted = _wanted(fit, dict(conditions or {}) | levels)
     if out is not None:
+        check_writable(out)
         check_output(out, overwrite=overwrite)
     prep = fit.preprocessing
+    if layer is None and not fit.likelihood.counts:
+        layer = AS_IT_IS
     source = open_large(object, layer=layer, keys=prep.conditions.keys) or from_object(object, layer=layer)
     check_cells(source, "object")
     whole = source.obs if isinstance(source, DiskCells) else source.obs.copy()
@@ -126,7 +132,7 @@ def transform(
     )
     adata.obs_names = _names(source)
     blocks = with_progress(_drawn(fit, cells, new, per_cell, seed), len(cells), progress)
-    if out is not None and fit.likelihood.counts:
+    if out is not None and fit.likelihood.counts and Path(out).suffix in STORES:
         return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
     adata.X = stacked(list(blocks))
     if out is not None:

@@ -18,6 +18,7 @@ from vaexprs.comparison import (
     as_cells,
     at_hand,
     label_key_of,
+    layer_like,
     random_rows,
     rows_in,
     side_by_side,
@@ -142,6 +143,7 @@ def evaluate(
     label_key = label_key_of(made, label_key)
     if label_key is not None and label_key == donor_key:
         raise ValueError(f"donor_key must be another column than label_key, got {donor_key!r} for both.")
+    layer = layer_like(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
     looked = {"generated": at_hand(made, keys=[*keys.values()], seed=seed)}
     for name, cells in (("real", real), ("train", train)):

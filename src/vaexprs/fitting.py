@@ -20,6 +20,7 @@ import pandas as pd
 from vaexprs import ondisk, processes
 from vaexprs._checks import check_integer, check_real, did_you_mean, some, warn
 from vaexprs.checkpoints import Checkpoint, read_state
+from vaexprs.counts import AS_IT_IS
 from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
 from vaexprs.io import fingerprint, from_matrix, from_object
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
@@ -100,9 +101,10 @@ def fit_vae(
     ----------
     object
         Cells with their annotation: an AnnData of shape (n_cells, n_genes), a BiocPy
-        ``SummarizedExperiment`` or ``SingleCellExperiment``, or a path to an ``.h5ad`` or ``.zarr`` file.
-        A matrix on disk that takes more than 64 MiB is never loaded: it is read once from beginning to end,
-        and then in shuffled blocks, with at most some 128 MiB of it in memory.
+        ``SummarizedExperiment`` or ``SingleCellExperiment``, a DataFrame of cells in rows with their
+        annotation in columns without numbers, or a path to anything that `read` reads. A matrix of an
+        ``.h5ad`` or ``.zarr`` file that takes more than 64 MiB is never loaded: it is read once from
+        beginning to end, and then in shuffled blocks, with at most some 128 MiB of it in memory.
     x_train
         Or the cells as an array, a DataFrame or a sparse matrix of shape (n_cells, n_genes).
     x_val
@@ -143,7 +145,10 @@ def fit_vae(
     covariate_keys
         Columns of ``object.obs`` with further conditions: donor, batch, treatment.
     layer
-        Layer (AnnData) or assay (BiocPy) with the values; by default X, or the first assay.
+        Layer (AnnData) or assay (BiocPy) with the values, "X" for X. By default X (or the first assay) if
+        it holds counts, else a layer with a name that says counts and that holds them, else ``raw``; where
+        there are none, counts are recovered from the logarithms of normalised ones. A warning says what was
+        taken if it is not X. With a `likelihood` that is not for counts it is X.
     likelihood
         "nb", "zinb", "poisson" (counts), "gaussian" (any values; exact zeros have a probability of their
         own where there are any), or "bernoulli": R's contract, where the last decoder layer is the output,
@@ -210,6 +215,8 @@ def fit_vae(
     file = _checkpoint_file(checkpoint, resume)
 
     keep_compiled()
+    if layer is None and not may_be_counts(likelihood, preprocessing):
+        layer = AS_IT_IS
     train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer)
     if train_cells is not None and n_top_genes is not None:
         train_cells, val = _with_variable_genes(train_cells, val, n_top_genes, seed)
@@ -274,6 +281,12 @@ def fit_vae(
     for sentence in _doubts(model, prepared, history):
         warn(sentence)
     return VAEFit(model, prepared, density, history, seed, _recipe(given, train_cells))
+
+
+def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
+    """Whether counts are to be looked for: not under a likelihood for other values that was asked for."""
+    named = likelihood or (None if earlier is None else earlier.likelihood)
+    return not isinstance(named, str) or likelihood_named(named).counts
 
 
 def _checkpoint_file(checkpoint: Any, resume: bool) -> Path | None:
@@ -388,7 +401,7 @@ def _gather(
         train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer)
         check_cells(train, "object")
     elif x_train is not None:
-        train = matrix = from_matrix(x_train, "x_train")
+        train = matrix = from_matrix(x_train, "x_train", layer=layer)
         check_cells(train, "x_train")
         if y_train is not None:
             label_key = label_key or "label"

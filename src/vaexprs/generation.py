@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -16,14 +17,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs import markup
-from vaexprs._checks import check_integer, check_real, did_you_mean, some
+from vaexprs._checks import check_integer, check_real, did_you_mean, require, some
 from vaexprs.cluster import check_client, drawn_by
 from vaexprs.drawing import BLOCK, Drawer, Plan, draw_part, drawn_here, with_progress
 from vaexprs.matrices import Matrix, densify, stacked
-from vaexprs.ondisk import DiskMatrix, in_memory, open_backed
+from vaexprs.ondisk import STORES, DiskMatrix, in_memory, open_backed
 from vaexprs.preprocessing import apportion
 from vaexprs.result import VAEFit, encode
-from vaexprs.writing import check_output, write, write_blocks
+from vaexprs.writing import check_output, check_writable, write, write_blocks
 
 NUMBER = "n"  # column of a table of conditions with numbers of cells
 VALUES_A_TASK = 2**24  # cells times genes that a worker of a cluster draws at a time, about
@@ -102,6 +103,33 @@ class Generated:
         """
         return self.joined.copy() if real else self.adata.to_memory(copy=True)
 
+    def to_biocpy(self) -> Any:
+        """Return the generated cells as a BiocPy ``SingleCellExperiment`` of shape (n_genes, n_cells).
+
+        Its one assay is "counts", or "X" where the values are not counts.
+
+        Raises
+        ------
+        ImportError
+            If the package singlecellexperiment is not installed.
+        """
+        package = require("singlecellexperiment", "singlecellexperiment", "A SingleCellExperiment")
+        from biocframe import BiocFrame
+
+        cells = in_memory(self.adata)
+        return package.SingleCellExperiment(
+            assays={"counts" if self.fit.likelihood.counts else "X": cells.X.T},
+            row_names=list(cells.var_names),
+            column_names=list(cells.obs_names),
+            column_data=BiocFrame.from_pandas(cells.obs),
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the generated cells as a table: a row for each, the columns of `obs`, then the genes."""
+        cells = in_memory(self.adata)
+        values = pd.DataFrame(densify(cells.X), index=cells.obs_names, columns=cells.var_names)
+        return pd.concat([cells.obs, values], axis=1)
+
     @cached_property
     def joined(self) -> ad.AnnData:
         """Real and generated cells together, made once: `plot_aug` keeps its embeddings here."""
@@ -167,7 +195,8 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     for key in joined.obs:
         joined.obs[key] = pd.Categorical(joined.obs[key])
     joined.obs["group"] = joined.obs["group"].cat.set_categories(["real", "generated"])
-    joined.uns["vaexprs"] = generated.uns["vaexprs"]
+    if "vaexprs" in generated.uns:  # not of a table, nor of what R has
+        joined.uns["vaexprs"] = generated.uns["vaexprs"]
     return joined
 
 
@@ -225,9 +254,10 @@ def gen_exprs(
     progress
         Whether to show a progress bar where it takes longer.
     out
-        An ``.h5ad`` file or ``.zarr`` folder to write the cells to as they are made, so that any number of
-        counts can be generated; the result's ``adata`` then leaves X on disk. Values that are not counts are
-        put together first.
+        File or folder to write the cells to, of any format that `write` writes. An ``.h5ad`` file or
+        ``.zarr`` folder is written as the cells are made, so that any number of counts can be generated;
+        the result's ``adata`` then leaves X on disk. For other formats, and for values that are not counts,
+        they are put together first.
     overwrite
         Whether what is at `out` may be replaced.
     client
@@ -266,6 +296,7 @@ def gen_exprs(
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
     if out is not None:
+        check_writable(out)
         check_output(out, overwrite=overwrite)
     adata = ad.AnnData(obs=plan.obs(x.preprocessing.conditions.levels), var=pd.DataFrame(index=x.genes))
     asked = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
@@ -283,7 +314,7 @@ def gen_exprs(
     else:
         drawn = drawn_by(client, draw_part, x, plan.parts(max(1, VALUES_A_TASK // (BLOCK * len(x.genes)))))
     blocks = with_progress(drawn, n, progress)
-    if out is not None and x.likelihood.counts:
+    if out is not None and x.likelihood.counts and Path(out).suffix in STORES:
         return Generated(open_backed(write_blocks(adata, blocks, out, overwrite=overwrite)), x)
     adata.X = stacked(list(blocks))
     if out is not None:

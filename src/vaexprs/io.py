@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -12,18 +14,38 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, some, warn
-from vaexprs.matrices import as_float, stored
-from vaexprs.ondisk import check_readable, check_store, damage_told, file_of, no_layer, no_x
+from vaexprs._checks import did_you_mean, require, some, warn
+from vaexprs.counts import AS_IT_IS, chosen, count_names
+from vaexprs.matrices import as_float
+from vaexprs.ondisk import STORES, Told, check_store, damage_told, file_of, no_layer, no_x
+from vaexprs.rds import read_rds
+from vaexprs.tables import read_table
+from vaexprs.tenx import is_folder, read_folder, read_h5
+from vaexprs.writing import suffix_of
 
 
-def read(path: str | os.PathLike[str]) -> ad.AnnData:
-    """Read cells from an ``.h5ad`` or ``.zarr`` file.
+def read(path: str | os.PathLike[str], *, transpose: bool | None = None) -> ad.AnnData:
+    """Read cells from a file or folder of any of the formats that they come in.
 
     Parameters
     ----------
     path
-        The file (``.h5ad``) or folder (``.zarr``).
+        By its suffix:
+
+        * ``.h5ad``, ``.zarr``: all of it;
+        * ``.h5mu``: its modality ``rna``;
+        * ``.h5``: of CellRanger, version 2 or later;
+        * a folder with ``matrix.mtx``, ``features.tsv`` (or ``genes.tsv``) and ``barcodes.tsv``, or that
+          matrix; each file may be ``.gz``. Genes are named by their symbols, made unique;
+        * ``.loom``: needs ``pip install "vaexprs[loom]"``;
+        * ``.csv``, ``.tsv``, ``.txt``, also with ``.gz``: names in the first row and the first column.
+          Columns of text become columns of `obs`, and so does a file beside, ``cells.obs.csv`` for
+          ``cells.csv``;
+        * ``.rds``: a ``SummarizedExperiment`` or ``SingleCellExperiment``, a Seurat object or a matrix; needs
+          ``pip install "vaexprs[r]"``, but no R. No code in it is run.
+    transpose
+        Of tables, and matrices in ``.rds``: whether the genes are in the rows. By default that is told by
+        the names and the shape, with a warning that says so.
 
     Returns
     -------
@@ -34,13 +56,98 @@ def read(path: str | os.PathLike[str]) -> ad.AnnData:
     FileNotFoundError
         If there is nothing at `path`.
     ValueError
-        If the format is not one of the two or the content cannot be read.
+        If the format is none of these, or the content cannot be read.
+    ImportError
+        If a format needs a package that is not installed.
     """
     path = check_readable(path)
-    with damage_told(path), warnings.catch_warnings():
+    suffix = suffix_of(path) if path.is_file() else path.suffix if path.suffix in STORES else FOLDER
+    turned = TURNED.get(suffix)
+    if transpose is not None and turned is None:
+        raise ValueError(
+            f"transpose is for tables (.csv, .tsv, .txt) and matrices in .rds; {path.name!r} says itself "
+            "what its cells are. Leave it out."
+        )
+    with damage_told(path):
+        return READERS[suffix](path) if turned is None else turned(path, transpose)
+
+
+def _read_store(path: Path) -> ad.AnnData:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         check_store(path)
         return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
+
+
+def _read_loom(path: Path) -> ad.AnnData:
+    require("loompy", "'vaexprs[loom]'", "Reading .loom files")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ad.io.read_loom(path, X_name="")
+
+
+def _read_h5mu(path: Path) -> ad.AnnData:
+    """Read the modality of a MuData file that has the genes."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        parts = list(file["mod"]) if "mod" in file else []
+        name = next((each for each in RNA if each in parts), parts[0] if len(parts) == 1 else None)
+        if name is None:
+            raise Told(f"{str(path)!r} must have a modality 'rna', got {some(parts) or 'none'}.")
+        cells: ad.AnnData = ad.io.read_elem(file["mod"][name])
+        obs = ad.io.read_elem(file["obs"]) if "obs" in file else pd.DataFrame()
+    shared = [key for key in obs if key not in cells.obs and not str(key).startswith(f"{name}:")]
+    if shared and cells.obs_names.isin(obs.index).all():
+        cells.obs = cells.obs.join(obs[shared])
+    return cells
+
+
+FOLDER = "a folder with matrix.mtx"
+RNA = ("rna", "RNA", "gex", "GEX", "Gene Expression")  # what the modality with the genes is called
+READERS: dict[str, Callable[[Path], ad.AnnData]] = {
+    ".h5ad": _read_store,
+    ".zarr": _read_store,
+    ".h5mu": _read_h5mu,
+    ".h5": read_h5,
+    ".loom": _read_loom,
+    ".mtx": read_folder,
+    ".mtx.gz": read_folder,
+    FOLDER: read_folder,
+}
+# of those that do not say which side the genes are on
+TURNED: dict[str, Callable[[Path, bool | None], ad.AnnData]] = {
+    ".csv": read_table,
+    ".csv.gz": read_table,
+    ".tsv": read_table,
+    ".tsv.gz": read_table,
+    ".txt": read_table,
+    ".txt.gz": read_table,
+    ".rds": read_rds,
+}
+
+
+def check_readable(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if there is a file or folder that may be read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    ValueError
+        If its format is none that can be read.
+    """
+    path = Path(path)
+    known = suffix_of(path) in (*READERS, *TURNED) or is_folder(path)
+    if not known:
+        raise ValueError(f"The file must be one of {', '.join((*READERS, *TURNED))}, got {path.name!r}.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    if path.is_dir() and path.suffix != ".zarr" and not is_folder(path):
+        raise ValueError(
+            f"{str(path)!r} is a folder without matrix.mtx; name the file in it that has the cells."
+        )
+    return path
 
 
 def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
@@ -49,10 +156,13 @@ def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
     Parameters
     ----------
     obj
-        AnnData of shape (n_cells, n_genes), or a BiocPy ``SummarizedExperiment`` or
-        ``SingleCellExperiment`` of shape (n_genes, n_cells).
+        AnnData of shape (n_cells, n_genes), a BiocPy ``SummarizedExperiment`` or ``SingleCellExperiment`` of
+        shape (n_genes, n_cells), a DataFrame with cells in rows, of which columns without numbers are
+        columns of `obs`, or a path.
     layer
-        The layer (AnnData) or assay (BiocPy) to take. By default X, or the first assay.
+        The layer (AnnData) or assay (BiocPy) to take, "X" for X. By default what holds counts of X (or the
+        first assay), layers with a name that says so, and raw; counts are recovered from their logarithms
+        where there are no others. A warning says so where it is not X.
 
     Raises
     ------
@@ -67,47 +177,77 @@ def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
         return _take_layer(obj, layer)
     if hasattr(obj, "get_assay_names") and hasattr(obj, "get_column_data"):
         return _from_biocpy(obj, layer)
+    if isinstance(obj, pd.DataFrame):
+        text = [key for key, kind in obj.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+        found = from_matrix(obj.drop(columns=text), "object")
+        for key in text:
+            found.obs[str(key)] = obj[key].array
+        return found
     raise TypeError(
-        "object must be an AnnData, a SummarizedExperiment, a SingleCellExperiment or a path, "
+        "object must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "
         f"got {type(obj).__name__}. Give a matrix of shape (n_cells, n_genes) as x_train."
     )
 
 
 def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
-    if layer is not None and layer not in adata.layers:
+    var = adata.var
+    if layer is None:
+        sources = {} if adata.X is None else {AS_IT_IS: adata.X}
+        sources |= {f"layers[{name!r}]": adata.layers[name] for name in count_names(adata.layers)}
+        if adata.raw is not None:
+            sources["raw"] = adata.raw.X
+        if not sources:
+            raise no_x()
+        name, values, told = chosen(sources)
+        if name == "raw":
+            var = adata.raw.var
+        if told:
+            warn(told)
+    elif layer in adata.layers:
+        values = adata.layers[layer]
+    elif layer == AS_IT_IS:
+        values = adata.X
+        if values is None:
+            raise no_x()
+    else:
         raise no_layer(layer, list(adata.layers))
-    values = adata.X if layer is None else adata.layers[layer]
-    if values is None:
-        raise no_x()
-    if layer is None and "counts" in adata.layers and not _whole(values) and _whole(adata.layers["counts"]):
-        warn(
-            "X holds fractions while layers['counts'] holds counts; X is used. "
-            "For counts pass layer='counts'."
-        )
     if file_of(values) is not None:
         values = values[:]
-    return ad.AnnData(X=values, obs=adata.obs, var=adata.var)
+    return ad.AnnData(X=values, obs=adata.obs, var=var)
 
 
 def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:
     names = list(experiment.get_assay_names())
     if not names:
         raise ValueError("The experiment has no assay.")
+    if layer == AS_IT_IS not in names:
+        layer = names[0]
     if layer is not None and layer not in names:
         raise ValueError(f"layer must be one of {some(names)}, got {layer!r}.{did_you_mean(layer, names)}")
-    # not its to_anndata(): that needs a further package, and takes every assay along
-    values = experiment.assay(layer or names[0])
-    values = values.T if sp.issparse(values) else np.asarray(values).T
+
+    def values_of(name: str) -> Any:
+        # not its to_anndata(): that needs a further package, and takes every assay along
+        assay = experiment.assay(name)
+        return as_float(assay.T if sp.issparse(assay) else np.asarray(assay).T)
+
+    if layer is not None:
+        values = values_of(layer)
+    else:
+        _, values, told = chosen(
+            {name: values_of(name) for name in dict.fromkeys((names[0], *count_names(names)))}
+        )
+        if told:
+            warn(told)
     obs = experiment.get_column_data().to_pandas()
     cells, genes = experiment.get_column_names(), experiment.get_row_names()
     return ad.AnnData(
-        X=as_float(values),
+        X=values,
         obs=obs.set_axis(_names(cells, values.shape[0], "cell"), axis=0),
         var=pd.DataFrame(index=_names(genes, values.shape[1], "gene")),
     )
 
 
-def from_matrix(x: Any, name: str) -> ad.AnnData:
+def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
     """Return an AnnData of a matrix of shape (n_cells, n_genes).
 
     Parameters
@@ -117,6 +257,8 @@ def from_matrix(x: Any, name: str) -> ad.AnnData:
         or an AnnData.
     name
         The argument's name, for the message.
+    layer
+        The layer of an AnnData, as in `from_object`.
 
     Raises
     ------
@@ -126,7 +268,7 @@ def from_matrix(x: Any, name: str) -> ad.AnnData:
         If it has not two dimensions.
     """
     if isinstance(x, ad.AnnData):
-        return _take_layer(x, None)
+        return _take_layer(x, layer)
     cells = genes = None
     if isinstance(x, pd.DataFrame):
         numeric, complex_ = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
@@ -177,9 +319,3 @@ def fingerprint(cells: ad.AnnData) -> str:
     for part, kind in ((x.indptr, "<i8"), (x.indices, "<i8"), (x.data, "<f4")):
         digest.update(np.ascontiguousarray(part, dtype=kind).tobytes())
     return digest.hexdigest()
-
-
-def _whole(x: Any) -> bool:
-    """Whether the first values stored in `x` are whole numbers."""
-    values = stored(x[:200])[:100_000]
-    return bool(np.all(values == np.round(values)))

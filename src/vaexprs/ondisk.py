@@ -16,31 +16,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, reason, some, warn
+from vaexprs.counts import AS_IT_IS, AS_IT_IS_SAID, SAMPLE, count_names, holds_counts, recovered
 from vaexprs.matrices import Matrix, as_float, stacked
 
-READABLE = (".h5ad", ".zarr")
+STORES = (".h5ad", ".zarr")
 IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
 NAMES_AT_ONCE = 16_384  # that are read of those of cells on disk
 BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
 GAP_BYTES = 256 * 2**10  # of rows between two that are wanted, up to which they are read along
-
-
-def check_readable(path: str | os.PathLike[str]) -> Path:
-    """Return `path` if there is a file or folder that may be read.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing.
-    ValueError
-        If its format is not one of the two.
-    """
-    path = Path(path)
-    if path.suffix not in READABLE:
-        raise ValueError(f"The file must be one of {', '.join(READABLE)}, got {path.name!r}.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    return path
 
 
 def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
@@ -62,6 +45,8 @@ def in_memory(adata: ad.AnnData) -> ad.AnnData:
 
 def note_of(path: str | os.PathLike[str], name: str) -> Any:
     """Return what a file has in ``uns[name]``; None where there is no such thing."""
+    if Path(path).suffix not in STORES:
+        return None
     group = open_group(path)
     with damage_told(Path(path)):
         return ad.io.read_elem(group["uns"][name]) if "uns" in group and name in group["uns"] else None
@@ -276,9 +261,11 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
     Parameters
     ----------
     obj
-        A path to an ``.h5ad`` or ``.zarr`` file, or an AnnData whose X is on disk, or a view of one.
+        A path, or an AnnData whose X is on disk, or a view of one. Only ``.h5ad`` and ``.zarr`` are left
+        on disk.
     layer
-        The layer with the values; by default X.
+        The layer with the values, "X" for X; by default what holds counts of X, layers with a name that
+        says so, and raw.
     keys
         Columns of `obs` to read.
 
@@ -290,8 +277,8 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
         If it cannot be read, has no such layer, or is stored by genes.
     """
     if isinstance(obj, (str, os.PathLike)):
-        return _open_file(Path(obj), layer, keys)
-    if not isinstance(obj, ad.AnnData) or layer is not None:
+        return _open_file(Path(obj), layer, keys) if Path(obj).suffix in STORES else None
+    if not isinstance(obj, ad.AnnData) or layer not in (None, AS_IT_IS):
         return None
     whole = obj._adata_ref if obj.is_view else obj
     source = whole.X
@@ -301,6 +288,11 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
     matrix = None if file is None else _disk_matrix(source, file)
     if matrix is None:
         return None
+    if layer is None and not holds_counts(source):
+        others = [whole.layers[name] for name in count_names(whole.layers)]
+        if any(map(holds_counts, others if whole.raw is None else [*others, whole.raw.X])):
+            return None  # those are in memory, or small: `from_object` takes them
+        _tell_logarithms(source)
     obs, names = obj.obs, obj.var_names
     if obj.is_view:
         rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (obj._oidx, obj._vidx), strict=True))
@@ -316,17 +308,33 @@ def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells 
     group = open_group(path)
     with damage_told(path):
         layers = list(group["layers"]) if "layers" in group else []
-    if layer is not None and layer not in layers:
-        raise no_layer(layer, layers)
-    if layer is None and "X" not in group:
+        places = _places(group, layers) if layer is None else {}
+    if layer == AS_IT_IS not in layers:
+        places = {AS_IT_IS: "X"} if "X" in group else {}
+    elif layer is not None:
+        if layer not in layers:
+            raise no_layer(layer, layers)
+        places = {layer: f"layers/{layer}"}
+    if not places:
         raise no_x()
     with damage_told(path):
-        source = _matrix_in(group["X" if layer is None else f"layers/{layer}"])
+        sources = {
+            name: source for name, at in places.items() if (source := _matrix_in(group[at])) is not None
+        }
+        name = next(
+            (name for name in sources if len(places) > 1 and holds_counts(sources[name])), next(iter(places))
+        )
+        source = sources.get(name)
         matrix = None if source is None else _disk_matrix(source, path)
+        if matrix is not None and layer is None:
+            if name != next(iter(places)):
+                warn(f"X holds no counts; those in {name} are used. {AS_IT_IS_SAID}")
+            elif not holds_counts(source):
+                _tell_logarithms(source)
         if matrix is None:
             return None
         rows, columns = matrix.shape
-        obs, names = _columns_in(group["obs"], keys), _names_in(group["var"])
+        obs, names = _columns_in(group["obs"], keys), _names_in(group["raw/var" if name == "raw" else "var"])
         if len(obs) != rows or len(names) != columns:
             raise IndexError(
                 f"its matrix is of {rows:,} cells x {columns:,} genes, but there are names of {len(obs):,} "
@@ -335,15 +343,32 @@ def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells 
         return DiskCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
 
 
+def _places(group: Any, layers: Sequence[str]) -> dict[str, str]:
+    """Return where counts may be in a file, by what the places are called."""
+    places = {AS_IT_IS: "X"} if "X" in group else {}
+    places |= {f"layers[{name!r}]": f"layers/{name}" for name in count_names(layers)}
+    return places | ({"raw": "raw/X"} if "raw" in group and "X" in group["raw"] else {})
+
+
+def _tell_logarithms(source: Any) -> None:
+    """Warn where a matrix that is left on disk holds logarithms that counts could be recovered from."""
+    if getattr(source, "format", "") != "csc" and recovered(as_float(source[:SAMPLE])) is not None:
+        warn(
+            "X holds logarithms of normalised counts and is left on disk, where they are taken as they are. "
+            "To have the counts recovered read it into memory: read(path) instead of the path."
+        )
+
+
 @contextmanager
 def damage_told(path: Path) -> Iterator[None]:
-    """Turn what readers of HDF5 and Zarr raise over a damaged file into one sentence."""
+    """Turn what readers raise over a damaged file into one sentence."""
     try:
         yield
-    except Told:
+    except (Told, ImportError):
         raise
-    except Exception as error:  # h5py and zarr each have their own: a stranger's file may raise any
-        raise Told(f"{str(path)!r} cannot be read as {path.suffix}: {reason(error)}") from error
+    except Exception as error:  # h5py, zarr and others each have their own: a stranger's file may raise any
+        form = path.suffix or "a folder"
+        raise Told(f"{str(path)!r} cannot be read as {form}: {reason(error)}") from error
 
 
 def open_group(path: str | os.PathLike[str]) -> Any:
@@ -354,9 +379,11 @@ def open_group(path: str | os.PathLike[str]) -> Any:
     FileNotFoundError
         If there is nothing at `path`.
     ValueError
-        If the format is not one of the two or the file is damaged.
+        If the file is damaged.
     """
-    path = check_readable(path)
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
     with damage_told(path):
         if path.suffix == ".h5ad":
             import h5py

@@ -18,12 +18,12 @@ import numpy as np
 
 from vaexprs import markup
 from vaexprs._checks import check_choice, did_you_mean, some, warn
-from vaexprs.comparison import at_hand, label_key_of, sampled_training
+from vaexprs.comparison import as_cells, at_hand, label_key_of, layer_like, sampled_training
 from vaexprs.generation import Generated, join_real, real_cells
-from vaexprs.io import from_object
+from vaexprs.io import from_object, read
 from vaexprs.matrices import as_float, densify, limits
 from vaexprs.networks import VAE
-from vaexprs.ondisk import open_group
+from vaexprs.ondisk import STORES, open_group
 from vaexprs.preprocessing import Scaling
 from vaexprs.result import VAEFit
 from vaexprs.writing import written_whole
@@ -306,6 +306,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
 
 def has_groups(path: str | os.PathLike[str]) -> bool:
     """Whether the cells of a file say which of them are real and which generated."""
+    if Path(path).suffix not in STORES:
+        return "group" in read(path).obs
     group = open_group(path)
     return "obs" in group and "group" in group["obs"]
 
@@ -314,9 +316,8 @@ def _joined(
     x: Any, real: Any, layer: str | None, label_key: str | None, seed: int
 ) -> tuple[ad.AnnData, str | None, list[str]]:
     """Return real and generated cells in one AnnData, the column of their labels, and what was left out."""
-    if not isinstance(x, (Generated, ad.AnnData, str, os.PathLike)):
-        raise TypeError(f"x must be what gen_exprs returned or an AnnData, got {type(x).__name__}.")
-    cells = x.adata if isinstance(x, Generated) else x
+    cells = as_cells(x)
+    layer = layer_like(cells, layer)
     if isinstance(x, Generated):
         label_key = label_key or x.fit.preprocessing.conditions.label_key
     else:

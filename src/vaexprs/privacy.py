@@ -16,6 +16,7 @@ from vaexprs.comparison import (
     as_cells,
     at_hand,
     label_key_of,
+    layer_like,
     matched_rows,
     rows_in,
     side_by_side,
@@ -219,6 +220,7 @@ def audit_privacy(
     seed = check_integer("seed", seed, 0)
     made = as_cells(generated)
     label_key = label_key_of(made, label_key)
+    layer = layer_like(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
     looked = {"generated": at_hand(made, keys=[label_key], seed=seed)}
     for name, given in (("train", train), ("holdout", holdout)):

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,8 +18,13 @@ import numpy as np
 
 from vaexprs.disk import SafeFile
 from vaexprs.matrices import stacked
-from vaexprs.ondisk import READABLE
+from vaexprs.ondisk import STORES, in_memory
+from vaexprs.rds import rdata, write_rds
+from vaexprs.tables import obs_path, write_obs, write_table
+from vaexprs.tenx import write_folder
 
+TABLES = {".csv": ",", ".tsv": "\t"}
+WRITABLE = (*STORES, ".mtx", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".rds")
 # Each write to zarr has its price; HDF5 writes few cells as fast as many, and begins the sooner.
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
@@ -87,21 +92,90 @@ def _clear_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write an AnnData as ``.h5ad`` or ``.zarr``, whole or not at all.
+def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITABLE) -> Path:
+    """Return `path` if it ends in the suffix of a format that can be written.
 
     Raises
     ------
     ValueError
-        If the suffix is another one.
-    FileExistsError
-        If `path` exists and `overwrite` is false.
+        If it does not.
+    ImportError
+        If it ends in ``.rds`` and the package for that is not installed.
     """
-    path = _check_writable(path)
-    adata.strings_to_categoricals()
-    settings = {"compression": "gzip"} if path.suffix == ".h5ad" else {}
-    with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
-        writer.start(_write_adata, adata, dataset_kwargs=settings)
+    path = Path(path)
+    suffix = suffix_of(path)
+    if suffix not in suffixes:
+        raise ValueError(f"The output must be one of {', '.join(suffixes)}, got {path.name!r}.")
+    if suffix == ".rds":
+        rdata()
+    return path
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that names the format: ".csv.gz" of "cells.csv.gz"."""
+    return Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
+
+
+def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write cells in the format that the suffix names, whole or not at all.
+
+    Parameters
+    ----------
+    adata
+        AnnData of shape (n_cells, n_genes). Of ``.h5ad`` and ``.zarr`` all of it is written, of the others
+        X, `obs` and the names.
+    path
+        One of:
+
+        * ``.h5ad`` or ``.zarr``, AnnData's own;
+        * ``.mtx``: a folder with ``matrix.mtx.gz``, ``features.tsv.gz`` and ``barcodes.tsv.gz``, as
+          `scanpy.read_10x_mtx` and R's ``Read10X`` read it, and ``obs.csv``;
+        * ``.csv`` or ``.tsv``, also with ``.gz``: a table with cells in rows, and `obs` beside it as
+          ``cells.obs.csv`` for ``cells.csv``. Names that a spreadsheet would run as a formula (those that
+          begin with ``=``, ``+``, ``-`` or ``@``) get an apostrophe before them, which `read` takes away
+          again and other programs take as part of the name;
+        * ``.rds``: a ``SingleCellExperiment`` for R's ``readRDS``; needs ``pip install "vaexprs[r]"``.
+    overwrite
+        Whether what is there may be replaced.
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one, or the format cannot hold the cells.
+    FileExistsError
+        If there is something and `overwrite` is false.
+    ImportError
+        If ``.rds`` is asked for and its package is not installed.
+    """
+    path = check_writable(path)
+    suffix = suffix_of(path)
+    if suffix in STORES:
+        adata.strings_to_categoricals()
+        settings = {"compression": "gzip"} if suffix == ".h5ad" else {}
+        with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
+            writer.start(_write_adata, adata, dataset_kwargs=settings)
+        return path
+    if adata.X is None:
+        raise ValueError("The AnnData has no X to write.")
+    adata = in_memory(adata)
+    if suffix == ".rds":
+        with written_whole(path, overwrite=overwrite) as beside:
+            write_rds(adata, beside)
+    elif suffix == ".mtx":
+        with written_whole(path, overwrite=overwrite) as beside:
+            write_folder(adata, beside)
+    else:
+        separator, packed = TABLES[suffix.removesuffix(".gz")], suffix.endswith(".gz")
+        with (
+            written_whole(path, overwrite=overwrite) as beside,
+            written_whole(obs_path(path), overwrite=overwrite) as columns,
+        ):
+            write_obs(columns, adata.obs)
+            write_table(adata, beside, separator, compressed=packed)
     return path
 
 
@@ -128,7 +202,7 @@ def write_blocks(
     FileExistsError
         If `path` exists and `overwrite` is false.
     """
-    path = _check_writable(path)
+    path = check_writable(path, STORES)
     # offsets of 64 bits: there may be more than 2**31 values
     settings: dict[str, Any] = {"indptr_dtype": np.int64, "chunks": (VALUES_A_CHUNK[path.suffix],)}
     if path.suffix == ".h5ad":
@@ -233,10 +307,3 @@ def _gathered(blocks: Iterable[Any], cells: int) -> Iterator[Any]:
             waiting = []
     if waiting:
         yield stacked(waiting)
-
-
-def _check_writable(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.suffix not in READABLE:
-        raise ValueError(f"The output must be one of {', '.join(READABLE)}, got {path.name!r}.")
-    return path

@@ -19,6 +19,7 @@ from vaexprs.comparison import (
     as_cells,
     at_hand,
     label_key_of,
+    layer_like,
     random_rows,
     sampled_training,
     side_by_side,
@@ -62,9 +63,10 @@ def gather(
     keys, given = [label_key, donor_key], train is not None
     looked = {"generated": at_hand(cells, keys=keys, seed=seed)}
     made = looked["generated"].cells
-    looked["real"] = _taken(real, keys, layer, seed)
+    values = layer_like(made, layer)
+    looked["real"] = _taken(real, keys, values, seed)
     if given:
-        looked["train"] = _taken(train, keys, layer, seed)
+        looked["train"] = _taken(train, keys, values, seed)
     elif fit.preprocessing.train is not None:
         looked["train"] = training_cells(fit, made, seed)
     sample_notes = [sentence for name, part in looked.items() for sentence in part.told(name)]

@@ -1,0 +1,292 @@
+"""Tables of text: .csv, .tsv and .txt, either way round, and the columns of cells beside them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs._checks import some, warn
+from vaexprs.matrices import Matrix, densify
+from vaexprs.ondisk import Told
+
+SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; "}
+VALUES_AT_ONCE = 2**24  # of a table that are read or written at once
+PACKING = 6  # gzip's own default: Python's takes three times as long for little
+FEW = 0.5  # of the values not zero, up to which a table becomes a sparse matrix
+# names by which it is told which side the genes are on
+GENE = re.compile(
+    r"^(ENS[A-Z]{0,6}G\d{6,}|MT-[A-Z]|RP[LS]\d+[A-Z]?\d*$|"
+    r"(ACTB|GAPDH|MALAT1|B2M|EEF1A1|TMSB4X|FTL|FTH1|TPT1|UBC|HSP90AB1|CD3[DEG]|CD4|CD8A|CD74|LYZ)$)",
+    re.IGNORECASE,
+)
+BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:[^A-Za-z]|$)")
+# a spreadsheet runs what begins so
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
+    """Read a table whose first row and first column have names.
+
+    Columns without any number are about the other side: the labels of cells, or the symbols of genes.
+    Columns of the cells may also be in a file beside, ``cells.obs.csv`` for ``cells.csv``.
+
+    Parameters
+    ----------
+    path
+        The file, which may end in ``.gz``.
+    transpose
+        Whether the genes are in the rows; None to tell by the names and the shape, and to say so.
+    """
+    text, values, rows, columns = _read(path)
+    beside = obs_path(path)
+    obs = read_obs(beside) if beside.is_file() else None
+    if transpose is None:
+        if obs is not None and set(obs.index) == set(rows):
+            transpose = False
+        elif obs is not None and set(obs.index) == set(columns):
+            transpose = True
+        else:
+            transpose = told_orientation(path.name, list(rows), list(columns), labels=_has_labels(text))
+    if transpose:
+        adata = ad.AnnData(
+            values.T.tocsr() if sp.issparse(values) else np.ascontiguousarray(values.T),
+            obs=pd.DataFrame(index=columns),
+            var=text,
+        )
+    else:
+        adata = ad.AnnData(values, obs=text, var=pd.DataFrame(index=columns))
+    return with_obs(adata, obs, beside)
+
+
+def told_orientation(
+    name: str, rows: Sequence[str], columns: Sequence[str], *, labels: bool = False, like: str = ""
+) -> bool:
+    """Return whether the genes are in the rows of a table, and warn of what is assumed, and why.
+
+    Parameters
+    ----------
+    name
+        Of the file.
+    rows, columns
+        Their names.
+    labels
+        Whether there are columns of text with a value in several rows.
+    like
+        Where such tables have genes in rows by custom, the name of the custom.
+    """
+    in_rows, in_columns = (_fraction(GENE, names) for names in (rows, columns))
+    cells_rows, cells_columns = (_fraction(BARCODE, names) for names in (rows, columns))
+    for_rows, for_columns = in_rows + cells_columns, in_columns + cells_rows
+    n, m = len(rows), len(columns)
+    if labels:
+        genes_in_rows, why = False, "there are columns of text that label the rows"
+    elif for_rows > 4 * for_columns:
+        genes_in_rows = True
+        why = f"{'rows are named like genes' if in_rows else 'columns are named like barcodes'}"
+    elif for_columns > 4 * for_rows:
+        genes_in_rows = False
+        why = f"{'columns are named like genes' if in_columns else 'rows are named like barcodes'}"
+    elif like:
+        genes_in_rows, why = True, f"that is {like}"
+    else:
+        genes_in_rows = n > m
+        why = f"the names do not tell, and there are {'more' if n > m else 'no more'} rows than columns"
+    side, other = ("genes", "cells") if genes_in_rows else ("cells", "genes")
+    turn = "transpose=False (--no-transpose)" if genes_in_rows else "transpose=True (--transpose)"
+    warn(
+        f"{name!r}: its {n:,} rows are taken as {side} and its {m:,} columns as {other}, because {why}. "
+        f"If it is the other way round, say {turn}."
+    )
+    return genes_in_rows
+
+
+def _fraction(pattern: re.Pattern[str], names: Sequence[str]) -> float:
+    """Return the fraction of the names that a pattern is found in."""
+    return sum(pattern.search(str(name)) is not None for name in names) / max(1, len(names))
+
+
+def _has_labels(text: pd.DataFrame) -> bool:
+    return any(2 * text[column].nunique() <= len(text) for column in text)
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
+    """Return the columns of text, the values, and the names of rows and columns."""
+    header, separator = _header(path)
+    settings: dict[str, Any] = {
+        "sep": separator,
+        "decimal": "," if separator == ";" else ".",
+        "header": None,
+        "skiprows": 1,
+        "names": list(range(len(header) + 1)),
+        "keep_default_na": False,
+        "na_values": [""],
+        "low_memory": False,
+        "encoding": "utf-8-sig",
+    }
+    n_rows = max(1, VALUES_AT_ONCE // (len(header) + 1))
+    with pd.read_csv(path, dtype={0: str}, nrows=n_rows, chunksize=n_rows, **settings) as reader:
+        start = next(iter(reader))
+    places = range(1, len(header) + 1)
+    text = [place for place in places if _is_text(start[place])]
+    numbers = [place for place in places if place not in set(text)]
+    if not numbers:
+        raise Told(f"{str(path)!r} has no column of numbers beside its names ({some(header)}).")
+    names, parts, words = [], [], []
+    kinds = dict.fromkeys([0, *text], str)
+    with pd.read_csv(path, dtype=kinds, chunksize=n_rows, **settings) as reader:
+        for chunk in reader:
+            rows = chunk[0].fillna("").to_numpy(str)
+            values = chunk[numbers]
+            block = values.to_numpy(np.float32) if _all_numbers(values) else None
+            if block is None or np.isnan(block).any():
+                _tell_where(path, chunk, numbers, rows, header)
+                block = values.apply(pd.to_numeric).to_numpy(np.float32)
+            names.append(rows)
+            parts.append(sp.csr_matrix(block))
+            words.append(chunk[text])
+    x = sp.vstack(parts, format="csr") if len(parts) > 1 else parts[0]
+    values = x if x.nnz <= FEW * x.shape[0] * x.shape[1] else x.toarray()
+    named = np.concatenate(names)
+    if len(set(named)) < len(named) and pd.to_numeric(pd.Series(named), errors="coerce").notna().all():
+        raise Told(
+            f"{str(path)!r} must have names in its first column, got numbers that come more than once."
+        )
+    index = pd.Index([unguarded(name) for name in named])
+    about = pd.concat(words).set_axis(index, axis=0).fillna("")
+    about = about.set_axis([unguarded(header[place - 1]) for place in text], axis=1)
+    return about, values, index, pd.Index([unguarded(header[place - 1]) for place in numbers])
+
+
+def _header(path: Path) -> tuple[list[str], str]:
+    """Return the names of the columns but the first, and what separates them."""
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        line = file.readline()
+        possible = SEPARATORS[suffix]
+        separator = max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
+        file.seek(0)
+        lines = [row for _, row in zip(range(2), csv.reader(file, delimiter=separator), strict=False)]
+    if len(lines) < 2 or len(lines[1]) < 2:
+        raise Told(
+            f"{str(path)!r} must be a table with names in its first row and its first column, "
+            f"got {len(lines)} rows of {len(lines[-1]) if lines else 0} fields."
+        )
+    header, first = lines
+    # R's write.table leaves out the name of the first column
+    if len(header) not in (len(first), len(first) - 1):
+        raise Told(
+            f"{str(path)!r} has {len(header):,} names in its first row, but {len(first):,} fields in its "
+            "second."
+        )
+    return header[len(header) == len(first) :], separator
+
+
+def _is_text(values: pd.Series) -> bool:
+    """Whether not one of the values is a number."""
+    if pd.api.types.is_bool_dtype(values):
+        return True
+    if pd.api.types.is_numeric_dtype(values):
+        return False
+    return bool(pd.to_numeric(values, errors="coerce").isna().all())
+
+
+def _all_numbers(values: pd.DataFrame) -> bool:
+    return all(kind.kind in "iuf" for kind in set(values.dtypes))
+
+
+def _tell_where(
+    path: Path, chunk: pd.DataFrame, numbers: Sequence[int], rows: np.ndarray, header: Sequence[str]
+) -> None:
+    """Raise where a value is missing or not a number, and say where."""
+    for place in numbers:
+        column = chunk[place]
+        if pd.api.types.is_numeric_dtype(column) and not column.isna().any():
+            continue
+        missing = pd.to_numeric(column, errors="coerce").isna().to_numpy()
+        if not missing.any():
+            continue
+        at = int(np.argmax(missing))
+        found = column.iloc[at]
+        what = "nothing" if pd.isna(found) else repr(str(found))
+        raise Told(
+            f"{str(path)!r} must hold numbers, but has {what} in row {str(rows[at])!r}, "
+            f"column {header[place - 1]!r}."
+        )
+
+
+def obs_path(path: Path) -> Path:
+    """Return the name of the file with the columns of the cells: ``a.obs.csv`` for ``a.csv.gz``."""
+    stem = path.with_suffix("") if path.suffix == ".gz" else path
+    return stem.with_suffix(".obs.csv")
+
+
+def read_obs(path: Path) -> pd.DataFrame:
+    """Read columns of the cells, as text."""
+    obs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    if obs.shape[1] < 1:
+        raise Told(f"{str(path)!r} must have the names of the cells in its first column.")
+    obs = obs.apply(lambda column: column.map(unguarded)).rename(columns=unguarded)
+    return obs.set_index(obs.columns[0]).rename_axis(index=None)
+
+
+def write_obs(path: Path, obs: pd.DataFrame) -> None:
+    """Write columns of the cells, with their names first."""
+    table = pd.DataFrame({"cell": guarded(obs.index)})
+    for key in obs:
+        table[guarded([key])[0]] = guarded(obs[key].astype(str))
+    table.to_csv(path, index=False, encoding="utf-8")
+
+
+def with_obs(adata: ad.AnnData, obs: pd.DataFrame | None, path: Path) -> ad.AnnData:
+    """Return cells with the columns that a file beside theirs has of them."""
+    if obs is None:
+        return adata
+    missing = adata.obs_names.difference(obs.index)
+    if len(missing) or not obs.index.is_unique:
+        why = f"lacks {some(list(missing))}" if len(missing) else "names a cell twice"
+        raise Told(f"{str(path)!r} must have a row for each cell, but {why}.")
+    for key in obs:
+        adata.obs[key] = obs[key].loc[adata.obs_names].to_numpy(object)
+    return adata
+
+
+def guarded(names: Iterable[Any]) -> list[str]:
+    """Return texts with an apostrophe before those that a spreadsheet would run as a formula."""
+    return ["'" + text if FORMULA.match(text) else text for text in map(str, names)]
+
+
+def unguarded(name: Any) -> str:
+    """Return a text without the apostrophe that `guarded` set before it."""
+    text = str(name)
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def write_table(adata: ad.AnnData, path: Path, separator: str, *, compressed: bool) -> None:
+    """Write values as a table, cells in rows; names that a spreadsheet would run get an apostrophe."""
+    genes, cells = guarded(adata.var_names), guarded(adata.obs_names)
+    step = max(1, VALUES_AT_ONCE // max(1, len(genes)))
+    with (
+        gzip.open(path, "wt", PACKING, "utf-8", newline="")
+        if compressed
+        else open(path, "w", encoding="utf-8", newline="") as file
+    ):
+        rows = csv.writer(file, delimiter=separator, lineterminator="\n")
+        rows.writerow(["cell", *genes])
+        for first in range(0, adata.n_obs, step):
+            block = np.asarray(densify(adata.X[first : first + step]))
+            if np.all(block == np.round(block)):
+                block = block.astype(np.int64)
+            rows.writerows(
+                [name, *values.tolist()]
+                for name, values in zip(cells[first : first + step], block, strict=True)
+            )
