@@ -33,9 +33,9 @@ html_theme = "sphinx_book_theme"
 html_title = "vaexprs"
 html_static_path = ["_static"]
 html_css_files = ["vaexprs.css"]
+html_js_files = ["vaexprs.js"]
 html_theme_options = {
     "show_toc_level": 2,
-    "max_navbar_depth": 1,  # what unfolds has no name for screen readers
     "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,

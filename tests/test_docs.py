@@ -35,7 +35,6 @@ NOT_RUN = {
     "benchmarks": "takes hours, data sets and other packages",
     "dask": "needs the scheduler of a cluster (tests/test_dask.py has one)",
     "docs": "is what .ci/run does",
-    "formats": "needs readers that are not merged yet",
     "install": "installs packages",
     "kubernetes": "needs a cluster",
     "processes": "needs several processes (tests/test_processes.py has them)",

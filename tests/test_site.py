@@ -152,7 +152,7 @@ def test_the_keyboard_reaches_everything_and_focus_is_seen(tab):
     assert any(tag == "A" and text == "gallery" for tag, text in seen)
 
 
-@pytest.mark.parametrize("name", ["tour", "from-r", "how-it-works"])
+@pytest.mark.parametrize("name", ["tour", "from-r", "scaling"])
 def test_what_is_cut_off_on_a_phone_can_be_scrolled_by_keyboard(tab, name):
     page = tab(name, width=390)
     cut_off = page.evaluate(
