@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata as ad
@@ -213,6 +214,75 @@ def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_
     )
     assert (done.returncode, (tmp_path / "no.h5ad").exists()) == (2, False)
     assert "got 'fase'. Did you mean 'phase'?" in done.stderr
+
+
+def test_split_holds_cells_or_donors_out(folder, few, tmp_path):
+    words = ["split", folder / "few.h5ad", "--train", tmp_path / "t.h5ad", "--holdout", tmp_path / "h.h5ad"]
+    done = run(*words, "--label-key", "cell_type")
+    assert done.returncode == 0, done.stderr
+    train, held = (ad.read_h5ad(tmp_path / name) for name in ("t.h5ad", "h.h5ad"))
+    assert held.obs["cell_type"].value_counts().to_dict() == dict.fromkeys(few.obs["cell_type"].unique(), 6)
+    assert set(train.obs_names) | set(held.obs_names) == set(few.obs_names)
+    done = run(*words, "--by", "phase", "--overwrite")
+    train, held = (ad.read_h5ad(tmp_path / name) for name in ("t.h5ad", "h.h5ad"))
+    assert held.obs["phase"].nunique() == 1
+    assert not set(held.obs["phase"]) & set(train.obs["phase"])
+    for wrong, said in (
+        (["--fraction", 1.5], "--fraction must be between 0 and 1, got 1.5"),
+        (["--by", "fase"], "Did you mean 'phase'?"),
+        (["--by", "phase", "--label-key", "cell_type"], "Say --label-key or --by"),
+    ):
+        done = run(*words, *wrong, "--overwrite")
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert "exists already" in run(*words).stderr
+
+
+def test_columns_of_the_cells_from_a_table(folder, few, tmp_path):
+    bare = few.copy()
+    del bare.obs["cell_type"]
+    bare.write_h5ad(tmp_path / "bare.h5ad")
+    few.obs[["cell_type"]][::-1].rename_axis("Barcode").to_csv(tmp_path / "types.csv")
+    words = [
+        "fit",
+        tmp_path / "bare.h5ad",
+        "--label-key",
+        "cell_type",
+        "--epochs",
+        1,
+        "--out",
+        tmp_path / "m",
+    ]
+    assert "label_key must be a column of obs" in run(*words).stderr
+    done = run(*words, "--obs", tmp_path / "types.csv")
+    assert done.returncode == 0, done.stderr
+    assert vx.load_vae(tmp_path / "m").density.cells.tolist() == [30] * 4
+    done = run(*words, "--obs", tmp_path / "no.csv", "--overwrite")
+    assert (done.returncode, "There is no file" in done.stderr) == (2, True)
+    few.obs[["cell_type"]][:5].to_csv(tmp_path / "types.csv")
+    done = run(*words, "--obs", tmp_path / "types.csv", "--overwrite")
+    assert "must have a row for each cell, but lacks" in done.stderr
+
+
+def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
+    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
+    words = ["fit", folder / "few.h5ad", "--label-key", "cell_type", "--seed", 4, "--out", tmp_path / "m"]
+    many = [*words, "--epochs", 100_000, "--checkpoint-steps", 50]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, many)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "m.checkpoint").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "is a model of part of the training. To go on give the same command with --resume" in said
+    assert vx.load_vae(tmp_path / "m").recipe["interrupted"] is True
+    assert (tmp_path / "m.checkpoint").exists()
 
 
 def test_version_and_help():

@@ -129,6 +129,7 @@ def given(few, tmp_path_factory):
     train, test = cells[:80].copy(), cells[80:].copy()
     fit = vx.fit_vae(train, label_key="cell_type", epochs=2, verbose=0)
     made = vx.gen_exprs(fit, 60, seed=0)
+    cells.write_h5ad(folder / "all.h5ad")
     for name in ("mine", "train", "atlas"):
         train.write_h5ad(folder / f"{name}.h5ad")
     train.write_zarr(folder / "atlas.zarr")
@@ -157,7 +158,8 @@ def test_shell(block, given, tmp_path, monkeypatch):
         takes = {option for parameter in parse(words).params for option in parameter.opts}
         if "--epochs" in takes & wanted.keys() and "--epochs" not in words:
             words += ["--epochs", wanted["--epochs"]]
-        outputs = {words[i + 1] for i, word in enumerate(words[:-1]) if word == "--out"}
+        out = ("--train", "--holdout") if words[0] == "split" else ("--out",)
+        outputs = {words[i + 1] for i, word in enumerate(words[:-1]) if word in out}
         for word in set(words) - outputs:
             if (given / word).exists() and not Path(word).exists():
                 Path(word).symlink_to(given / word)

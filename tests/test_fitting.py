@@ -728,3 +728,20 @@ def test_a_large_sparse_matrix_is_left_sparse(few, monkeypatch):
     assert isinstance(quick(sparse).preprocessing.x_train, np.ndarray)
     monkeypatch.setattr("vaexprs.fitting.MOST_DENSE", 4 * few.n_obs * few.n_vars - 1)
     assert sp.issparse(quick(sparse).preprocessing.x_train)
+
+
+def test_labels_with_names_go_to_the_cells_of_these_names(few):
+    frame = few.to_df()
+    labels = few.obs["cell_type"].astype(str)
+    shuffled = labels.sample(frac=1, random_state=1)
+    kept = [
+        vx.fit_vae(x_train=frame, y_train=y, epochs=1, verbose=0).preprocessing.train.obs["label"].tolist()
+        for y in (labels, shuffled, labels.to_numpy())
+    ]
+    assert kept[0] == kept[1] == kept[2]
+    with pytest.raises(ValueError, match=r"y_train must name the cells of x_train, but 1 of its 120 names"):
+        vx.fit_vae(x_train=frame, y_train=labels.rename({labels.index[0]: "other"}), epochs=1)
+    with pytest.raises(
+        ValueError, match=r"for each of the 50 cells of x_train, got 120. Are the genes in its rows\?"
+    ):
+        vx.fit_vae(x_train=frame.T, y_train=labels, epochs=1)

@@ -45,6 +45,7 @@ ROOMS = (
     "counterfactual",
     "interpolation",
     "augmentation",
+    "matching",
     "comparison",
     "metrics",
     "scorecard",

@@ -15,7 +15,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import vaexprs as vx
-from vaexprs import writing
+from vaexprs import generation, writing
 from vaexprs.sampling import evenly_spread
 from vaexprs.writing import write
 
@@ -245,6 +245,8 @@ def test_a_table_of_conditions(conditional):
     assert made.obs["phase"].tolist()[:5] == ["S"] * 5
     assert made.obs["phase"].tolist()[8:] == ["G2M"] * 4
     assert json.loads(made.uns["vaexprs"]["conditions"])[0] == {"phase": "S", "cell_type": "CD34+", "n": 5}
+    gaps = pd.DataFrame({"donor": [101.0, None], "n": [2, 3]})  # as pandas reads a file with a gap
+    assert generation._whole(gaps["donor"][0]) == 101
     listed = [{"phase": "S", "cell_type": "CD34+", "n": 5.0}, {"cell_type": "CD56+ NK", "n": 3}]
     assert vx.gen_exprs(conditional, conditions=listed).adata.obs.equals(made.obs[:8])
 

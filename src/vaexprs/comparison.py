@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from vaexprs._checks import did_you_mean, some, warn
 from vaexprs.counts import AS_IT_IS
 from vaexprs.io import from_object, read
+from vaexprs.matching import at_one_depth, only_generated, with_levels_asked
 from vaexprs.matrices import Matrix, as_float, densify, limits, stacked, stored
 from vaexprs.ondisk import DiskCells, DiskMatrix, in_memory, note_of, open_large
 from vaexprs.preprocessing import Preprocessing, Scaling, apportion, check_cells, column_of_levels
@@ -211,6 +212,7 @@ def side_by_side(
     keys: Mapping[str, str | None],
     optional: Collection[str] = (),
     layer: str | None = None,
+    notes: list[str] | None = None,
 ) -> dict[str, CellSet]:
     """Return generated and real cells with the same genes in the same space.
 
@@ -228,6 +230,8 @@ def side_by_side(
         Arguments among them whose column the generated cells need not have.
     layer
         Layer of the real cells with the values.
+    notes
+        Gets sentences on what was done so that like is compared with like (see `vaexprs.matching`).
 
     Returns
     -------
@@ -239,8 +243,10 @@ def side_by_side(
         If a set is empty, has NaN, lacks a gene of the generated cells or a column, or real sets hold
         counts where others do not.
     """
+    notes = [] if notes is None else notes
     recipe = _recipe(generated)
     layer = layer_like(generated, layer)
+    generated = only_generated(generated, notes)
     sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe or layer == AS_IT_IS else None)}
     sets |= {name: from_object(cells, layer=layer) for name, cells in others.items()}
     genes = sets["generated"].var_names
@@ -252,8 +258,12 @@ def side_by_side(
                 f"{name} must have the genes of the generated cells; {len(missing):,} of {len(genes):,} are "
                 f"missing: {some(list(missing))}."
             )
+    real_sets = {name: cells for name, cells in sets.items() if name != "generated"}
+    sets |= with_levels_asked(real_sets, recipe, notes)
     raw = {name: _matrix(cells, genes) for name, cells in sets.items()}
     counts = _all_counts(raw, recipe.get("counts"))
+    if counts:
+        raw = at_one_depth(raw, {name: cells.obs for name, cells in sets.items()}, recipe, notes)
     real = next(x for name, x in raw.items() if name != "generated")
     scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), *limits(real))
     return {

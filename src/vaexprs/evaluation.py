@@ -151,10 +151,15 @@ def evaluate(
             looked[name] = at_hand(cells, keys=[*keys.values()], seed=seed, layer=layer)
     notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
     others = {name: part.cells for name, part in looked.items() if name != "generated"}
-    sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer)
+    sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer, notes=notes)
     if ALL in sets["real"].column(label_key):
         raise ValueError(
             f"No label may be named {ALL!r}, which stands for all cells; rename it in {label_key!r}."
+        )
+    if label_key is None and any(key in looked["real"].cells.obs for key in looked["generated"].cells.obs):
+        notes.append(
+            "No label was named, so all cells were compared with all: name its column with label_key "
+            "(--label-key)."
         )
     training = _apart(sets.get("train"), sets["real"], notes)
     plan = _plan(sets["generated"], sets["real"], training, label_key, donor_key, seed, notes)

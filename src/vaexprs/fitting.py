@@ -54,6 +54,8 @@ AVERAGING = 0.99  # momentum of the moving average of the weights
 FORGETTING = 0.99
 LARGEST_GRADIENT = 10.0
 MOST_DENSE = 2 * 2**30  # bytes up to which a sparse matrix in memory is made dense, which saves time
+# arguments that say where a fit is made and kept, and change nothing of it
+WHERE = ("distribution", "checkpoint", "checkpoint_minutes", "checkpoint_steps", "resume")
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",
     "y": "y_train",
@@ -275,12 +277,14 @@ def fit_vae(
             share=share,
             checkpoint=state,
         )
+    interrupted = model.interrupted
     if share[1] > 1:  # what follows is each process's own
         model = model.local_copy()
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
         warn(sentence)
-    return VAEFit(model, prepared, density, history, seed, _recipe(given, train_cells))
+    recipe = _recipe(given, train_cells) | ({"interrupted": True} if interrupted else {})
+    return VAEFit(model, prepared, density, history, seed, recipe)
 
 
 def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
@@ -306,8 +310,7 @@ def _about(
     given: Mapping[str, Any], prepared: Preprocessing, schedule: Schedule, summary: Summary
 ) -> dict[str, Any]:
     """Return what must be the same in all processes of a fit, and in a fit that goes on."""
-    where = ("distribution", "checkpoint", "checkpoint_minutes", "checkpoint_steps", "resume")
-    arguments = {name: value for name, value in _arguments(given).items() if name not in where}
+    arguments = _arguments(given)
     for name in ("verbose", "callbacks"):
         arguments.pop(name, None)
     return arguments | {
@@ -348,6 +351,7 @@ def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         for name, default in defaults.items()
         if given[name] is not default and not (np.isscalar(given[name]) and given[name] == default)
     }
+    arguments = {name: value for name, value in arguments.items() if name not in WHERE}
     return {name: _told(value) for name, value in (arguments | given["fit_arguments"]).items()}
 
 
@@ -425,12 +429,23 @@ def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str)
     shape = np.shape(np.asarray(labels))
     if len(shape) != 1:
         raise ValueError(f"{name} must have one dimension, got shape {shape}.")
-    values = pd.Series(labels).array  # of any kind; a categorical keeps its order
+    values = pd.Series(labels)  # of any kind; a categorical keeps its order
     if len(values) != adata.n_obs:
+        turned = f" Are the genes in its rows? Then give {cells}.T." if len(values) == adata.n_vars else ""
         raise ValueError(
-            f"{name} must have a label for each of the {adata.n_obs:,} cells of {cells}, got {len(values):,}."
+            f"{name} must have a label for each of the {adata.n_obs:,} cells of {cells}, "
+            f"got {len(values):,}.{turned}"
         )
-    adata.obs[key] = values
+    named = values.index.astype(str)
+    known = named.isin(adata.obs_names)
+    if known.all() and named.is_unique:  # as pandas does: by name, whatever the order
+        values = values.set_axis(named)[adata.obs_names]
+    elif known.any():
+        raise ValueError(
+            f"{name} must name the cells of {cells}, but {(~known).sum():,} of its {len(named):,} names are "
+            f"none of them: {some(list(named[~known]))}. Without names give {name}.to_numpy()."
+        )
+    adata.obs[key] = values.array
 
 
 def _with_variable_genes(

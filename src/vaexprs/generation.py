@@ -433,15 +433,18 @@ def _rows_asked(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str
     asked = []
     for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
         n = row.pop(NUMBER)
-        if isinstance(n, float) and n.is_integer():  # as pandas reads a column with gaps
-            n = int(n)
-        n = check_integer(f"{NUMBER} in row {i + 1} of conditions", n, 0)
-        levels = {key: known.check(key, level) for key, level in row.items() if not pd.isna(level)}
+        n = check_integer(f"{NUMBER} in row {i + 1} of conditions", _whole(n), 0)
+        levels = {key: known.check(key, _whole(level)) for key, level in row.items() if not pd.isna(level)}
         if n:
             asked.append((levels.pop(str(known.label_key), None), levels, n))
     if not asked:
         raise ValueError(f"conditions must ask for at least one cell, got {NUMBER!r} = 0 in all rows.")
     return asked
+
+
+def _whole(value: Any) -> Any:
+    """Return 101.0 as 101: pandas reads whole numbers so where the column has a gap."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:

@@ -19,12 +19,17 @@ from vaexprs.counts import AS_IT_IS, chosen, count_names
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import STORES, Told, check_store, damage_told, file_of, no_layer, no_x
 from vaexprs.rds import read_rds
-from vaexprs.tables import read_table
+from vaexprs.tables import read_obs, read_table, with_obs
 from vaexprs.tenx import is_folder, read_folder, read_h5
 from vaexprs.writing import suffix_of
 
 
-def read(path: str | os.PathLike[str], *, transpose: bool | None = None) -> ad.AnnData:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    transpose: bool | None = None,
+    obs: str | os.PathLike[str] | None = None,
+) -> ad.AnnData:
     """Read cells from a file or folder of any of the formats that they come in.
 
     Parameters
@@ -46,6 +51,9 @@ def read(path: str | os.PathLike[str], *, transpose: bool | None = None) -> ad.A
     transpose
         Of tables, and matrices in ``.rds``: whether the genes are in the rows. By default that is told by
         the names and the shape, with a warning that says so.
+    obs
+        A table (.csv) with columns of the cells, such as their types; its first column names them, in any
+        order, and it may name more.
 
     Returns
     -------
@@ -69,7 +77,13 @@ def read(path: str | os.PathLike[str], *, transpose: bool | None = None) -> ad.A
             "what its cells are. Leave it out."
         )
     with damage_told(path):
-        return READERS[suffix](path) if turned is None else turned(path, transpose)
+        cells = READERS[suffix](path) if turned is None else turned(path, transpose)
+    if obs is None:
+        return cells
+    if not Path(obs).is_file():
+        raise FileNotFoundError(f"There is no file {str(obs)!r}.")
+    with damage_told(Path(obs)):
+        return with_obs(cells, read_obs(Path(obs)), Path(obs))
 
 
 def _read_store(path: Path) -> ad.AnnData:
@@ -138,6 +152,8 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
         If its format is none that can be read.
     """
     path = Path(path)
+    if not path.exists() and not path.suffix:
+        raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
     known = suffix_of(path) in (*READERS, *TURNED) or is_folder(path)
     if not known:
         raise ValueError(f"The file must be one of {', '.join((*READERS, *TURNED))}, got {path.name!r}.")

@@ -162,6 +162,7 @@ class VAE(keras.Model):
         self.joined = joined
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
+        self.interrupted = False  # by Ctrl-C, before the last step
         self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
 
     def compute_loss(

@@ -600,6 +600,23 @@ def split_rows(
     return np.setdiff1d(np.arange(n), held), np.sort(held)
 
 
+def split_levels(column: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows for training and held out, each level of a column on one side whole.
+
+    Parameters
+    ----------
+    column
+        A level for each row, (n,).
+    fraction
+        Of the levels to hold out, rounded, but at least one.
+    seed
+        Seed of the draw.
+    """
+    levels = np.random.default_rng(seed).permutation(np.unique(column))
+    held = np.isin(column, levels[: max(1, round(fraction * len(levels)))])
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def apportion(weights: np.ndarray, n: int) -> np.ndarray:
     """Return whole numbers in proportion to `weights` that sum to `n` (largest remainders)."""
     exact = np.asarray(weights, float) / np.sum(weights) * n

@@ -134,6 +134,8 @@ AUDITS: dict[str, Audit] = {
 }
 # of several attacks one may reach beyond chance by chance; these two are for information unless they fail
 SECOND_ATTACKS = ["membership_auc_distance", "membership_auc_density"]
+LEAST_DONORS = 3  # on each side, with fewer of whom no attack can be told from luck
+DISTANCES = ("copy_ratio", "close_copies")  # what deeper cells, or such of one condition, can fail alone
 QUESTION = "Did it copy its training cells?"
 
 
@@ -230,7 +232,7 @@ def audit_privacy(
         notes.append("Copies among the cells that were not looked at were not found.")
     made, others = looked["generated"].cells, {name: looked[name].cells for name in ("train", "holdout")}
     # generated cells need no donor
-    sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer)
+    sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer, notes=notes)
     cells = _comparable(sets, label_key, notes)
     attack = _attack(cells, seed)
     rows = [
@@ -268,7 +270,9 @@ def answer(audit: pd.DataFrame | None) -> Answer:
     )
     failed = [AUDITS[name].title for name in verdicts.index[verdicts == "fail"]]
     if failed:
-        return Answer(QUESTION, "red", f"Training cells are given away. {told} Failed: {'; '.join(failed)}.")
+        near = set(verdicts.index[verdicts == "fail"]) <= set(DISTANCES)
+        sign = "lie closer to training cells than real ones do" if near else "give training cells away"
+        return Answer(QUESTION, "red", f"Generated cells {sign}. {told} Failed: {'; '.join(failed)}.")
     if (verdicts.drop(SECOND_ATTACKS) == "caution").any():
         return Answer(QUESTION, "amber", f"No copies, but training cells leave a trace. {told}")
     return Answer(QUESTION, "green", f"No sign of copying was found. {told}")
@@ -496,6 +500,9 @@ def _donor_rows(
     inside, outside = (donors[donors["member"] == of] for of in (True, False))
     n, m = len(inside), len(outside)
     notes.append(f"Donors: {n:,} in the training cells, {m:,} held out.")
+    if min(n, m) < LEAST_DONORS:
+        notes.append(f"Whether donors are given away takes {LEAST_DONORS} on each side to say: not measured.")
+        return []
     scores = inside["ratio"].to_numpy(), outside["ratio"].to_numpy()
     auc = _auc(*scores)
     distances = inside["distance"].to_numpy(), outside["distance"].to_numpy()

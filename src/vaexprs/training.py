@@ -243,6 +243,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
             stacklevel=2,
         )
         self.model.stop_training = True
+        self.model.interrupted = True
         self.on_train_end()
 
     def on_train_end(self, logs: Any = None) -> None:

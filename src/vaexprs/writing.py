@@ -113,6 +113,8 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITA
 
 def suffix_of(path: Path) -> str:
     """Return the suffix that names the format: ".csv.gz" of "cells.csv.gz"."""
+    if path.suffix.lower() == ".rds":  # R's users write it in three ways
+        return ".rds"
     return Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
 
 

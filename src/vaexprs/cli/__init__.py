@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vaexprs.cli import judging, making, trying
+from vaexprs.cli.options import Stopped
 
 INTERRUPTED = 130  # the status that Typer gives for Ctrl-C
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
@@ -24,6 +25,7 @@ app = typer.Typer(
 for verb in (
     trying.demo,
     making.fit,
+    making.split,
     making.generate,
     making.augment,
     making.transform,
@@ -56,7 +58,7 @@ def main() -> None:
         _give_up(2)
         sys.exit(2)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        if end.code == INTERRUPTED and not isinstance(end, Stopped):
             errors.print("Interrupted; nothing was written.")
         elif end.code == TERMINATED:
             errors.print("Terminated; nothing is left half-written.")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vaexprs._checks import did_you_mean
-from vaexprs.cli.options import READABLE, Overwrite, Quiet, Seed, Transpose, cells_at
+from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose, cells_at
 
 SHOWN_CELLS = 10  # of the exposed ones
 # what a shell completes; the room that knows these names is slow to open
@@ -42,6 +42,7 @@ def plot(
     ] = "UMAP",
     layer: Annotated[str | None, typer.Option(help="Layer of the real cells with the values.")] = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     label_key: Annotated[str | None, typer.Option(help="Column of obs for a panel each.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -65,7 +66,7 @@ def plot(
         figure = plot_aug(
             source,
             _method(method),
-            real=cells_at(real, transpose),
+            real=cells_at(real, transpose, obs),
             layer=layer,
             label_key=label_key,
             seed=seed,
@@ -94,6 +95,7 @@ def evaluate(
     donor_key: DonorKey = None,
     layer: Layer = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -107,8 +109,8 @@ def evaluate(
 
     table = evaluation.evaluate(
         generated,
-        cells_at(real, transpose),
-        train=cells_at(train, transpose),
+        cells_at(real, transpose, obs),
+        train=cells_at(train, transpose, obs),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,
@@ -128,6 +130,7 @@ def audit(
     donor_key: DonorKey = None,
     layer: Layer = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -141,8 +144,8 @@ def audit(
 
     table = privacy.audit_privacy(
         generated,
-        cells_at(train, transpose),
-        cells_at(holdout, transpose),
+        cells_at(train, transpose, obs),
+        cells_at(holdout, transpose, obs),
         donor_key=donor_key,
         label_key=label_key,
         layer=layer,
@@ -165,6 +168,7 @@ def report(
     donor_key: DonorKey = None,
     layer: Layer = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -184,9 +188,9 @@ def report(
     write_report(
         load_vae(model),
         generated,
-        cells_at(real, transpose),
+        cells_at(real, transpose, obs),
         out,
-        train=cells_at(train, transpose),
+        train=cells_at(train, transpose, obs),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,

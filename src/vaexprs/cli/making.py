@@ -20,9 +20,11 @@ from vaexprs.cli.options import (
     Epochs,
     LibrarySize,
     NTopGenes,
+    Obs,
     Overwrite,
     Quiet,
     Seed,
+    Stopped,
     Transpose,
     cells_at,
     pair,
@@ -40,6 +42,7 @@ def fit(
     covariate_key: CovariateKey = None,
     layer: CountsLayer = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     likelihood: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +104,7 @@ def fit(
     from vaexprs.fitting import fit_vae
 
     fitted = fit_vae(
-        cells_at(data, transpose),
+        cells_at(data, transpose, obs),
         label_key=label_key,
         covariate_keys=covariate_key or (),
         layer=layer,
@@ -122,14 +125,67 @@ def fit(
         resume=True,
         verbose=0 if quiet else "auto",
     )
+    stopped = fitted.recipe.get("interrupted", False)
     if first:
         fitted.save(out, overwrite=overwrite)
-        checkpoint.unlink(missing_ok=True)
+        if not stopped:
+            checkpoint.unlink(missing_ok=True)
     several.leave()
     if not quiet:
         Console().print(
             f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True
         )
+    if stopped:
+        Console(stderr=True).print(
+            f"Interrupted: {escape(repr(str(out)))} is a model of part of the training. To go on give "
+            "the same command with --resume --overwrite.",
+            soft_wrap=True,
+        )
+        raise Stopped
+
+
+def split(
+    data: Annotated[Path, typer.Argument(help=f"Cells: {READABLE}.")],
+    train: Annotated[Path, typer.Option(help="File for the cells to fit.")],
+    holdout: Annotated[Path, typer.Option(help="File for those that the model does not see.")],
+    fraction: Annotated[float, typer.Option(help="Of the cells, or levels of --by, to hold out.")] = 0.2,
+    label_key: Annotated[
+        str | None, typer.Option(help="Column of obs with the cell types: each is split in proportion.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Column of obs, such as the donor: each level goes to one side whole.")
+    ] = None,
+    transpose: Transpose = None,
+    obs: Obs = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Hold some cells out, to judge by them what a model of the others generates."""
+    from vaexprs.io import read
+    from vaexprs.preprocessing import column_of_levels, split_levels, split_rows
+    from vaexprs.writing import check_output, check_writable, write
+
+    for path in (train, holdout):
+        check_output(check_writable(path), overwrite=overwrite)
+    if not 0 < fraction < 1:
+        raise ValueError(f"--fraction must be between 0 and 1, got {fraction:g}.")
+    if by is not None and label_key is not None:
+        raise ValueError("Say --label-key or --by, one of the two.")
+    cells = read(data, transpose=transpose, obs=obs)
+    if by is not None:
+        rows = split_levels(column_of_levels(cells.obs, by, "--by").to_numpy(str), fraction, seed)
+    else:
+        labels = (
+            None if label_key is None else column_of_levels(cells.obs, label_key, "--label-key").to_numpy(str)
+        )
+        rows = split_rows(labels, cells.n_obs, fraction, seed)
+    if not all(map(len, rows)):
+        raise ValueError(f"Both sides must have cells, got {len(rows[0]):,} and {len(rows[1]):,}.")
+    for path, part in zip((train, holdout), rows, strict=True):
+        write(cells[part].copy(), path, overwrite=overwrite)
+        if not quiet:
+            say_written(cells[part], path)
 
 
 def generate(
@@ -207,6 +263,7 @@ def augment(
     covariate_key: CovariateKey = None,
     layer: CountsLayer = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     n_top_genes: NTopGenes = None,
     epochs: Epochs = None,
     library_size: LibrarySize = None,
@@ -224,7 +281,7 @@ def augment(
 
     options = {"n_top_genes": n_top_genes, "epochs": epochs}
     cells = topped_up(
-        cells_at(data, transpose),
+        cells_at(data, transpose, obs),
         label_key,
         int(to) if to.isdecimal() else to,
         covariate_keys=covariate_key or (),
@@ -247,6 +304,7 @@ def transform(
     out: Annotated[Path, typer.Option(help=WRITABLE)],
     layer: CountsLayer = None,
     transpose: Transpose = None,
+    obs: Obs = None,
     library_size: Annotated[
         float | None, typer.Option(help="Counts a cell to aim at; by default each cell's own.")
     ] = None,
@@ -265,7 +323,7 @@ def transform(
 
     cells = transformed(
         load_vae(model),
-        cells_at(data, transpose),
+        cells_at(data, transpose, obs),
         levels,
         layer=layer,
         library_size=library_size,

@@ -35,7 +35,17 @@ Transpose = Annotated[
         show_default=False,
     ),
 ]
+Obs = Annotated[
+    Path | None,
+    typer.Option(help="CSV with columns of the cells, such as their types; its first column names them."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
+
+
+class Stopped(SystemExit):
+    """Ends a command that Ctrl-C stopped and that has said so itself."""
+
+    code = 130
 
 
 def say_written(cells: Any, out: Path) -> None:
@@ -57,10 +67,10 @@ def pair(text: str, option: str, example: str) -> tuple[str, str]:
     return name, value
 
 
-def cells_at(path: Path | None, transpose: bool | None) -> Any:
-    """Return a path, or the cells where it must be said which side they are on."""
-    if path is None or transpose is None:
+def cells_at(path: Path | None, transpose: bool | None, obs: Path | None = None) -> Any:
+    """Return a path, or the cells where there is more to be said of how to read them."""
+    if path is None or (transpose is None and obs is None):
         return path
     from vaexprs.io import read
 
-    return read(path, transpose=transpose)
+    return read(path, transpose=transpose, obs=obs)
