@@ -58,7 +58,7 @@ def test_real_ones_are_thinned_where_they_are_deeper():
 
 
 def test_too_few_real_ones_with_the_levels_are_told(halves):
-    fit, train, real = halves
+    fit, _, real = halves
     rare = real[(real.obs["phase"] != "S") | (np.arange(real.n_obs) % 10 == 0)]
     made = vx.gen_exprs(fit, 100, covariates={"phase": "S"}, progress=False)
     table = vx.evaluate(made, rare, only=["gene_mean_r"], progress=False)
