@@ -59,7 +59,7 @@ def test_covariates_and_numbers_asked_for(conditional):
 def test_values_that_are_not_counts(few):
     logs = few.copy()
     logs.X = logs.X.log1p()
-    fit = vx.fit_vae(logs, label_key="cell_type", epochs=2, verbose=0)
+    fit = vx.fit_vae(logs, label_key="cell_type", likelihood="gaussian", epochs=2, verbose=0)
     made = vx.interpolate(fit, "CD19+ B", "Dendritic", 20)
     assert made.shape == (20, 50)
     assert np.isfinite(made.X).all()

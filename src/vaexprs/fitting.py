@@ -289,7 +289,7 @@ def fit_vae(
 
 def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
     """Whether counts are to be looked for: not under a likelihood for other values that was asked for."""
-    named = likelihood or (None if earlier is None else earlier.likelihood)
+    named = likelihood or getattr(earlier, "likelihood", None)
     return not isinstance(named, str) or likelihood_named(named).counts
 
 

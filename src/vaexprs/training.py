@@ -231,6 +231,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
         self._previous: Any = None
+        self._asked = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -242,9 +243,13 @@ class StopOnInterrupt(keras.callbacks.Callback):
             UserWarning,
             stacklevel=2,
         )
-        self.model.stop_training = True
-        self.model.interrupted = True
+        # here only: where a signal comes in, Keras may be between taking the state and putting it back
+        self._asked = True
         self.on_train_end()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._asked:
+            self.model.stop_training = self.model.interrupted = True
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._previous is not None:
