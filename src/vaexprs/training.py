@@ -149,7 +149,7 @@ def train(
         return _finished(model, batches, start)
     if verbose == "auto":
         if share[0] == 0:
-            callbacks.append(_Progress(schedule))
+            callbacks.append(_Progress(schedule, start.epoch * schedule.steps + start.step))
         verbose = 0
     model.steps_done = start.step
     batches.passed_over = start.epoch, start.step
@@ -188,16 +188,19 @@ def _finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[
 
 
 class _Progress(keras.callbacks.Callback):
-    """Shows one bar over all steps, with the loss."""
+    """Shows one bar over all steps, with the loss; it says how many were done in an earlier fit."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, done: int = 0) -> None:
         super().__init__()
         self._schedule = schedule
+        self._done = done
         self._epoch = 0
         self._bar: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, "fitting", "step")
+        what = f"fitting, going on after step {self._done:,}" if self._done else "fitting"
+        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, what, "step")
+        self._bar.update(self._done)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
