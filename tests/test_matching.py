@@ -54,7 +54,10 @@ def test_real_ones_are_thinned_where_they_are_deeper():
     assert same["generated"] is raw["generated"]
     assert same["real"].sum() / raw["generated"].sum() == pytest.approx(1, abs=0.02)
     assert "the real cells are compared as they would be with" in notes[0]
-    assert matching.at_one_depth(raw, obs, {"library_size": "real"}, notes) is raw
+    for other in ("real", np.ones(3)):  # a stranger's file may say anything
+        assert matching.at_one_depth(raw, obs, {"library_size": other}, notes) is raw
+    for other in ("{", "[1]", "", 5):
+        assert matching.with_levels_asked({}, {"covariates": other}, notes) == {}
 
 
 def test_too_few_real_ones_with_the_levels_are_told(halves):

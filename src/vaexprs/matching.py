@@ -47,7 +47,7 @@ def with_levels_asked(
     notes
         Gets a sentence on what was done.
     """
-    asked = json.loads(str(recipe.get("covariates", "")) or "{}")
+    asked = _levels(recipe)
     if not asked:
         return dict(real)
     told = ", ".join(f"{key} {level}" for key, level in asked.items())
@@ -73,6 +73,15 @@ def with_levels_asked(
     return kept
 
 
+def _levels(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return the levels that a recipe says were asked for; none where it is not one of ours."""
+    try:
+        asked = json.loads(str(recipe.get("covariates", "")))
+    except ValueError:
+        return {}
+    return {str(key): str(level) for key, level in asked.items()} if isinstance(asked, dict) else {}
+
+
 def at_one_depth(
     raw: dict[str, Matrix], obs: Mapping[str, pd.DataFrame], recipe: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Matrix]:
@@ -94,7 +103,7 @@ def at_one_depth(
         Gets a sentence on what was done.
     """
     asked = recipe.get("library_size", "real")
-    if isinstance(asked, str):
+    if isinstance(asked, str) or not np.isscalar(asked):
         return raw
     key = recipe.get("label_key") or None
     made = None if key not in obs["generated"] else set(obs["generated"][key].astype(str))
