@@ -103,7 +103,7 @@ def at_one_depth(
         Gets a sentence on what was done.
     """
     asked = recipe.get("library_size", "real")
-    if isinstance(asked, str) or not np.isscalar(asked):
+    if not isinstance(asked, (int, float, np.number)):
         return raw
     key = recipe.get("label_key") or None
     made = None if key not in obs["generated"] else set(obs["generated"][key].astype(str))
