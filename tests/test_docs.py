@@ -163,6 +163,8 @@ def test_shell(block, given, tmp_path, monkeypatch):
         for word in set(words) - outputs:
             if (given / word).exists() and not Path(word).exists():
                 Path(word).symlink_to(given / word)
+        if words[0] == "split":
+            words += ["--fraction", "0.5"]  # of few cells, so that some of each type are held out
         app(words, standalone_mode=False)
         for path in outputs:
             assert Path(path).exists(), f"{words}: {path} was not written"

@@ -8,7 +8,8 @@ from importlib.metadata import requires, version
 
 import pytest
 
-from vaexprs import cli, doctor
+from vaexprs import doctor
+from vaexprs.cli import judging, making
 from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.plotting import REDUCTIONS
 
@@ -137,5 +138,5 @@ def test_completion_is_written_for_each_shell(shell):
 
 
 def test_what_is_completed_is_what_there_is():
-    assert set(cli.LIKELIHOODS) == set(LIKELIHOODS)
-    assert list(REDUCTIONS) == cli.METHODS
+    assert set(making.LIKELIHOODS) == set(LIKELIHOODS)
+    assert list(REDUCTIONS) == judging.METHODS

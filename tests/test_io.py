@@ -51,7 +51,7 @@ def test_missing_file_is_named(tmp_path):
         read(tmp_path / "cells.h5ad")
 
 
-@pytest.mark.parametrize("name", ["cells.xlsx", "cells", "cells.RDS", "cells.H5AD", "cells.h5ad.gz"])
+@pytest.mark.parametrize("name", ["cells.xlsx", "cells", "cells.H5AD", "cells.h5ad.gz"])
 def test_other_suffixes_are_refused_with_those_that_can_be_read(tmp_path, name):
     (tmp_path / name).write_text("")
     words = (
