@@ -1,6 +1,7 @@
 """Real cells and real fits that several test files share."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -21,6 +22,17 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
+# browser of the tests that open pages
+REQUIRED = "VAEXPRS_BROWSER"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 SHARED = HERE.parents[1] / "shared" / "data"
 
 
@@ -83,3 +95,20 @@ def real_data():
         return ad.read_h5ad(path)
 
     return read
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; where there is none these tests are skipped, or fail if VAEXPRS_BROWSER is set."""
+    missing = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed: pip install playwright")
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        missing(f"no Chromium was found under the names {', '.join(CHROMIUM)}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()

@@ -1,9 +1,7 @@
 """write_report: what is in the page, and what a browser makes of it."""
 
 import json
-import os
 import re
-import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,16 +24,6 @@ from vaexprs.report import figures, gathering, write_report
 from vaexprs.report.figures import Ellipse, Embedding, GeneStatistics, Latent
 from vaexprs.report.page import Page, _resource, _script_json, render
 
-REQUIRED = "VAEXPRS_BROWSER"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 LONG = "a population with a very long name, double positive and activated, of the second kind"
 HOSTILE = [
     "<script>window.hacked=1;alert(1)</script>",
@@ -130,23 +118,6 @@ def as_page(few, labels, genes=None, names=None):
 @pytest.fixture(scope="module")
 def page(few):
     return as_page(few, ["B", "Mono", "NK", "DC"])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium; where there is none these tests are skipped, or fail if VAEXPRS_BROWSER is set."""
-    missing = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright is not installed: pip install playwright")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        missing(f"no Chromium was found under the names {', '.join(CHROMIUM)}")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -5,15 +5,11 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 SITE = Path(os.environ.get("VAEXPRS_SITE") or Path(__file__).parents[1] / "docs/_build/html").resolve()
-REQUIRED = "VAEXPRS_BROWSER"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 # one of each kind of page, and those with pictures and tables
 PAGES = [
     "index", "tour", "workflows", "from-r", "faq", "gallery", "how-it-works", "judging", "api", "reference/cli",
@@ -25,22 +21,6 @@ if not (SITE / "index.html").exists():
     if os.environ.get("VAEXPRS_SITE"):
         raise FileNotFoundError(f"There is no site at {SITE}.")
     pytest.skip("the docs are not built: sphinx-build docs docs/_build/html", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    missing = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright is not installed: pip install playwright")
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        missing(f"no Chromium was found under the names {', '.join(CHROMIUM)}")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

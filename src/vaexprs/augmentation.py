@@ -136,11 +136,7 @@ def _missing(labels: pd.Series, to: Any) -> dict[str, int]:
 def _joined(real: ad.AnnData, generated: ad.AnnData | None) -> ad.AnnData:
     """Return real and generated cells in one AnnData with ``obs["group"]``."""
     parts = {"real": real} if generated is None else {"real": real, "generated": generated}
-    kind = (
-        sp.csr_matrix
-        if all(sp.issparse(part.X) or name == "generated" for name, part in parts.items())
-        else densify
-    )
+    kind = sp.csr_matrix if sp.issparse(real.X) else densify
     both = ad.concat(
         {name: ad.AnnData(kind(part.X), obs=part.obs, var=part.var) for name, part in parts.items()},
         join="outer",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -16,15 +15,15 @@ from vaexprs._checks import check_integer, did_you_mean, some
 from vaexprs.counts import AS_IT_IS
 from vaexprs.density import LatentDensity, groups_of
 from vaexprs.drawing import BLOCK, Drawer, with_progress
-from vaexprs.generation import counts_a_cell, origin
+from vaexprs.generation import counts_a_cell, origin, with_values
 from vaexprs.io import from_object
-from vaexprs.matrices import Matrix, stacked
+from vaexprs.matrices import Matrix
 from vaexprs.mixture import Mixture
-from vaexprs.ondisk import STORES, DiskCells, open_backed, open_large
+from vaexprs.ondisk import DiskCells, open_large
 from vaexprs.preprocessing import Cells, check_cells, summarise
-from vaexprs.result import VAEFit, encode
+from vaexprs.result import VAEFit, check_fit, encode
 from vaexprs.transport import Transport
-from vaexprs.writing import check_output, check_writable, write, write_blocks
+from vaexprs.writing import check_new_cells
 
 CELLS_AT_ONCE = 16 * BLOCK  # that are encoded
 
@@ -103,14 +102,12 @@ def transform(
     >>> vx.transform(fit, cells[:5], phase="S").obs["phase"].tolist()
     ['S', 'S', 'S', 'S', 'S']
     """
-    if not isinstance(fit, VAEFit):
-        raise TypeError(f"fit must be what fit_vae or load_vae returned, got {type(fit).__name__}.")
+    check_fit(fit, "fit")
     seed = check_integer("seed", seed, 0)
     per_cell = counts_a_cell(fit, library_size)
     wanted = _wanted(fit, dict(conditions or {}) | levels)
     if out is not None:
-        check_writable(out)
-        check_output(out, overwrite=overwrite)
+        check_new_cells(out, overwrite=overwrite)
     prep = fit.preprocessing
     if layer is None and not fit.likelihood.counts:
         layer = AS_IT_IS
@@ -132,12 +129,7 @@ def transform(
     )
     adata.obs_names = _names(source)
     blocks = with_progress(_drawn(fit, cells, new, per_cell, seed), len(cells), progress)
-    if out is not None and fit.likelihood.counts and Path(out).suffix in STORES:
-        return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
-    adata.X = stacked(list(blocks))
-    if out is not None:
-        write(adata, out, overwrite=overwrite)
-    return adata
+    return with_values(adata, blocks, out, counts=fit.likelihood.counts, overwrite=overwrite)
 
 
 def _wanted(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, str]:

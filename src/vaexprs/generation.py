@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -23,8 +23,8 @@ from vaexprs.drawing import BLOCK, Drawer, Plan, draw_part, drawn_here, with_pro
 from vaexprs.matrices import Matrix, densify, stacked
 from vaexprs.ondisk import STORES, DiskMatrix, in_memory, open_backed
 from vaexprs.preprocessing import apportion
-from vaexprs.result import VAEFit, encode
-from vaexprs.writing import check_output, check_writable, write, write_blocks
+from vaexprs.result import VAEFit, check_fit, encode
+from vaexprs.writing import check_new_cells, write, write_blocks
 
 NUMBER = "n"  # column of a table of conditions with numbers of cells
 VALUES_A_TASK = 2**24  # cells times genes that a worker of a cluster draws at a time, about
@@ -283,8 +283,7 @@ def gen_exprs(
     ImportError
         If its workers do not have this version of vaexprs.
     """
-    if not isinstance(x, VAEFit):
-        raise TypeError(f"x must be what fit_vae or load_vae returned, got {type(x).__name__}.")
+    check_fit(x, "x")
     if client is not None:
         check_client(client)
     seed = check_integer("seed", seed, 0)
@@ -296,8 +295,7 @@ def gen_exprs(
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
     if out is not None:
-        check_writable(out)
-        check_output(out, overwrite=overwrite)
+        check_new_cells(out, overwrite=overwrite)
     adata = ad.AnnData(obs=plan.obs(x.preprocessing.conditions.levels), var=pd.DataFrame(index=x.genes))
     asked = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
     adata.uns["vaexprs"] = origin(x) | {
@@ -314,12 +312,38 @@ def gen_exprs(
     else:
         drawn = drawn_by(client, draw_part, x, plan.parts(max(1, VALUES_A_TASK // (BLOCK * len(x.genes)))))
     blocks = with_progress(drawn, n, progress)
-    if out is not None and x.likelihood.counts and Path(out).suffix in STORES:
-        return Generated(open_backed(write_blocks(adata, blocks, out, overwrite=overwrite)), x)
+    return Generated(with_values(adata, blocks, out, counts=x.likelihood.counts, overwrite=overwrite), x)
+
+
+def with_values(
+    adata: ad.AnnData,
+    blocks: Iterable[Matrix],
+    out: str | os.PathLike[str] | None,
+    *,
+    counts: bool,
+    overwrite: bool,
+) -> ad.AnnData:
+    """Return cells with their values, which come in blocks; on disk where they can be written as they come.
+
+    Parameters
+    ----------
+    adata
+        Everything but X.
+    blocks
+        Matrices of shape (n_some, n_genes), CSR for counts.
+    out
+        Where to write the cells to; None for memory.
+    counts
+        Whether the values are counts: only those are written block by block.
+    overwrite
+        Whether what is at `out` may be replaced.
+    """
+    if out is not None and counts and Path(out).suffix in STORES:
+        return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
     adata.X = stacked(list(blocks))
     if out is not None:
         write(adata, out, overwrite=overwrite)
-    return Generated(adata, x)
+    return adata
 
 
 def origin(fit: VAEFit) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vaexprs.drawing import Drawer, Plan, drawn_here, with_progress
 from vaexprs.generation import candidate_conditions, counts_a_cell, origin, wanted_covariates
 from vaexprs.matrices import stacked
 from vaexprs.preprocessing import apportion
-from vaexprs.result import VAEFit
+from vaexprs.result import VAEFit, check_fit
 from vaexprs.transport import Transport
 
 
@@ -78,8 +78,7 @@ def interpolate(
     >>> vx.interpolate(fit, "CD34+", "CD19+ B", 6, steps=3).obs["position"].tolist()
     [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
     """
-    if not isinstance(fit, VAEFit):
-        raise TypeError(f"fit must be what fit_vae or load_vae returned, got {type(fit).__name__}.")
+    check_fit(fit, "fit")
     known = fit.preprocessing.conditions
     key = known.label_key
     if key is None:

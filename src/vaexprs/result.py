@@ -179,6 +179,19 @@ def _loss_first(name: str) -> tuple[bool, bool, str]:
     return name.startswith("val_"), not name.endswith("loss"), name
 
 
+def check_fit(value: Any, name: str) -> VAEFit:
+    """Return `value` if it is a fit.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(value, VAEFit):
+        raise TypeError(f"{name} must be what fit_vae or load_vae returned, got {type(value).__name__}.")
+    return value
+
+
 def load_vae(
     path: str | os.PathLike[str], *, custom_objects: Mapping[str, type[keras.layers.Layer]] | None = None
 ) -> VAEFit:

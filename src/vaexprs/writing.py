@@ -111,6 +111,19 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITA
     return path
 
 
+def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return `path` if cells may be written there, in the format that its suffix names.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As `check_writable`.
+    FileExistsError, FileNotFoundError
+        As `check_output`.
+    """
+    return check_output(check_writable(path), overwrite=overwrite)
+
+
 def suffix_of(path: Path) -> str:
     """Return the suffix that names the format: ".csv.gz" of "cells.csv.gz"."""
     if path.suffix.lower() == ".rds":  # R's users write it in three ways

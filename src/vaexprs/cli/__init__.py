@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from vaexprs.cli import judging, making, trying
-from vaexprs.cli.options import Stopped
+from vaexprs.cli.options import INTERRUPTED, Stopped
 
-INTERRUPTED = 130  # the status that Typer gives for Ctrl-C
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
 
 app = typer.Typer(

@@ -27,6 +27,7 @@ from vaexprs.cli.options import (
     Stopped,
     Transpose,
     cells_at,
+    levels,
     pair,
     say_written,
 )
@@ -164,10 +165,10 @@ def split(
     """Hold some cells out, to judge by them what a model of the others generates."""
     from vaexprs.io import read
     from vaexprs.preprocessing import column_of_levels, split_levels, split_rows
-    from vaexprs.writing import check_output, check_writable, write
+    from vaexprs.writing import check_new_cells, write
 
     for path in (train, holdout):
-        check_output(check_writable(path), overwrite=overwrite)
+        check_new_cells(path, overwrite=overwrite)
     if not 0 < fraction < 1:
         raise ValueError(f"--fraction must be between 0 and 1, got {fraction:g}.")
     if by is not None and label_key is not None:
@@ -218,12 +219,11 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells from a saved model."""
-    from vaexprs.writing import check_output, check_writable
+    from vaexprs.writing import check_new_cells
 
     asked = _asked_labels(label, labels, labels_json)
-    check_writable(out)
-    check_output(out, overwrite=overwrite)
-    levels = dict(pair(text, "--covariate", "donor=101") for text in covariate or [])
+    check_new_cells(out, overwrite=overwrite)
+    wanted = levels(covariate, "--covariate", "donor=101")
     from vaexprs.cluster import connected
     from vaexprs.generation import gen_exprs
     from vaexprs.result import load_vae
@@ -236,7 +236,7 @@ def generate(
             batch_size,
             use_generator=batch_size is not None,
             labels=asked,
-            covariates=levels or None,
+            covariates=wanted,
             conditions=None if conditions is None else _read_conditions(conditions),
             library_size=library_size,
             stratified=not independent,
@@ -272,10 +272,9 @@ def augment(
     overwrite: Overwrite = False,
 ) -> None:
     """Top up the cells of each type with generated ones."""
-    from vaexprs.writing import check_output, check_writable, write
+    from vaexprs.writing import check_new_cells, write
 
-    check_writable(out)
-    check_output(out, overwrite=overwrite)
+    check_new_cells(out, overwrite=overwrite)
     from vaexprs.augmentation import augment as topped_up
     from vaexprs.result import load_vae
 
@@ -313,18 +312,17 @@ def transform(
     overwrite: Overwrite = False,
 ) -> None:
     """Give cells as they might have been under another condition."""
-    from vaexprs.writing import check_output, check_writable
+    from vaexprs.writing import check_new_cells
 
-    check_writable(out)
-    check_output(out, overwrite=overwrite)
-    levels = dict(pair(text, "--to", "stim=ctrl") for text in to)
+    check_new_cells(out, overwrite=overwrite)
+    wanted = levels(to, "--to", "stim=ctrl")
     from vaexprs.counterfactual import transform as transformed
     from vaexprs.result import load_vae
 
     cells = transformed(
         load_vae(model),
         cells_at(data, transpose, obs),
-        levels,
+        wanted,
         layer=layer,
         library_size=library_size,
         seed=seed,
@@ -350,11 +348,10 @@ def interpolate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells on the way from one label to another."""
-    from vaexprs.writing import check_output, check_writable, write
+    from vaexprs.writing import check_new_cells, write
 
-    check_writable(out)
-    check_output(out, overwrite=overwrite)
-    levels = dict(pair(text, "--covariate", "donor=101") for text in covariate or [])
+    check_new_cells(out, overwrite=overwrite)
+    wanted = levels(covariate, "--covariate", "donor=101")
     from vaexprs.interpolation import interpolate as on_the_way
     from vaexprs.result import load_vae
 
@@ -364,7 +361,7 @@ def interpolate(
         end,
         n,
         steps=steps,
-        covariates=levels or None,
+        covariates=wanted,
         library_size=library_size,
         seed=seed,
         progress=not quiet,

@@ -42,10 +42,13 @@ Obs = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
 
 
+INTERRUPTED = 130  # the status that Typer gives for Ctrl-C
+
+
 class Stopped(SystemExit):
     """Ends a command that Ctrl-C stopped and that has said so itself."""
 
-    code = 130
+    code = INTERRUPTED
 
 
 def say_written(cells: Any, out: Path) -> None:
@@ -65,6 +68,11 @@ def pair(text: str, option: str, example: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise ValueError(f"{option} must look like '{example}', got {text!r}.")
     return name, value
+
+
+def levels(texts: list[str] | None, option: str, example: str) -> dict[str, str] | None:
+    """Return levels by name of a repeatable option; None where it was not given."""
+    return dict(pair(text, option, example) for text in texts) if texts else None
 
 
 def cells_at(path: Path | None, transpose: bool | None, obs: Path | None = None) -> Any:
