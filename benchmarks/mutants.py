@@ -1,0 +1,237 @@
+"""Mutation testing: which small mistakes in a module do its tests not notice?
+
+    python benchmarks/mutants.py mixture [--again FILE] [--lines 100-200]
+
+Cosmic-ray makes the mistakes (`pip install cosmic-ray coverage`), one at a time: an operator for another, a number one
+larger or smaller, a condition turned round, a loop left out, a decorator taken away. Importing Keras and JAX takes
+seconds, so all that is not vaexprs is imported once; each mutant is a fork that imports the module from its changed
+text (no file is touched) and runs the tests that come by its line, the fastest first, until one fails. What is printed:
+the survivors as changed lines, and a row for `benchmarks/mutants.md`. `--again` takes what was printed before and tries
+its survivors only. A run takes 5 to 20 minutes a module on one core.
+
+The functions of `sampling` that numba compiles are run as Python (NUMBA_DISABLE_JIT=1), without the tests that draw
+millions of counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "src" / "vaexprs"
+# tests of each module, and which of them take too long to run for each of hundreds of mutants
+TESTS = {
+    "covariances": ("test_mixture.py", "not_below_those_of_mclust or two_thousand or million or trouble"),
+    "density": ("test_density.py", "nothing"),
+    "likelihoods": ("test_likelihoods.py", "million"),
+    "metrics": ("test_metrics.py", "separate_samples or integral or known_distance or two_gaussians or forest_does"),
+    "mixture": ("test_mixture.py", "not_below_those_of_mclust or two_thousand or million or trouble"),
+    "sampling": ("test_sampling.py", "million or kolmogorov or spread_draws or own_mean or dispersions_of_their_own"),
+}
+# The others of cosmic-ray's operators are like these: whatever notices a - for a + notices a << for it.
+OPERATORS = re.compile(
+    r"core/(ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_Mul|Pow_Mul|BitAnd_BitOr)"
+    r"|ReplaceComparisonOperator_(Lt_LtE|Lt_GtE|LtE_Lt|LtE_Gt|Gt_GtE|Gt_LtE|GtE_Gt|GtE_Lt|Eq_NotEq|NotEq_Eq"
+    r"|Is_IsNot|IsNot_Is)|ReplaceUnaryOperator_Delete_\w+|ReplaceTrueWithFalse|ReplaceFalseWithTrue"
+    r"|ReplaceAndWithOr|ReplaceOrWithAnd|AddNot|NumberReplacer|ZeroIterationForLoop"
+    r"|Replace(Break|Continue)With\w+|ExceptionReplacer|RemoveDecorator)"
+)
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+MEMORY = 6 << 30  # bytes that a mutant may take
+FLAGS = ["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=", "--hypothesis-seed=0"]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A module with one change."""
+
+    operator: str
+    line: int
+    text: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.operator}: {self.before} -> {self.after}"
+
+
+def mutants(module: str) -> list[Mutant]:
+    """Return the mutants of a module in the order of their lines; those that are no Python are left out."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = (SOURCES / f"{module}.py").read_text()
+    tree, found = get_ast(source), []
+    for name in filter(OPERATORS.fullmatch, operator_names()):
+        operator = get_operator(name)()
+        places = [start for node in ast_nodes(tree) for start, _ in operator.mutation_positions(node)]
+        for i, (line, _) in enumerate(places):
+            text = mutate_code(source, operator, i)
+            with contextlib.suppress(SyntaxError):
+                compile(text, module, "exec")
+                found.append(Mutant(name.split("/")[1], line, text, *_changed(source, text)))
+    return sorted(found, key=lambda mutant: mutant.line)
+
+
+def _changed(before: str, after: str) -> tuple[str, str]:
+    """Return the lines that differ."""
+    old, new = before.splitlines(), after.splitlines()
+    start = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), 0)
+    same = next(
+        (i for i, (a, b) in enumerate(zip(old[::-1], new[::-1], strict=False)) if a != b), 0
+    )  # lines at the end
+    return tuple(" / ".join(map(str.strip, part[start : len(part) - same])) for part in (old, new))
+
+
+class Changed(importlib.machinery.SourceFileLoader):
+    """Loads a module from changed text."""
+
+    def __init__(self, name: str, path: str, text: str) -> None:
+        super().__init__(name, path)
+        self.text = text
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.text, self.path, "exec", dont_inherit=True)
+
+
+class Finder:
+    """Finds the changed module before the others look for it."""
+
+    def __init__(self, module: str, text: str) -> None:
+        self.name, self.path, self.text = f"vaexprs.{module}", str(SOURCES / f"{module}.py"), text
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        return importlib.util.spec_from_file_location(
+            name, self.path, loader=Changed(name, self.path, self.text)
+        )
+
+
+class Watch:
+    """Notes how long each test takes and which lines of the module it comes by."""
+
+    def __init__(self, coverage: Any) -> None:
+        self.coverage, self.seconds = coverage, defaultdict(float)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+
+def in_fork(work: Any, limit: int) -> int:
+    """Return the exit status of a function in a fork; negative if it was stopped, as after `limit` seconds."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        signal.alarm(limit)
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        os._exit(int(work()))
+    finally:
+        os._exit(3)
+
+
+def baseline(module: str, folder: Path) -> tuple[dict[str, float], dict[int, list[str]]]:
+    """Return the seconds of each test, and the tests that come by each line; "" is the import."""
+    name, slow = TESTS[module]
+    path = str(SOURCES / f"{module}.py")
+
+    def work() -> int:
+        import coverage
+        import pytest
+
+        watched = coverage.Coverage(data_file=None, include=[path])
+        watch = Watch(watched)
+        watched.start()
+        status = pytest.main([*FLAGS, f"tests/{name}", "-k", f"not ({slow})"], plugins=[watch])
+        watched.stop()
+        lines = watched.get_data().contexts_by_lineno(path)
+        (folder / "baseline.json").write_text(json.dumps([watch.seconds, lines]))
+        return status
+
+    if in_fork(work, 1_200):
+        sys.exit(f"The tests in {name} fail without any mutant: run pytest tests/{name} first.")
+    seconds, lines = json.loads((folder / "baseline.json").read_text())
+    return seconds, {int(line): tests for line, tests in lines.items()}
+
+
+def survives(module: str, mutant: Mutant, tests: list[str], limit: int) -> bool:
+    """Return whether all tests pass with the mutant."""
+
+    def work() -> int:
+        import pytest
+
+        sys.meta_path.insert(0, Finder(module, mutant.text))
+        with contextlib.redirect_stdout(io.StringIO()):
+            return pytest.main([*FLAGS, *tests])
+
+    return in_fork(work, limit) == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("module", choices=sorted(TESTS))
+    parser.add_argument("--again", type=Path, help="what was printed before: only its survivors")
+    parser.add_argument("--lines", default="1-100000", help="only the mutants of these, as 100-200")
+    asked = parser.parse_args()
+    os.chdir(ROOT)
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"), KERAS_BACKEND="jax")
+    if asked.module == "sampling":
+        os.environ["NUMBA_DISABLE_JIT"] = "1"
+    import hypothesis.extra.numpy
+    import keras
+    import numba
+    import pytest
+    import sklearn.ensemble
+    import sklearn.linear_model
+    import sklearn.mixture
+    import sklearn.neighbors
+    import sklearn.utils.estimator_checks  # noqa: F401
+
+    first, last = map(int, asked.lines.split("-"))
+    tried = [mutant for mutant in mutants(asked.module) if first <= mutant.line <= last]
+    if asked.again:
+        before = set(asked.again.read_text().splitlines())
+        tried = [mutant for mutant in tried if str(mutant) in before]
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, lines = baseline(asked.module, Path(folder))
+    everything = sorted(seconds, key=seconds.__getitem__)
+    limit = int(30 + 5 * sum(seconds.values()))
+    start, survived = time.monotonic(), Counter()
+    print(f"{asked.module}: {len(tried)} mutants, {len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
+    for i, mutant in enumerate(tried):
+        by = set(lines.get(mutant.line, [""]))
+        tests = [test for test in everything if "" in by or test in by]
+        if survives(asked.module, mutant, tests, limit):
+            survived[mutant.operator] += 1
+            print(mutant, flush=True)
+        print(f"{i + 1}/{len(tried)} {time.monotonic() - start:.0f} s", end="\r", file=sys.stderr)
+    n, left = len(tried), survived.total()
+    print(f"| {asked.module} | {n} | {n - left} | {left} | {1 - left / max(n, 1):.1%} |")
+
+
+if __name__ == "__main__":
+    main()
