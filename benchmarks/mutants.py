@@ -58,7 +58,7 @@ OPERATORS = re.compile(
     r"|Replace(Break|Continue)With\w+|ExceptionReplacer|RemoveDecorator)"
 )
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-BUDGET = 6  # seconds of the processor that the tests of a mutant may take; the slowest are left out
+BUDGET = 8  # seconds of the processor that the tests of a mutant may take; the slowest are left out
 MEMORY = 6 << 30  # bytes that a mutant may take
 # one process, and nothing that takes longer than most tests: explained assertions, a search for garbage at the end
 FLAGS = "-x -q -o addopts= --hypothesis-seed=0 --assert=plain".split()
