@@ -58,7 +58,6 @@ OPERATORS = re.compile(
     r"|Replace(Break|Continue)With\w+|ExceptionReplacer|RemoveDecorator)"
 )
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-BUDGET = 8  # seconds of the processor that the tests of a mutant may take; the slowest are left out
 MEMORY = 6 << 30  # bytes that a mutant may take
 # one process, and nothing that takes longer than most tests: explained assertions, a search for garbage at the end
 FLAGS = "-x -q -o addopts= --hypothesis-seed=0 --assert=plain".split()
@@ -214,6 +213,9 @@ def main() -> None:
     parser.add_argument("module", choices=sorted(TESTS))
     parser.add_argument("--again", type=Path, help="what was printed before: only its survivors")
     parser.add_argument("--lines", default="1-100000", help="only the mutants of these, as 100-200")
+    parser.add_argument(
+        "--budget", type=float, default=3, help="seconds of the tests of a mutant; the slowest are left out"
+    )
     asked = parser.parse_args()
     os.chdir(ROOT)
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"), KERAS_BACKEND="jax")
@@ -233,8 +235,8 @@ def main() -> None:
         by = set(lines.get(mutant.line, [""]))
         tests = [test for test in everything if "" in by or test in by]
         taken = np.cumsum([seconds[test] for test in tests])
-        tests = [test for test, total in zip(tests, taken, strict=True) if total < BUDGET]
-        if survives(asked.module, mutant, tests, int(5 + 3 * BUDGET)):
+        tests = [test for test, total in zip(tests, taken, strict=True) if total < asked.budget]
+        if survives(asked.module, mutant, tests, int(3 + 2 * asked.budget)):
             survived[mutant.operator] += 1
             print(mutant, flush=True)
         print(f"{i + 1}/{len(tried)} {time.monotonic() - start:.0f} s", end="\r", file=sys.stderr)
