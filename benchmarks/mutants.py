@@ -1,16 +1,18 @@
 """Mutation testing: which small mistakes in a module do its tests not notice?
 
-    python benchmarks/mutants.py mixture [--again FILE] [--lines 100-200]
+    python benchmarks/mutants.py MODULE [--lines 100-200] [--again FILE] [--budget 3]
 
-Cosmic-ray makes the mistakes (`pip install cosmic-ray coverage`), one at a time: an operator for another, a number one
-larger or smaller, a condition turned round, a loop left out, a decorator taken away. Importing Keras and JAX takes
-seconds, so all that is not vaexprs is imported once; each mutant is a fork that imports the module from its changed
-text (no file is touched) and runs the tests that come by its line, the fastest first, until one fails. What is printed:
-the survivors as changed lines, and a row for `benchmarks/mutants.md`. `--again` takes what was printed before and tries
-its survivors only. A run takes 5 to 20 minutes a module on one core.
+Cosmic-ray makes the mistakes (`pip install -e ".[test,mutants]"`), one at a time: an operator for another, a
+number one larger or smaller, a condition turned round, a loop left out, a decorator taken away. Importing
+Keras and JAX takes seconds, so all that is not vaexprs is imported once; each mutant is a fork that imports
+the module from its changed text (no file is touched) and runs the tests that come by its line, the fastest
+first, until one fails or those that `--budget` seconds are enough for have passed.
 
-The functions of `sampling` that numba compiles are run as Python (NUMBA_DISABLE_JIT=1), without the tests that draw
-millions of counts.
+It prints the survivors as changed lines, and a row for `benchmarks/mutants.md`. `--again` takes what was
+printed before and tries its survivors only. A module takes 5 to 15 minutes on one idle core.
+
+The functions of `sampling` that numba compiles are run as Python (NUMBA_DISABLE_JIT=1), without the tests
+that draw millions of counts.
 """
 
 from __future__ import annotations
@@ -45,9 +47,15 @@ TESTS = {
     "covariances": ("test_mixture.py", "not_below_those_of_mclust or two_thousand or million or trouble"),
     "density": ("test_density.py", "nothing"),
     "likelihoods": ("test_likelihoods.py", "million"),
-    "metrics": ("test_metrics.py", "separate_samples or integral or known_distance or two_gaussians or forest_does"),
+    "metrics": (
+        "test_metrics.py",
+        "separate_samples or integral or known_distance or two_gaussians or forest_does",
+    ),
     "mixture": ("test_mixture.py", "not_below_those_of_mclust or two_thousand or million or trouble"),
-    "sampling": ("test_sampling.py", "million or kolmogorov or spread_draws or own_mean or dispersions_of_their_own"),
+    "sampling": (
+        "test_sampling.py",
+        "million or kolmogorov or spread_draws or own_mean or dispersions_of_their_own",
+    ),
 }
 # The others of cosmic-ray's operators are like these: whatever notices a - for a + notices a << for it.
 OPERATORS = re.compile(
@@ -59,8 +67,8 @@ OPERATORS = re.compile(
 )
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 MEMORY = 6 << 30  # bytes that a mutant may take
-# one process, and nothing that takes longer than most tests: explained assertions, a search for garbage at the end
-FLAGS = "-x -q -o addopts= --hypothesis-seed=0 --assert=plain".split()
+# one process, without what takes longer than most tests: assertions explained, garbage looked for
+FLAGS = ["-x", "-q", "-o", "addopts=", "--hypothesis-seed=0", "--assert=plain"]
 FLAGS += [f"-pno:{name}" for name in ("xdist", "cacheprovider", "unraisableexception", "cov")]
 
 
@@ -133,7 +141,7 @@ class Finder:
 
 
 class Watch:
-    """Notes how long each test takes, in seconds of the processor, and which lines of the module it comes by."""
+    """Notes the seconds of the processor that each test takes, and which lines of the module it comes by."""
 
     def __init__(self, coverage: Any) -> None:
         self.coverage, self.seconds = coverage, {}
@@ -230,7 +238,10 @@ def main() -> None:
         seconds, lines = baseline(asked.module, Path(folder))
     everything = sorted(seconds, key=seconds.__getitem__)
     start, survived = time.monotonic(), Counter()
-    print(f"{asked.module}: {len(tried)} mutants, {len(seconds)} tests, {sum(seconds.values()):.0f} s", flush=True)
+    print(
+        f"{asked.module}: {len(tried)} mutants, {len(seconds)} tests, {sum(seconds.values()):.0f} s",
+        flush=True,
+    )
     for i, mutant in enumerate(tried):
         by = set(lines.get(mutant.line, [""]))
         tests = [test for test in everything if "" in by or test in by]

@@ -13,9 +13,9 @@ from sklearn.metrics import log_loss
 
 from vaexprs.demo import demo_cells
 from vaexprs.likelihoods import (
+    _NO_MOMENTS,
     DISPERSION_STEP,
     EFFECT_STEP,
-    _NO_MOMENTS,
     LIKELIHOODS,
     Bernoulli,
     Gaussian,
@@ -760,7 +760,9 @@ def test_dispersions_are_learned_in_units_of_twenty_and_effects_of_five():
     np.testing.assert_allclose(change[2:], 0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("likelihood", "sd"), [(NegativeBinomial(), 3.0), (Gaussian(), 0.3)], ids=["nb", "gaussian"])
+@pytest.mark.parametrize(
+    ("likelihood", "sd"), [(NegativeBinomial(), 3.0), (Gaussian(), 0.3)], ids=["nb", "gaussian"]
+)
 def test_deviations_of_levels_have_a_normal_prior(likelihood, sd):
     head = likelihood.head(GENES, 100, [40, 60])
     head(HIDDEN, CONDITION)
@@ -779,7 +781,9 @@ def test_level_without_cells_is_held_as_one_with_a_cell():
 
 
 @pytest.mark.parametrize(
-    "likelihood", [Poisson(), NegativeBinomial(), ZeroInflatedNegativeBinomial(), Gaussian(zeros=True)], ids=by_name
+    "likelihood",
+    [Poisson(), NegativeBinomial(), ZeroInflatedNegativeBinomial(), Gaussian(zeros=True)],
+    ids=by_name,
 )
 def test_heads_start_near_one_profile_with_few_excess_zeros(likelihood):
     head = likelihood.head(2_000, 100)
@@ -800,7 +804,16 @@ def test_what_is_learned_and_what_is_only_kept():
     head = Gaussian(zeros=True).head(GENES, 100, [2, 3])
     head(HIDDEN, CONDITION)
     names = {weight.name for weight in head.trainable_weights}
-    assert names == {"kernel", "bias", "effect", "log_dispersion", "deviation", "zero_kernel", "zero_bias", "zero_effect"}
+    assert names == {
+        "kernel",
+        "bias",
+        "effect",
+        "log_dispersion",
+        "deviation",
+        "zero_kernel",
+        "zero_bias",
+        "zero_effect",
+    }
     assert {weight.name for weight in head.non_trainable_weights} == {"centre", "spread", "lowest", "highest"}
     counts = ZeroInflatedNegativeBinomial().head(GENES, 100, [2, 3])
     counts(HIDDEN, CONDITION)
@@ -813,7 +826,9 @@ def test_what_saved_models_name_is_registered_with_keras(name):
     assert keras.saving.get_registered_object(f"vaexprs>{name}").__name__ == name
 
 
-@pytest.mark.parametrize("likelihood", [ZeroInflatedNegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name)
+@pytest.mark.parametrize(
+    "likelihood", [ZeroInflatedNegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name
+)
 def test_head_with_conditions_is_made_again_with_what_holds_it(likelihood):
     head = likelihood.head(GENES, 100, [2, 3])
     head(HIDDEN, CONDITION)
@@ -837,7 +852,9 @@ def test_standard_deviations_are_those_of_the_gene_times_a_factor_within_limits(
     head.log_dispersion.assign([0.0, 0, 0])
     head.kernel.assign(np.zeros((8, GENES)))
     head.bias.assign([0.5, -0.25, 0])
-    np.testing.assert_allclose(f64(head(HIDDEN)["mean"])[0], f64(head.centre) + spread * [0.5, -0.25, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        f64(head(HIDDEN)["mean"])[0], f64(head.centre) + spread * [0.5, -0.25, 0], rtol=1e-6
+    )
 
 
 def test_genes_at_the_lower_limit_of_the_dispersion_are_stuck():
@@ -857,14 +874,18 @@ def test_genes_at_the_lower_limit_of_the_dispersion_are_stuck():
 def test_proportion_of_nothing_leaves_a_mean_of_one_in_a_hundred_million():
     x, proportion = f32([[1.0, 3.0], [0.0, 4.0]], [[0.0, 1.0], [0.0, 1.0]])
     got = f64(Poisson().log_prob(x, proportion))
-    expected = stats.poisson(4).logpmf([3, 4]) + [np.log(1e-8), 0]
+    expected = stats.poisson(4).logpmf([3, 4]) + np.array([np.log(1e-8), 0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_only_counts_leave_noise_in_totals():
     assert Gaussian().relative_noise({}, np.ones((4, 1))).tolist() == [0] * 4
     assert Poisson().relative_noise(None, np.array([[2.0], [8]])).tolist() == [0.5, 0.125]
-    means, theta, logit = np.array([[3.0, 2], [0.5, 9]]), np.array([[2.0, 0.3], [5, 1]]), np.array([[0.0, 2], [-1, 1]])
+    means, theta, logit = (
+        np.array([[3.0, 2], [0.5, 9]]),
+        np.array([[2.0, 0.3], [5, 1]]),
+        np.array([[0.0, 2], [-1, 1]]),
+    )
     output = {"proportion": means / 10, "dispersion": theta, "zero_logit": logit}
     kept = expit(-logit)
     variance = {"nb": means + means**2 / theta}
@@ -927,7 +948,9 @@ def test_gaussian_draws_are_quantiles_and_stay_finite():
     np.testing.assert_allclose(got[3:], [2 - 3 * far, 2, 2 + 3 * far], rtol=1e-4)
     expected = 2 + 3 * stats.norm.ppf(np.clip(u[0], 1e-12, 1 - 1e-12))
     np.testing.assert_allclose(Gaussian().sample(output, None, u)[0], expected, rtol=1e-6)
-    np.testing.assert_allclose(Gaussian(nonnegative=True).sample(output, None, u)[0], np.abs(expected), rtol=1e-6)
+    np.testing.assert_allclose(
+        Gaussian(nonnegative=True).sample(output, None, u)[0], np.abs(expected), rtol=1e-6
+    )
     sure = output | {"zero_logit": np.full((1, 6), 80.0)}  # a probability of 1, of which nothing is left
     assert Gaussian(zeros=True).sample(sure, None, u)[0].tolist() == [0] * 6
 

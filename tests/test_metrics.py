@@ -405,7 +405,9 @@ def test_recalls_and_f1_are_counted_from_the_classifiers_words():
     x = rng.normal(size=(150, 3)) * [1, 100, 0.01] + np.array([[0, 50, 0.02]]) * (y == "b")[:, None]
     train, test = np.arange(150) < 90, np.arange(150) >= 90
     mean, sd = x[train].mean(axis=0), x[train].std(axis=0)
-    said = LogisticRegression(max_iter=500).fit((x[train] - mean) / sd, y[train]).predict((x[test] - mean) / sd)
+    said = (
+        LogisticRegression(max_iter=500).fit((x[train] - mean) / sd, y[train]).predict((x[test] - mean) / sd)
+    )
     parts = x[train], y[train], x[test], y[test]
     assert metrics.recalls(*parts) == {
         label: pytest.approx((said[y[test] == label] == label).mean()) for label in "abc"

@@ -722,6 +722,15 @@ def test_start_of_shares_and_of_numbers_is_taken_as_it_is():
             fit.fit(x)
         np.testing.assert_allclose(fit.weights_, weight.sum(axis=1) / weight.sum())
         np.testing.assert_allclose(fit.means_, weight @ x / weight.sum(axis=1, keepdims=True))
-    for start in (labels - 1, labels + 1, labels[:5], shares[:, :5], np.vstack([shares, shares]), shares * np.nan):
-        with pytest.raises(ValueError, match=r"start must be responsibilities, \(2, 6\), .* from 0 to 1, \(6,\)"):
+    for start in (
+        labels - 1,
+        labels + 1,
+        labels[:5],
+        shares[:, :5],
+        np.vstack([shares, shares]),
+        shares * np.nan,
+    ):
+        with pytest.raises(
+            ValueError, match=r"start must be responsibilities, \(2, 6\), .* from 0 to 1, \(6,\)"
+        ):
             GaussianMixture(2, start=start).fit(x)

@@ -298,7 +298,8 @@ def test_spread_counts_above_zero_are_as_many_as_expected_in_each_cell(theta, in
 
 
 @pytest.mark.parametrize(
-    ("mean", "logit", "drawn"), [(0.009, None, 1), (0.35, None, 30), (5.0, None, 100), (0.35, 0.0, 15), (0.35, -20.0, 30)]
+    ("mean", "logit", "drawn"),
+    [(0.009, None, 1), (0.35, None, 30), (5.0, None, 100), (0.35, 0.0, 15), (0.35, -20.0, 30)],
 )
 def test_numbers_that_can_only_be_zeros_are_not_drawn(mean, logit, drawn):
     """Of 100 Poisson counts of mean .35 thirty are above zero: as many random numbers as that are used."""
