@@ -98,6 +98,8 @@ def mutants(module: str) -> list[Mutant]:
         operator = get_operator(name)()
         places = [start for node in ast_nodes(tree) for start, _ in operator.mutation_positions(node)]
         for i, (line, _) in enumerate(places):
+            if "@njit" in source.splitlines()[line - 1]:
+                continue  # not there in a run without numba's compiler
             text = mutate_code(source, operator, i)
             with contextlib.suppress(SyntaxError):
                 compile(text, module, "exec")
