@@ -1,5 +1,7 @@
 """Figures against distributions whose answers are known."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -291,8 +293,11 @@ def test_gene_statistics_of_one_cell_and_of_float32():
 def test_correlation_needs_three_pairs_and_two_vectors_that_vary():
     a, b = np.array([1.0, 2, 4, np.inf, 0]), np.array([2.0, 1, 5, 3, np.nan])
     assert metrics.correlation(a, b) == pytest.approx(pearsonr(a[:3], b[:3]).statistic)
-    for x, y in ((a[1:], b[1:]), (a, np.ones(5)), (np.ones(5), np.arange(5.0))):
-        assert np.isnan(metrics.correlation(x, y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is missing is asked for nowhere
+        for x, y in ((a[1:], b[1:]), (np.arange(5.0), np.ones(5)), (np.ones(5), np.arange(5.0))):
+            assert np.isnan(metrics.correlation(x, y))
+    assert metrics.correlation(np.array([0, 1, 0.5]), np.array([0.1, 1.1, 0.6])) == pytest.approx(1)
 
 
 def test_ks_is_the_largest_gap_of_the_distribution_functions():
@@ -339,6 +344,11 @@ def test_trend_gap_of_few_genes():
     two = np.array([0.0, 1, 1, 1, 2, 2, 2])
     assert metrics.trend_gap(two, np.arange(7.0) + 1, two, np.arange(7.0)) == pytest.approx(1)
     assert np.isnan(metrics.trend_gap(mean - 10, y, mean, y))  # none of the judged genes in a bin
+    # every second of 41 means is an edge of a bin: there are two bins, or one
+    means = np.r_[0, np.ones(38), 2, 2.5, 3]
+    assert metrics.trend_gap(means, means + 1, means, means) == pytest.approx(1)
+    means[39:41] = 1
+    assert np.isnan(metrics.trend_gap(means, means + 1, means, means))
 
 
 def test_spread_ratio_is_over_genes_that_are_on_and_vary():
@@ -371,7 +381,7 @@ def test_slope_is_through_the_origin():
 def test_contrasts_are_those_of_the_cells_themselves():
     """Labels of 12, 5 and 30 cells, the statistics of their parts against those of all the others together."""
     rng = np.random.default_rng(6)
-    cells = [rng.normal(shift, 1 + shift, (n, 4)) for shift, n in ((0, 12), (1, 5), (2, 30))]
+    cells = [0.1 * rng.normal(shift, 1 + shift, (n, 4)) for shift, n in ((0, 12), (1, 5), (2, 30))]
     found = metrics.contrasts([metrics.gene_statistics(x) for x in cells], np.array([12, 5, 30]))
     for i, own in enumerate(cells):
         rest = np.vstack(cells[:i] + cells[i + 1 :])
