@@ -1,6 +1,6 @@
 """Mutation testing: which small mistakes in a module do its tests not notice?
 
-    python benchmarks/mutants.py MODULE [--lines 100-200] [--again FILE] [--budget 3]
+    python benchmarks/mutants.py MODULE [--lines 100-200] [--again FILE] [--sample 200] [--budget 3]
 
 Cosmic-ray makes the mistakes (`pip install -e ".[test,mutants]"`), one at a time: an operator for another, a
 number one larger or smaller, a condition turned round, a loop left out, a decorator taken away. Importing
@@ -26,13 +26,13 @@ import importlib.util
 import io
 import json
 import os
+import random
 import re
 import resource
 import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -165,6 +165,7 @@ def in_fork(work: Any, limit: int) -> int:
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.alarm(10 * limit)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
@@ -205,15 +206,26 @@ def baseline(module: str, folder: Path) -> tuple[dict[str, float], dict[int, lis
     return seconds, {int(line): tests for line, tests in lines.items()}
 
 
-def survives(module: str, mutant: Mutant, tests: list[str], limit: int) -> bool:
-    """Return whether all tests pass with the mutant."""
+class Witness:
+    """Notes which test failed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.file.write_text(report.nodeid)
+
+
+def survives(module: str, mutant: Mutant, tests: list[str], limit: int, failed: Path) -> bool:
+    """Return whether all tests pass with the mutant; `failed` is to name the one that does not."""
 
     def work() -> int:
         import pytest
 
         sys.meta_path.insert(0, Finder(module, mutant.text))
         with contextlib.redirect_stdout(io.StringIO()):
-            return pytest.main([*FLAGS, *tests])
+            return pytest.main([*FLAGS, *tests], plugins=[Witness(failed)])
 
     return in_fork(work, limit) == 0
 
@@ -223,11 +235,13 @@ def main() -> None:
     parser.add_argument("module", choices=sorted(TESTS))
     parser.add_argument("--again", type=Path, help="what was printed before: only its survivors")
     parser.add_argument("--lines", default="1-100000", help="only the mutants of these, as 100-200")
+    parser.add_argument("--sample", type=int, help="so many of them; by default all, in random order")
     parser.add_argument(
         "--budget", type=float, default=3, help="seconds of the tests of a mutant; the slowest are left out"
     )
     asked = parser.parse_args()
     os.chdir(ROOT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was found so far is counted
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"), KERAS_BACKEND="jax")
     if asked.module == "sampling":
         os.environ["NUMBA_DISABLE_JIT"] = "1"
@@ -236,25 +250,31 @@ def main() -> None:
     if asked.again:
         before = set(asked.again.read_text().splitlines())
         tried = [mutant for mutant in tried if str(mutant) in before]
+    random.Random(0).shuffle(tried)  # those of the first minutes are a fair sample of all
+    tried = tried[: asked.sample]
     with tempfile.TemporaryDirectory() as folder:
         seconds, lines = baseline(asked.module, Path(folder))
-    everything = sorted(seconds, key=seconds.__getitem__)
-    start, survived = time.monotonic(), Counter()
-    print(
-        f"{asked.module}: {len(tried)} mutants, {len(seconds)} tests, {sum(seconds.values()):.0f} s",
-        flush=True,
-    )
-    for i, mutant in enumerate(tried):
-        by = set(lines.get(mutant.line, [""]))
-        tests = [test for test in everything if "" in by or test in by]
-        taken = np.cumsum([seconds[test] for test in tests])
-        tests = [test for test, total in zip(tests, taken, strict=True) if total < asked.budget]
-        if survives(asked.module, mutant, tests, int(3 + 2 * asked.budget)):
-            survived[mutant.operator] += 1
-            print(mutant, flush=True)
-        print(f"{i + 1}/{len(tried)} {time.monotonic() - start:.0f} s", end="\r", file=sys.stderr)
-    n, left = len(tried), survived.total()
-    print(f"| {asked.module} | {n} | {n - left} | {left} | {1 - left / max(n, 1):.1%} |")
+        total = sum(seconds.values())
+        print(f"{asked.module}: {len(tried)} mutants, {len(seconds)} tests, {total:.0f} s", flush=True)
+        done, survived, start = 0, 0, time.monotonic()
+        order = sorted(seconds, key=seconds.__getitem__)
+        failed = Path(folder, "failed")
+        with contextlib.suppress(KeyboardInterrupt):
+            for mutant in tried:
+                by = set(lines.get(mutant.line, [""]))
+                tests = [test for test in order if "" in by or test in by]
+                taken = np.cumsum([seconds[test] for test in tests])
+                tests = [test for test, total in zip(tests, taken, strict=True) if total < asked.budget]
+                failed.write_text("")
+                if survives(asked.module, mutant, tests, int(3 + 2 * asked.budget), failed):
+                    survived += 1
+                    print(mutant, flush=True)
+                elif (test := failed.read_text()) in order:  # it may tell more: first
+                    order.insert(0, order.pop(order.index(test)))
+                done += 1
+                sys.stderr.write(f"{done}/{len(tried)} {time.monotonic() - start:.0f} s \r")
+    killed = done - survived
+    print(f"| {asked.module} | {len(tried)} | {done} | {killed} | {survived} | {killed / max(done, 1):.1%} |")
 
 
 if __name__ == "__main__":

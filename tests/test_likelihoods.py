@@ -342,6 +342,7 @@ def test_cells_beyond_two_thousand_do_not_hold_conditions_more():
         head.effect.assign(np.ones((2, GENES)))
     strengths = [float(sum(head.losses)) * head.n_cells for head in heads]
     assert strengths[0] == pytest.approx(strengths[1], rel=1e-5)
+    assert strengths[0] == pytest.approx(GENES * 12.5 * (2_000 / 20 + 2_000 / 30) / 50, rel=1e-5)
 
 
 # ---- checks of counts
