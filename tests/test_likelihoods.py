@@ -474,6 +474,7 @@ def test_gaussian_learns_of_zeros_and_signs_from_the_values(form):
     assert options([[1.5, 2], [3, 4]]) == {"zeros": False, "nonnegative": True}
     assert options([[1.5, -2], [3, 0]]) == {"zeros": True, "nonnegative": False}
     assert options([[1.5, -2], [3, 4]]) == {"zeros": False, "nonnegative": False}
+    assert options([[1.5, -0.01], [3, 4]]) == {"zeros": False, "nonnegative": False}
 
 
 def test_zeros_stored_in_a_sparse_matrix_are_zeros_too():
@@ -990,6 +991,8 @@ def test_gaussian_start_is_exact_in_a_few_cells():
     np.testing.assert_allclose(f64(head.spread), sd, rtol=1e-5)
     np.testing.assert_array_equal(f64(head.lowest), [0, 5, 0])
     np.testing.assert_array_equal(f64(head.highest), [5, 5, 9])
+    little, _ = started(Gaussian(zeros=True), x / 50)
+    np.testing.assert_allclose(f64(little.spread), sd / 50, rtol=1e-5)
     alike, _ = started(Gaussian(), np.full((4, GENES), 6.0, np.float32))
     np.testing.assert_allclose(f64(alike.spread), 1e-3, rtol=1e-6)
     empty, output = started(Gaussian(zeros=True), np.zeros((4, GENES), np.float32))

@@ -734,3 +734,14 @@ def test_start_of_shares_and_of_numbers_is_taken_as_it_is():
             ValueError, match=r"start must be responsibilities, \(2, 6\), .* from 0 to 1, \(6,\)"
         ):
             GaussianMixture(2, start=start).fit(x)
+
+
+@pytest.mark.parametrize("model", ["VVI", "EEE", "VVV"])
+def test_dimensions_may_be_of_very_different_sizes(clusters, model):
+    """What is singular is asked of each dimension in its own units."""
+    x, member = clusters
+    sizes = np.array([1.0, 1e-5])
+    plain = GaussianMixture(3, model=model, start=member).fit(x)
+    other = GaussianMixture(3, model=model, start=member).fit(x * sizes)
+    assert other.score(x * sizes) == pytest.approx(plain.score(x) - np.log(sizes).sum(), abs=1e-6)
+    np.testing.assert_allclose(other.means_, plain.means_ * sizes, rtol=1e-4)
