@@ -1000,6 +1000,14 @@ def test_gaussian_start_is_exact_in_a_few_cells():
     assert output["mean"].tolist() == [0] * GENES
 
 
+def test_entries_that_are_not_zero_are_all_but_zeros_stored_or_not():
+    x = sp.csr_matrix(([-1.0, 0.0, 2.0], ([0, 0, 1], [0, 1, 1])), (2, 2))
+    assert x.nnz == 3
+    for form in (x, x.toarray()):
+        gene, values = _nonzero(form)
+        assert (gene.tolist(), values.tolist()) == ([0, 1], [-1, 2])
+
+
 def test_moments_of_blocks_together_are_those_of_all():
     """Blocks of different genes and sizes, among them none: number, mean and standard deviation of the non-zeros."""
     rng = np.random.default_rng(0)

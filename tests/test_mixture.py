@@ -612,9 +612,17 @@ def test_defaults_are_one_component_of_its_own_form_and_one_draw(iris):
     np.testing.assert_allclose(fit.covariances_, np.cov(iris.T, bias=True)[None], atol=1e-12)
     assert fit.weights_.tolist() == [1]
     assert fit.n_parameters() == 14
+    assert fit.n_iter_ == 2  # the second step gains nothing
     x, component = fit.sample()
     assert (x.shape, component.tolist()) == ((1, 4), [0])
     assert (fit.sample(5)[0] != fit.sample(5)[0]).all()  # without a seed
+
+
+def test_arguments_are_given_by_name(iris):
+    with pytest.raises(TypeError, match="positional"):
+        select_mixture(iris, [1])
+    with pytest.raises(TypeError, match="positional"):
+        GaussianMixture(1, "EII")
 
 
 def test_draws_of_the_estimator_are_of_the_components_it_says(clusters):
