@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("module", choices=sorted(TESTS))
     parser.add_argument("--again", type=Path, help="what was printed before: only its survivors")
     parser.add_argument("--lines", default="1-100000", help="only the mutants of these, as 100-200")
+    parser.add_argument("--skip", type=int, default=0, help="the first so many, tried before")
     parser.add_argument("--sample", type=int, help="so many of them; by default all, in random order")
     parser.add_argument(
         "--budget", type=float, default=3, help="seconds of the tests of a mutant; the slowest are left out"
@@ -251,7 +252,7 @@ def main() -> None:
         before = set(asked.again.read_text().splitlines())
         tried = [mutant for mutant in tried if str(mutant) in before]
     random.Random(0).shuffle(tried)  # those of the first minutes are a fair sample of all
-    tried = tried[: asked.sample]
+    tried = tried[asked.skip :][: asked.sample]
     with tempfile.TemporaryDirectory() as folder:
         seconds, lines = baseline(asked.module, Path(folder))
         total = sum(seconds.values())
