@@ -1,5 +1,6 @@
 """Gaussian mixtures against mclust, scikit-learn, scipy.stats and what mathematics says of them."""
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_transform_is_the_same_for_the_same_numbers_in_any_company(mixture):
 def test_transform_gives_normal_numbers_the_covariance_of_the_component(mixture):
     factor = mixture.transform(np.full(2, 0.9), np.eye(2)) - mixture.means[1]
     np.testing.assert_allclose(factor.T @ factor, mixture.covariances[1], atol=1e-12)
+
+
+def test_mixture_has_as_many_components_as_it_has_and_cannot_be_changed():
+    one = Mixture(np.ones(1), np.zeros((1, 3)), np.eye(3)[None], "EII")
+    assert one.sample(4, np.random.default_rng(0)).shape == (4, 3)
+    assert one.n_components == 1
+    with pytest.raises(FrozenInstanceError):
+        one.weights = np.zeros(1)
+    with pytest.raises(FrozenInstanceError):
+        select_mixture(np.eye(2), components=[1], models=["EII"]).best = None
 
 
 def test_mixture_in_one_dimension():
@@ -425,6 +436,12 @@ def test_points_in_fewer_dimensions_are_singular(iris):
     ):
         GaussianMixture(2, model="EEE").fit(flat)
     assert GaussianMixture(2, model="VVI").fit(flat).converged_
+
+
+@each_model
+def test_component_without_points_is_singular(iris, model):
+    with pytest.raises(SingularFitError, match=f"model '{model}' with 3 components is singular"):
+        GaussianMixture(3, model=model, start=np.arange(150) % 2).fit(iris)
 
 
 def test_fit_that_has_not_converged_says_so(iris):
