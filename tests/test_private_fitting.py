@@ -27,7 +27,6 @@ from vaexprs.likelihoods import likelihood_named
 from vaexprs.networks import build_vae
 from vaexprs.preprocessing import Conditions, summarise
 
-
 CLI = (sys.executable, "-c", "from vaexprs.cli import main; main()")
 
 
