@@ -277,13 +277,16 @@ def fit_vae(
             share=share,
             checkpoint=state,
         )
-    interrupted = model.interrupted
+    interrupted, diverged = model.interrupted, model.diverged
+    if diverged:
+        warn(diverged)
     if share[1] > 1:  # what follows is each process's own
         model = model.local_copy()
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
         warn(sentence)
     recipe = _recipe(given, train_cells) | ({"interrupted": True} if interrupted else {})
+    recipe |= {"diverged": diverged} if diverged else {}
     return VAEFit(model, prepared, density, history, seed, recipe)
 
 

@@ -31,6 +31,7 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 # EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
+MOST_COUNT = 2**31 - 1  # that generated cells can have
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
@@ -447,6 +448,12 @@ class CountLikelihood(Likelihood):
             raise ValueError(
                 f"Counts must be whole numbers under likelihood {self.name!r}, got {summary.fractions:,} "
                 "fractions. Name the layer with the counts (layer='counts') or use likelihood='gaussian'."
+            )
+        most = summary.high.max()
+        if most > MOST_COUNT:
+            raise ValueError(
+                f"Counts must be at most {MOST_COUNT:,} under likelihood {self.name!r}, got {float(most):g}. "
+                "For values that are not counts use likelihood='gaussian'."
             )
         if summary.n_empty:
             raise ValueError(

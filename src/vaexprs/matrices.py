@@ -23,6 +23,11 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
 
 def as_float(x: Any) -> Matrix:
     """Return a matrix as float32: sparse as CSR, everything else as a C-contiguous array."""
+    with np.errstate(over="ignore"):  # what is too large for it is infinite, and is said to be
+        return _as_float(x)
+
+
+def _as_float(x: Any) -> Matrix:
     if sp.issparse(x):
         csr = sp.csr_matrix(x, dtype=np.float32)
         if not csr.has_canonical_format:

@@ -163,6 +163,7 @@ class VAE(keras.Model):
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.interrupted = False  # by Ctrl-C, before the last step
+        self.diverged = ""  # how training ended, where its loss was no longer a number
         self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
 
     def compute_loss(
