@@ -1,5 +1,6 @@
 """Fits of hard data end finite, those that diverge end well, and the same seed gives the same bytes."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import scipy.sparse as sp
 from vaexprs import training
 from vaexprs.checkpoints import read_state
 
+NIGHTLY = bool(os.environ.get("VAEXPRS_NIGHTLY"))  # all kinds, and default lengths
 SGD = keras.optimizers.SGD
 
 
@@ -46,6 +48,9 @@ def bulk(rng):
     return rng.poisson(rng.gamma(2, size=(40, 19_000)) * np.geomspace(1e-2, 1e4, 19_000)).astype(np.float32)
 
 
+EACH = list(itertools.product([one_gene, any_depth], ["nb", "zinb", "poisson", "gaussian"]))
+
+
 def check_finite(fit, n=200):
     assert all(np.isfinite(values).all() for values in fit.history.values())
     assert all(np.isfinite(weight).all() for weight in fit.model.get_weights())
@@ -59,11 +64,12 @@ def check_finite(fit, n=200):
 
 
 @pytest.mark.filterwarnings("ignore")  # of genes that do not vary, and of doubts
-@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson", "gaussian"])
-@pytest.mark.parametrize("cells", [one_gene, any_depth])
+@pytest.mark.parametrize(
+    ("cells", "likelihood"), EACH if NIGHTLY else [(one_gene, "zinb"), (any_depth, "nb")]
+)
 def test_hard_data_end_finite(cells, likelihood):
     x = cells(np.random.default_rng(0))
-    fit = vx.fit_vae(x_train=x, likelihood=likelihood, epochs=40, verbose=0)
+    fit = vx.fit_vae(x_train=x, likelihood=likelihood, epochs=None if NIGHTLY else 40, verbose=0)
     assert "diverged" not in fit.recipe
     drawn = check_finite(fit)
     if likelihood != "gaussian" and cells is one_gene:
@@ -72,10 +78,10 @@ def test_hard_data_end_finite(cells, likelihood):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("cells", "epochs"), [(hardly_any, 20), (bulk, 5)])
+@pytest.mark.parametrize(("cells", "epochs"), [(hardly_any, 10), (bulk, 3)])
 def test_large_hard_data_end_finite(cells, epochs):
     x = cells(np.random.default_rng(0))
-    check_finite(vx.fit_vae(x_train=x, epochs=epochs, verbose=0))
+    check_finite(vx.fit_vae(x_train=x, epochs=None if NIGHTLY else epochs, verbose=0))
 
 
 # ---- divergence
@@ -115,7 +121,9 @@ def test_it_stops_at_once(few):
             self.epochs += 1
 
     seen = Seen()
-    with pytest.raises(ValueError, match=r"in epoch 1, and there are no good ones from before\. Try a smaller"):
+    with pytest.raises(
+        ValueError, match=r"in epoch 1, and there are no good ones from before\. Try a smaller"
+    ):
         vx.fit_vae(few, epochs=50, verbose=0, optimizer=SGD(1e6), callbacks=[seen])
     assert seen.epochs == 1
 
@@ -155,17 +163,17 @@ def test_no_checkpoint_holds_what_diverged(few, tmp_path):
     assert about["epoch"] == 3
     state = read_state(path, {})
     assert list(state.history["loss"]) == fit.history["loss"]
-    with pytest.raises(ValueError, match="Training diverged: .* in epoch 4, and there are no good ones"):
-        diverging(few, checkpoint=path, resume=True)
+    with pytest.warns(UserWarning, match="in epoch 4, so it was stopped; the weights after epoch 3 "):
+        again = diverging(few, checkpoint=path, resume=True)
+    assert again.history == fit.history
+    for a, b in zip(fit.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_command_line_says_it(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
-    words = ["fit", "few.h5ad", "--epochs", "3", "--optimizer", "sgd", "--out", "model"]
+    words = ["fit", "few.h5ad", "--epochs", "3", "--regularization", "1e38", "--out", "model"]
     code = "from vaexprs.cli import main; main()"
-    huge = few.copy()
-    huge.X = huge.X * np.float32(2**20)
-    huge.write_h5ad(tmp_path / "few.h5ad")
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -196,7 +204,7 @@ def contents(folder):
     def visit(name, item):
         found[f"attributes of {name}"] = {key: str(value) for key, value in item.attrs.items()}
         if isinstance(item, h5py.Dataset):
-            found[name] = (item.dtype, item.shape, item[()].tolist())
+            found[name] = (item.dtype, item.shape, np.asarray(item[()]).tolist())
 
     with h5py.File(folder / "cells.h5ad") as file:
         file.visititems(visit)
@@ -220,7 +228,7 @@ def test_the_same_seed_gives_the_same_bytes_twice_and_in_two_processes(tmp_path)
         if name.startswith("here"):
             argv, sys.argv = sys.argv, ["", str(tmp_path / name)]
             try:
-                exec(MAKE, {})
+                exec(MAKE, {})  # noqa: S102
             finally:
                 sys.argv = argv
         else:

@@ -18,7 +18,7 @@ from keras import ops
 from scipy.special import ndtri
 
 from vaexprs._checks import check_choice
-from vaexprs.matrices import Matrix, limits
+from vaexprs.matrices import MOST_COUNT, Matrix, limits
 from vaexprs.ondisk import DiskMatrix, row_blocks
 from vaexprs.preprocessing import POWERS, Summary
 
@@ -31,7 +31,6 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 # EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
-MOST_COUNT = 2**31 - 1  # that generated cells can have
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 

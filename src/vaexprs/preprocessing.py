@@ -432,8 +432,8 @@ def check_finite(values: np.ndarray, name: str) -> None:
     most = float(max(values.max(initial=0), -values.min(initial=0)))
     if most > LARGEST:
         raise ValueError(
-            f"{name} must hold values between {-LARGEST:g} and {LARGEST:g}, got one of size {most:g}. Does it stand "
-            "for a missing value?"
+            f"{name} must hold values between {-LARGEST:g} and {LARGEST:g}, got one of size {most:g}. "
+            "Does it stand for a missing value?"
         )
 
 
@@ -550,8 +550,8 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
 
     Scanpy's `highly_variable_genes` chooses, by default as Seurat does (Satija et al. 2015,
     doi:10.1038/nbt.3192), from the logarithms of counts per 10,000; values that are not counts are taken as
-    they are, unless they are too large to be logarithms. Of many cells it looks at 20,000, in runs from random
-    places.
+    they are, unless they are too large to be logarithms. Of many cells it looks at 20,000, in runs from
+    random places.
 
     Raises
     ------

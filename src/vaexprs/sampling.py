@@ -13,12 +13,13 @@ import scipy.sparse as sp
 from numba import njit
 from scipy import stats
 
+from vaexprs.matrices import MOST_COUNT
+
 # Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
 SEARCHED_MEAN = 500.0
 LARGE = -1  # stands for a count that was not searched
-# Beyond this mean counts are as good as continuous: SciPy, which looks for whole ones, may take minutes for one.
+# Beyond this mean counts are as good as continuous; SciPy, which looks for whole ones, may take minutes.
 CONTINUOUS_MEAN = 2.0**24
-MOST_COUNT = 2**31 - 1  # that a matrix of counts holds
 INSIDE = (1e-12, 1 - 1e-12)  # where quantiles are finite
 ROUNDING = 1e-9  # room for it where a bound saves the search
 RECIPROCALS = 1 / np.arange(1, 257)

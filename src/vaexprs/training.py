@@ -28,9 +28,10 @@ LEAST_BATCH_SIZE = 64
 FEW_EPOCHS = 10  # up to which their number is rounded rather than rounded up: each takes long
 STEPS_AT_ONCE = 16  # that run as one compiled program, with batches of so many bytes together
 BYTES_AT_ONCE = 8 * 2**20
-STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: each takes a fraction of a step
+STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: one takes part of a step
 TRY_SMALLER = (
-    "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and look for genes with enormous values."
+    "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and look for genes with enormous "
+    "values."
 )
 BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
@@ -281,9 +282,9 @@ class StopOnInterrupt(keras.callbacks.Callback):
 class StopOnDivergence(keras.callbacks.Callback):
     """Ends training once the loss is no finite number, and puts the last good weights back.
 
-    A copy of the weights (of their averages, where the optimizer has such) is made at the end of an epoch, but
-    not more often than every `STEPS_A_COPY` steps. It is good if its loss is lower than that of the weights that
-    training began with: a loss may be absurd before it is infinite.
+    A copy of the weights (of their averages, where the optimizer has such) is made at the end of an epoch,
+    but not more often than every `STEPS_A_COPY` steps. It is good if its loss is lower than that of the
+    weights that training began with: a loss may be absurd before it is infinite.
 
     Parameters
     ----------
