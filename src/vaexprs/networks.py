@@ -20,7 +20,17 @@ from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import DiskMatrix
 from vaexprs.preprocessing import INPUT_TARGET, Summary
 
-RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
+RESERVED = (
+    "expression",
+    "condition",
+    "expression_and_condition",
+    "z_mean",
+    "z_log_stddev",
+    "latent",
+    "latent_and_condition",
+    "normalize",
+    "output",
+)
 # A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
 # the inputs get smaller in proportion, or training diverges.
 INPUT_GENES = 2000
@@ -216,7 +226,7 @@ class VAE(keras.Model):
         condition = None
         if len(self.inputs) == 2:
             condition = keras.Input(self.inputs[1].shape[1:], name="condition")
-        hidden = join(z, condition) if self.joined else z
+        hidden = join(z, condition, "latent_and_condition") if self.joined else z
         for name in self.decoder_layers:
             hidden = _call(self.get_layer(name), hidden, condition)
         return keras.Model(as_inputs(z, condition), hidden, name="decoder")
@@ -305,9 +315,9 @@ def _several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     return train
 
 
-def join(x: Any, condition: Any) -> Any:
+def join(x: Any, condition: Any, name: str) -> Any:
     """Return `x` with the one-hot conditions, if any, as further columns."""
-    return x if condition is None else keras.layers.Concatenate()([x, condition])
+    return x if condition is None else keras.layers.Concatenate(name=name)([x, condition])
 
 
 def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
@@ -432,7 +442,7 @@ def build_vae(
             normalize = Normalize(likelihood.counts, name="normalize")
             hidden = normalize(hidden)
             normalize.start(x, summary)
-        hidden = join(hidden, condition)
+        hidden = join(hidden, condition, "expression_and_condition")
         for layer in encoder:
             hidden = _apply(layer, hidden, "encoder_layers")
         _check_flat(hidden, "encoder_layers")
@@ -444,7 +454,7 @@ def build_vae(
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
         # with layers of the user's own, conditions may change what the latent vector means
         joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
-        hidden = join(latent, condition) if joined else latent
+        hidden = join(latent, condition, "latent_and_condition") if joined else latent
         for layer in decoder:
             hidden = _apply(layer, hidden, "decoder_layers", condition)
         if likelihood.last_layer_is_output:
