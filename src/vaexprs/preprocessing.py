@@ -429,7 +429,7 @@ def check_finite(values: np.ndarray, name: str) -> None:
         n = int(test(values).sum())
         if n:
             raise ValueError(f"{name} must hold finite values, got {n:,} {bad} values.")
-    most = float(max(values.max(initial=0), -values.min(initial=0)))
+    most = max(float(values.max(initial=0)), -float(values.min(initial=0)))
     if most > LARGEST:
         raise ValueError(
             f"{name} must hold values between {-LARGEST:g} and {LARGEST:g}, got one of size {most:g}. "
