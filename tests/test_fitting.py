@@ -744,6 +744,15 @@ def test_variable_genes_where_none_varies_are_refused(x):
         quick(x_train=x, n_top_genes=2)
 
 
+def test_variable_genes_that_cannot_be_compared_are_refused():
+    x = np.zeros((70, 4))
+    x[0, :2] = 1
+    with pytest.raises(
+        ValueError, match="n_top_genes needs genes with values that can be compared, .* 70 cells"
+    ):
+        quick(x_train=x, n_top_genes=2, likelihood="gaussian")
+
+
 def test_more_variable_genes_than_there_are_means_all(few):
     assert len(quick(few, n_top_genes=51).genes) == 50
     with pytest.raises(ValueError, match="n_top_genes must be at least 1, got 0"):

@@ -1,6 +1,7 @@
 # ruff: noqa: PT017 - an example may be refused, and what it is refused with is looked at
 """Any small matrix goes the whole way, or is refused in one sentence of ours."""
 
+import os
 import re
 import tempfile
 import traceback
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from hypothesis import assume, event, given, note
+from hypothesis import assume, event, given, note, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -292,8 +293,10 @@ def check_round_trip(case, gen, folder):
 
 
 RUNS = 0
+NIGHTLY = bool(os.environ.get("VAEXPRS_NIGHTLY"))
 
 
+@settings(max_examples=settings().max_examples if NIGHTLY else 100)  # half a second each
 @given(case=cases())
 def test_any_matrix_is_generated_from_or_refused(case):
     global RUNS

@@ -556,7 +556,7 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
     Raises
     ------
     ValueError
-        If there is one cell only, or no gene varies.
+        If no gene varies, as in one cell, or none can be compared.
     """
     import scanpy as sc
 
@@ -575,7 +575,13 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
             sc.pp.normalize_total(some_cells, target_sum=INPUT_TARGET)
         if summary.whole or (summary.low.min() >= 0 and summary.high.max() > MOST_LOG):
             sc.pp.log1p(some_cells)
-        sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
+        try:
+            sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
+        except (IndexError, ValueError) as error:  # not one gene has a dispersion that can be compared
+            raise ValueError(
+                f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells do "
+                "not have: too few of them are not zero. Leave it out."
+            ) from error
     columns = np.flatnonzero(some_cells.var["highly_variable"])
     if isinstance(cells, DiskCells):
         return replace(cells, X=cells.X.mapped(columns, None), var_names=cells.var_names[columns])
