@@ -191,8 +191,8 @@ def fit_vae(
         If an argument is of the wrong kind or unknown.
     ValueError
         If values cannot be learned from: NaN, negative or fractional counts, cells without counts,
-        absurdly large ones, duplicate gene names, unknown labels, layers that do not fit; if training diverges
-        before there is anything to keep; or if a checkpoint is of another fit.
+        absurdly large ones, duplicate gene names, unknown labels, layers that do not fit; if training
+        diverges before there is anything to keep; or if a checkpoint is of another fit.
     FileExistsError
         If there is something at `checkpoint` and `resume` is false.
 

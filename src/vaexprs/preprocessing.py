@@ -579,8 +579,8 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
             sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
         except (IndexError, ValueError) as error:  # not one gene has a dispersion that can be compared
             raise ValueError(
-                f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells do "
-                "not have: too few of them are not zero. Leave it out."
+                f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells "
+                "do not have: too few of them are not zero. Leave it out."
             ) from error
     columns = np.flatnonzero(some_cells.var["highly_variable"])
     if isinstance(cells, DiskCells):
