@@ -132,6 +132,8 @@ def draw_counts(
             mean = library[row[large]] * proportion[row[large], gene[large]]
             count[large] = _large_quantiles(uniform[large], mean, dispersions[gene[large]])
     row, gene, count = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
+    drawn = count != 0  # a large mean does not keep a count from being zero where it varies much
+    row, gene, count = row[drawn], gene[drawn], count[drawn]
     return sp.csr_matrix(_by_row(row, gene, count, n), (n, genes))
 
 
