@@ -14,7 +14,8 @@ import scipy.sparse as sp
 
 from vaexprs._checks import some, warn
 from vaexprs.matrices import as_float
-from vaexprs.ondisk import Told
+from vaexprs.ondisk import Told, check_hdf5, check_sparse
+from vaexprs.packed import check_packed
 from vaexprs.tables import PACKING, read_obs, with_obs, write_obs
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
@@ -22,7 +23,8 @@ GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
 BARCODES = ("barcodes.tsv.gz", "barcodes.tsv")
 OBS = "obs.csv"
 GENE_KIND = "Gene Expression"
-LEAST_BYTES = 4  # that an entry of a matrix takes as text
+LEAST_BYTES = 4  # that an entry of a matrix takes as text, ...
+LEAST_BYTES_DENSE = 2  # ... and one of which the place is not written
 MOST_PACKED = 1_032  # bytes that gzip can make one byte of
 
 
@@ -39,6 +41,8 @@ def read_folder(path: Path) -> ad.AnnData:
     """
     folder = path if path.is_dir() else path.parent
     matrix, genes, barcodes = (_one_of(folder, names) for names in (MATRIX, GENES, BARCODES))
+    for part in (matrix, genes, barcodes):
+        check_packed(part)
     features = _lines(genes)
     cells = _lines(barcodes)[0]
     rows, columns, entries, form, *_ = scipy.io.mminfo(matrix)
@@ -48,7 +52,8 @@ def read_folder(path: Path) -> ad.AnnData:
             f"{len(features):,} and {barcodes.name} {len(cells):,}."
         )
     size = matrix.stat().st_size * (MOST_PACKED if matrix.suffix == ".gz" else 1)
-    if form == "coordinate" and entries * LEAST_BYTES > size:
+    least = LEAST_BYTES if form == "coordinate" else LEAST_BYTES_DENSE
+    if entries * least > size:
         raise Told(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
     x = as_float(sp.csr_matrix(scipy.io.mmread(matrix).T))
     symbols = features[1] if features.shape[1] > 1 else features[0]
@@ -85,6 +90,7 @@ def read_h5(path: Path) -> ad.AnnData:
     import h5py
     import scanpy as sc
 
+    check_hdf5(path, path)
     with h5py.File(path, "r") as file:
         if "obs" in file and "var" in file:
             raise Told(f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix.")
@@ -98,6 +104,7 @@ def read_h5(path: Path) -> ad.AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are not unique
         adata = sc.read_10x_h5(path, gex_only=False)
+    check_sparse(adata)
     adata.X = as_float(adata.X)
     return _genes_only(adata, path)
 
