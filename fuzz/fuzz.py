@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 HERE = Path(__file__).parent
 CUT = b"\n--8<--\n"
 DOCUMENTED = (ValueError, TypeError, OSError, ImportError)  # what the command line turns into a sentence
-ARRAYS = "seen cells bic pooled effects models components weights means covariances".split()
+ARRAYS = "seen cells bic pooled effects models components weights means covariances".split()  # noqa: SIM905
 LIMITS = ("scaling.low", "scaling.range")
 INSTRUMENTED = ["vaexprs", "rdata", "anndata", "loompy", "scanpy.readwrite"]
 
@@ -153,11 +153,13 @@ def main():
 
         vx.read  # noqa: B018  its rooms are opened while they are instrumented
         if form in ("model", "checkpoint", "npz"):
-            import vaexprs.result
+            import vaexprs.result  # noqa: F401
     # what is run for the first time loads more
     for path in sorted((HERE / "corpora" / form).iterdir()):
         once(form, path.read_bytes())
-    atheris.Setup([sys.argv[0], *options, str(HERE / "corpora" / form)], lambda data: once(form, data) and None)
+    atheris.Setup(
+        [sys.argv[0], *options, str(HERE / "corpora" / form)], lambda data: once(form, data) and None
+    )
     atheris.Fuzz()
 
 

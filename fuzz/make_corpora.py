@@ -1,6 +1,6 @@
 """Writes the files that fuzzing starts from: one or two small whole ones of each format.
 
-    python fuzz/make_corpora.py
+python fuzz/make_corpora.py
 """
 
 import io
@@ -84,8 +84,14 @@ def of_10x(folder):
     genes = "".join(f"ENSG0000000000{i}\tg{i}\tGene Expression\n" for i in range(4))
     barcodes = "".join(f"AAAC{i}-1\n" for i in range(6))
     put("mtx", "coordinate", CUT.join(part.encode() for part in (matrix, genes, barcodes)))
-    dense = "%%MatrixMarket matrix array real general\n4 6\n" + "1.5\n" * 24
-    put("mtx", "array", CUT.join(part.encode() for part in (dense, genes, barcodes)))
+    # of which SciPy's reader crashed
+    found = {
+        "found-zeros": f"{head}4 6 5\n" + "1 1 5\0\n" * 5,
+        "found-returns": f"{head}4 6 5\n" + "1 1 5\r" * 5,
+        "found-dense": "%%MatrixMarket matrix array real general\n4 6\n" + "1\0\0\0.5\n" * 24,
+    }
+    for name, matrix in found.items():
+        put("mtx", name, CUT.join(part.encode() for part in (matrix, genes, barcodes)))
     import loompy
 
     loompy.create(
@@ -108,7 +114,11 @@ def of_r(folder):
 
     vx.write(cells(), folder / "a.rds")
     put("rds", "experiment", gzip.decompress((folder / "a.rds").read_bytes()))
-    put("rds", "text", b"A\n3\n262657\n197888\n5\nUTF-8\n526\n4\n1\n2\n3\n4\n1026\n1\n262153\n3\ndim\n13\n2\n2\n2\n254\n")
+    put(
+        "rds",
+        "text",
+        b"A\n3\n262657\n197888\n5\nUTF-8\n526\n4\n1\n2\n3\n4\n1026\n1\n262153\n3\ndim\n13\n2\n2\n2\n254\n",
+    )
 
 
 def of_fits(folder):

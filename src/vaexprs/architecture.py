@@ -69,6 +69,7 @@ FUNCTIONS = """
 """
 FUNCTION_MODULES = (None, "builtins", "keras.activations")
 OWN = "vaexprs>"  # how what the house registers begins
+ROOT = "vaexprs>VAE"
 ARRAYS = ("__numpy__", "__tensor__")
 NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "float16", "bfloat16", "float32", "float64")
 PLAIN = ("__keras_tensor__", "__ellipsis__", "__slice__")
@@ -101,6 +102,9 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
             )
         config = json.loads(archive.read(CONFIG))
         weights = io.BytesIO(archive.read(WEIGHTS))
+    root = config.get("registered_name") if isinstance(config, dict) else None
+    if root != ROOT:
+        raise Told(f"{str(path)!r} is not a vaexprs model, it holds a {_class_of(config)}.")
     known = _check_names(config, custom_objects, path)
     n_saved = check_hdf5(weights, path, packed=False)
     _check_size(config, known, n_saved, path)
@@ -140,12 +144,16 @@ def _is_listed(part: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> bo
         return isinstance(inner, dict) and inner.get("dtype") in NUMBERS
     if name == "function":
         name = inner
-        listed = FUNCTIONS.split() if module in FUNCTION_MODULES else ()
+        listed = tuple(FUNCTIONS.split()) if module in FUNCTION_MODULES else ()
     else:
         listed = ALLOWED.get(module, ()) if isinstance(module, str) else ()
         if part.get("registered_name") not in (None, name):
             return False
     return isinstance(name, str) and name in listed and name not in custom_objects
+
+
+def _class_of(config: Any) -> str:
+    return str(config.get("class_name")) if isinstance(config, dict) else type(config).__name__
 
 
 def _parts(config: Any, path: Path) -> Iterator[dict[str, Any]]:

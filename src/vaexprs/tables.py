@@ -31,7 +31,7 @@ GENE = re.compile(
 )
 BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:[^A-Za-z]|$)")
 # a spreadsheet runs what begins so
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:

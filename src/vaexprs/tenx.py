@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import warnings
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -23,8 +24,10 @@ GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
 BARCODES = ("barcodes.tsv.gz", "barcodes.tsv")
 OBS = "obs.csv"
 GENE_KIND = "Gene Expression"
-LEAST_BYTES = 4  # that an entry of a matrix takes as text, ...
-LEAST_BYTES_DENSE = 2  # ... and one of which the place is not written
+KINDS = ("integer", "real", "pattern")
+ENTRIES_AT_ONCE = 2**22
+LONGEST_LINE = 2**16  # of what stands before the entries
+LEAST_BYTES = 4  # that an entry of a matrix takes as text
 MOST_PACKED = 1_032  # bytes that gzip can make one byte of
 
 
@@ -45,17 +48,21 @@ def read_folder(path: Path) -> ad.AnnData:
         check_packed(part)
     features = _lines(genes)
     cells = _lines(barcodes)[0]
-    rows, columns, entries, form, *_ = scipy.io.mminfo(matrix)
+    rows, columns, entries, *kind = scipy.io.mminfo(matrix)
     if (rows, columns) != (len(features), len(cells)):
         raise Told(
             f"{str(matrix)!r} is of {rows:,} genes x {columns:,} cells, but {genes.name} names "
             f"{len(features):,} and {barcodes.name} {len(cells):,}."
         )
+    if kind[0] != "coordinate" or kind[1] not in KINDS or kind[2] != "general":
+        raise Told(
+            f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as CellRanger "
+            f"writes it, got {some(kind)}."
+        )
     size = matrix.stat().st_size * (MOST_PACKED if matrix.suffix == ".gz" else 1)
-    least = LEAST_BYTES if form == "coordinate" else LEAST_BYTES_DENSE
-    if entries * least > size:
+    if entries * LEAST_BYTES > size:
         raise Told(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
-    x = as_float(sp.csr_matrix(scipy.io.mmread(matrix).T))
+    x = as_float(_entries(matrix, (rows, columns), entries, values=kind[1] != "pattern"))
     symbols = features[1] if features.shape[1] > 1 else features[0]
     var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols.to_numpy())
     if features.shape[1] > 2:
@@ -65,6 +72,47 @@ def read_folder(path: Path) -> ad.AnnData:
         adata = ad.AnnData(x, obs=pd.DataFrame(index=pd.Index(cells.to_numpy())), var=var)
     beside = folder / OBS
     return with_obs(_genes_only(adata, path), read_obs(beside) if beside.is_file() else None, beside)
+
+
+def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.csr_matrix:
+    """Return a matrix of genes x cells as one of cells x genes.
+
+    SciPy's own reader writes where it should not, and crashes, where a line holds a zero byte or ends
+    otherwise than it thinks.
+    """
+    parts: list[tuple[Any, Any, Any]] = []
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        while (line := file.readline(LONGEST_LINE)).startswith(b"%") or (line and not line.strip()):
+            continue  # what follows is the line with the shape
+        columns = ["gene", "cell", "value"] if values else ["gene", "cell"]
+        chunks = pd.read_csv(
+            file,
+            sep=r"\s+",
+            header=None,
+            names=columns,
+            index_col=False,
+            dtype={"gene": np.int64, "cell": np.int64, "value": np.float64},
+            na_filter=False,
+            quoting=3,
+            chunksize=ENTRIES_AT_ONCE,
+        )
+        try:
+            for chunk in chunks:
+                for side, size in zip(columns[:2], shape, strict=True):
+                    if not chunk[side].between(1, size).all():
+                        raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
+                ones = np.ones(len(chunk), np.float32)
+                value = chunk["value"].to_numpy(np.float32) if values else ones
+                parts.append((*(chunk[side].to_numpy(np.int32) - 1 for side in columns[:2]), value))
+        except pd.errors.EmptyDataError:
+            pass
+    gene, cell, value = (
+        np.concatenate(part) if parts else np.empty(0, np.int32)
+        for part in (zip(*parts) if parts else [()] * 3)
+    )
+    if len(value) != n:
+        raise Told(f"{str(path)!r} should have {n:,} entries, but has {len(value):,}.")
+    return sp.csr_matrix((value, (cell, gene)), shape=shape[::-1])
 
 
 def _one_of(folder: Path, names: tuple[str, ...]) -> Path:

@@ -217,11 +217,13 @@ def _give_table(
     table: Any, as_json: bool, as_csv: bool, out: Path | None, *, quiet: bool, overwrite: bool
 ) -> None:
     """Print a table as asked for, and write it."""
+    from vaexprs.tables import guarded
     from vaexprs.writing import written_whole
 
+    safe = table.map(lambda value: guarded([value])[0] if isinstance(value, str) else value)
     texts = {
         ".json": table.to_json(orient="records", indent=1, double_precision=15) + "\n",
-        ".csv": table.to_csv(index=False),
+        ".csv": safe.to_csv(index=False),
     }
     if as_json or as_csv:
         typer.echo(texts[".json" if as_json else ".csv"], nl=False)
