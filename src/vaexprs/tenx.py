@@ -56,8 +56,8 @@ def read_folder(path: Path) -> ad.AnnData:
         )
     if kind[0] != "coordinate" or kind[1] not in KINDS or kind[2] != "general":
         raise Told(
-            f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as CellRanger "
-            f"writes it, got {some(kind)}."
+            f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as "
+            f"CellRanger writes it, got {some(kind)}."
         )
     size = matrix.stat().st_size * (MOST_PACKED if matrix.suffix == ".gz" else 1)
     if entries * LEAST_BYTES > size:
@@ -75,43 +75,28 @@ def read_folder(path: Path) -> ad.AnnData:
 
 
 def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.csr_matrix:
-    """Return a matrix of genes x cells as one of cells x genes.
+    """Return the entries of a matrix of genes x cells as one of cells x genes.
 
-    SciPy's own reader writes where it should not, and crashes, where a line holds a zero byte or ends
-    otherwise than it thinks.
+    SciPy's own reader writes where it should not, and crashes, where a line holds a zero byte or does not end
+    as it thinks.
     """
-    parts: list[tuple[Any, Any, Any]] = []
+    columns = {"gene": np.int64, "cell": np.int64} | ({"value": np.float32} if values else {})
+    parts = [pd.DataFrame({name: np.empty(0, kind) for name, kind in columns.items()})]
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         while (line := file.readline(LONGEST_LINE)).startswith(b"%") or (line and not line.strip()):
             continue  # what follows is the line with the shape
-        columns = ["gene", "cell", "value"] if values else ["gene", "cell"]
-        chunks = pd.read_csv(
-            file,
-            sep=r"\s+",
-            header=None,
-            names=columns,
-            index_col=False,
-            dtype={"gene": np.int64, "cell": np.int64, "value": np.float64},
-            na_filter=False,
-            quoting=3,
-            chunksize=ENTRIES_AT_ONCE,
-        )
-        try:
-            for chunk in chunks:
-                for side, size in zip(columns[:2], shape, strict=True):
-                    if not chunk[side].between(1, size).all():
-                        raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
-                ones = np.ones(len(chunk), np.float32)
-                value = chunk["value"].to_numpy(np.float32) if values else ones
-                parts.append((*(chunk[side].to_numpy(np.int32) - 1 for side in columns[:2]), value))
-        except pd.errors.EmptyDataError:
-            pass
-    gene, cell, value = (
-        np.concatenate(part) if parts else np.empty(0, np.int32)
-        for part in (zip(*parts) if parts else [()] * 3)
-    )
-    if len(value) != n:
-        raise Told(f"{str(path)!r} should have {n:,} entries, but has {len(value):,}.")
+        settings: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(columns), "dtype": columns}
+        settings |= {"index_col": False, "na_filter": False, "quoting": 3, "chunksize": ENTRIES_AT_ONCE}
+        for chunk in pd.read_csv(file, **settings) if n else ():
+            for side, size in zip(("gene", "cell"), shape, strict=True):
+                if not chunk[side].between(1, size).all():
+                    raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
+            parts.append(chunk.astype({"gene": np.int32, "cell": np.int32}))
+    found = pd.concat(parts)
+    if len(found) != n:
+        raise Told(f"{str(path)!r} should have {n:,} entries, but has {len(found):,}.")
+    value = found["value"].to_numpy() if values else np.ones(n, np.float32)
+    gene, cell = (found[side].to_numpy() - 1 for side in ("gene", "cell"))
     return sp.csr_matrix((value, (cell, gene)), shape=shape[::-1])
 
 
