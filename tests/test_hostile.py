@@ -93,7 +93,7 @@ def layers_of(config):
     return {layer["name"]: layer for layer in config["config"]["graph"]["config"]["layers"]}
 
 
-def refused(call, path, words=""):
+def refused(call, path, words=None):
     """Check that a call ends in one sentence that names the file."""
     with pytest.raises(ValueError, match=words) as caught:
         call()
@@ -168,15 +168,10 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_no_function_is_looked_up_that_is_not_listed(saved, mark, name):
-    def change(config):
-        layers_of(config)["dense_1"]["config"]["activation"] = ACTIVATIONS[name](mark)
-
-    names = {}
-    with_config(saved, lambda config: names.update(layers_of(config)))
-    target = next(key for key in names if key.startswith("dense"))
-
     def hostile(config):
-        layers_of(config)[target]["config"]["activation"] = ACTIVATIONS[name](mark)
+        layers = layers_of(config)
+        target = next(layers[key] for key in layers if key.startswith("dense"))
+        target["config"]["activation"] = ACTIVATIONS[name](mark)
 
     with_config(saved, hostile)
     refused(
@@ -367,7 +362,7 @@ def test_a_network_larger_than_its_file(saved, key, words):
             each.pop("build_config", None)
 
     with_config(saved, larger)
-    refused(lambda: vx.load_vae(saved), saved / "model.keras", words if key == "units" else "")
+    refused(lambda: vx.load_vae(saved), saved / "model.keras", words)
 
 
 def test_archives_with_other_members_or_packed_ones(saved, tmp_path):
@@ -389,9 +384,11 @@ def test_nesting(saved):
         inner["x"] = inner = {}
     put(saved, parts | {"config.json": json.dumps(deep)})
     refused(lambda: vx.load_vae(saved), saved / "model.keras", "more than 100 levels")
-    for text in ("[" * 10**6, "{" + '"a":{' * 10**5):
+    texts = ("[" * 10**6, '{"a":' * 10**5)
+    for text in texts:
         put(saved, parts | {"config.json": text})
         refused(lambda: vx.load_vae(saved), saved / "model.keras")
+    for text in texts:
         (saved / "meta.json").write_text(text)
         refused(lambda: vx.load_vae(saved), saved / "meta.json")
 
@@ -443,7 +440,7 @@ def test_arrays(saved, mark, monkeypatch):
     assert not mark.exists()
     monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 2**20)
     npz(path, arrays | {"density.bic": np.zeros(10**7)})
-    refused(lambda: vx.load_vae(saved), saved, "of more than 1,048,576 when it is unpacked")
+    refused(lambda: vx.load_vae(saved), saved, "but of more than [0-9,]+ when it is unpacked")
 
 
 def test_parts_that_do_not_fit_together(saved):
@@ -455,6 +452,7 @@ def test_parts_that_do_not_fit_together(saved):
     for changes in (
         {"density.means": np.zeros((n, dims + 1))},
         {"density.means": np.zeros((n, 10**5), np.int8)},
+        {"density.means": np.full((n, dims), np.nan)},
         {"density.pooled": np.eye(2)},
         {"density.effects": np.zeros((1, dims))},
         {"density.cells": np.zeros(0, int)},
@@ -599,7 +597,9 @@ def pickled_store(path, mark):
     adata.write_zarr(path)
     about = path / "uns" / "note" / ".zarray"
     told = json.loads(about.read_text())
-    told |= {"filters": [{"id": "pickle", "protocol": 4}], "dtype": "|O", "compressor": None, "fill_value": 0}
+    # zarr asks the first of them for the kind of values, and decodes with each
+    told |= {"filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "compressor": None, "dtype": "|O"}
+    told["fill_value"] = ""
     about.write_text(json.dumps(told))
     for chunk in (path / "uns" / "note").glob("[0-9]*"):
         chunk.write_bytes(pickle.dumps(Evil(mark)))
@@ -609,12 +609,14 @@ def pickled_store(path, mark):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_zarr_store_of_pickles(tmp_path, mark):
+def test_a_zarr_store_of_pickles(tmp_path, mark, monkeypatch):
     with ad.settings.override(zarr_write_format=2):
         path = pickled_store(tmp_path / "a.zarr", mark)
     refused(lambda: vx.read(path), path, "packs 'uns/note' with 'pickle'")
     refused(lambda: vx.fit_vae(path, label_key="x"), path, "packs 'uns/note' with 'pickle'")
     assert not mark.exists()
+    # newer versions of numcodecs refuse it themselves
+    monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
     with suppress(Exception):  # it is about what it does before
         zarr.open_group(path, mode="r")["uns/note"][:]
     assert mark.exists(), "the attack is not one: the test tests nothing"

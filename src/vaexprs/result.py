@@ -20,6 +20,7 @@ from vaexprs._checks import reason, some
 from vaexprs.architecture import check_saved
 from vaexprs.density import LatentDensity
 from vaexprs.likelihoods import Likelihood
+from vaexprs.mixture import Mixture
 from vaexprs.networks import VAE, predict
 from vaexprs.ondisk import Told
 from vaexprs.packed import read_arrays
@@ -257,7 +258,6 @@ def _check_together(fit: VAEFit) -> None:
     prep, density, model = fit.preprocessing, fit.density, fit.model
     n_genes, width = len(prep.genes), prep.conditions.width
     dims = fit.latent_dim + fit.likelihood.counts
-    n_components = sum(mixture.n_components for mixture in density.mixtures)
     expected = {
         "genes": (n_genes, int(model.inputs[0].shape[-1])),
         "conditions": (width, int(model.inputs[1].shape[-1]) if len(model.inputs) > 1 else 0),
@@ -267,7 +267,7 @@ def _check_together(fit: VAEFit) -> None:
         "limits": ({prep.scaling.low.shape, prep.scaling.range.shape}, {_limits(prep.scaling, n_genes)}),
         "cells": (density.cells.shape, (len(density.seen),)),
         "bic": (density.bic.shape, (len(density.seen),)),
-        "weights": (n_components, sum(len(mixture.means) for mixture in density.mixtures)),
+        "components": ([_components(mixture) for mixture in density.mixtures], [True] * len(density.seen)),
         "means": ({mixture.means.shape[1:] for mixture in density.mixtures}, {(dims,)}),
         "covariances": ({mixture.covariances.shape[1:] for mixture in density.mixtures}, {(dims, dims)}),
         "pooled": (density.pooled.shape, (dims, dims)),
@@ -298,6 +298,14 @@ def _check_together(fit: VAEFit) -> None:
     odd = {part.dtype.kind for part in (*numbers, *parts)} - set("iuf")
     if odd:
         raise ValueError(f"arrays must hold numbers, got dtype of kind {some(sorted(odd))}.")
+
+
+def _components(mixture: Mixture) -> bool:
+    """Whether a mixture has a component, and all of each."""
+    parts = (mixture.weights, mixture.means, mixture.covariances)
+    return len({len(part) for part in parts}) == 1 <= len(mixture.weights) and all(
+        bool(np.isfinite(part).all()) for part in parts
+    )
 
 
 def _limits(scaling: Scaling, n_genes: int) -> tuple[int]:
