@@ -1,5 +1,6 @@
 """Files of strangers are data: no code runs, memory stays bounded, and one sentence names the file."""
 
+import ast
 import bz2
 import gzip
 import io
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import vaexprs as vx
@@ -30,6 +32,8 @@ import zarr
 from vaexprs import architecture, packed
 from vaexprs.checkpoints import read_state
 from vaexprs.cli import main
+from vaexprs.comparison import recipe_of
+from vaexprs.report import gathering
 from vaexprs.tables import guarded, unguarded
 
 HUGE = 10**9
@@ -250,7 +254,7 @@ def test_layers_of_the_users_own_are_loaded_where_his_process_has_them(small, tm
         OfMyOwn(),
         Registered(),
         keras.layers.Dense(4),
-        keras.layers.StringLookup.__base__ and Registered(),
+        Registered(),
     ]
     fit = vx.fit_vae(small, encoder_layers=layers, latent_dim=2, epochs=1, verbose=0)
     path = fit.save(tmp_path / "model")
@@ -261,6 +265,21 @@ def test_layers_of_the_users_own_are_loaded_where_his_process_has_them(small, tm
     )
     again = vx.load_vae(path, custom_objects={"OfMyOwn": OfMyOwn})
     assert sum(isinstance(each, Registered) for each in again.model.layers) == 2
+
+
+def test_a_layer_of_keras_that_is_not_listed_may_be_handed_over(small, tmp_path):
+    encoder = [keras.layers.Dense(6), keras.layers.Reshape((6, 1)), keras.layers.MaxPooling1D(2)]
+    encoder += [
+        keras.layers.Reshape((3, 1, 1, 1)),
+        keras.layers.Cropping3D(((1, 0), 0, 0)),
+        keras.layers.Flatten(),
+    ]
+    path = vx.fit_vae(small, encoder_layers=encoder, latent_dim=2, epochs=1, verbose=0).save(
+        tmp_path / "model"
+    )
+    refused(lambda: vx.load_vae(path), path / "model.keras", "asks for 'keras.layers.Cropping3D'")
+    layer = keras.layers.Cropping3D
+    vx.load_vae(path, custom_objects={"Cropping3D": layer})
 
 
 def test_what_is_listed_is_there_and_can_be_built():
@@ -869,6 +888,32 @@ def test_names_in_pictures_and_tables(named, tmp_path, monkeypatch, capsys):
     assert not table["label"].str.match("[=+@-]").any()
     names = {"a.png", "made.h5ad", "real.h5ad", "table.csv"}
     assert {each.name for each in tmp_path.iterdir()} == names
+
+
+def test_code_in_the_report_repeats_the_run_and_nothing_else(named, mark):
+    _, fit, _ = named
+    evil = f"Adam\nopen({str(mark)!r}, 'w')\r#"
+    arguments = {"optimizer": evil, f"x=open({str(mark)!r}, 'w'), y": 1, "epochs": [evil], "label_key": evil}
+    hostile = replace(fit, recipe={"arguments": arguments})
+    text = gathering.code(
+        hostile,
+        {"labels": json.dumps({evil: 3})},
+        3,
+        given=False,
+        label_key=evil,
+        donor_key=None,
+        layer=None,
+        seed=0,
+    )
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    assert {ast.unparse(call.func) for call in calls} == {
+        *("vx.read", "vx.fit_vae", "vx.gen_exprs", "vx.write_report")
+    }
+    for odd in ({"labels": "{"}, {"library_size": "much"}, {"covariates": "[" * 10**5}, {"seed": "x"}):
+        with pytest.raises(
+            ValueError, match=r"uns\['vaexprs'\] of the generated cells is not what gen_exprs writes"
+        ):
+            recipe_of(ad.AnnData(np.ones((2, 2)), uns={"vaexprs": odd}))
 
 
 # the command line

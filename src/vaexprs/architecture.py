@@ -119,7 +119,7 @@ def _check_names(config: Any, custom_objects: Mapping[str, Any], path: Path) -> 
         if "class_name" not in part or _is_listed(part, custom_objects):
             continue
         name, module = part["class_name"], part.get("module")
-        called = part.get("config") if name == "function" else part.get("registered_name", name)
+        called = part.get("config") if name == "function" else _registered_name(part)
         # what the caller's process has was imported by its own code, never because of this file
         found = (
             keras.saving.get_registered_object(called, custom_objects) if isinstance(called, str) else None
@@ -133,6 +133,12 @@ def _check_names(config: Any, custom_objects: Mapping[str, Any], path: Path) -> 
             )
         known[str(called)] = found
     return known
+
+
+def _registered_name(part: Mapping[str, Any]) -> Any:
+    """Return the name that is looked for among what is registered: of an own one of Keras its class."""
+    own = str(part.get("module")).partition(".")[0] == "keras"
+    return part.get("registered_name") or (part["class_name"] if own else None)
 
 
 def _is_listed(part: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> bool:
