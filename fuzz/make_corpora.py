@@ -101,6 +101,12 @@ def of_10x(folder):
         {"CellID": np.array([f"c{i}" for i in range(6)])},
     )
     put("loom", "plain", compact((folder / "a.loom").read_bytes()))
+    # over damaged sequences that are not text HDF5 crashed
+    with h5py.File(folder / "a.loom", "r+") as file:
+        del file["col_attrs/CellID"]
+        names = file.create_dataset("col_attrs/CellID", (6,), h5py.vlen_dtype(np.uint8))
+        names[:] = [np.frombuffer(b"c%d" % i, np.uint8) for i in range(6)]
+    put("loom", "found-sequences", compact((folder / "a.loom").read_bytes()))
 
 
 def of_text(folder):

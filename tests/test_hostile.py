@@ -361,27 +361,38 @@ def test_weights_that_lie_elsewhere_or_nowhere(saved, tmp_path):
         refused(lambda: vx.load_vae(saved), saved / "model.keras", words)
 
 
-@pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        ("units", "describes a network of [0-9,]+ weights, but holds [0-9]+"),
-        ("wide", "values of a cell between two layers"),
-    ],
-)
-def test_a_network_larger_than_its_file(saved, key, words):
+def test_a_network_larger_than_its_file(saved):
     def larger(config):
         layers = layers_of(config)
         target = next(layers[name] for name in layers if name.startswith("dense"))
-        if key == "units":
-            target["config"]["units"] = HUGE
-        else:
-            target.update(layer("keras.layers", "RepeatVector", {"n": HUGE, "name": target["name"]}))
-        # what follows is told its size by it
-        for each in layers.values():
+        target["config"]["units"] = HUGE
+        for each in layers.values():  # what follows is told its size by it
             each.pop("build_config", None)
 
     with_config(saved, larger)
-    refused(lambda: vx.load_vae(saved), saved / "model.keras", words)
+    refused(
+        lambda: vx.load_vae(saved),
+        saved / "model.keras",
+        "describes a network of [0-9]+,[0-9,]+,[0-9]{3} weights, but holds [0-9]{2,3}",
+    )
+
+
+def test_a_network_that_blows_a_cell_up(small, tmp_path):
+    layers = [keras.layers.RepeatVector(3), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(4)]
+    path = vx.fit_vae(small, encoder_layers=layers, latent_dim=2, epochs=1, verbose=0).save(
+        tmp_path / "model"
+    )
+
+    def larger(config):
+        for each in layers_of(config).values():
+            each.pop("build_config", None)
+            if each["class_name"] == "RepeatVector":
+                each["config"]["n"] = HUGE
+
+    with_config(path, larger)
+    refused(
+        lambda: vx.load_vae(path), path / "model.keras", "8,000,000,000 values of a cell between two layers"
+    )
 
 
 def test_archives_with_other_members_or_packed_ones(saved, tmp_path):
@@ -592,6 +603,17 @@ def test_hdf5_of_other_files(tmp_path):
     refused(lambda: vx.read(path), path, "keeps '/uns/more' in another file")
 
 
+def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
+    path = h5ad(tmp_path / "a.h5ad")
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("uns/x", (2,), h5py.vlen_dtype(np.uint8))
+    refused(lambda: vx.read(path), path, "holds '/uns/x', which is neither numbers nor text")
+    with h5py.File(path, "r+") as file:
+        del file["uns/x"]
+        file.create_dataset("uns/y", (2,), [("a", "f4"), ("b", h5py.ref_dtype)])
+    refused(lambda: vx.read(path), path, "holds '/uns/y', which is neither numbers nor text")
+
+
 def test_a_pickle_in_uns_stays_what_it_is(tmp_path, mark):
     path = h5ad(tmp_path / "a.h5ad")
     bomb = pickle.dumps(Evil(mark))
@@ -666,7 +688,7 @@ def bombs(folder):
         path.write_bytes(content)
         made[name] = path
 
-    text, n = b"0," * 2**23, 80  # 16 MiB, 80 times: archives may be put one behind the other
+    text, n = b"0," * 2**23, 20  # 16 MiB, 20 times: archives may be put one behind the other
     add("line.csv.gz", gzip.compress(b"c,g\na," + text) + gzip.compress(text) * n)
     add("rows.tsv.gz", gzip.compress(b"c\tg\n") + gzip.compress(b"a\t1\n" * 2**22) * n)
     add("a.rds", gzip.compress(b"X\n") + gzip.compress(text) * n)
@@ -738,10 +760,12 @@ CHILD = """
 import json, resource, sys, warnings
 warnings.simplefilter("ignore")
 import vaexprs as vx
+from vaexprs import packed
+packed.ALWAYS_UNPACKED = 2**28  # a quarter of what it is, to be done in a quarter of the time
 import rdata, loompy, zarr, scanpy, scipy.io, scipy.io._fast_matrix_market
 size = lambda: int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 for path in json.loads(sys.stdin.read()):
-    most = size() + 3 * 2**29
+    most = size() + 2**30
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     try:
         vx.read(path)
@@ -837,6 +861,9 @@ def test_what_a_spreadsheet_would_run_is_guarded():
         assert unguarded(safe) == name
 
 
+@pytest.mark.skipif(
+    not os.environ.get("VAEXPRS_NIGHTLY"), reason="takes long; tests/test_report.py has the page"
+)
 @pytest.mark.filterwarnings("ignore")
 def test_names_in_the_report_and_its_tables(named, browser, tmp_path):
     cells, fit, column = named
@@ -961,6 +988,7 @@ def test_the_harnesses_take_what_they_start_from():
         assert files
         for path in files:
             told = fuzz.once(form, path.read_bytes())
-            assert (told == "") == (form != "npz" and not path.name.startswith("found-")), (path, told)
+            # of what was found once it is enough that it ends well
+            assert path.name.startswith("found-") or (told == "") == (form != "npz"), (path, told)
     assert sum(path.stat().st_size for path in (ROOT / "fuzz" / "corpora").rglob("*/*")) < 300_000
     assert os.environ["JAX_PLATFORMS"]

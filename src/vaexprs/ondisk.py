@@ -467,6 +467,8 @@ def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
         for name, part in _in_hdf5(file, path):
             if part.external or part.is_virtual:
                 raise Told(f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one.")
+            if not _is_plain(part.dtype):
+                raise Told(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
             if part.shape is None:
                 continue
             size, there = part.size * part.dtype.itemsize, part.id.get_storage_size()
@@ -477,6 +479,17 @@ def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
                 )
             total += int(part.size)
     return total
+
+
+def _is_plain(kind: np.dtype) -> bool:
+    """Whether values are numbers or text; HDF5 crashes over other sequences in damaged files."""
+    import h5py
+
+    if kind.names is not None:
+        return all(_is_plain(kind[name]) for name in kind.names)
+    if kind.subdtype is not None:
+        return _is_plain(kind.subdtype[0])
+    return kind.kind != "O" or h5py.check_string_dtype(kind) is not None
 
 
 def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
