@@ -32,6 +32,7 @@ import zarr
 from vaexprs import architecture, packed
 from vaexprs.checkpoints import read_state
 from vaexprs.cli import main
+from vaexprs.cli.options import plain
 from vaexprs.comparison import recipe_of
 from vaexprs.report import gathering
 from vaexprs.tables import guarded, unguarded
@@ -970,6 +971,20 @@ def test_the_command_line_says_it_in_one_line(saved, tmp_path, mark, monkeypatch
         assert file in told[0]
     assert not mark.exists()
     assert not list(tmp_path.glob("o*"))
+
+
+def test_names_do_not_steer_the_terminal(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.csv").write_text("cell,\x1b]0;evil\x07[bold]g\na,x\n")
+    monkeypatch.setattr(
+        sys, "argv", ["vaexprs", "fit", str(tmp_path / "a.csv"), "--out", str(tmp_path / "o")]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().err
+    assert "\x1b]" not in told
+    assert "\x07" not in told
+    assert "[bold]g" in told
+    assert plain("a\x1b[31m\u202eb[red]\nc") == r"a\x1b[31m\u202eb\[red]" + "\nc"
 
 
 # what fuzzing starts from
