@@ -54,6 +54,9 @@ def of_stores(folder):
         path = folder / f"{kind}.h5ad"
         cells(sparse).write_h5ad(path)
         put("h5ad", kind, compact(path.read_bytes()))
+    x = cells().X
+    arrays = [np.array(x.shape, "<i8"), x.indptr.astype("<i4"), x.indices.astype("<i4"), x.data.astype("<f4")]
+    put("arrays", "rows", CUT.join([b"r", *(array.tobytes() for array in arrays)]))
     path = folder / "a.zarr"
     cells().write_zarr(path)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
