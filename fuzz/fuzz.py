@@ -102,6 +102,7 @@ def as_arrays(data, folder):
     """Read an .h5ad file with a sparse matrix of these arrays: what is whole to HDF5, and wrong."""
     import h5py
     import numpy as np
+
     import vaexprs as vx
 
     kind, *parts = data.split(CUT)
