@@ -349,6 +349,21 @@ class Likelihood(ABC):
     def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:  # noqa: B027
         """Set the starting weights of the head from the prepared cells and the summary of their values."""
 
+    def start_told(  # noqa: B027
+        self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray
+    ) -> None:
+        """Set the starting weights of the head from what was told of private cells.
+
+        Parameters
+        ----------
+        head
+            The decoder's last layer.
+        log_proportions
+            Logarithm of the share of the counts that each gene has, (n_genes,).
+        effects
+            What each condition adds to it, (width, n_genes).
+        """
+
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
         """Return which genes have a learned dispersion at its lower limit, (n_genes,).
 
@@ -461,6 +476,13 @@ class CountLikelihood(Likelihood):
     def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:
         total = summary.total + 0.1
         head.bias.assign(np.log(total / total.sum()))
+
+    def start_told(self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray) -> None:
+        head.bias.assign(log_proportions)
+        if head.effect is not None:
+            head.effect.assign(effects / EFFECT_STEP)
+        if head.dispersed and head.deviation is not None:
+            head.deviation.trainable = False  # of so fine a thing nothing but noise would be learned
 
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
         if not head.dispersed:

@@ -19,12 +19,13 @@ from vaexprs import markup
 from vaexprs._checks import reason, some
 from vaexprs.architecture import check_saved
 from vaexprs.density import LatentDensity
+from vaexprs.guarantee import Guarantee
 from vaexprs.likelihoods import Likelihood
 from vaexprs.mixture import Mixture
 from vaexprs.networks import VAE, predict
 from vaexprs.ondisk import Told
 from vaexprs.packed import read_arrays
-from vaexprs.preprocessing import SCALINGS, Cells, Conditions, Preprocessing, Scaling
+from vaexprs.preprocessing import SCALINGS, Cells, Conditions, LevelCodes, Preprocessing, Scaling
 from vaexprs.writing import check_output, written_whole
 
 FORMAT = 1
@@ -42,17 +43,20 @@ class VAEFit:
         ``z_mean`` and ``z_log_stddev``.
     preprocessing
         What was learned of the input before training; hand it to another `fit_vae` to reuse it. Holds the
-        prepared training cells, except after loading from disk.
+        prepared training cells, except after loading from disk or a fit with privacy.
     density
         The latent density of each condition; ``density.summary()`` shows it.
     history
         For each epoch ``loss``, ``reconstruction`` and ``kl``, and the same with ``val_`` where there were
-        validation cells.
+        validation cells. Empty after a fit with privacy: losses tell of cells.
     seed
         The seed of the fit.
     recipe
         What it takes to repeat the fit: ``arguments`` (those that were not the defaults), ``data`` (cells,
         genes and SHA-256 of the training cells) and ``versions``.
+    guarantee
+        What differential privacy holds for the fit; None where none was asked for. Of a fit from a file it is
+        what the file says.
     """
 
     model: VAE
@@ -61,6 +65,7 @@ class VAEFit:
     history: Mapping[str, list[float]]
     seed: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    guarantee: Guarantee | None = None
 
     @cached_property
     def encoder(self) -> keras.Model:
@@ -98,18 +103,30 @@ class VAEFit:
         conditions = ", ".join(
             f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
         )
-        loss = self.history["loss"]
-        return (
-            f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
-            f"conditions: {conditions or 'none'}\n"
-            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, "
-            f"{len(loss)} epoch{'s' if len(loss) > 1 else ''}, loss {loss[-1]:.1f}"
+        cells = f"{int(self.density.cells.sum()):,} cells"
+        told = f"    {self.guarantee.sentence}" if self.guarantee is not None else ""
+        return "\n".join(
+            filter(
+                None,
+                [
+                    f"VAEFit: {len(self.genes):,} genes, {cells}, conditions: {conditions or 'none'}",
+                    f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions"
+                    f"{self._training()}",
+                    told,
+                ],
+            )
         )
+
+    def _training(self) -> str:
+        losses = self.history.get("loss", [])
+        if self.guarantee is not None:
+            return f", {self.guarantee.steps:,} steps"
+        return f", {len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
 
     def _repr_html_(self) -> str:
         # what a notebook shows
         conditions = self.preprocessing.conditions.levels
-        losses = list(self.history["loss"])
+        losses = list(self.history.get("loss", []))
         made_by = {
             str(name): str(value)
             for part in ("arguments", "versions")
@@ -125,7 +142,8 @@ class VAEFit:
             seed=self.seed,
             losses=losses,
             last={name: self.history[name][-1] for name in sorted(self.history, key=_loss_first)},
-            points=markup.sparkline(losses),
+            points=markup.sparkline(losses) if losses else "",
+            guarantee=None if self.guarantee is None else self.guarantee.sentence,
             conditions={
                 key: markup.levels({level: (n,) for level, n in self.cells_of(key).items()})
                 for key in conditions
@@ -167,6 +185,8 @@ class VAEFit:
             "seed": self.seed,
             "recipe": dict(self.recipe),
         }
+        if self.guarantee is not None:
+            meta["guarantee"] = self.guarantee.to_dict()
         arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
         arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
         with written_whole(path, overwrite=overwrite) as beside:
@@ -237,12 +257,19 @@ def load_vae(
             meta["likelihood"],
         )
         history, seed, recipe = meta["history"], int(meta["seed"]), dict(meta.get("recipe", {}))
+        guarantee = Guarantee.from_dict(meta["guarantee"]) if "guarantee" in meta else None
     except Exception as error:  # zipfile and zlib each have their own
         raise ValueError(
             f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {reason(error)}"
         ) from error
     fit = VAEFit(
-        _read_model(path / "model.keras", custom_objects), preprocessing, density, history, seed, recipe
+        _read_model(path / "model.keras", custom_objects),
+        preprocessing,
+        density,
+        history,
+        seed,
+        recipe,
+        guarantee,
     )
     try:
         _check_together(fit)
@@ -276,7 +303,7 @@ def _check_together(fit: VAEFit) -> None:
             {int(part.shape[-1]) for part in keras.tree.flatten(fit.decoder.output)},
             {n_genes},
         ),
-        "loss": (bool(fit.history["loss"]), True),
+        "loss": (bool(fit.history.get("loss")) or fit.guarantee is not None, True),
     }
     for what, (found, wanted) in expected.items():
         if found != wanted:
@@ -341,7 +368,7 @@ def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
     return model
 
 
-def encode(model: VAE, cells: Cells, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def encode(model: VAE, cells: Cells, codes: np.ndarray | LevelCodes | None) -> tuple[np.ndarray, np.ndarray]:
     """Return posterior mean and standard deviation of prepared cells, each (n_cells, latent_dim)."""
     posterior = keras.Model(
         model.input, [model.get_layer("z_mean").output, model.get_layer("z_log_stddev").output]
