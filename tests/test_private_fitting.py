@@ -27,7 +27,6 @@ from vaexprs.likelihoods import likelihood_named
 from vaexprs.networks import build_vae
 from vaexprs.preprocessing import Conditions, summarise
 
-
 CLI = (sys.executable, "-c", "from vaexprs.cli import main; main()")
 
 
@@ -452,7 +451,7 @@ def test_privacy_must_be_a_privacy(cells):
 
 def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    command = [*CLI, "fit", "cells.h5ad", "model", "--label-key", "cell_type"]
+    command = [*CLI, "fit", "cells.h5ad", "--out", "model", "--label-key", "cell_type"]
     process = subprocess.Popen(
         [*command, "--epsilon", "3", "--delta", "1e-4", "--epochs", "100000"],
         cwd=tmp_path,

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
+from vaexprs.matrices import MOST_COUNT
 from vaexprs.sampling import draw_counts
 
 CELLS, BLOCKS = 250, 4_000  # a million draws of each gene
@@ -142,3 +143,26 @@ def test_what_comes_is_a_canonical_csr_matrix_without_stored_zeros():
     again = sp.csr_matrix(one.toarray())
     np.testing.assert_array_equal(one.indices, again.indices)
     np.testing.assert_array_equal(one.indptr, again.indptr)
+
+
+@pytest.mark.parametrize("dispersion", [9e-4, 1.0, 8e3, np.inf])
+@pytest.mark.parametrize("mean", [2.0**24, 1e12, 1e18])
+def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion):
+    """SciPy looked for one of them for minutes, and what it found came back negative."""
+    n = 1_000
+    theta = None if np.isinf(dispersion) else np.full((1, 2), dispersion)
+    counts = draw_counts(
+        np.random.default_rng(0),
+        np.full((n, 2), 0.5, np.float32),
+        np.full(n, 2 * mean),
+        theta,
+        None,
+        [np.arange(n)],
+        True,
+    )
+    assert counts.data.min() > 0
+    assert counts.data.max() <= MOST_COUNT
+    if mean < 1e9 and dispersion >= 1:
+        assert counts.toarray().mean() == pytest.approx(mean, rel=0.02)
+    if mean > 1e9 and dispersion > 1:
+        assert (counts.data == MOST_COUNT).all()

@@ -77,11 +77,15 @@ class Checkpoint(keras.callbacks.Callback):
         self._written = time.monotonic()
         self._last_step = -1
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
+    def begin(self) -> None:
+        """Put the state to begin from into the model, once."""
         if self.start.arrays:
             restore(self.model, self.start)
             self.start = State()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        self.begin()
         self._last_step = -1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -116,7 +120,10 @@ class Checkpoint(keras.callbacks.Callback):
             "step": step,
             "history": self._history,
         }
-        arrays = {f"variable_{i}": np.asarray(v.value) for i, v in enumerate(_variables(self.model))}
+        values = [np.asarray(variable.value) for variable in _variables(self.model)]
+        if any(np.isnan(value).any() for value in values):
+            return  # training has diverged: an earlier state is worth more
+        arrays = {f"variable_{i}": value for i, value in enumerate(values)}
         with written_whole(self.path, overwrite=True) as beside, beside.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
             file.flush()

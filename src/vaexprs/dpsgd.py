@@ -181,7 +181,7 @@ class _Batches:
         part = there / np.maximum(there.sum(axis=1, keepdims=True), 1)
         cells = np.zeros((*places.shape, self._x.shape[1]), np.float32)
         cells[there] = densify(self._x.take(rows) if isinstance(self._x, DiskMatrix) else self._x[rows])[back]
-        width = 0 if self._codes is None else self._codes.conditions.width
+        width = 1 if self._codes is None else self._codes.conditions.width
         codes = np.zeros((*places.shape, width), np.float32)
         if self._codes is not None:
             codes[there] = self._codes[rows][back]

@@ -191,7 +191,8 @@ def fit_vae(
     Returns
     -------
     VAEFit
-        With model, encoder, decoder, preprocessing, density and history.
+        With model, encoder, decoder, preprocessing, density and history. Where training diverged, which a
+        warning says, they are those of the last good weights, and ``recipe["diverged"]`` has the sentence.
 
     Raises
     ------
@@ -199,7 +200,8 @@ def fit_vae(
         If an argument is of the wrong kind or unknown.
     ValueError
         If values cannot be learned from: NaN, negative or fractional counts, cells without counts,
-        duplicate gene names, unknown labels, layers that do not fit; or a checkpoint is of another fit.
+        absurdly large ones, duplicate gene names, unknown labels, layers that do not fit; if training
+        diverges before there is anything to keep; or if a checkpoint is of another fit.
     FileExistsError
         If there is something at `checkpoint` and `resume` is false.
 
@@ -307,13 +309,16 @@ def fit_vae(
             share=share,
             checkpoint=state,
         )
-    interrupted = model.interrupted
+    interrupted, diverged = model.interrupted, model.diverged
+    if diverged:
+        warn(diverged)
     if share[1] > 1:  # what follows is each process's own
         model = model.local_copy()
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
         warn(sentence)
     recipe = _recipe(given, train_cells) | ({"interrupted": True} if interrupted else {})
+    recipe |= {"diverged": diverged} if diverged else {}
     return VAEFit(model, prepared, density, history, seed, recipe)
 
 

@@ -18,7 +18,7 @@ from keras import ops
 from scipy.special import ndtri
 
 from vaexprs._checks import check_choice
-from vaexprs.matrices import Matrix, limits
+from vaexprs.matrices import MOST_COUNT, Matrix, limits
 from vaexprs.ondisk import DiskMatrix, row_blocks
 from vaexprs.preprocessing import POWERS, Summary
 
@@ -462,6 +462,12 @@ class CountLikelihood(Likelihood):
             raise ValueError(
                 f"Counts must be whole numbers under likelihood {self.name!r}, got {summary.fractions:,} "
                 "fractions. Name the layer with the counts (layer='counts') or use likelihood='gaussian'."
+            )
+        most = summary.high.max()
+        if most > MOST_COUNT:
+            raise ValueError(
+                f"Counts must be at most {MOST_COUNT:,} under likelihood {self.name!r}, got {float(most):g}. "
+                "For values that are not counts use likelihood='gaussian'."
             )
         if summary.n_empty:
             raise ValueError(

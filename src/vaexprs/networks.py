@@ -20,7 +20,17 @@ from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import DiskMatrix
 from vaexprs.preprocessing import INPUT_TARGET, LevelCodes, Summary
 
-RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
+RESERVED = (
+    "expression",
+    "condition",
+    "expression_and_condition",
+    "z_mean",
+    "z_log_stddev",
+    "latent",
+    "latent_and_condition",
+    "normalize",
+    "output",
+)
 # A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
 # the inputs get smaller in proportion, or training diverges.
 INPUT_GENES = 2000
@@ -163,6 +173,7 @@ class VAE(keras.Model):
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.interrupted = False  # by Ctrl-C, before the last step
+        self.diverged = ""  # how training ended, where its loss was no longer a number
         self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
 
     @property
@@ -227,7 +238,7 @@ class VAE(keras.Model):
         return keras.Model(as_inputs(z, condition), self._decoded(z, condition), name="decoder")
 
     def _decoded(self, z: Any, condition: Any) -> Any:
-        hidden = join(z, condition) if self.joined else z
+        hidden = join(z, condition, "latent_and_condition") if self.joined else z
         for name in self.decoder_layers:
             hidden = _call(self.get_layer(name), hidden, condition)
         return hidden
@@ -325,9 +336,9 @@ def _several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     return train
 
 
-def join(x: Any, condition: Any) -> Any:
+def join(x: Any, condition: Any, name: str) -> Any:
     """Return `x` with the one-hot conditions, if any, as further columns."""
-    return x if condition is None else keras.layers.Concatenate()([x, condition])
+    return x if condition is None else keras.layers.Concatenate(name=name)([x, condition])
 
 
 def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
@@ -452,7 +463,7 @@ def build_vae(
             normalize = Normalize(likelihood.counts, name="normalize")
             hidden = normalize(hidden)
             normalize.start(x, summary)
-        hidden = join(hidden, condition)
+        hidden = join(hidden, condition, "expression_and_condition")
         for layer in encoder:
             hidden = _apply(layer, hidden, "encoder_layers")
         _check_flat(hidden, "encoder_layers")
@@ -464,7 +475,7 @@ def build_vae(
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
         # with layers of the user's own, conditions may change what the latent vector means
         joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
-        hidden = join(latent, condition) if joined else latent
+        hidden = join(latent, condition, "latent_and_condition") if joined else latent
         for layer in decoder:
             hidden = _apply(layer, hidden, "decoder_layers", condition)
         if likelihood.last_layer_is_output:

@@ -247,7 +247,10 @@ def write_obs(path: Path, obs: pd.DataFrame) -> None:
     table = pd.DataFrame({"cell": guarded(obs.index)})
     for key in obs:
         table[guarded([key])[0]] = guarded(obs[key].astype(str))
-    table.to_csv(path, index=False, encoding="utf-8")
+    # a row of one empty name would be an empty line
+    table.to_csv(
+        path, index=False, encoding="utf-8", quoting=csv.QUOTE_MINIMAL if len(obs.columns) else csv.QUOTE_ALL
+    )
 
 
 def with_obs(adata: ad.AnnData, obs: pd.DataFrame | None, path: Path) -> ad.AnnData:
@@ -264,8 +267,18 @@ def with_obs(adata: ad.AnnData, obs: pd.DataFrame | None, path: Path) -> ad.AnnD
 
 
 def guarded(names: Iterable[Any]) -> list[str]:
-    """Return texts with an apostrophe before those that a spreadsheet would run as a formula."""
-    return ["'" + text if FORMULA.match(text) else text for text in map(str, names)]
+    """Return texts with an apostrophe before those that a spreadsheet would run as a formula.
+
+    Raises
+    ------
+    ValueError
+        If one has a NUL or a carriage return, at which readers of tables stop.
+    """
+    names = list(map(str, names))
+    odd = [name for name in names if "\0" in name or "\r" in name]
+    if odd:
+        raise ValueError(f"A table cannot hold texts with a NUL or a carriage return: {some(odd)}.")
+    return ["'" + text if FORMULA.match(text) else text for text in names]
 
 
 def unguarded(name: Any) -> str:

@@ -163,9 +163,11 @@ def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
 def write_folder(adata: ad.AnnData, folder: Path) -> None:
     """Write what scanpy.read_10x_mtx and R's Read10X read, and ``obs.csv`` with the columns of the cells."""
     for names in (adata.obs_names, adata.var_names):
-        odd = [name for name in names if any(mark in name for mark in "\t\r\n")]
+        odd = [name for name in names if not name or any(mark in name for mark in "\0\t\r\n")]
         if odd:
-            raise ValueError(f"A 10x folder cannot hold names with tabs or line breaks: {some(odd)}.")
+            raise ValueError(
+                f"A 10x folder cannot hold names that are empty or have tabs or line breaks: {some(odd)}."
+            )
     folder.mkdir()
     x = sp.coo_matrix(adata.X).T
     if np.all(x.data == np.round(x.data)):
