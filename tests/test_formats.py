@@ -19,7 +19,7 @@ import scanpy as sc
 import scipy.io
 
 import vaexprs as vx
-from vaexprs import rds, tables
+from vaexprs import packed, tables
 from vaexprs.matrices import densify
 
 R_PACKAGES = ("SingleCellExperiment", "SeuratObject", "Matrix")
@@ -203,7 +203,7 @@ def test_damaged_files_of_r(from_r, tmp_path):
 
 
 def test_bombs_of_r(tmp_path, monkeypatch):
-    monkeypatch.setattr(rds, "ALWAYS_UNPACKED", 2**20)
+    monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 2**20)
     (tmp_path / "zeros.rds").write_bytes(gzip.compress(b"X\n" + bytes(2**23)))
     with pytest.raises(ValueError, match=r"of more than 1,6\d\d,\d\d\d when it is unpacked"):
         vx.read(tmp_path / "zeros.rds")

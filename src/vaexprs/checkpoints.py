@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from vaexprs._checks import some
+from vaexprs._checks import reason, some
+from vaexprs.packed import read_arrays
 from vaexprs.writing import written_whole
 
 FORMAT = 1
@@ -160,16 +160,16 @@ def read_state(path: Path, about: Mapping[str, Any]) -> State:
     if not path.exists():
         return State()
     try:
-        with np.load(path, allow_pickle=False) as file:
-            told = json.loads(str(file["about"]))
-            arrays = tuple(file[f"variable_{i}"] for i in range(len(file.files) - 1))
+        held = read_arrays(path)
+        told = json.loads(str(held["about"]))
+        arrays = tuple(held[f"variable_{i}"] for i in range(len(held) - 1))
         if told["format"] != FORMAT:
             raise ValueError(f"it has format {told['format']}, this vaexprs reads {FORMAT}.")
         state = State(int(told["epoch"]), int(told["step"]), told["history"], arrays)
         before = dict(told["about"])
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and zlib each have their own
         raise ValueError(
-            f"The checkpoint {str(path)!r} cannot be read: {error} Delete it and begin anew."
+            f"The checkpoint {str(path)!r} cannot be read: {reason(error)} Delete it and begin anew."
         ) from error
     now = json.loads(json.dumps(about))
     other = [name for name in now if before.get(name) != now[name]]

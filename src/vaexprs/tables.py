@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from vaexprs._checks import some, warn
 from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import Told
+from vaexprs.packed import check_packed
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; "}
 VALUES_AT_ONCE = 2**24  # of a table that are read or written at once
@@ -30,7 +31,7 @@ GENE = re.compile(
 )
 BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:[^A-Za-z]|$)")
 # a spreadsheet runs what begins so
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
@@ -120,6 +121,7 @@ def _has_labels(text: pd.DataFrame) -> bool:
 
 def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
     """Return the columns of text, the values, and the names of rows and columns."""
+    check_packed(path)
     header, separator = _header(path)
     settings: dict[str, Any] = {
         "sep": separator,
@@ -232,6 +234,7 @@ def obs_path(path: Path) -> Path:
 
 def read_obs(path: Path) -> pd.DataFrame:
     """Read columns of the cells, as text."""
+    check_packed(path)
     obs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     if obs.shape[1] < 1:
         raise Told(f"{str(path)!r} must have the names of the cells in its first column.")

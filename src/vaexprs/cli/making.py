@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from vaexprs.cli.options import (
     READABLE,
@@ -29,6 +28,7 @@ from vaexprs.cli.options import (
     cells_at,
     levels,
     pair,
+    plain,
     say_written,
 )
 
@@ -144,13 +144,11 @@ def fit(
             checkpoint.unlink(missing_ok=True)
     several.leave()
     if not quiet:
-        Console().print(
-            f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True
-        )
+        Console().print(f"{plain(repr(fitted))}\nsaved to {plain(str(out))}", highlight=False, soft_wrap=True)
     if stopped:
         going_on = " To go on give the same command with --resume --overwrite." if privacy is None else ""
         Console(stderr=True).print(
-            f"Interrupted: {escape(repr(str(out)))} is a model of part of the training.{going_on}",
+            f"Interrupted: {plain(repr(str(out)))} is a model of part of the training.{going_on}",
             soft_wrap=True,
         )
         raise Stopped

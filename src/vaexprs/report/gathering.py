@@ -21,6 +21,7 @@ from vaexprs.comparison import (
     label_key_of,
     layer_like,
     random_rows,
+    recipe_of,
     sampled_training,
     side_by_side,
     stratified,
@@ -91,7 +92,7 @@ def gather(
     if sample_notes and found is not None:
         audit_notes.append("Copies among the cells that were not looked at were not found.")
     n = looked["generated"].of or made.n_obs
-    recipe = made.uns.get("vaexprs", {})
+    recipe = recipe_of(made)
     return Page(
         title=f"Report on {n:,} generated cells",
         facts=facts(sets, label_key, {name: part.of for name, part in looked.items()}),
@@ -408,8 +409,9 @@ def code(
     """
     fitted: dict[str, Any] = {"label_key": fit.preprocessing.conditions.label_key}
     objects: dict[str, Any] = {}
-    for name, value in fit.recipe.get("arguments", {}).items():
-        (objects if name in OBJECTS else fitted)[name] = value
+    for name, value in dict(fit.recipe.get("arguments", {})).items():
+        if name.isidentifier():  # a saved model may be a stranger's, and this is code that somebody will run
+            (objects if name in OBJECTS else fitted)[name] = value
     fitted.pop("verbose", None)
     asked = fitted.pop("privacy", None)
     if fit.guarantee is not None and isinstance(asked, Mapping):
@@ -432,7 +434,7 @@ def code(
             "",
             'train = vx.read("train.h5ad")  # the training cells',
             'real = vx.read("real.h5ad")  # real cells that the model has not seen',
-            *(f"# {name}: {value}; give them as they were" for name, value in objects.items()),
+            *(f"# {name}: {' '.join(str(v).split())}; give them as they were" for name, v in objects.items()),
             _call("fit = vx.fit_vae", "train", fitted),
             _call("generated = vx.gen_exprs", first, drawn),
             _call(
