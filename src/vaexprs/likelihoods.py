@@ -31,6 +31,7 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 # EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
+TOLD_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
@@ -487,8 +488,11 @@ class CountLikelihood(Likelihood):
         head.bias.assign(log_proportions)
         if head.effect is not None:
             head.effect.assign(effects / EFFECT_STEP)
-        if head.dispersed and head.deviation is not None:
-            head.deviation.trainable = False  # of so fine a thing nothing but noise would be learned
+        if head.dispersed:  # of so fine a thing as dispersions nothing but noise would be learned
+            head.log_dispersion.assign(np.full(head.n_genes, np.log(TOLD_DISPERSION) / DISPERSION_STEP))
+            head.log_dispersion.trainable = False
+            if head.deviation is not None:
+                head.deviation.trainable = False
 
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
         if not head.dispersed:

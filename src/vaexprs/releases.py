@@ -29,7 +29,7 @@ LEAST_SPREAD = 0.05  # of log library sizes
 LEAST_VARIANCE = 0.05  # of the latent density in any direction
 LEAST_OF_OVERALL = 0.02  # of the overall profile, what a level has of a gene at least
 MOST_START_CELLS = 2_000
-START_DISPERSION = 2.0
+START_DISPERSION = 5.0
 SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)
 
 
@@ -84,7 +84,7 @@ class Marginals:
         """Return cells with these marginals and nothing else in common: counts, (n, n_genes), and levels.
 
         Counts of different genes are independent given the levels and the library size, negative binomial
-        with a dispersion of 2 for all genes.
+        with a dispersion of 5 for all genes.
         """
         which = rng.choice(len(self.share), n, p=self.share)
         obs = pd.DataFrame([self.combinations[k] for k in which], columns=conditions.keys)
