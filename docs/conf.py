@@ -80,6 +80,7 @@ MOVED = {
     "../benchmarks/": "benchmarks/",
     "../CHANGELOG.md": "changelog.md",
     "../CONTRIBUTING.md": "contributing.md",
+    "../SECURITY.md": "security.md",
 }
 
 

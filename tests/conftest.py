@@ -20,6 +20,7 @@ import anndata as ad
 import keras
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 # browser of the tests that open pages
@@ -34,6 +35,12 @@ FLAGS = [
     "--no-first-run",
 ]
 SHARED = HERE.parents[1] / "shared" / "data"
+
+# Property tests: the same few examples each time, or with VAEXPRS_NIGHTLY=1 many new ones (CONTRIBUTING.md)
+SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("ci", max_examples=200, derandomize=True, database=None, **SLOW)
+settings.register_profile("nightly", max_examples=5_000, print_blob=True, **SLOW)
+settings.load_profile("nightly" if os.environ.get("VAEXPRS_NIGHTLY") else "ci")
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,24 @@ def test_validation_figures_go_on_too(few, tmp_path, monkeypatch):
     assert fit(few, path, resume=True, validation_split=0.2).history == expected.history
 
 
+@pytest.mark.parametrize(("every", "times"), [(5, 2), (3, 3)])
+def test_what_a_schedule_sets_as_an_epoch_begins_is_set_once(few, tmp_path, monkeypatch, every, times):
+    """Whether the state is of an epoch's end or of its middle."""
+    import keras
+
+    monkeypatch.setattr("vaexprs.training.STEPS_AT_ONCE", 1)
+
+    def schedule():
+        return {"callbacks": [keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.7 * rate)]}
+
+    path = tmp_path / "state"
+    with monkeypatch.context() as patched:
+        KillAfter(patched, times)
+        with pytest.raises(Killed):
+            fit(few, path, checkpoint_steps=every, **schedule())
+    assert same(fit(few, path, resume=True, **schedule()), fit(few, **schedule()))
+
+
 def test_an_interrupted_fit_goes_on_where_it_was(few, whole, tmp_path):
     import keras
 

@@ -36,7 +36,7 @@ def test_five_items_are_shown_and_further_ones_counted():
 
 
 def test_reason_of_a_keras_error_is_the_line_that_says_what_is_wrong():
-    with pytest.raises(ValueError, match="Exception encountered when calling Reshape") as caught:
+    with pytest.raises(ValueError, match="The total size of the tensor must be unchanged") as caught:
         keras.layers.Reshape((7,))(np.ones((2, 5)))
     expected = "The total size of the tensor must be unchanged. Received: input_shape=(5,), target_shape=(7,)"
     assert reason(caught.value) == expected

@@ -359,11 +359,21 @@ def changed(few, value, where=(0, 0)):
         (np.inf, "object must hold finite values, got 1 infinite"),
         (-1, "Counts must not be negative under likelihood 'nb', got -1. .*likelihood='gaussian'"),
         (0.5, "Counts must be whole numbers under likelihood 'nb', got 1 fractions. Name the layer"),
+        (1e30, r"object must hold values between -1e\+15 and 1e\+15, got one of size 1e\+30. Does it stand"),
+        (2**32, r"Counts must be at most 2,147,483,647 under likelihood 'nb', got 4.29497e\+09"),
     ],
 )
 def test_values_that_are_no_counts(few, value, words):
     with pytest.raises(ValueError, match=words):
         quick(changed(few, value), likelihood="nb")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_value_beyond_32_bits_is_infinite(few):
+    x = dense(few).astype(np.float64)
+    x[0, 0] = 1e300
+    with pytest.raises(ValueError, match="x_train must hold finite values, got 1 infinite values"):
+        quick(x_train=x)
 
 
 def test_a_cell_without_counts(few):
@@ -712,6 +722,35 @@ def test_the_most_variable_genes_are_those_of_scanpy(cells, counts):
     assert fit.preprocessing.x_val.shape == (50, 80)
     assert fit.recipe["arguments"]["n_top_genes"] == 80
     assert vx.gen_exprs(fit, 3).adata.shape == (3, 80)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_variable_genes_of_large_values_are_those_of_their_logarithms(cells):
+    """Of transcripts per million, say: as logarithms they would be infinite counts."""
+    x = cells.X.toarray()
+    x *= 1e6 / x.sum(axis=1, keepdims=True)
+    genes = [
+        quick(x_train=values, n_top_genes=80, epochs=1, likelihood="gaussian").genes
+        for values in (x, np.log1p(x))
+    ]
+    assert list(genes[0]) == list(genes[1])
+
+
+@pytest.mark.parametrize("x", [np.zeros((6, 4)), np.full((6, 4), 3), np.array([[5, 2, 7, 0]])])
+def test_variable_genes_where_none_varies_are_refused(x):
+    with pytest.raises(
+        ValueError, match=rf"n_top_genes chooses genes that vary, but none does among {len(x)} c"
+    ):
+        quick(x_train=x, n_top_genes=2)
+
+
+def test_variable_genes_that_cannot_be_compared_are_refused():
+    x = np.zeros((70, 4))
+    x[0, :2] = 1
+    with pytest.raises(
+        ValueError, match="n_top_genes needs genes with values that can be compared, .* 70 cells"
+    ):
+        quick(x_train=x, n_top_genes=2, likelihood="gaussian")
 
 
 def test_more_variable_genes_than_there_are_means_all(few):

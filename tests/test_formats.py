@@ -11,6 +11,7 @@ import textwrap
 import warnings
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ import scanpy as sc
 import scipy.io
 
 import vaexprs as vx
-from vaexprs import rds, tables
+from vaexprs import packed, tables
 from vaexprs.matrices import densify
 
 R_PACKAGES = ("SingleCellExperiment", "SeuratObject", "Matrix")
@@ -202,7 +203,7 @@ def test_damaged_files_of_r(from_r, tmp_path):
 
 
 def test_bombs_of_r(tmp_path, monkeypatch):
-    monkeypatch.setattr(rds, "ALWAYS_UNPACKED", 2**20)
+    monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 2**20)
     (tmp_path / "zeros.rds").write_bytes(gzip.compress(b"X\n" + bytes(2**23)))
     with pytest.raises(ValueError, match=r"of more than 1,6\d\d,\d\d\d when it is unpacked"):
         vx.read(tmp_path / "zeros.rds")
@@ -597,6 +598,42 @@ def test_large_tables_are_read_and_written_in_parts(some_cells, tmp_path, monkey
     monkeypatch.setattr(tables, "VALUES_AT_ONCE", 5_000)
     vx.write(some_cells, tmp_path / "out.tsv")
     assert_same(quiet_read(tmp_path / "out.tsv"), some_cells, ["phase"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv.gz"])
+@pytest.mark.parametrize("name", ["a\0b", "a\rb"])
+@pytest.mark.parametrize("where", ["obs_names", "var_names", "level"])
+def test_texts_that_readers_of_tables_stop_at_are_refused(some_cells, tmp_path, suffix, name, where):
+    cells = some_cells[:5, :4].copy()
+    if where == "level":
+        cells.obs["kind"] = [name, *"abcd"]
+    else:
+        setattr(cells, where, [name, *getattr(cells, where)[1:]])
+    with pytest.raises(ValueError, match="A table cannot hold texts with a NUL or a carriage return: 'a"):
+        vx.write(cells, tmp_path / f"cells{suffix}")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_cell_without_a_name(tmp_path):
+    cells = ad.AnnData(np.ones((1, 2), np.float32), obs=pd.DataFrame(index=[""]))
+    back = vx.read(vx.write(cells, tmp_path / "cells.csv"), transpose=False)
+    assert list(back.obs_names) == [""]
+    with pytest.raises(ValueError, match="cannot hold names that are empty or have tabs"):
+        vx.write(cells, tmp_path / "cells.mtx")
+
+
+def test_values_that_are_all_zero_are_written_to_zarr_too(tmp_path):
+    cells = ad.AnnData(np.zeros((3, 2), np.float32))
+    assert not vx.read(vx.write(cells, tmp_path / "cells.zarr")).X.any()
+
+
+def test_names_that_anndata_cannot_write_are_said(some_cells, tmp_path):
+    cells = some_cells[:5].copy()
+    cells.obs["_index"] = "a"
+    for suffix in (".h5ad", ".zarr"):
+        with pytest.raises(ValueError, match="^The cells cannot be written: '_index' is a reserved name"):
+            vx.write(cells, tmp_path / f"cells{suffix}")
+    assert not any(tmp_path.iterdir())
 
 
 def test_transpose_is_for_tables(some_cells, tmp_path):

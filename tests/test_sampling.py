@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
+from vaexprs.matrices import MOST_COUNT
 from vaexprs.sampling import count_quantiles, draw_counts, evenly_spread
 
 CELLS, BLOCKS = 250, 4_000  # a million draws of each gene
@@ -311,3 +312,26 @@ def test_numbers_that_can_only_be_zeros_are_not_drawn(mean, logit, drawn):
     )
     same.random(genes * drawn)
     assert rng.random() == same.random()
+
+
+@pytest.mark.parametrize("dispersion", [9e-4, 1.0, 8e3, np.inf])
+@pytest.mark.parametrize("mean", [2.0**24, 1e12, 1e18])
+def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion):
+    """SciPy looked for one of them for minutes, and what it found came back negative."""
+    n = 1_000
+    theta = None if np.isinf(dispersion) else np.full((1, 2), dispersion)
+    counts = draw_counts(
+        np.random.default_rng(0),
+        np.full((n, 2), 0.5, np.float32),
+        np.full(n, 2 * mean),
+        theta,
+        None,
+        [np.arange(n)],
+        True,
+    )
+    assert counts.data.min() > 0
+    assert counts.data.max() <= MOST_COUNT
+    if mean < 1e9 and dispersion >= 1:
+        assert counts.toarray().mean() == pytest.approx(mean, rel=0.02)
+    if mean > 1e9 and dispersion > 1:
+        assert (counts.data == MOST_COUNT).all()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vaexprs.evaluation import evaluate
     from vaexprs.fitting import fit_vae
     from vaexprs.generation import Generated, gen_exprs
+    from vaexprs.guarantee import Privacy
     from vaexprs.interpolation import interpolate
     from vaexprs.io import read
     from vaexprs.plotting import plot_aug, plot_vae
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Generated": "generation",
+    "Privacy": "guarantee",
     "VAEFit": "result",
     "audit_privacy": "privacy",
     "augment": "augmentation",
@@ -44,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "Generated",
+    "Privacy",
     "VAEFit",
     "audit_privacy",
     "augment",

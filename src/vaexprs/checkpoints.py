@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from vaexprs._checks import some
+from vaexprs._checks import reason, some
+from vaexprs.packed import read_arrays
 from vaexprs.writing import written_whole
 
 FORMAT = 1
@@ -77,11 +77,15 @@ class Checkpoint(keras.callbacks.Callback):
         self._written = time.monotonic()
         self._last_step = -1
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
+    def begin(self) -> None:
+        """Put the state to begin from into the model, once."""
         if self.start.arrays:
             restore(self.model, self.start)
             self.start = State()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        self.begin()
         self._last_step = -1
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -116,7 +120,10 @@ class Checkpoint(keras.callbacks.Callback):
             "step": step,
             "history": self._history,
         }
-        arrays = {f"variable_{i}": np.asarray(v.value) for i, v in enumerate(_variables(self.model))}
+        values = [np.asarray(variable.value) for variable in _variables(self.model)]
+        if any(np.isnan(value).any() for value in values):
+            return  # training has diverged: an earlier state is worth more
+        arrays = {f"variable_{i}": value for i, value in enumerate(values)}
         with written_whole(self.path, overwrite=True) as beside, beside.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
             file.flush()
@@ -153,16 +160,16 @@ def read_state(path: Path, about: Mapping[str, Any]) -> State:
     if not path.exists():
         return State()
     try:
-        with np.load(path, allow_pickle=False) as file:
-            told = json.loads(str(file["about"]))
-            arrays = tuple(file[f"variable_{i}"] for i in range(len(file.files) - 1))
+        held = read_arrays(path)
+        told = json.loads(str(held["about"]))
+        arrays = tuple(held[f"variable_{i}"] for i in range(len(held) - 1))
         if told["format"] != FORMAT:
             raise ValueError(f"it has format {told['format']}, this vaexprs reads {FORMAT}.")
         state = State(int(told["epoch"]), int(told["step"]), told["history"], arrays)
         before = dict(told["about"])
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and zlib each have their own
         raise ValueError(
-            f"The checkpoint {str(path)!r} cannot be read: {error} Delete it and begin anew."
+            f"The checkpoint {str(path)!r} cannot be read: {reason(error)} Delete it and begin anew."
         ) from error
     now = json.loads(json.dumps(about))
     other = [name for name in now if before.get(name) != now[name]]

@@ -23,6 +23,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from vaexprs._checks import reason, require
+from vaexprs.architecture import LAYERS
 from vaexprs.result import VAEFit, load_vae
 
 ANSWER = 10.0  # seconds in which a scheduler has to answer
@@ -70,8 +71,11 @@ class SavedFit:
         with tempfile.TemporaryDirectory() as folder:
             files = {path.name: path.read_bytes() for path in fit.save(Path(folder) / "model").iterdir()}
         kinds = {type(layer) for layer in fit.model.layers}
+        known = {"vaexprs": {kind.__name__ for kind in kinds}, "keras": set(LAYERS.split())}
         own = {
-            kind.__name__: kind for kind in kinds if kind.__module__.split(".")[0] not in ("keras", "vaexprs")
+            kind.__name__: kind
+            for kind in kinds
+            if kind.__name__ not in known.get(kind.__module__.split(".")[0], ())
         }
         digest = hashlib.sha256(b"".join(files[name] for name in sorted(files))).hexdigest()
         return cls(digest, files, own)

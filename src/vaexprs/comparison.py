@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, some, warn
+from vaexprs._checks import did_you_mean, reason, some, warn
 from vaexprs.counts import AS_IT_IS
 from vaexprs.io import from_object, read
 from vaexprs.matching import at_one_depth, only_generated, with_levels_asked
@@ -113,7 +114,7 @@ def layer_like(generated: Any, layer: str | None) -> str | None:
     layer
         What the user named; None to look for counts where the generated cells are counts.
     """
-    return AS_IT_IS if layer is None and not _recipe(generated).get("counts", True) else layer
+    return AS_IT_IS if layer is None and not recipe_of(generated).get("counts", True) else layer
 
 
 class AtHand(NamedTuple):
@@ -168,7 +169,7 @@ def at_hand(
     found = sampled(large, keys=wanted, seed=seed, most=most)
     if layer not in (None, AS_IT_IS):
         found.cells.layers[layer] = found.cells.X
-    recipe = _recipe(cells)
+    recipe = recipe_of(cells)
     if recipe:
         found.cells.uns["vaexprs"] = recipe
     return found
@@ -244,7 +245,7 @@ def side_by_side(
         counts where others do not.
     """
     notes = [] if notes is None else notes
-    recipe = _recipe(generated)
+    recipe = recipe_of(generated)
     layer = layer_like(generated, layer)
     generated = only_generated(generated, notes)
     sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe or layer == AS_IT_IS else None)}
@@ -310,15 +311,34 @@ def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:
 
 def label_key_of(generated: ad.AnnData | Path, label_key: str | None) -> str | None:
     """Return `label_key`, or where it is None the one that the generated cells were made with."""
-    return label_key or str(_recipe(generated).get("label_key", "")) or None
+    return label_key or str(recipe_of(generated).get("label_key", "")) or None
 
 
-def _recipe(generated: Any) -> dict[str, Any]:
+def recipe_of(generated: Any) -> dict[str, Any]:
+    """Return what ``uns["vaexprs"]`` says of how cells were made; empty where it is not one of ours.
+
+    Raises
+    ------
+    ValueError
+        If it is not what `gen_exprs` writes.
+    """
     if isinstance(generated, (str, os.PathLike)):
-        recipe = note_of(generated, "vaexprs")
+        found = note_of(generated, "vaexprs")
     else:
-        recipe = generated.uns.get("vaexprs", {})
-    return dict(recipe) if isinstance(recipe, Mapping) else {}
+        found = generated.uns.get("vaexprs", {})
+    recipe = {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+    try:
+        for name in ("labels", "covariates", "conditions"):
+            json.loads(str(recipe.get(name, "")) or "null")
+        float(0 if recipe.get("library_size", "real") == "real" else recipe["library_size"])
+        int(recipe.get("seed", 0))
+        bool(recipe.get("counts", True))
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            "uns['vaexprs'] of the generated cells is not what gen_exprs writes: "
+            f"{reason(error)} Take it out: del adata.uns['vaexprs']."
+        ) from error
+    return recipe
 
 
 def _matrix(cells: ad.AnnData, genes: pd.Index) -> Matrix:

@@ -83,6 +83,31 @@ class LatentDensity:
             bic=self.bic,
         )
 
+    @classmethod
+    def normal(
+        cls,
+        conditions: Conditions,
+        seen: tuple[dict[str, str], ...],
+        cells: np.ndarray,
+        means: np.ndarray,
+        covariance: np.ndarray,
+    ) -> LatentDensity:
+        """Return a density of one normal distribution for each combination, with one covariance for all.
+
+        Parameters
+        ----------
+        conditions, seen, cells
+            See `LatentDensity`.
+        means
+            (n_seen, n_dims).
+        covariance
+            (n_dims, n_dims).
+        """
+        mixtures = tuple(Mixture(np.ones(1), mean[None], covariance[None], BORROWED) for mean in means)
+        effects = _effects(conditions, seen, means, cells / cells.sum())
+        bic = np.full(len(seen), np.nan)  # it would take the cells to know
+        return cls(conditions, seen, cells, mixtures, bic, covariance, effects)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the numbers as arrays, to be saved."""
         return {
@@ -203,10 +228,10 @@ def fit_density(
     )
     if library_noise is None:
         return density
-    return _without_noise(density, np.array([library_noise(rows) for rows in groups.values()]))
+    return without_noise(density, np.array([library_noise(rows) for rows in groups.values()]))
 
 
-def _without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
+def without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
     """Return the density with the variance of its last dimension, the log library size, less the noise."""
     mixtures = []
     for mixture, extra in zip(density.mixtures, noise, strict=True):

@@ -21,6 +21,7 @@ ENABLES = {
     "cuda": "training on an NVIDIA GPU (Linux)",
     "dask": "generating on a Dask cluster",
     "docs": "building the documentation",
+    "privacy": "fitting with differential privacy",
     "r": "reading and writing .rds files of R",
 }
 FOR_DEVELOPERS = ("dev", "test")

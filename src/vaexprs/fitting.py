@@ -22,6 +22,7 @@ from vaexprs._checks import check_integer, check_real, did_you_mean, some, warn
 from vaexprs.checkpoints import Checkpoint, read_state
 from vaexprs.counts import AS_IT_IS
 from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
+from vaexprs.guarantee import Privacy
 from vaexprs.io import fingerprint, from_matrix, from_object
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
 from vaexprs.matrices import as_float
@@ -38,6 +39,7 @@ from vaexprs.preprocessing import (
     summarise,
     with_variable_genes,
 )
+from vaexprs.private_fitting import check_request, fit_privately, units_of
 from vaexprs.result import VAEFit, encode
 from vaexprs.training import Schedule, as_callbacks, schedule_for, train
 from vaexprs.writing import check_output
@@ -95,6 +97,7 @@ def fit_vae(
     checkpoint_minutes: float = 10.0,
     checkpoint_steps: int | None = None,
     resume: bool = False,
+    privacy: Privacy | None = None,
     **fit_arguments: Any,
 ) -> VAEFit:
     """Fit a (conditional) variational autoencoder to gene expression.
@@ -174,6 +177,12 @@ def fit_vae(
     resume
         Go on from `checkpoint` with the same data and settings, to the same result as a fit without
         interruption. Where there is none yet, begin.
+    privacy
+        ``vaexprs.Privacy(epsilon, delta, unit)`` for a fit with differential privacy, by default without.
+        The model and all that is generated of it then tell of one cell (or donor) no more than that allows;
+        ``fit.guarantee`` says what was spent. It takes counts, trains a smaller network with noise, and
+        refuses what would break the guarantee. `batch_size` is then the expected number of units in a step,
+        drawn anew each time: by default a fifth of them, at most 1,024, and 300 steps or more.
     **fit_arguments
         Passed on to ``keras.Model.fit``: ``callbacks``, ``verbose``, ``initial_epoch``, ``sample_weight``
         and so on. By default one progress bar is shown; Keras' own with ``verbose=1`` or ``2``. Ctrl-C ends
@@ -182,7 +191,8 @@ def fit_vae(
     Returns
     -------
     VAEFit
-        With model, encoder, decoder, preprocessing, density and history.
+        With model, encoder, decoder, preprocessing, density and history. Where training diverged, which a
+        warning says, they are those of the last good weights, and ``recipe["diverged"]`` has the sentence.
 
     Raises
     ------
@@ -190,7 +200,8 @@ def fit_vae(
         If an argument is of the wrong kind or unknown.
     ValueError
         If values cannot be learned from: NaN, negative or fractional counts, cells without counts,
-        duplicate gene names, unknown labels, layers that do not fit; or a checkpoint is of another fit.
+        absurdly large ones, duplicate gene names, unknown labels, layers that do not fit; if training
+        diverges before there is anything to keep; or if a checkpoint is of another fit.
     FileExistsError
         If there is something at `checkpoint` and `resume` is false.
 
@@ -214,6 +225,8 @@ def fit_vae(
         n_top_genes = check_integer("n_top_genes", n_top_genes, 1)
     every = None if checkpoint_steps is None else check_integer("checkpoint_steps", checkpoint_steps, 1)
     minutes = check_real("checkpoint_minutes", checkpoint_minutes, 0)
+    if privacy is not None:
+        check_request(privacy, given, fit_arguments)
     file = _checkpoint_file(checkpoint, resume)
 
     keep_compiled()
@@ -235,6 +248,25 @@ def fit_vae(
             covariate_keys,
             not use_generator,
         )
+    if privacy is not None:
+        assert train_cells is not None
+        model, density, guarantee = fit_privately(
+            prepared,
+            chosen,
+            units_of(train_cells, privacy.unit, prepared.conditions.keys),
+            privacy,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            latent_dim=latent_dim,
+            regularization=regularization,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=None if optimizer is None else _copy_optimizer(optimizer),
+            seed=seed,
+            shown=fit_arguments.get("verbose", "auto") != 0,
+        )
+        recipe = _recipe(given, None) | ({"interrupted": True} if model.interrupted else {})
+        return VAEFit(model, prepared.without_cells(), density, {}, seed, recipe, guarantee)
     if prepared.val is None and validation_split:
         prepared = _split(prepared, validation_split, seed)
     cells = prepared.train
@@ -277,13 +309,16 @@ def fit_vae(
             share=share,
             checkpoint=state,
         )
-    interrupted = model.interrupted
+    interrupted, diverged = model.interrupted, model.diverged
+    if diverged:
+        warn(diverged)
     if share[1] > 1:  # what follows is each process's own
         model = model.local_copy()
     density = _density(model, prepared, seed)
     for sentence in _doubts(model, prepared, history):
         warn(sentence)
     recipe = _recipe(given, train_cells) | ({"interrupted": True} if interrupted else {})
+    recipe |= {"diverged": diverged} if diverged else {}
     return VAEFit(model, prepared, density, history, seed, recipe)
 
 
@@ -363,6 +398,8 @@ def _told(value: Any) -> Any:
         return value.item()
     if isinstance(value, (list, tuple, np.ndarray, pd.Index)):
         return [_told(part) for part in value]
+    if isinstance(value, Privacy):
+        return value.asked
     return type(value).__name__
 
 

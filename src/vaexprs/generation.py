@@ -355,7 +355,7 @@ def origin(fit: VAEFit) -> dict[str, Any]:
         "scaling": fit.preprocessing.scaling.kind,
         "label_key": fit.preprocessing.conditions.label_key or "",
         "fit_seed": fit.seed,
-    }
+    } | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})
 
 
 def counts_a_cell(fit: VAEFit, library_size: Any) -> float | None:

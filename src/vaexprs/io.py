@@ -17,7 +17,17 @@ import scipy.sparse as sp
 from vaexprs._checks import did_you_mean, require, some, warn
 from vaexprs.counts import AS_IT_IS, chosen, count_names
 from vaexprs.matrices import as_float
-from vaexprs.ondisk import STORES, Told, check_store, damage_told, file_of, no_layer, no_x
+from vaexprs.ondisk import (
+    STORES,
+    Told,
+    check_hdf5,
+    check_sparse,
+    check_store,
+    damage_told,
+    file_of,
+    no_layer,
+    no_x,
+)
 from vaexprs.rds import read_rds
 from vaexprs.tables import read_obs, read_table, with_obs
 from vaexprs.tenx import is_folder, read_folder, read_h5
@@ -78,6 +88,7 @@ def read(
         )
     with damage_told(path):
         cells = READERS[suffix](path) if turned is None else turned(path, transpose)
+        check_sparse(cells)
     if obs is None:
         return cells
     if not Path(obs).is_file():
@@ -95,6 +106,7 @@ def _read_store(path: Path) -> ad.AnnData:
 
 def _read_loom(path: Path) -> ad.AnnData:
     require("loompy", "'vaexprs[loom]'", "Reading .loom files")
+    check_hdf5(path, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ad.io.read_loom(path, X_name="")
@@ -104,6 +116,7 @@ def _read_h5mu(path: Path) -> ad.AnnData:
     """Read the modality of a MuData file that has the genes."""
     import h5py
 
+    check_hdf5(path, path)
     with h5py.File(path, "r") as file:
         parts = list(file["mod"]) if "mod" in file else []
         name = next((each for each in RNA if each in parts), parts[0] if len(parts) == 1 else None)

@@ -18,7 +18,7 @@ from keras import ops
 from scipy.special import ndtri
 
 from vaexprs._checks import check_choice
-from vaexprs.matrices import Matrix, limits
+from vaexprs.matrices import MOST_COUNT, Matrix, limits
 from vaexprs.ondisk import DiskMatrix, row_blocks
 from vaexprs.preprocessing import POWERS, Summary
 
@@ -31,6 +31,7 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 # EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
+TOLD_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
@@ -349,6 +350,21 @@ class Likelihood(ABC):
     def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:  # noqa: B027
         """Set the starting weights of the head from the prepared cells and the summary of their values."""
 
+    def start_told(  # noqa: B027
+        self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray
+    ) -> None:
+        """Set the starting weights of the head from what was told of private cells.
+
+        Parameters
+        ----------
+        head
+            The decoder's last layer.
+        log_proportions
+            Logarithm of the share of the counts that each gene has, (n_genes,).
+        effects
+            What each condition adds to it, (width, n_genes).
+        """
+
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
         """Return which genes have a learned dispersion at its lower limit, (n_genes,).
 
@@ -448,6 +464,12 @@ class CountLikelihood(Likelihood):
                 f"Counts must be whole numbers under likelihood {self.name!r}, got {summary.fractions:,} "
                 "fractions. Name the layer with the counts (layer='counts') or use likelihood='gaussian'."
             )
+        most = summary.high.max()
+        if most > MOST_COUNT:
+            raise ValueError(
+                f"Counts must be at most {MOST_COUNT:,} under likelihood {self.name!r}, got {float(most):g}. "
+                "For values that are not counts use likelihood='gaussian'."
+            )
         if summary.n_empty:
             raise ValueError(
                 f"Every cell must have counts under likelihood {self.name!r}, got {summary.n_empty:,} "
@@ -461,6 +483,16 @@ class CountLikelihood(Likelihood):
     def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:
         total = summary.total + 0.1
         head.bias.assign(np.log(total / total.sum()))
+
+    def start_told(self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray) -> None:
+        head.bias.assign(log_proportions)
+        if head.effect is not None:
+            head.effect.assign(effects / EFFECT_STEP)
+        if head.dispersed:  # of so fine a thing as dispersions nothing but noise would be learned
+            head.log_dispersion.assign(np.full(head.n_genes, np.log(TOLD_DISPERSION) / DISPERSION_STEP))
+            head.log_dispersion.trainable = False
+            if head.deviation is not None:
+                head.deviation.trainable = False
 
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
         if not head.dispersed:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 # A float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no types to say it with.
 Matrix: TypeAlias = Any
+MOST_COUNT = 2**31 - 1  # that one of generated counts can hold
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:
@@ -23,6 +24,11 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
 
 def as_float(x: Any) -> Matrix:
     """Return a matrix as float32: sparse as CSR, everything else as a C-contiguous array."""
+    with np.errstate(over="ignore"):  # what is too large for it is infinite, and is said to be
+        return _as_float(x)
+
+
+def _as_float(x: Any) -> Matrix:
     if sp.issparse(x):
         csr = sp.csr_matrix(x, dtype=np.float32)
         if not csr.has_canonical_format:

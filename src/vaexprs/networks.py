@@ -18,9 +18,19 @@ from vaexprs.batches import as_inputs
 from vaexprs.likelihoods import LIKELIHOODS, Head, Likelihood
 from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import DiskMatrix
-from vaexprs.preprocessing import INPUT_TARGET, Summary
+from vaexprs.preprocessing import INPUT_TARGET, LevelCodes, Summary
 
-RESERVED = ("expression", "condition", "z_mean", "z_log_stddev", "latent", "normalize", "output")
+RESERVED = (
+    "expression",
+    "condition",
+    "expression_and_condition",
+    "z_mean",
+    "z_log_stddev",
+    "latent",
+    "latent_and_condition",
+    "normalize",
+    "output",
+)
 # A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
 # the inputs get smaller in proportion, or training diverges.
 INPUT_GENES = 2000
@@ -163,7 +173,20 @@ class VAE(keras.Model):
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.interrupted = False  # by Ctrl-C, before the last step
+        self.diverged = ""  # how training ended, where its loss was no longer a number
         self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of the latent vector."""
+        return int(self.get_layer("latent").output.shape[-1])
+
+    def losses_of(self, cells: Any, output: Any) -> tuple[Any, Any, Any]:
+        """Return for each cell the reconstruction error, the KL divergence, and the loss, each (n_cells,)."""
+        mean, log_stddev = output["z_mean"], output["z_log_stddev"]
+        reconstruction = -self.likelihood.log_prob(cells, output["output"])
+        kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
+        return reconstruction, kl, reconstruction + self.regularization * kl
 
     def compute_loss(
         self,
@@ -175,12 +198,9 @@ class VAE(keras.Model):
     ) -> Any:
         """Return the mean loss of a batch; the cells are their own target."""
         cells = x[0] if isinstance(x, (list, tuple)) else x
-        mean, log_stddev = y_pred["z_mean"], y_pred["z_log_stddev"]
-        reconstruction = -self.likelihood.log_prob(cells, y_pred["output"])
-        kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
+        reconstruction, kl, loss = self.losses_of(cells, y_pred)
         self.reconstruction_tracker.update_state(reconstruction, sample_weight=sample_weight)
         self.kl_tracker.update_state(kl, sample_weight=sample_weight)
-        loss = reconstruction + self.regularization * kl
         loss = ops.mean(loss if sample_weight is None else sample_weight * loss)
         for penalty in self.losses:  # the user's kernel and activity regularisers
             loss = loss + ops.sum(penalty)
@@ -215,10 +235,22 @@ class VAE(keras.Model):
         condition = None
         if len(self.inputs) == 2:
             condition = keras.Input(self.inputs[1].shape[1:], name="condition")
-        hidden = join(z, condition) if self.joined else z
+        return keras.Model(as_inputs(z, condition), self._decoded(z, condition), name="decoder")
+
+    def _decoded(self, z: Any, condition: Any) -> Any:
+        hidden = join(z, condition, "latent_and_condition") if self.joined else z
         for name in self.decoder_layers:
             hidden = _call(self.get_layer(name), hidden, condition)
-        return keras.Model(as_inputs(z, condition), hidden, name="decoder")
+        return hidden
+
+    def with_noise_as_input(self) -> keras.Model:
+        """Return the same graph and weights with one input more, the noise, (n_cells, latent_dim)."""
+        noise = keras.Input((self.latent_dim,), name="noise")
+        mean, log_stddev = (self.get_layer(name).output for name in ("z_mean", "z_log_stddev"))
+        z = mean + ops.exp(log_stddev) * noise
+        condition = self.inputs[1] if len(self.inputs) == 2 else None
+        output = {"output": self._decoded(z, condition), "z_mean": mean, "z_log_stddev": log_stddev}
+        return keras.Model([*self.inputs, noise], output, name="with_noise")
 
     def local_copy(self) -> VAE:
         """Return the same model with its weights on this process's own devices."""
@@ -304,9 +336,9 @@ def _several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     return train
 
 
-def join(x: Any, condition: Any) -> Any:
+def join(x: Any, condition: Any, name: str) -> Any:
     """Return `x` with the one-hot conditions, if any, as further columns."""
-    return x if condition is None else keras.layers.Concatenate()([x, condition])
+    return x if condition is None else keras.layers.Concatenate(name=name)([x, condition])
 
 
 def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
@@ -431,7 +463,7 @@ def build_vae(
             normalize = Normalize(likelihood.counts, name="normalize")
             hidden = normalize(hidden)
             normalize.start(x, summary)
-        hidden = join(hidden, condition)
+        hidden = join(hidden, condition, "expression_and_condition")
         for layer in encoder:
             hidden = _apply(layer, hidden, "encoder_layers")
         _check_flat(hidden, "encoder_layers")
@@ -443,7 +475,7 @@ def build_vae(
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
         # with layers of the user's own, conditions may change what the latent vector means
         joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
-        hidden = join(latent, condition) if joined else latent
+        hidden = join(latent, condition, "latent_and_condition") if joined else latent
         for layer in decoder:
             hidden = _apply(layer, hidden, "decoder_layers", condition)
         if likelihood.last_layer_is_output:
@@ -538,7 +570,10 @@ def keep_compiled() -> None:
 
 
 def predict(
-    model: keras.Model, x: Matrix, codes: np.ndarray | None, batch_size: int = 256
+    model: keras.Model,
+    x: Matrix | DiskMatrix,
+    codes: np.ndarray | LevelCodes | None,
+    batch_size: int = 256,
 ) -> list[np.ndarray]:
     """Return a model's outputs for prepared cells as a flat list of arrays, one batch in memory at a time."""
     parts = []

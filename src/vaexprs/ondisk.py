@@ -23,6 +23,13 @@ STORES = (".h5ad", ".zarr")
 IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
 NAMES_AT_ONCE = 16_384  # that are read of those of cells on disk
 BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
+ALWAYS_UNPACKED = 256 * 2**20  # bytes that an array may claim whatever is there of it, ...
+MOST_UNPACKED = 1_032  # ... and for each byte that is there: gzip can make no more of one
+# of Zarr's codecs those that make nothing but numbers and text; "pickle" is another one
+CODECS = """
+    adler32 astype bitround blosc bytes bz2 crc32 crc32c delta fixedscaleoffset fletcher32 gzip lz4
+    lzma packbits quantize sharding_indexed shuffle transpose vlen-bytes vlen-utf8 zlib zstd
+"""
 GAP_BYTES = 256 * 2**10  # of rows between two that are wanted, up to which they are read along
 
 
@@ -388,10 +395,13 @@ def open_group(path: str | os.PathLike[str]) -> Any:
         if path.suffix == ".h5ad":
             import h5py
 
+            check_hdf5(path, path)
             return h5py.File(path, "r")
         import zarr
 
-        return zarr.open_group(path, mode="r")
+        group = zarr.open_group(path, mode="r")
+        check_zarr(group, path)
+        return group
 
 
 def _matrix_in(part: Any) -> Any:
@@ -416,7 +426,7 @@ def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
 
 
 def check_store(path: Path) -> None:
-    """Check that the matrices of a file are whole."""
+    """Check that the matrices of a file are whole, and that it holds what it claims to hold."""
     group = open_group(path)
     for name in ("obs", "var"):
         if name not in group:
@@ -424,6 +434,146 @@ def check_store(path: Path) -> None:
     layers = group.get("layers", {})
     for part in (*([group["X"]] if "X" in group else []), *(layers[name] for name in layers)):
         _check_matrix(part, path)
+
+
+def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
+    """Check that an HDF5 file holds what it claims to hold, and nothing of other files.
+
+    A dataset may say any shape without a value behind it, and lie in any other file. What was packed may be a
+    thousand times as large as its file, but not more.
+
+    Parameters
+    ----------
+    source
+        The file, or its content.
+    path
+        Its name, for the message.
+    packed
+        Whether values may be packed; if not, each must be there.
+
+    Returns
+    -------
+    Number of values in all datasets.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    import h5py
+
+    total = 0
+    with h5py.File(source, "r") as file:
+        for name, part in _in_hdf5(file, path):
+            if part.external or part.is_virtual:
+                raise Told(f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one.")
+            if not _is_plain(part.dtype):
+                raise Told(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
+            if part.shape is None:
+                continue
+            size, there = part.size * part.dtype.itemsize, part.id.get_storage_size()
+            if (size > there) if not packed else size > max(ALWAYS_UNPACKED, MOST_UNPACKED * there):
+                raise Told(
+                    f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
+                    f"{there:,}."
+                )
+            total += int(part.size)
+    return total
+
+
+def _is_plain(kind: np.dtype) -> bool:
+    """Whether values are numbers or text; HDF5 crashes over other sequences in damaged files."""
+    import h5py
+
+    if kind.names is not None:
+        return all(_is_plain(kind[name]) for name in kind.names)
+    if kind.subdtype is not None:
+        return _is_plain(kind.subdtype[0])
+    return kind.kind != "O" or h5py.check_string_dtype(kind) is not None
+
+
+def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield name and dataset of all in a file that stands in no other one."""
+    import h5py
+
+    waiting, seen = [file], set()
+    while waiting:
+        group = waiting.pop()
+        for key in group:
+            link, name = group.get(key, getlink=True), f"{group.name.rstrip('/')}/{key}"
+            if isinstance(link, h5py.ExternalLink):
+                raise Told(f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one.")
+            if isinstance(link, h5py.SoftLink):
+                continue  # to something of the same file, which is come upon there
+            part = group[key]
+            if isinstance(part, h5py.Dataset):
+                yield name, part
+            elif isinstance(part, h5py.Group):
+                mark = h5py.h5o.get_info(part.id).addr
+                if mark not in seen:  # a group may hold itself
+                    seen.add(mark)
+                    waiting.append(part)
+
+
+def check_zarr(group: Any, path: Path) -> None:
+    """Check that the arrays of a Zarr store hold what they claim to hold, and are unpacked by known codecs.
+
+    Those of version 2 name their codecs, and one of them is Python's pickle, which runs code.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+    import zarr
+
+    for name, part in group.members(max_depth=None):
+        if not isinstance(part, zarr.Array):
+            continue
+        unknown = sorted(set(_codecs(part.metadata.to_dict())) - set(CODECS.split()))
+        if unknown:
+            raise Told(
+                f"{str(path)!r} packs {name!r} with {some(unknown)}, which is not among the codecs that only "
+                "unpack numbers and text. Write it anew with the defaults of zarr."
+            )
+        size = int(part.size) * part.dtype.itemsize
+        if size > ALWAYS_UNPACKED and size > MOST_UNPACKED * _bytes_in(path / name):
+            raise Told(
+                f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
+                f"{_bytes_in(path / name):,}."
+            )
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _codecs(about: Any) -> Iterator[str]:
+    """Yield the names of the codecs in the metadata of an array, those within codecs too."""
+    for key in ("filters", "compressor", "codecs", "index_codecs"):
+        given = about.get(key) or ()
+        for codec in given if isinstance(given, (list, tuple)) else (given,):
+            name = codec.get("id", codec.get("name", codec)) if isinstance(codec, dict) else codec
+            yield str(name).removeprefix("numcodecs.")
+            if isinstance(codec, dict) and isinstance(codec.get("configuration"), dict):
+                yield from _codecs(codec["configuration"])
+
+
+def check_sparse(cells: ad.AnnData) -> None:
+    """Check that the sparse matrices of cells name only rows and columns that they have.
+
+    SciPy reads wherever they point to.
+
+    Raises
+    ------
+    ValueError
+        If they do not.
+    """
+    raw = () if cells.raw is None else (cells.raw.X,)
+    held = (cells.layers, cells.obsm, cells.varm, cells.obsp, cells.varp)
+    for x in (cells.X, *raw, *(each for part in held for each in part.values())):
+        if sp.issparse(x) and hasattr(x, "check_format"):
+            x.check_format(full_check=True)
 
 
 def _check_matrix(part: Any, path: Path) -> None:
@@ -445,7 +595,13 @@ def _check_matrix(part: Any, path: Path) -> None:
     elif kind in ("csr_matrix", "csc_matrix"):
         major = int(part.attrs["shape"][int(kind == "csc_matrix")])
         ends, n = np.asarray(part["indptr"][:]), int(part["data"].size)
-        if len(ends) != major + 1 or ends[-1] != n or part["indices"].size != n or (np.diff(ends) < 0).any():
+        if (
+            len(ends) != major + 1
+            or ends[0]
+            or ends[-1] != n
+            or part["indices"].size != n
+            or (np.diff(ends) < 0).any()
+        ):
             raise _not_whole(path, f"'indptr', 'indices' and 'data' of {name!r} do not fit together")
         # where there is but one value a cell it may be the first gene's each time
         for array in ("data", "indices") if n > len(ends) else ("data",):

@@ -18,7 +18,7 @@ import numpy as np
 
 from vaexprs import markup
 from vaexprs._checks import check_choice, did_you_mean, some, warn
-from vaexprs.comparison import as_cells, at_hand, label_key_of, layer_like, sampled_training
+from vaexprs.comparison import as_cells, at_hand, label_key_of, layer_like, recipe_of, sampled_training
 from vaexprs.generation import Generated, join_real, real_cells
 from vaexprs.io import from_object, read
 from vaexprs.matrices import as_float, densify, limits
@@ -358,11 +358,11 @@ def _joined(
 def model_space(joined: ad.AnnData) -> np.ndarray:
     """Return real and generated cells as the model sees them, (n_cells, n_genes), dense float32."""
     dense = densify(as_float(joined.X))
-    recipe = joined.uns.get("vaexprs", {"scaling": "none", "counts": bool(np.all(dense == np.round(dense)))})
-    if recipe["counts"]:
+    recipe = recipe_of(joined)
+    if recipe.get("counts", bool(np.all(dense == np.round(dense)))):
         return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
     real = dense[(joined.obs["group"] == "real").to_numpy()]
-    return np.asarray(Scaling.fit(str(recipe["scaling"]), *limits(real)).forward(dense))
+    return np.asarray(Scaling.fit(str(recipe.get("scaling", "none")), *limits(real)).forward(dense))
 
 
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]

@@ -28,6 +28,8 @@ SCALINGS = (*POWERS, "minmax")
 INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
 LOOKED_AT = 20_000  # cells that variable genes are chosen by, in runs of so many ...
 RUN = 100  # ... cells that follow each other
+LARGEST = 1e15  # value: sums of squares of larger ones may be beyond 32 bits
+MOST_LOG = 50.0  # the logarithm of a count, or of a normalised one, is not larger
 MOST_NAMED = 5  # rows that a summary remembers of a kind
 
 
@@ -398,7 +400,7 @@ def check_cells(adata: ad.AnnData | DiskCells, name: str) -> None:
     Raises
     ------
     ValueError
-        If it is empty, holds NaN or infinite values, has duplicate gene names.
+        If it is empty, holds NaN, infinite or absurdly large values, has duplicate gene names.
     """
     if 0 in adata.shape:
         raise ValueError(
@@ -416,7 +418,7 @@ def check_cells(adata: ad.AnnData | DiskCells, name: str) -> None:
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
-    """Check that there is no NaN and nothing infinite among some values.
+    """Check that there is no NaN, nothing infinite and nothing that is absurdly large among some values.
 
     Raises
     ------
@@ -427,6 +429,12 @@ def check_finite(values: np.ndarray, name: str) -> None:
         n = int(test(values).sum())
         if n:
             raise ValueError(f"{name} must hold finite values, got {n:,} {bad} values.")
+    most = max(float(values.max(initial=0)), -float(values.min(initial=0)))
+    if most > LARGEST:
+        raise ValueError(
+            f"{name} must hold values between {-LARGEST:g} and {LARGEST:g}, got one of size {most:g}. "
+            "Does it stand for a missing value?"
+        )
 
 
 @dataclass(frozen=True)
@@ -526,7 +534,7 @@ def summarise(x: Matrix, name: str) -> Summary:
     Raises
     ------
     ValueError
-        If it holds NaN or infinite values.
+        If it holds NaN, infinite or absurdly large values.
     """
     summary = None
     for block in row_blocks(x):
@@ -542,7 +550,13 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
 
     Scanpy's `highly_variable_genes` chooses, by default as Seurat does (Satija et al. 2015,
     doi:10.1038/nbt.3192), from the logarithms of counts per 10,000; values that are not counts are taken as
-    they are. Of many cells it looks at 20,000, in runs from random places.
+    they are, unless they are too large to be logarithms. Of many cells it looks at 20,000, in runs from
+    random places.
+
+    Raises
+    ------
+    ValueError
+        If no gene varies, as in one cell, or none can be compared.
     """
     import scanpy as sc
 
@@ -551,10 +565,23 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
     rows = _some_runs(cells.n_obs, seed)
     x = cells.X.take(rows) if isinstance(cells, DiskCells) else as_float(cells.X[rows])
     some_cells = ad.AnnData(x.copy())
-    if Summary.of(x).whole:
-        sc.pp.normalize_total(some_cells, target_sum=INPUT_TARGET)
-        sc.pp.log1p(some_cells)
-    sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
+    summary = Summary.of(x)
+    if not (summary.low < summary.high).any():
+        raise ValueError(
+            f"n_top_genes chooses genes that vary, but none does among {x.shape[0]:,} cells. Leave it out."
+        )
+    with np.errstate(all="ignore"):  # of genes that hardly vary
+        if summary.whole:
+            sc.pp.normalize_total(some_cells, target_sum=INPUT_TARGET)
+        if summary.whole or (summary.low.min() >= 0 and summary.high.max() > MOST_LOG):
+            sc.pp.log1p(some_cells)
+        try:
+            sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
+        except (IndexError, ValueError) as error:  # not one gene has a dispersion that can be compared
+            raise ValueError(
+                f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells "
+                "do not have: too few of them are not zero. Leave it out."
+            ) from error
     columns = np.flatnonzero(some_cells.var["highly_variable"])
     if isinstance(cells, DiskCells):
         return replace(cells, X=cells.X.mapped(columns, None), var_names=cells.var_names[columns])

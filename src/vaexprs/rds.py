@@ -7,9 +7,7 @@ which class hold the values.
 
 from __future__ import annotations
 
-import bz2
 import gzip
-import lzma
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,16 +22,10 @@ from vaexprs._checks import require, some, warn
 from vaexprs.counts import count_names
 from vaexprs.matrices import as_float, densify, stored
 from vaexprs.ondisk import Told
+from vaexprs.packed import content_of
 from vaexprs.tables import told_orientation
 
-OPENERS: dict[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
 STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: portable, as text, or the machine's
-MOST_PACKED = 200  # bytes that one byte of a file may stand for, ...
-ALWAYS_UNPACKED = 2**30  # ... beyond so many
 SEQUENCES = ("compact_intseq", "compact_realseq")  # vectors that R stores as from and to
 NO_VALUE = "\x01NULL\x01"  # the symbol that stands for NULL in a slot
 MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold something else
@@ -87,7 +79,7 @@ def rdata() -> Any:
 def _parsed(path: Path) -> Any:
     """Return the tree of R objects in a file."""
     package = rdata()
-    content = _unpacked(path)
+    content = content_of(path)
     if not content.startswith(STARTS):
         raise Told(f"{str(path)!r} is not what R's saveRDS writes; files of save() hold several objects.")
 
@@ -118,25 +110,6 @@ def _parsed(path: Path) -> Any:
                 "neither matrix nor data frame, such as metadata(x) <- list(), and save it again."
             ) from error
     return parsed.object
-
-
-def _unpacked(path: Path) -> bytes:
-    """Return the content of a file, unpacked as far as is sensible."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(6)
-    opened = next((function for mark, function in OPENERS.items() if start.startswith(mark)), None)
-    if opened is None:
-        return path.read_bytes()
-    most = max(ALWAYS_UNPACKED, MOST_PACKED * size)
-    with opened(path, "rb") as file:
-        content: bytes = file.read(most + 1)
-    if len(content) > most:
-        raise Told(
-            f"{str(path)!r} is of {size:,} bytes, but of more than {most:,} when it is unpacked: that is not "
-            "what a matrix of counts does. Save it again with compress = FALSE if it is right."
-        )
-    return content
 
 
 def _from_experiment(root: Any, path: Path) -> ad.AnnData:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +16,16 @@ import numpy as np
 import pandas as pd
 
 from vaexprs import markup
-from vaexprs._checks import reason
+from vaexprs._checks import reason, some
+from vaexprs.architecture import check_saved
 from vaexprs.density import LatentDensity
+from vaexprs.guarantee import Guarantee
 from vaexprs.likelihoods import Likelihood
+from vaexprs.mixture import Mixture
 from vaexprs.networks import VAE, predict
-from vaexprs.preprocessing import Cells, Conditions, Preprocessing, Scaling
+from vaexprs.ondisk import Told
+from vaexprs.packed import read_arrays
+from vaexprs.preprocessing import SCALINGS, Cells, Conditions, LevelCodes, Preprocessing, Scaling
 from vaexprs.writing import check_output, written_whole
 
 FORMAT = 1
@@ -39,17 +43,20 @@ class VAEFit:
         ``z_mean`` and ``z_log_stddev``.
     preprocessing
         What was learned of the input before training; hand it to another `fit_vae` to reuse it. Holds the
-        prepared training cells, except after loading from disk.
+        prepared training cells, except after loading from disk or a fit with privacy.
     density
         The latent density of each condition; ``density.summary()`` shows it.
     history
         For each epoch ``loss``, ``reconstruction`` and ``kl``, and the same with ``val_`` where there were
-        validation cells.
+        validation cells. Empty after a fit with privacy: losses tell of cells.
     seed
         The seed of the fit.
     recipe
         What it takes to repeat the fit: ``arguments`` (those that were not the defaults), ``data`` (cells,
         genes and SHA-256 of the training cells) and ``versions``.
+    guarantee
+        What differential privacy holds for the fit; None where none was asked for. Of a fit from a file it is
+        what the file says.
     """
 
     model: VAE
@@ -58,6 +65,7 @@ class VAEFit:
     history: Mapping[str, list[float]]
     seed: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    guarantee: Guarantee | None = None
 
     @cached_property
     def encoder(self) -> keras.Model:
@@ -95,18 +103,30 @@ class VAEFit:
         conditions = ", ".join(
             f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
         )
-        loss = self.history["loss"]
-        return (
-            f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
-            f"conditions: {conditions or 'none'}\n"
-            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, "
-            f"{len(loss)} epoch{'s' if len(loss) > 1 else ''}, loss {loss[-1]:.1f}"
+        cells = f"{int(self.density.cells.sum()):,} cells"
+        told = f"    {self.guarantee.sentence}" if self.guarantee is not None else ""
+        return "\n".join(
+            filter(
+                None,
+                [
+                    f"VAEFit: {len(self.genes):,} genes, {cells}, conditions: {conditions or 'none'}",
+                    f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions"
+                    f"{self._training()}",
+                    told,
+                ],
+            )
         )
+
+    def _training(self) -> str:
+        losses = self.history.get("loss", [])
+        if self.guarantee is not None:
+            return f", {self.guarantee.steps:,} steps"
+        return f", {len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
 
     def _repr_html_(self) -> str:
         # what a notebook shows
         conditions = self.preprocessing.conditions.levels
-        losses = list(self.history["loss"])
+        losses = list(self.history.get("loss", []))
         made_by = {
             str(name): str(value)
             for part in ("arguments", "versions")
@@ -122,7 +142,8 @@ class VAEFit:
             seed=self.seed,
             losses=losses,
             last={name: self.history[name][-1] for name in sorted(self.history, key=_loss_first)},
-            points=markup.sparkline(losses),
+            points=markup.sparkline(losses) if losses else "",
+            guarantee=None if self.guarantee is None else self.guarantee.sentence,
             conditions={
                 key: markup.levels({level: (n,) for level, n in self.cells_of(key).items()})
                 for key in conditions
@@ -164,6 +185,8 @@ class VAEFit:
             "seed": self.seed,
             "recipe": dict(self.recipe),
         }
+        if self.guarantee is not None:
+            meta["guarantee"] = self.guarantee.to_dict()
         arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
         arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
         with written_whole(path, overwrite=overwrite) as beside:
@@ -219,8 +242,7 @@ def load_vae(
             raise FileNotFoundError(f"{str(path)!r} is not a saved model: {name} is missing.")
     meta = _read_meta(path / "meta.json")
     try:
-        with np.load(path / "arrays.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(path / "arrays.npz")
         conditions = Conditions(
             meta["label_key"], {key: tuple(levels) for key, levels in meta["levels"].items()}
         )
@@ -235,20 +257,94 @@ def load_vae(
             meta["likelihood"],
         )
         history, seed, recipe = meta["history"], int(meta["seed"]), dict(meta.get("recipe", {}))
-    except (KeyError, ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        guarantee = Guarantee.from_dict(meta["guarantee"]) if "guarantee" in meta else None
+    except Exception as error:  # zipfile and zlib each have their own
         raise ValueError(
-            f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {error}"
+            f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {reason(error)}"
         ) from error
-    model = _read_model(path / "model.keras", custom_objects)
-    return VAEFit(model, preprocessing, density, history, seed, recipe)
+    fit = VAEFit(
+        _read_model(path / "model.keras", custom_objects),
+        preprocessing,
+        density,
+        history,
+        seed,
+        recipe,
+        guarantee,
+    )
+    try:
+        _check_together(fit)
+    except Exception as error:  # any, of parts that were never meant for each other
+        raise ValueError(
+            f"The parts of the saved model {str(path)!r} do not fit together: {reason(error)}"
+        ) from error
+    return fit
+
+
+def _check_together(fit: VAEFit) -> None:
+    """Check that network, density and names are of one size: what draws does not look again."""
+    prep, density, model = fit.preprocessing, fit.density, fit.model
+    n_genes, width = len(prep.genes), prep.conditions.width
+    dims = fit.latent_dim + fit.likelihood.counts
+    expected = {
+        "genes": (n_genes, int(model.inputs[0].shape[-1])),
+        "conditions": (width, int(model.inputs[1].shape[-1]) if len(model.inputs) > 1 else 0),
+        "label_key": (prep.conditions.label_key in (None, *prep.conditions.levels), True),
+        "likelihood": (prep.likelihood, fit.likelihood.name),
+        "scaling": (prep.scaling.kind in SCALINGS, True),
+        "limits": ({prep.scaling.low.shape, prep.scaling.range.shape}, {_limits(prep.scaling, n_genes)}),
+        "cells": (density.cells.shape, (len(density.seen),)),
+        "bic": (density.bic.shape, (len(density.seen),)),
+        "components": ([_components(mixture) for mixture in density.mixtures], [True] * len(density.seen)),
+        "means": ({mixture.means.shape[1:] for mixture in density.mixtures}, {(dims,)}),
+        "covariances": ({mixture.covariances.shape[1:] for mixture in density.mixtures}, {(dims, dims)}),
+        "pooled": (density.pooled.shape, (dims, dims)),
+        "effects": (density.effects.shape, (width, dims)),
+        "output": (
+            {int(part.shape[-1]) for part in keras.tree.flatten(fit.decoder.output)},
+            {n_genes},
+        ),
+        "loss": (bool(fit.history.get("loss")) or fit.guarantee is not None, True),
+    }
+    for what, (found, wanted) in expected.items():
+        if found != wanted:
+            raise ValueError(f"{what} must be {wanted}, got {found}.")
+    for levels in density.seen:
+        for key, level in levels.items():
+            prep.conditions.check(key, level)
+    numbers = (
+        density.cells,
+        density.bic,
+        density.pooled,
+        density.effects,
+        prep.scaling.low,
+        prep.scaling.range,
+    )
+    parts = [
+        part for mixture in density.mixtures for part in (mixture.weights, mixture.means, mixture.covariances)
+    ]
+    odd = {part.dtype.kind for part in (*numbers, *parts)} - set("iuf")
+    if odd:
+        raise ValueError(f"arrays must hold numbers, got dtype of kind {some(sorted(odd))}.")
+
+
+def _components(mixture: Mixture) -> bool:
+    """Whether a mixture has a component, and all of each."""
+    parts = (mixture.weights, mixture.means, mixture.covariances)
+    return len({len(part) for part in parts}) == 1 <= len(mixture.weights) and all(
+        bool(np.isfinite(part).all()) for part in parts
+    )
+
+
+def _limits(scaling: Scaling, n_genes: int) -> tuple[int]:
+    return (n_genes,) if scaling.kind == "minmax" else (0,)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         number = meta["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
     if not isinstance(number, int) or number > FORMAT:
         raise ValueError(
             f"The saved model {str(path.parent)!r} has format {number}, this vaexprs ({version('vaexprs')}) "
@@ -259,22 +355,20 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
     try:
+        check_saved(path, custom_objects or {})
         model = keras.saving.load_model(
             path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
         )
+    except Told:
+        raise
     except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
-        if "Could not locate class" in str(error):
-            raise ValueError(
-                f"{str(path)!r} has a layer of your own; give its class: "
-                "load_vae(path, custom_objects={'MyLayer': MyLayer})."
-            ) from error
         raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
     if not isinstance(model, VAE):
         raise ValueError(f"{str(path)!r} is not a vaexprs model, it holds a {type(model).__name__}.")
     return model
 
 
-def encode(model: VAE, cells: Cells, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def encode(model: VAE, cells: Cells, codes: np.ndarray | LevelCodes | None) -> tuple[np.ndarray, np.ndarray]:
     """Return posterior mean and standard deviation of prepared cells, each (n_cells, latent_dim)."""
     posterior = keras.Model(
         model.input, [model.get_layer("z_mean").output, model.get_layer("z_log_stddev").output]

@@ -13,9 +13,13 @@ import scipy.sparse as sp
 from numba import njit
 from scipy import stats
 
+from vaexprs.matrices import MOST_COUNT
+
 # Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
 SEARCHED_MEAN = 500.0
 LARGE = -1  # stands for a count that was not searched
+# Beyond this mean counts are as good as continuous; SciPy, which looks for whole ones, may take minutes.
+CONTINUOUS_MEAN = 2.0**24
 INSIDE = (1e-12, 1 - 1e-12)  # where quantiles are finite
 ROUNDING = 1e-9  # room for it where a bound saves the search
 RECIPROCALS = 1 / np.arange(1, 257)
@@ -128,14 +132,28 @@ def draw_counts(
             mean = library[row[large]] * proportion[row[large], gene[large]]
             count[large] = _large_quantiles(uniform[large], mean, dispersions[gene[large]])
     row, gene, count = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
+    drawn = count != 0  # a large mean does not keep a count from being zero where it varies much
+    row, gene, count = row[drawn], gene[drawn], count[drawn]
     return sp.csr_matrix(_by_row(row, gene, count, n), (n, genes))
 
 
 def _large_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    """Return the quantiles of counts with large means, from SciPy."""
+    r"""Return the quantiles of counts with large means, at most MOST_COUNT, from SciPy.
+
+    The largest ones are those of a gamma distribution with the same mean and variance, which has shape
+    :math:`1 / (1/\mu + 1/\theta)`.
+    """
     u, poisson = np.clip(uniform, *INSIDE), np.isinf(dispersion)
     theta = np.where(poisson, 1.0, dispersion)
-    return np.where(poisson, stats.poisson.ppf(u, mean), stats.nbinom.ppf(u, theta, theta / (theta + mean)))
+    shape = 1 / (1 / mean + 1 / dispersion)
+    found = np.floor(stats.gamma.ppf(u, shape, scale=mean / shape))
+    for some, quantile in (
+        (poisson, lambda i: stats.poisson.ppf(u[i], mean[i])),
+        (~poisson, lambda i: stats.nbinom.ppf(u[i], theta[i], theta[i] / (theta[i] + mean[i]))),
+    ):
+        searched = np.flatnonzero(some & (mean <= CONTINUOUS_MEAN))
+        found[searched] = quantile(searched)
+    return np.minimum(found, MOST_COUNT)
 
 
 @njit(nogil=True, cache=True)

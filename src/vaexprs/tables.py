@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from vaexprs._checks import some, warn
 from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import Told
+from vaexprs.packed import check_packed
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; "}
 VALUES_AT_ONCE = 2**24  # of a table that are read or written at once
@@ -30,7 +31,7 @@ GENE = re.compile(
 )
 BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:[^A-Za-z]|$)")
 # a spreadsheet runs what begins so
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
@@ -120,6 +121,7 @@ def _has_labels(text: pd.DataFrame) -> bool:
 
 def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
     """Return the columns of text, the values, and the names of rows and columns."""
+    check_packed(path)
     header, separator = _header(path)
     settings: dict[str, Any] = {
         "sep": separator,
@@ -232,6 +234,7 @@ def obs_path(path: Path) -> Path:
 
 def read_obs(path: Path) -> pd.DataFrame:
     """Read columns of the cells, as text."""
+    check_packed(path)
     obs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     if obs.shape[1] < 1:
         raise Told(f"{str(path)!r} must have the names of the cells in its first column.")
@@ -244,7 +247,10 @@ def write_obs(path: Path, obs: pd.DataFrame) -> None:
     table = pd.DataFrame({"cell": guarded(obs.index)})
     for key in obs:
         table[guarded([key])[0]] = guarded(obs[key].astype(str))
-    table.to_csv(path, index=False, encoding="utf-8")
+    # a row of one empty name would be an empty line
+    table.to_csv(
+        path, index=False, encoding="utf-8", quoting=csv.QUOTE_MINIMAL if len(obs.columns) else csv.QUOTE_ALL
+    )
 
 
 def with_obs(adata: ad.AnnData, obs: pd.DataFrame | None, path: Path) -> ad.AnnData:
@@ -261,8 +267,18 @@ def with_obs(adata: ad.AnnData, obs: pd.DataFrame | None, path: Path) -> ad.AnnD
 
 
 def guarded(names: Iterable[Any]) -> list[str]:
-    """Return texts with an apostrophe before those that a spreadsheet would run as a formula."""
-    return ["'" + text if FORMULA.match(text) else text for text in map(str, names)]
+    """Return texts with an apostrophe before those that a spreadsheet would run as a formula.
+
+    Raises
+    ------
+    ValueError
+        If one has a NUL or a carriage return, at which readers of tables stop.
+    """
+    names = list(map(str, names))
+    odd = [name for name in names if "\0" in name or "\r" in name]
+    if odd:
+        raise ValueError(f"A table cannot hold texts with a NUL or a carriage return: {some(odd)}.")
+    return ["'" + text if FORMULA.match(text) else text for text in names]
 
 
 def unguarded(name: Any) -> str:

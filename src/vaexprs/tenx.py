@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import warnings
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -14,7 +15,8 @@ import scipy.sparse as sp
 
 from vaexprs._checks import some, warn
 from vaexprs.matrices import as_float
-from vaexprs.ondisk import Told
+from vaexprs.ondisk import Told, check_hdf5, check_sparse
+from vaexprs.packed import check_packed
 from vaexprs.tables import PACKING, read_obs, with_obs, write_obs
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
@@ -22,6 +24,9 @@ GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
 BARCODES = ("barcodes.tsv.gz", "barcodes.tsv")
 OBS = "obs.csv"
 GENE_KIND = "Gene Expression"
+KINDS = ("integer", "real", "pattern")
+ENTRIES_AT_ONCE = 2**22
+LONGEST_LINE = 2**16  # of what stands before the entries
 LEAST_BYTES = 4  # that an entry of a matrix takes as text
 MOST_PACKED = 1_032  # bytes that gzip can make one byte of
 
@@ -39,18 +44,25 @@ def read_folder(path: Path) -> ad.AnnData:
     """
     folder = path if path.is_dir() else path.parent
     matrix, genes, barcodes = (_one_of(folder, names) for names in (MATRIX, GENES, BARCODES))
+    for part in (matrix, genes, barcodes):
+        check_packed(part)
     features = _lines(genes)
     cells = _lines(barcodes)[0]
-    rows, columns, entries, form, *_ = scipy.io.mminfo(matrix)
+    rows, columns, entries, *kind = scipy.io.mminfo(matrix)
     if (rows, columns) != (len(features), len(cells)):
         raise Told(
             f"{str(matrix)!r} is of {rows:,} genes x {columns:,} cells, but {genes.name} names "
             f"{len(features):,} and {barcodes.name} {len(cells):,}."
         )
+    if kind[0] != "coordinate" or kind[1] not in KINDS or kind[2] != "general":
+        raise Told(
+            f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as "
+            f"CellRanger writes it, got {some(kind)}."
+        )
     size = matrix.stat().st_size * (MOST_PACKED if matrix.suffix == ".gz" else 1)
-    if form == "coordinate" and entries * LEAST_BYTES > size:
+    if entries * LEAST_BYTES > size:
         raise Told(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
-    x = as_float(sp.csr_matrix(scipy.io.mmread(matrix).T))
+    x = as_float(_entries(matrix, (rows, columns), entries, values=kind[1] != "pattern"))
     symbols = features[1] if features.shape[1] > 1 else features[0]
     var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols.to_numpy())
     if features.shape[1] > 2:
@@ -60,6 +72,32 @@ def read_folder(path: Path) -> ad.AnnData:
         adata = ad.AnnData(x, obs=pd.DataFrame(index=pd.Index(cells.to_numpy())), var=var)
     beside = folder / OBS
     return with_obs(_genes_only(adata, path), read_obs(beside) if beside.is_file() else None, beside)
+
+
+def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.csr_matrix:
+    """Return the entries of a matrix of genes x cells as one of cells x genes.
+
+    SciPy's own reader writes where it should not, and crashes, where a line holds a zero byte or does not end
+    as it thinks.
+    """
+    columns = {"gene": np.int64, "cell": np.int64} | ({"value": np.float32} if values else {})
+    parts = [pd.DataFrame({name: np.empty(0, kind) for name, kind in columns.items()})]
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        while (line := file.readline(LONGEST_LINE)).startswith(b"%") or (line and not line.strip()):
+            continue  # what follows is the line with the shape
+        settings: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(columns), "dtype": columns}
+        settings |= {"index_col": False, "na_filter": False, "quoting": 3, "chunksize": ENTRIES_AT_ONCE}
+        for chunk in pd.read_csv(file, **settings) if n else ():
+            for side, size in zip(("gene", "cell"), shape, strict=True):
+                if not chunk[side].between(1, size).all():
+                    raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
+            parts.append(chunk.astype({"gene": np.int32, "cell": np.int32}))
+    found = pd.concat(parts)
+    if len(found) != n:
+        raise Told(f"{str(path)!r} should have {n:,} entries, but has {len(found):,}.")
+    value = found["value"].to_numpy() if values else np.ones(n, np.float32)
+    gene, cell = (found[side].to_numpy() - 1 for side in ("gene", "cell"))
+    return sp.csr_matrix((value, (cell, gene)), shape=shape[::-1])
 
 
 def _one_of(folder: Path, names: tuple[str, ...]) -> Path:
@@ -85,6 +123,7 @@ def read_h5(path: Path) -> ad.AnnData:
     import h5py
     import scanpy as sc
 
+    check_hdf5(path, path)
     with h5py.File(path, "r") as file:
         if "obs" in file and "var" in file:
             raise Told(f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix.")
@@ -98,6 +137,7 @@ def read_h5(path: Path) -> ad.AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are not unique
         adata = sc.read_10x_h5(path, gex_only=False)
+    check_sparse(adata)
     adata.X = as_float(adata.X)
     return _genes_only(adata, path)
 
@@ -123,9 +163,11 @@ def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
 def write_folder(adata: ad.AnnData, folder: Path) -> None:
     """Write what scanpy.read_10x_mtx and R's Read10X read, and ``obs.csv`` with the columns of the cells."""
     for names in (adata.obs_names, adata.var_names):
-        odd = [name for name in names if any(mark in name for mark in "\t\r\n")]
+        odd = [name for name in names if not name or any(mark in name for mark in "\0\t\r\n")]
         if odd:
-            raise ValueError(f"A 10x folder cannot hold names with tabs or line breaks: {some(odd)}.")
+            raise ValueError(
+                f"A 10x folder cannot hold names that are empty or have tabs or line breaks: {some(odd)}."
+            )
     folder.mkdir()
     x = sp.coo_matrix(adata.X).T
     if np.all(x.data == np.round(x.data)):

@@ -28,6 +28,11 @@ LEAST_BATCH_SIZE = 64
 FEW_EPOCHS = 10  # up to which their number is rounded rather than rounded up: each takes long
 STEPS_AT_ONCE = 16  # that run as one compiled program, with batches of so many bytes together
 BYTES_AT_ONCE = 8 * 2**20
+STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: one takes part of a step
+TRY_SMALLER = (
+    "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and look for genes with enormous "
+    "values."
+)
 BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 
@@ -95,6 +100,9 @@ def train(
 ) -> dict[str, list[float]]:
     """Train and return the history.
 
+    Where training diverges it stops; the model then has the last good weights, says so in `diverged`, and the
+    history ends with them.
+
     Parameters
     ----------
     model
@@ -111,6 +119,11 @@ def train(
         Which process this is, and of how many.
     checkpoint
         Where to begin, and where to write the state to.
+
+    Raises
+    ------
+    ValueError
+        If training diverges before there are weights to keep, or an argument does not fit.
     """
     arguments = dict(fit_arguments)
     shuffle = bool(arguments.pop("shuffle", True))
@@ -155,22 +168,25 @@ def train(
     batches.passed_over = start.epoch, start.step
     if start.epoch or start.step:
         arguments["initial_epoch"] = start.epoch
+    watch = StopOnDivergence(batches)
     history = model.fit(
         batches,
         epochs=schedule.epochs,
         validation_data=val_batches,
         callbacks=[
-            _Epochs(batches),
+            _Epochs(batches, checkpoint),
             *callbacks,
             *([] if checkpoint is None else [checkpoint]),
             StopOnInterrupt(),
+            watch,
         ],
         verbose=verbose,
         shuffle=False,  # CellBatches shuffles
         **arguments,
     ).history
     before = {name: list(values) for name, values in start.history.items()}
-    return {name: before.get(name, []) + [float(v) for v in values] for name, values in history.items()}
+    history = {name: before.get(name, []) + [float(v) for v in values] for name, values in history.items()}
+    return watch.concluded(history) if watch.found else history
 
 
 def _finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[float]]:
@@ -218,14 +234,17 @@ class _Progress(keras.callbacks.Callback):
 
 
 class _Epochs(keras.callbacks.Callback):
-    """Tells the batches which epoch it is."""
+    """Tells the batches which epoch it is, and goes on from an epoch's end before other callbacks begin."""
 
-    def __init__(self, batches: CellBatches) -> None:
+    def __init__(self, batches: CellBatches, checkpoint: Checkpoint | None) -> None:
         super().__init__()
-        self._batches = batches
+        self._batches, self._checkpoint = batches, checkpoint
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._batches.epoch = epoch
+        # what a schedule sets at the beginning of an epoch is in a state from the middle of it
+        if self._checkpoint is not None and not self._checkpoint.start.step:
+            self._checkpoint.begin()
 
 
 class StopOnInterrupt(keras.callbacks.Callback):
@@ -258,3 +277,106 @@ class StopOnInterrupt(keras.callbacks.Callback):
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+class StopOnDivergence(keras.callbacks.Callback):
+    """Ends training once the loss is no finite number, and puts the last good weights back.
+
+    A copy of the weights (of their averages, where the optimizer has such) is made at the end of an epoch,
+    but not more often than every `STEPS_A_COPY` steps. It is good if its loss is lower than that of the
+    weights that training began with: a loss may be absurd before it is infinite.
+
+    Parameters
+    ----------
+    batches
+        Of the training cells.
+
+    Attributes
+    ----------
+    found
+        In which epoch the loss or a weight was not finite, counted from 1; 0 if there was none.
+    """
+
+    def __init__(self, batches: CellBatches) -> None:
+        super().__init__()
+        self.found = 0
+        self._batches = batches
+        self._start: list[np.ndarray] = []
+        self._epoch = 0
+        self._steps = STEPS_A_COPY  # since the last copy
+        self._copy: list[np.ndarray] = []
+        self._kept = 0  # epoch of it, counted from 1
+        self._since = 0  # epochs that ended after it
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._start = _copied(_weights(self.model))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        self._steps += self.params.get("steps") or 0
+        if not self._copy and int(self.model.optimizer.iterations):  # an earlier fit goes on
+            self._copy, self._kept = _copied(_to_keep(self.model)), epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if logs and not np.isfinite(logs["loss"]):  # the mean of the epoch so far: once is for good
+            self.found = self._epoch + 1
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._since += 1
+        if self.found or self._steps < STEPS_A_COPY:
+            return
+        copy = _copied(_to_keep(self.model))
+        if _finite(copy):
+            self._copy, self._kept, self._steps, self._since = copy, epoch + 1, 0, 0
+
+    def on_train_end(self, logs: Any = None) -> None:
+        # after Keras has put averages in the weights' place; the last step may have been the bad one
+        if not self.found and not _finite([np.asarray(each.value) for each in _weights(self.model)]):
+            self.found = self._epoch + 1
+
+    def concluded(self, history: dict[str, list[float]]) -> dict[str, list[float]]:
+        """Put the last good weights back, and return the history of the epochs that they have seen.
+
+        Raises
+        ------
+        ValueError
+            If there are no weights to go back to.
+        """
+        what = f"Training diverged: loss or weights were no finite numbers in epoch {self.found:,}"
+        if not self._copy or not self._loss(self._copy) < self._loss(self._start):
+            raise ValueError(f"{what}, and there are no good ones from before. {TRY_SMALLER}")
+        self._put(self._copy)
+        n = len(history["loss"]) - self._since
+        self.model.diverged = (
+            f"{what}, so it was stopped; the weights after epoch {self._kept:,} (loss "
+            f"{history['loss'][n - 1]:.1f}) are kept. {TRY_SMALLER}"
+        )
+        return {name: values[:n] for name, values in history.items()}
+
+    def _put(self, values: Sequence[np.ndarray]) -> None:
+        for variable, value in zip(_weights(self.model), values, strict=True):
+            variable.assign(value)
+
+    def _loss(self, values: Sequence[np.ndarray]) -> float:
+        """Return the loss of a batch with some weights."""
+        self._put(values)
+        return float(self.model.evaluate(self._batches, steps=1, verbose=0, return_dict=True)["loss"])
+
+
+def _copied(variables: Sequence[Any]) -> list[np.ndarray]:
+    return [np.array(variable.value) for variable in variables]
+
+
+def _weights(model: keras.Model) -> list[Any]:
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def _to_keep(model: keras.Model) -> list[Any]:
+    """Return the variables that hold what `_weights` shall hold in the end."""
+    averages = getattr(model.optimizer, "_model_variables_moving_average", [])
+    return [*(averages or model.trainable_variables), *model.non_trainable_variables]
+
+
+def _finite(arrays: Sequence[np.ndarray]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)

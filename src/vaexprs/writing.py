@@ -16,6 +16,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
+from vaexprs._checks import reason
 from vaexprs.disk import SafeFile
 from vaexprs.matrices import stacked
 from vaexprs.ondisk import STORES, in_memory
@@ -235,7 +236,10 @@ def write_blocks(
 
 
 def _write_adata(store: Any, adata: ad.AnnData, **settings: Any) -> None:
-    ad.io.write_elem(store, "/", adata, **settings)
+    try:
+        ad.io.write_elem(store, "/", adata, **settings)
+    except (ValueError, TypeError, KeyError) as error:  # names that the format cannot hold
+        raise ValueError(f"The cells cannot be written: {reason(error)}") from error
     if adata.raw is None and "raw" in store:
         del store["raw"]  # a backed AnnData would have a raw without X
 
@@ -306,7 +310,8 @@ def _store(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
     else:
         import zarr
 
-        with warnings.catch_warnings():
+        # a chunk that is all zeros is written too: one that is missing then tells of a copy that is not whole
+        with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
             # of a coming change of anndata's default zarr version
             warnings.filterwarnings("ignore", module="anndata|zarr|vaexprs.writing|concurrent.futures")
             yield zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format), lambda: None

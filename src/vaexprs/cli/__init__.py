@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from vaexprs.cli import judging, making, trying
-from vaexprs.cli.options import INTERRUPTED, Stopped
+from vaexprs.cli.options import INTERRUPTED, Stopped, plain
 
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
 
@@ -43,7 +42,7 @@ def main() -> None:
     errors = Console(stderr=True)
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        errors.print(f"[yellow]Warning:[/] {escape(str(message))}", soft_wrap=True, highlight=False)
+        errors.print(f"[yellow]Warning:[/] {plain(str(message))}", soft_wrap=True, highlight=False)
 
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _end)  # what is half-written is put away, as after Ctrl-C
@@ -53,7 +52,7 @@ def main() -> None:
         text = str(error)
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
-        errors.print(f"[red]Error:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
         _give_up(2)
         sys.exit(2)
     except SystemExit as end:

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from vaexprs._checks import did_you_mean
-from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose, cells_at
+from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose, cells_at, plain
 
 SHOWN_CELLS = 10  # of the exposed ones
 # what a shell completes; the room that knows these names is slow to open
@@ -73,7 +72,7 @@ def plot(
         )
         save_figure(figure, out, overwrite=overwrite)
     if not quiet:
-        Console().print(f"picture -> {escape(str(out))}")
+        Console().print(f"picture -> {plain(str(out))}")
 
 
 def _method(name: str) -> str:
@@ -199,7 +198,7 @@ def report(
         progress=not quiet,
     )
     if not quiet:
-        Console().print(f"page -> {escape(str(out))}", soft_wrap=True, highlight=False)
+        Console().print(f"page -> {plain(str(out))}", soft_wrap=True, highlight=False)
 
 
 def _check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite: bool) -> None:
@@ -217,11 +216,13 @@ def _give_table(
     table: Any, as_json: bool, as_csv: bool, out: Path | None, *, quiet: bool, overwrite: bool
 ) -> None:
     """Print a table as asked for, and write it."""
+    from vaexprs.tables import guarded
     from vaexprs.writing import written_whole
 
+    safe = table.map(lambda value: guarded([value])[0] if isinstance(value, str) else value)
     texts = {
         ".json": table.to_json(orient="records", indent=1, double_precision=15) + "\n",
-        ".csv": table.to_csv(index=False),
+        ".csv": safe.to_csv(index=False),
     }
     if as_json or as_csv:
         typer.echo(texts[".json" if as_json else ".csv"], nl=False)
@@ -229,7 +230,7 @@ def _give_table(
         with written_whole(out, overwrite=overwrite) as beside:
             beside.write_text(texts[out.suffix], encoding="utf-8")
         if not (quiet or as_json or as_csv):
-            Console().print(f"table -> {escape(str(out))}", soft_wrap=True, highlight=False)
+            Console().print(f"table -> {plain(str(out))}", soft_wrap=True, highlight=False)
 
 
 LIGHTS = {"green": "[green]● good[/]", "amber": "[yellow]▲ fair[/]", "red": "[red]■ poor[/]", "unknown": "○"}
@@ -242,9 +243,9 @@ VERDICTS = {
 
 def _say(console: Console, answers: Iterable[Any], notes: Iterable[str]) -> None:
     for each in answers:
-        console.print(f"{LIGHTS[each.light]} [bold]{each.question}[/] {escape(each.sentence)}")
+        console.print(f"{LIGHTS[each.light]} [bold]{each.question}[/] {plain(each.sentence)}")
     for note in notes:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{plain(note)}[/]")
 
 
 def _numbers(*values: float) -> list[str]:
@@ -258,7 +259,7 @@ def _show_scorecard(table: Any, scorecard: Any) -> None:
     for row in table[table["label"] == scorecard.ALL].itertuples():
         value, floor, low, high = _numbers(row.value, row.floor, row.floor_low, row.floor_high)
         shown.add_row(
-            escape(scorecard.METRICS[row.metric].title),
+            plain(scorecard.METRICS[row.metric].title),
             value,
             f"{floor} ({low} to {high})",
             f"[{VERDICTS[row.verdict]}]{row.verdict}[/]",
@@ -278,7 +279,7 @@ def _show_audit(table: Any, privacy: Any) -> None:
     for row in table.itertuples():
         value, low, high = _numbers(row.value, row.low, row.high)
         shown.add_row(
-            escape(privacy.AUDITS[row.metric].title),
+            plain(privacy.AUDITS[row.metric].title),
             value,
             f"{low} to {high}",
             f"[{VERDICTS[row.verdict]}]{row.verdict}[/]",
@@ -287,7 +288,7 @@ def _show_audit(table: Any, privacy: Any) -> None:
     exposed = table.attrs["exposed_cells"]
     for cell in exposed[:SHOWN_CELLS]:
         of_label = f" ({cell['label']})" if cell["label"] else ""
-        named = escape(cell["cell"] + of_label)
+        named = plain(cell["cell"] + of_label)
         console.print(f"  exposed: {named}, at {cell['ratio']:.2g} of its distance to real cells")
     if len(exposed) > SHOWN_CELLS:
         console.print(f"  and {len(exposed) - SHOWN_CELLS:,} more")

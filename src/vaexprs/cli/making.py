@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from vaexprs.cli.options import (
     READABLE,
@@ -29,6 +28,7 @@ from vaexprs.cli.options import (
     cells_at,
     levels,
     pair,
+    plain,
     say_written,
 )
 
@@ -72,6 +72,14 @@ def fit(
     checkpoint_steps: Annotated[
         int | None, typer.Option(help="Steps between checkpoints, instead of minutes.")
     ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="Largest privacy loss, such as 3, of a fit with differential privacy."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Probability that this loss is exceeded.")] = 1e-5,
+    unit: Annotated[
+        str, typer.Option(help="Whose contribution is hidden: cell, or the column of obs with the donors.")
+    ] = "cell",
     processes: Annotated[
         int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
     ] = None,
@@ -85,11 +93,13 @@ def fit(
 ) -> None:
     """Fit a model to cells and save it."""
     from vaexprs import processes as several
+    from vaexprs.guarantee import Privacy
     from vaexprs.io import check_readable
     from vaexprs.writing import check_output
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
+    privacy = None if epsilon is None else Privacy(epsilon, delta, unit)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if overwrite and not resume:
         checkpoint.unlink(missing_ok=True)
@@ -120,10 +130,11 @@ def fit(
         use_generator=use_generator,
         seed=seed,
         distribution=distribution,
-        checkpoint=checkpoint,
+        privacy=privacy,
+        checkpoint=None if privacy else checkpoint,
         checkpoint_minutes=checkpoint_minutes,
         checkpoint_steps=checkpoint_steps,
-        resume=True,
+        resume=resume if privacy else True,
         verbose=0 if quiet else "auto",
     )
     stopped = fitted.recipe.get("interrupted", False)
@@ -133,13 +144,11 @@ def fit(
             checkpoint.unlink(missing_ok=True)
     several.leave()
     if not quiet:
-        Console().print(
-            f"{escape(repr(fitted))}\nsaved to {escape(str(out))}", highlight=False, soft_wrap=True
-        )
+        Console().print(f"{plain(repr(fitted))}\nsaved to {plain(str(out))}", highlight=False, soft_wrap=True)
     if stopped:
+        going_on = " To go on give the same command with --resume --overwrite." if privacy is None else ""
         Console(stderr=True).print(
-            f"Interrupted: {escape(repr(str(out)))} is a model of part of the training. To go on give "
-            "the same command with --resume --overwrite.",
+            f"Interrupted: {plain(repr(str(out)))} is a model of part of the training.{going_on}",
             soft_wrap=True,
         )
         raise Stopped

@@ -51,9 +51,17 @@ class Stopped(SystemExit):
     code = INTERRUPTED
 
 
+def plain(text: str) -> str:
+    """Return a text for the console: what looks like markup is shown, and so are control characters.
+
+    Names come from files of strangers, and a terminal would do what an escape sequence in them says.
+    """
+    return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
+
+
 def say_written(cells: Any, out: Path) -> None:
     """Say how many cells went where."""
-    Console().print(f"{cells.n_obs:,} cells x {cells.n_vars:,} genes -> {escape(str(out))}")
+    Console().print(f"{cells.n_obs:,} cells x {cells.n_vars:,} genes -> {plain(str(out))}")
 
 
 def pair(text: str, option: str, example: str) -> tuple[str, str]:

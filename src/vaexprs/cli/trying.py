@@ -12,10 +12,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from vaexprs.cli.options import Overwrite, Quiet, Seed
+from vaexprs.cli.options import Overwrite, Quiet, Seed, plain
 
 DEMO_CELLS = 1_000
 DEMO_RARE = 200
@@ -45,9 +44,9 @@ def _show_findings(versions: dict[str, str], findings: Iterable[Any], *, works: 
     console = Console(soft_wrap=True, highlight=False)
     console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
     for each in findings:
-        console.print(f"{MARKS[each.state]} {escape(f'{each.part}: {each.told}')}")
+        console.print(f"{MARKS[each.state]} {plain(f'{each.part}: {each.told}')}")
         if each.advice:
-            console.print(f"  [bold]{escape(each.advice)}[/]")
+            console.print(f"  [bold]{plain(each.advice)}[/]")
     console.print("Fitting and generating work." if works else "[red]Fitting and generating do not work.[/]")
 
 
@@ -127,7 +126,7 @@ def _tell(
         column.justify = "right"
     generated = made.obs["cell_type"].value_counts()
     for name, n in cells.obs["cell_type"].value_counts().items():
-        table.add_row(escape(str(name)), f"{n:,}", f"{generated[name]:,}")
+        table.add_row(plain(str(name)), f"{n:,}", f"{generated[name]:,}")
     console.print()
     console.print(table)
     depths = [float(x.X.sum(axis=1).mean()) for x in (cells, made)]
@@ -142,7 +141,7 @@ def _tell(
     for name, seconds in [*steps.seconds, ("in all", sum(s for _, s in steps.seconds))]:
         times.add_row(name, f"{seconds:.1f}")
     console.print(times)
-    console.print(f"\nwritten to {escape(str(out))}:")
+    console.print(f"\nwritten to {plain(str(out))}:")
     for name, what in {
         "generated.h5ad": "the generated cells, for scanpy",
         "real.h5ad": "the real ones (train.h5ad and holdout.h5ad together)",
@@ -151,10 +150,10 @@ def _tell(
         "umap.png": "real and generated cells together",
     }.items():
         console.print(f"  {name:18}{what}")
-    console.print(f"\nreport: {escape(str(out / 'report.html'))} (open it in a browser)")
+    console.print(f"\nreport: {plain(str(out / 'report.html'))} (open it in a browser)")
     console.print("\nnext:")
     for command in next_commands(out, rare):
-        console.print(f"  {escape(command)}")
+        console.print(f"  {plain(command)}")
 
 
 def next_commands(out: Path, rare: str) -> list[str]:

@@ -21,12 +21,14 @@ from vaexprs.comparison import (
     label_key_of,
     layer_like,
     random_rows,
+    recipe_of,
     sampled_training,
     side_by_side,
     stratified,
 )
 from vaexprs.density import LatentDensity
 from vaexprs.generation import Generated
+from vaexprs.guarantee import Privacy
 from vaexprs.io import fingerprint, from_object
 from vaexprs.matrices import densify
 from vaexprs.preprocessing import Cells
@@ -90,7 +92,7 @@ def gather(
     if sample_notes and found is not None:
         audit_notes.append("Copies among the cells that were not looked at were not found.")
     n = looked["generated"].of or made.n_obs
-    recipe = made.uns.get("vaexprs", {})
+    recipe = recipe_of(made)
     return Page(
         title=f"Report on {n:,} generated cells",
         facts=facts(sets, label_key, {name: part.of for name, part in looked.items()}),
@@ -105,13 +107,14 @@ def gather(
         embedding=embedding(sets["real"], sets["generated"], label_key, seed),
         genes=gene_statistics(sets["real"], sets["generated"], label_key, seed),
         history=fit.history,
+        guarantee=told(fit),
         architecture=architecture(fit),
         latent=latent_view(fit, real, seed),
         recipe={
             "Generated cells": {**readable(recipe), "sha256": _mark(looked["generated"])},
             "Real cells": {**described(looked["real"]), "sha256": _mark(looked["real"])},
             "Training cells": (
-                {"cells": "not at hand (the fit was loaded from disk)"}
+                {"cells": "not at hand (the fit holds none)"}
                 if train is None
                 else {**described(looked["train"]), "sha256": _mark(looked["train"])}
             ),
@@ -149,7 +152,8 @@ def audit(
 
     if train is None:
         return None, [
-            "Not measured: it takes the training cells, which a fit loaded from disk does not hold."
+            "Not measured: it takes the training cells, which a fit loaded from disk or made with privacy "
+            "does not hold."
         ]
     notes = []
     if donor_key is not None and set(real.obs[donor_key]) <= set(train.obs[donor_key]):
@@ -333,6 +337,22 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def told(fit: VAEFit) -> list[str]:
+    """Return what the page says of differential privacy, a sentence each."""
+    if fit.guarantee is None:
+        return []
+    own = fit.guarantee
+    return [
+        f"The model says of itself that it is {own.sentence}, data sets with and without the data of one "
+        "being told apart. This holds for all that is made of the model alone, generated cells above all.",
+        f"Spent on the marginals (noise {own.marginals:.3g} times what one adds), {own.steps:,} steps of "
+        f"training (each unit in a step with probability {own.rate:.3g}, noise {own.training:.3g} times) and "
+        f"the latent density (noise {own.density:.3g} times); composed by {own.accountant}.",
+        "This page is not covered: it was made with real cells, and shows them. Do not hand it out with "
+        "the model.",
+    ]
+
+
 def of_model(fit: VAEFit) -> dict[str, str]:
     """Return what the fit is and was made with."""
     prep = fit.preprocessing
@@ -343,13 +363,13 @@ def of_model(fit: VAEFit) -> dict[str, str]:
         "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
         "latent dimensions": str(fit.latent_dim),
         "weights": f"{fit.model.count_params():,}",
-        "epochs": f"{len(fit.history['loss']):,}",
+        "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not told",
         "seed": str(fit.seed),
     }
     described |= {
         f"argument {name}": _text(value)
         for name, value in fit.recipe.get("arguments", {}).items()
-        if name not in ("label_key", "covariate_keys", "seed", "verbose")
+        if name not in ("label_key", "covariate_keys", "seed", "verbose", "privacy")
     }
     data = fit.recipe.get("data", {})
     if data:
@@ -389,9 +409,13 @@ def code(
     """
     fitted: dict[str, Any] = {"label_key": fit.preprocessing.conditions.label_key}
     objects: dict[str, Any] = {}
-    for name, value in fit.recipe.get("arguments", {}).items():
-        (objects if name in OBJECTS else fitted)[name] = value
+    for name, value in dict(fit.recipe.get("arguments", {})).items():
+        if name.isidentifier():  # a saved model may be a stranger's, and this is code that somebody will run
+            (objects if name in OBJECTS else fitted)[name] = value
     fitted.pop("verbose", None)
+    asked = fitted.pop("privacy", None)
+    if fit.guarantee is not None and isinstance(asked, Mapping):
+        fitted["privacy"] = Privacy(float(asked["epsilon"]), float(asked["delta"]), str(asked["unit"]))
     labels = json.loads(str(recipe.get("labels", "{}")) or "{}")
     size = recipe.get("library_size", "real")
     drawn = {
@@ -410,7 +434,7 @@ def code(
             "",
             'train = vx.read("train.h5ad")  # the training cells',
             'real = vx.read("real.h5ad")  # real cells that the model has not seen',
-            *(f"# {name}: {value}; give them as they were" for name, value in objects.items()),
+            *(f"# {name}: {' '.join(str(v).split())}; give them as they were" for name, v in objects.items()),
             _call("fit = vx.fit_vae", "train", fitted),
             _call("generated = vx.gen_exprs", first, drawn),
             _call(
@@ -423,5 +447,6 @@ def code(
 
 
 def _call(function: str, first: str, arguments: Mapping[str, Any]) -> str:
-    given = [f"{name}={value!r}" for name, value in arguments.items() if value is not None]
+    module = {name: "vx." if isinstance(value, Privacy) else "" for name, value in arguments.items()}
+    given = [f"{name}={module[name]}{value!r}" for name, value in arguments.items() if value is not None]
     return f"{function}(\n    {first},\n" + "".join(f"    {argument},\n" for argument in given) + ")"

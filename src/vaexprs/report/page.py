@@ -85,6 +85,8 @@ class Page:
         What the figures show, or None.
     history
         Loss and its parts by epoch.
+    guarantee
+        What holds of differential privacy, a sentence each; empty where none was asked for.
     architecture
         SVG of the network, or None.
     recipe
@@ -108,6 +110,7 @@ class Page:
     embedding: Embedding | None = None
     genes: GeneStatistics | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    guarantee: Sequence[str] = ()
     architecture: str | None = None
     latent: Latent | None = None
     recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

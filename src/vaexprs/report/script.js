@@ -146,7 +146,9 @@
   // Tables as files, and the code to the clipboard.
   const say = (text) => { document.getElementById("status").textContent = text; };
   const quoted = (value) => {
-    const text = value === null ? "" : String(value);
+    let text = value === null ? "" : String(value);
+    // a spreadsheet would run what begins so; numbers may
+    if (typeof value === "string" && /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   for (const button of document.querySelectorAll("button[data-csv]")) {
