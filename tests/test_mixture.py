@@ -140,11 +140,11 @@ def test_transform_gives_normal_numbers_the_covariance_of_the_component(mixture)
 
 
 def test_mixture_has_as_many_components_as_it_has_and_cannot_be_changed():
-    one = Mixture(np.ones(1), np.zeros((1, 3)), np.eye(3)[None], "EII")
-    assert one.sample(4, np.random.default_rng(0)).shape == (4, 3)
-    assert one.n_components == 1
+    two = Mixture(np.full(2, 0.5), np.zeros((2, 3)), np.stack([np.eye(3)] * 2), "EII")
+    assert two.sample(4, np.random.default_rng(0)).shape == (4, 3)
+    assert two.n_components == 2
     with pytest.raises(FrozenInstanceError):
-        one.weights = np.zeros(1)
+        two.weights = np.ones(2)
     with pytest.raises(FrozenInstanceError):
         select_mixture(np.eye(2), components=[1], models=["EII"]).best = None
 
