@@ -46,7 +46,7 @@ SOURCES = ROOT / "src" / "vaexprs"
 TESTS = {
     "covariances": ("test_mixture.py", "not_below_those_of_mclust or two_thousand or million or trouble"),
     "density": ("test_density.py", "nothing"),
-    "likelihoods": ("test_likelihoods.py", "million"),
+    "likelihoods": ("test_likelihoods.py", "a_million"),
     "metrics": (
         "test_metrics.py",
         "separate_samples or integral or known_distance or two_gaussians or forest_does",
