@@ -335,3 +335,27 @@ def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion
         assert counts.toarray().mean() == pytest.approx(mean, rel=0.02)
     if mean > 1e9 and dispersion > 1:
         assert (counts.data == MOST_COUNT).all()
+
+
+@pytest.mark.parametrize("theta", [0.5, 40.0, 1e7, 1e8, np.inf])
+def test_counts_of_very_large_means_are_as_good_as_continuous(theta):
+    """Gamma where the dispersion rules, nearly normal where the Poisson part counts as well; at most MOST_COUNT."""
+    u, mean = np.linspace(0.001, 0.999, 60), 1e8
+    counts = count_quantiles(u, np.full(60, mean), np.full(60, theta))
+    sd = np.sqrt(mean + mean**2 / theta)
+    if theta < 1e3:
+        np.testing.assert_allclose(counts, stats.gamma(theta, scale=mean / theta).ppf(u), rtol=1e-5, atol=1)
+    else:
+        skewness = 2 * sd / mean  # at most that of a gamma distribution
+        np.testing.assert_allclose(counts, stats.norm(mean, sd).ppf(u), atol=2 * skewness * sd)
+    assert count_quantiles(u[-1:], np.array([1e13]), np.array([theta])).tolist() == [MOST_COUNT]
+
+
+@pytest.mark.parametrize("theta", [3.0, np.inf])
+def test_counts_do_not_jump_where_they_are_no_longer_searched(theta):
+    u = np.linspace(0.01, 0.99, 20)
+    whole, continuous = (
+        count_quantiles(u, np.full(20, mean), np.full(20, theta)) for mean in (2.0**24, 2.0**24 + 1)
+    )
+    assert (np.abs(continuous - whole) <= 5).all()
+    np.testing.assert_array_equal(whole, quantile(u, 2.0**24, theta))
