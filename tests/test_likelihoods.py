@@ -1021,3 +1021,31 @@ def test_moments_of_blocks_together_are_those_of_all():
     np.testing.assert_allclose(joined[1][:3], [gene.mean() for gene in kept[:3]])
     np.testing.assert_allclose(joined[2][:3], [gene.std() for gene in kept[:3]], atol=1e-12)
     assert (joined[1][3], joined[2][3]) == (0, 0)
+
+
+def test_head_started_from_what_was_told_learns_no_dispersions():
+    """The profile and what conditions add are as they were told; all genes have a dispersion of 5 for good."""
+    told, effects = np.log([0.2, 0.5, 0.3]), np.array([[1.0, 0, 0], [0, -1, 0]])
+    head = NegativeBinomial().head(GENES, 100, [2, 3])
+    head(np.zeros_like(HIDDEN), CONDITION)
+    NegativeBinomial().start_told(head, told, effects)
+    output = head(np.zeros_like(HIDDEN), CONDITION)
+    expected = softmax(told + CONDITION @ effects, axis=1)
+    np.testing.assert_allclose(f64(output["proportion"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(f64(output["dispersion"]), 5, rtol=1e-5)
+    assert {weight.name for weight in head.trainable_weights} == {"kernel", "bias", "effect"}
+    for likelihood in (NegativeBinomial(), Poisson()):
+        alone = likelihood.head(GENES, 100)
+        alone(HIDDEN)
+        likelihood.start_told(alone, told, np.zeros((0, GENES)))
+        assert {weight.name for weight in alone.trainable_weights} == {"kernel", "bias"}
+        np.testing.assert_allclose(f64(alone.bias), told, rtol=1e-6)
+
+
+@each_count_likelihood
+def test_counts_are_at_most_what_an_integer_holds(likelihood):
+    x = np.array([[2.0**31 - 1, 0], [0, 1]])
+    likelihood.check(Summary.of(x), list("ab"))
+    x[0, 0] += 1
+    with pytest.raises(ValueError, match=r"Counts must be at most 2,147,483,647 under .*, got 2.14748e\+09"):
+        likelihood.check(Summary.of(x), list("ab"))
