@@ -9,7 +9,7 @@ the module from its changed text (no file is touched) and runs the tests that co
 first, until one fails or those that `--budget` seconds are enough for have passed.
 
 It prints the survivors as changed lines, and a row for `benchmarks/mutants.md`. `--again` takes what was
-printed before and tries its survivors only. A module takes 5 to 15 minutes on one idle core.
+printed before and tries its survivors only. A module takes some minutes on an idle core.
 
 The functions of `sampling` that numba compiles are run as Python (NUMBA_DISABLE_JIT=1), without the tests
 that draw millions of counts.
