@@ -336,10 +336,13 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
     assert (one != two).nnz == 0
 
 
-def test_a_damaged_guarantee_is_told(fit, tmp_path):
+@pytest.mark.parametrize("steps", ["gone", "many", float("inf"), -1, True])
+def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
-    del meta["guarantee"]["steps"]
+    meta["guarantee"]["steps"] = steps
+    if steps == "gone":
+        del meta["guarantee"]["steps"]
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match="is damaged"):
         vx.load_vae(path)
