@@ -103,13 +103,19 @@ def _names_beside(path: Path) -> tuple[Path, Path]:
 def _clear_away(path: Path) -> None:
     """Remove what killed processes left beside `path`; put back what one had only set aside."""
     name = re.compile(rf"\.{re.escape(path.stem)}\.vaexprs-[0-9a-f]{{8}}(-old)?{re.escape(path.suffix)}")
-    with os.scandir(path.absolute().parent) as entries:
-        found = [(path.with_name(each.name), m[1]) for each in entries if (m := name.fullmatch(each.name))]
+    try:
+        with os.scandir(path.absolute().parent) as entries:
+            found = [
+                (path.with_name(each.name), m[1]) for each in entries if (m := name.fullmatch(each.name))
+            ]
+    except OSError:  # the folder is gone, or may not be listed
+        return
     for leftover, old in found:
-        if not old or path.exists():
-            _remove(leftover)
-        elif leftover.is_dir():
-            leftover.rename(path)
+        with suppress(OSError):  # another user's
+            if not old or path.exists():
+                _remove(leftover)
+            elif leftover.is_dir():
+                leftover.rename(path)
 
 
 def _remove(path: Path) -> None:
@@ -162,6 +168,8 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
             _clear_away(path)
         yield
     finally:
+        if locked:
+            _clear_away(path)
         held.discard(key)
         lock.unlink(missing_ok=True)
         os.close(file)
