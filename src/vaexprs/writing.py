@@ -105,12 +105,11 @@ def _clear_away(path: Path) -> None:
     name = re.compile(rf"\.{re.escape(path.stem)}\.vaexprs-[0-9a-f]{{8}}(-old)?{re.escape(path.suffix)}")
     try:
         with os.scandir(path.absolute().parent) as entries:
-            found = [
-                (path.with_name(each.name), m[1]) for each in entries if (m := name.fullmatch(each.name))
-            ]
+            matches = [match for each in entries if (match := name.fullmatch(each.name))]
     except OSError:  # the folder is gone, or may not be listed
         return
-    for leftover, old in found:
+    for match in matches:
+        leftover, old = path.with_name(match[0]), match[1]
         with suppress(OSError):  # another user's
             if not old or path.exists():
                 _remove(leftover)
