@@ -94,6 +94,9 @@ NO_MEMORY = (
 )
 
 
+TOO_LITTLE = "There is not enough memory"
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error, of whatever class, says that there was not enough memory."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
@@ -108,10 +111,10 @@ def memory_told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not lacks_memory(error):
+        if not lacks_memory(error) or str(error).startswith(TOO_LITTLE):
             raise
         raise MemoryError(
-            f"There is not enough memory ({reason(error)[:200].rstrip('.')}). Take fewer genes (n_top_genes) "
+            f"{TOO_LITTLE} ({reason(error)[:200].rstrip('.')}). Take fewer genes (n_top_genes) "
             "or cells, a smaller batch_size, or a file instead of cells in memory; or allow more of it."
         ) from error
 

@@ -167,6 +167,8 @@ class VAEFit:
         ------
         FileExistsError
             If `path` exists and `overwrite` is false, or is something else than a saved model.
+        BlockingIOError
+            If another process is writing there.
         """
         path = check_output(path, overwrite=overwrite)
         if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):

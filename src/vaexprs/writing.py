@@ -142,8 +142,8 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes from writing to `path` until the end.
 
     The claim is a lock of the system on the file ``.name.lock`` beside it, so it ends with its process,
-    however that ends, and on network file systems holds for other machines too. Where a file system has no
-    locks nobody is kept from anything, and the last to finish is told that something is there.
+    however that ends, and on network file systems that have locks it holds for other machines too. Where there
+    are none nobody is kept from anything, and the last to finish is told that something is there.
 
     Raises
     ------
@@ -167,11 +167,13 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
             _clear_away(path)
         yield
     finally:
+        held.discard(key)
         if locked:
             _clear_away(path)
-        held.discard(key)
-        lock.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
         os.close(file)
+        if not locked:  # Windows removes no open file
+            lock.unlink(missing_ok=True)
 
 
 def _locked(lock: Path, path: Path) -> tuple[int, bool]:
@@ -306,6 +308,8 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
         If the suffix is another one, or the format cannot hold the cells.
     FileExistsError
         If there is something and `overwrite` is false.
+    BlockingIOError
+        If another process is writing there.
     ImportError
         If ``.rds`` is asked for and its package is not installed.
     """

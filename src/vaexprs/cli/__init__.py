@@ -108,7 +108,7 @@ def _watch(limit: int) -> None:
             f"There is not enough memory: this shell allows {limit / 2**20:,.0f} MiB of address space "
             "(ulimit -v). Allow more of it. What was there before is as it was."
         )
-    sys.exit(status if status >= 0 else 128 - status)
+    os._exit(status if status >= 0 else 128 - status)  # the child has said what there is to say
 
 
 def _give_up(status: int) -> None:
