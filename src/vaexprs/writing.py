@@ -142,7 +142,7 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes from writing to `path` until the end.
 
     The claim is a lock of the system on the file ``.name.lock`` beside it, so it ends with its process,
-    however that ends, and on network file systems that have locks it holds for other machines too. Where there
+    however that ends. On a network file system that has locks it holds for other machines too; where there
     are none nobody is kept from anything, and the last to finish is told that something is there.
 
     Raises
