@@ -371,7 +371,7 @@ def main():
             verb.out.parent.chmod(0o555)
             told(verb.name, "no permission", verb.out, run(verb.words, folder, without_rights), old)
             verb.out.parent.chmod(0o755)
-        if "rivals" in only:
+        if "rivals" in only and verb.name != "save":  # which claims its output when the work is done
             rivals(verb, folder, digests, log)
         if "ctrlc" in only and verb.name in ("fit", "h5ad", "zarr", "csv", "report"):
             put(kept, verb.out)
