@@ -173,7 +173,7 @@ def _told_how_to_go_on(checkpoint: Path) -> Iterator[None]:
         if not checkpoint.exists():
             raise
         Console(stderr=True).print(
-            f"Interrupted; no model was saved. {escape(go_on)}", soft_wrap=True, highlight=False
+            f"Interrupted; no model was saved. {plain(go_on)}", soft_wrap=True, highlight=False
         )
         raise Stopped from None
 
@@ -289,7 +289,7 @@ def _told_what_is_kept() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         if not stop.args:
             raise
-        Console(stderr=True).print(f"Interrupted; {escape(str(stop))}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"Interrupted; {plain(str(stop))}", soft_wrap=True, highlight=False)
         raise Stopped from None
 
 
