@@ -44,7 +44,7 @@ def test_10x_folders(few, tmp_path):
         vx.read(tmp_path / "few.mtx")
     odd = few[:3].copy()
     odd.obs_names = ["a", "b\tc", "d"]
-    with pytest.raises(ValueError, match="cannot hold names with tabs or line breaks: 'b"):
+    with pytest.raises(ValueError, match="cannot hold names that are empty or have tabs or line breaks: 'b"):
         vx.write(odd, tmp_path / "odd.mtx")
     assert [path.name for path in tmp_path.iterdir()] == ["few.mtx"]
 
