@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from vaexprs import ondisk, processes
-from vaexprs._checks import check_integer, check_real, did_you_mean, some, warn
+from vaexprs._checks import check_integer, check_real, did_you_mean, memory_told, some, warn
 from vaexprs.checkpoints import Checkpoint, read_state
 from vaexprs.counts import AS_IT_IS
 from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
@@ -204,6 +204,8 @@ def fit_vae(
         diverges before there is anything to keep; or if a checkpoint is of another fit.
     FileExistsError
         If there is something at `checkpoint` and `resume` is false.
+    MemoryError
+        If there is not enough of it.
 
     Examples
     --------
@@ -276,7 +278,8 @@ def fit_vae(
     share = (0, 1) if distribution is None else processes.place()
     about = _about(given, prepared, schedule, summary)
     processes.agree(about)
-    with processes.lost_ones_told(), nullcontext() if distribution is None else distribution.scope():
+    scope = nullcontext() if distribution is None else distribution.scope()
+    with memory_told(), processes.lost_ones_told(), scope:
         model = build_vae(
             encoder_layers,
             decoder_layers,
