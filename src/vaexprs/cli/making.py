@@ -78,10 +78,15 @@ def fit(
         float | None,
         typer.Option(help="Largest privacy loss, such as 3, of a fit with differential privacy."),
     ] = None,
-    delta: Annotated[float, typer.Option(help="Probability that this loss is exceeded.")] = 1e-5,
+    delta: Annotated[
+        float | None, typer.Option(help="Probability that this loss is exceeded; by default 1e-5.")
+    ] = None,
     unit: Annotated[
-        str, typer.Option(help="Whose contribution is hidden: cell, or the column of obs with the donors.")
-    ] = "cell",
+        str | None,
+        typer.Option(
+            help="Whose contribution is hidden: cell (by default), or the column of obs with donors."
+        ),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
     ] = None,
@@ -101,7 +106,13 @@ def fit(
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
-    privacy = None if epsilon is None else Privacy(epsilon, delta, unit)
+    asked = {name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None}
+    if epsilon is None and asked:
+        raise ValueError(
+            f"--{next(iter(asked))} is for a fit with differential privacy, but no --epsilon was given. "
+            "Without it the fit promises nothing."
+        )
+    privacy = None if epsilon is None else Privacy(epsilon, **asked)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if checkpoint.exists() and not resume and not overwrite:
         raise FileExistsError(
