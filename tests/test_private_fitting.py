@@ -454,6 +454,20 @@ def test_privacy_must_be_a_privacy(cells):
 # from the shell, and in the report
 
 
+def test_a_unit_without_an_epsilon_is_no_privacy_and_refused(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    done = subprocess.run(
+        [*CLI, "fit", "cells.h5ad", "--out", "model", "--unit", "donor"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--unit is for a fit with differential privacy, but no --epsilon was given." in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
 def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     command = [*CLI, "fit", "cells.h5ad", "--out", "model", "--label-key", "cell_type"]

@@ -106,7 +106,9 @@ def fit(
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
-    asked = {name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None}
+    asked: dict[str, Any] = {
+        name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None
+    }
     if epsilon is None and asked:
         raise ValueError(
             f"--{next(iter(asked))} is for a fit with differential privacy, but no --epsilon was given. "
