@@ -2,6 +2,7 @@
 
 from operator import attrgetter
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from sklearn.metrics import log_loss
 
 from vaexprs.demo import demo_cells
 from vaexprs.likelihoods import (
+    _NO_MOMENTS,
     DISPERSION_STEP,
     EFFECT_STEP,
     LIKELIHOODS,
@@ -19,7 +21,11 @@ from vaexprs.likelihoods import (
     Gaussian,
     NegativeBinomial,
     Poisson,
+    RowL2,
     ZeroInflatedNegativeBinomial,
+    _joined,
+    _moments,
+    _nonzero,
     default_likelihood,
     likelihood_named,
     log_rising,
@@ -27,7 +33,7 @@ from vaexprs.likelihoods import (
     poisson_log_prob,
 )
 from vaexprs.preprocessing import POWERS, Summary
-from vaexprs.sampling import count_quantiles
+from vaexprs.sampling import count_quantiles, draw_counts, evenly_spread
 
 N = 100_000  # draws of each gene
 NAMES = ["bernoulli", "nb", "zinb", "poisson", "gaussian"]
@@ -336,6 +342,7 @@ def test_cells_beyond_two_thousand_do_not_hold_conditions_more():
         head.effect.assign(np.ones((2, GENES)))
     strengths = [float(sum(head.losses)) * head.n_cells for head in heads]
     assert strengths[0] == pytest.approx(strengths[1], rel=1e-5)
+    assert strengths[0] == pytest.approx(GENES * 12.5 * (2_000 / 20 + 2_000 / 30) / 50, rel=1e-5)
 
 
 # ---- checks of counts
@@ -348,6 +355,8 @@ def test_negative_counts_are_refused_with_the_smallest(likelihood, form):
     words = rf"^Counts must not be negative under likelihood '{likelihood.name}', got -2\.5\. .*'gaussian'"
     with pytest.raises(ValueError, match=words):
         likelihood.check(Summary.of(x), list("abc"))
+    with pytest.raises(ValueError, match=r"must not be negative .*, got -1\."):
+        likelihood.check(Summary.of(form(np.array([[1, 0], [2, -1]], np.float32))), list("ab"))
 
 
 @both_forms
@@ -467,6 +476,7 @@ def test_gaussian_learns_of_zeros_and_signs_from_the_values(form):
     assert options([[1.5, 2], [3, 4]]) == {"zeros": False, "nonnegative": True}
     assert options([[1.5, -2], [3, 0]]) == {"zeros": True, "nonnegative": False}
     assert options([[1.5, -2], [3, 4]]) == {"zeros": False, "nonnegative": False}
+    assert options([[1.5, -0.01], [3, 4]]) == {"zeros": False, "nonnegative": False}
 
 
 def test_zeros_stored_in_a_sparse_matrix_are_zeros_too():
@@ -732,3 +742,282 @@ def test_gaussian_mean_stays_within_the_observed_range(normal_values):
     mean = f64(head(HIDDEN)["mean"])[:, :2]
     np.testing.assert_allclose(mean.min(axis=0), normal_values.min(axis=0)[:2], rtol=1e-6)
     np.testing.assert_allclose(mean.max(axis=0), normal_values.max(axis=0)[:2], rtol=1e-6)
+
+
+# ---- what the numbers in the code stand for: weights of saved models keep their meaning
+
+
+CONDITION = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
+
+
+def test_dispersions_are_learned_in_units_of_twenty_and_effects_of_five():
+    head = NegativeBinomial().head(GENES, 100, [2, 3])
+    head(HIDDEN, CONDITION)
+    head.log_dispersion.assign([0.1, 0.0, -0.1])
+    head.deviation.assign([[0, 0, 0], [0.05, 0, 0]])
+    dispersion = f64(head(HIDDEN, CONDITION)["dispersion"])
+    np.testing.assert_allclose(np.log(dispersion[[0, 2]]), [[2, 0, -2], [3, 0, -2]], atol=1e-5)
+    before = np.log(f64(head(HIDDEN, CONDITION)["proportion"]))
+    head.effect.assign([[0.2, 0, 0], [0, 0, 0]])
+    change = np.log(f64(head(HIDDEN, CONDITION)["proportion"])) - before
+    np.testing.assert_allclose(change[:2, 0] - change[:2, 1], 1, atol=1e-5)
+    np.testing.assert_allclose(change[2:], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "sd"), [(NegativeBinomial(), 3.0), (Gaussian(), 0.3)], ids=["nb", "gaussian"]
+)
+def test_deviations_of_levels_have_a_normal_prior(likelihood, sd):
+    head = likelihood.head(GENES, 100, [40, 60])
+    head(HIDDEN, CONDITION)
+    head.deviation.assign([[0.01] * GENES, [0.0] * GENES])
+    assert float(sum(head.losses)) * 100 == pytest.approx(GENES * (0.2 / sd) ** 2 / 2, rel=1e-5)
+
+
+def test_level_without_cells_is_held_as_one_with_a_cell():
+    losses = []
+    for level_cells in ([0, 9], [1, 9]):
+        head = Poisson().head(GENES, 10, level_cells)
+        head(HIDDEN, CONDITION)
+        head.effect.assign(np.ones((2, GENES)))
+        losses.append(float(sum(head.losses)))
+    assert losses[0] == losses[1] == pytest.approx(GENES * (25 / 2 / 5 + 25 / 2 / 45) / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Poisson(), NegativeBinomial(), ZeroInflatedNegativeBinomial(), Gaussian(zeros=True)],
+    ids=by_name,
+)
+def test_heads_start_near_one_profile_with_few_excess_zeros(likelihood):
+    head = likelihood.head(2_000, 100)
+    hidden = np.ones((2, 8), np.float32)
+    output = head(hidden)
+    kernel = f64(head.kernel)
+    assert kernel.std() == pytest.approx(0.01, rel=0.05)
+    assert abs(kernel.mean()) < 0.001
+    if likelihood.name == "zinb":
+        np.testing.assert_array_equal(output["zero_logit"], -3)
+    if likelihood.name == "gaussian":
+        np.testing.assert_array_equal(output["zero_logit"], 0)
+        np.testing.assert_array_equal(output["sd"], 1)
+        np.testing.assert_allclose(output["mean"][0], np.maximum(kernel.sum(axis=0), 0), atol=1e-6)
+
+
+def test_what_is_learned_and_what_is_only_kept():
+    head = Gaussian(zeros=True).head(GENES, 100, [2, 3])
+    head(HIDDEN, CONDITION)
+    names = {weight.name for weight in head.trainable_weights}
+    assert names == {
+        "kernel",
+        "bias",
+        "effect",
+        "log_dispersion",
+        "deviation",
+        "zero_kernel",
+        "zero_bias",
+        "zero_effect",
+    }
+    assert {weight.name for weight in head.non_trainable_weights} == {"centre", "spread", "lowest", "highest"}
+    counts = ZeroInflatedNegativeBinomial().head(GENES, 100, [2, 3])
+    counts(HIDDEN, CONDITION)
+    assert {weight.name for weight in counts.trainable_weights} == names
+    assert not counts.non_trainable_weights
+
+
+@pytest.mark.parametrize("name", ["CountHead", "GaussianHead", "RowL2"])
+def test_what_saved_models_name_is_registered_with_keras(name):
+    assert keras.saving.get_registered_object(f"vaexprs>{name}").__name__ == name
+
+
+@pytest.mark.parametrize(
+    "likelihood", [ZeroInflatedNegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name
+)
+def test_head_with_conditions_is_made_again_with_what_holds_it(likelihood):
+    head = likelihood.head(GENES, 100, [2, 3])
+    head(HIDDEN, CONDITION)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
+    again(HIDDEN, CONDITION)
+    for own, given in zip(again.weights, head.weights, strict=True):
+        given.assign(np.full(given.shape, 0.3))
+        own.assign(given.value)
+    assert again.get_config() == head.get_config()
+    assert float(sum(again.losses)) == pytest.approx(float(sum(head.losses)), rel=1e-6)
+    assert float(sum(again.losses)) > 0
+    prior = RowL2.from_config(head.effect.regularizer.get_config())
+    assert prior.strengths == head.effect.regularizer.strengths
+
+
+def test_standard_deviations_are_those_of_the_gene_times_a_factor_within_limits():
+    head, _ = started(Gaussian(), np.random.default_rng(0).normal([5, 50, 20], [1, 7, 3], (400, GENES)))
+    spread = f64(head.spread)
+    head.log_dispersion.assign([-100.0, 100.0, 0.05])
+    np.testing.assert_allclose(f64(head(HIDDEN)["sd"])[0], spread * np.exp([-6, 3, 1]), rtol=1e-5)
+    head.log_dispersion.assign([0.0, 0, 0])
+    head.kernel.assign(np.zeros((8, GENES)))
+    head.bias.assign([0.5, -0.25, 0])
+    np.testing.assert_allclose(
+        f64(head(HIDDEN)["mean"])[0], f64(head.centre) + spread * [0.5, -0.25, 0], rtol=1e-6
+    )
+
+
+def test_genes_at_the_lower_limit_of_the_dispersion_are_stuck():
+    for likelihood in (NegativeBinomial(), ZeroInflatedNegativeBinomial()):
+        head = likelihood.head(GENES, 100)
+        head(HIDDEN)
+        head.log_dispersion.assign([-0.36, -0.35, -0.34])  # times twenty: the limit is -7
+        assert likelihood.stuck_genes(head).tolist() == [True, True, False]
+    for likelihood in (Poisson(), Gaussian(), Bernoulli()):
+        head = likelihood.head(GENES, 100)
+        head(HIDDEN)
+        assert likelihood.stuck_genes(head).tolist() == [False]
+
+
+def test_proportion_of_nothing_leaves_a_mean_of_one_in_a_hundred_million():
+    x, proportion = f32([[1.0, 3.0], [0.0, 4.0]], [[0.0, 1.0], [0.0, 1.0]])
+    got = f64(Poisson().log_prob(x, proportion))
+    expected = stats.poisson(4).logpmf([3, 4]) + np.array([np.log(1e-8), 0])
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_only_counts_leave_noise_in_totals():
+    assert Gaussian().relative_noise({}, np.ones((4, 1))).tolist() == [0] * 4
+    assert Poisson().relative_noise(None, np.array([[2.0], [8]])).tolist() == [0.5, 0.125]
+    means, theta, logit = (
+        np.array([[3.0, 2], [0.5, 9]]),
+        np.array([[2.0, 0.3], [5, 1]]),
+        np.array([[0.0, 2], [-1, 1]]),
+    )
+    output = {"proportion": means / 10, "dispersion": theta, "zero_logit": logit}
+    kept = expit(-logit)
+    variance = {"nb": means + means**2 / theta}
+    # E var + var E of counts that are kept or not
+    variance["zinb"] = kept * variance["nb"] + kept * (1 - kept) * means**2
+    for likelihood, share in ((NegativeBinomial(), 1), (ZeroInflatedNegativeBinomial(), kept)):
+        expected = variance[likelihood.name].sum(axis=1) / (share * means).sum(axis=1) ** 2
+        np.testing.assert_allclose(likelihood.relative_noise(output, np.full((2, 1), 10.0)), expected)
+
+
+def test_common_parts_and_scaling_of_each_likelihood():
+    assert [LIKELIHOODS[name].common for name in NAMES] == [(), *[("dispersion",)] * 3, ()]
+    assert [LIKELIHOODS[name].scaling_in_network for name in NAMES] == [False, True, True, True, True]
+    assert [LIKELIHOODS[name]().scaling(np.ones((2, 2))) for name in NAMES[1:4]] == ["none"] * 3
+
+
+# ---- draws of blocks
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_block_is_drawn_from_the_generators_numbers(name, stratified):
+    rng = np.random.default_rng(0)
+    groups = [np.array([3, 0, 4]), np.array([1, 2])]
+    library = rng.integers(50, 900, (5, 1)).astype(float)
+    proportion = f32(softmax(rng.normal(size=(5, GENES)), axis=1))[0]
+    output = {
+        "proportion": proportion,
+        "dispersion": f32(np.exp(rng.normal(size=(2, GENES))))[0],
+        "zero_logit": f32(rng.normal(size=(5, GENES)))[0],
+        "mean": proportion * 4,
+        "sd": proportion,
+    }
+    own = {
+        "poisson": (None, None),
+        "nb": (output["dispersion"], None),
+        "zinb": (output["dispersion"], output["zero_logit"]),
+    }
+    likelihood = LIKELIHOODS[name](**({"zeros": True} if name == "gaussian" else {}))
+    if name == "nb":
+        del output["zero_logit"]
+    given = proportion if name in ("poisson", "bernoulli") else output
+    got = likelihood.draw(given, library, (5, GENES), groups, stratified, np.random.default_rng(9))
+    again = np.random.default_rng(9)
+    if likelihood.counts:
+        expected = draw_counts(again, proportion, library, *own[name], groups, stratified)
+        assert sp.issparse(got)
+        np.testing.assert_array_equal(got.toarray(), expected.toarray())
+    else:
+        uniform = evenly_spread(again, 5, GENES, groups if stratified else ())
+        np.testing.assert_array_equal(got, likelihood.sample(given, library, uniform))
+
+
+def test_gaussian_draws_are_quantiles_and_stay_finite():
+    output = {"mean": np.full((1, 6), 2.0), "sd": np.full((1, 6), 3.0), "zero_logit": np.zeros((1, 6))}
+    u = np.array([[0.0, 0.2, 0.4999, 0.5, 0.75, np.nextafter(1, 0)]])
+    far = stats.norm.isf(1e-12)
+    got = Gaussian(zeros=True).sample(output, None, u)[0]
+    assert got[:3].tolist() == [0, 0, 0]
+    np.testing.assert_allclose(got[3:], [2 - 3 * far, 2, 2 + 3 * far], rtol=1e-4)
+    expected = 2 + 3 * stats.norm.ppf(np.clip(u[0], 1e-12, 1 - 1e-12))
+    np.testing.assert_allclose(Gaussian().sample(output, None, u)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        Gaussian(nonnegative=True).sample(output, None, u)[0], np.abs(expected), rtol=1e-6
+    )
+    sure = output | {"zero_logit": np.full((1, 6), 80.0)}  # a probability of 1, of which nothing is left
+    with np.errstate(divide="raise", invalid="raise"):
+        assert Gaussian(zeros=True).sample(sure, None, u)[0].tolist() == [0] * 6
+
+
+def test_zero_inflated_draws_are_quantiles_of_what_is_above_the_excess():
+    u = np.random.default_rng(0).random((50, 40))
+    logit = np.random.default_rng(1).normal(size=u.shape)
+    output = {"proportion": np.full(u.shape, 0.02), "dispersion": np.full(u.shape, 1.5), "zero_logit": logit}
+    excess = expit(logit)
+    expected = np.where(u < excess, 0, scipy_nb(6.0, 1.5).ppf(np.clip((u - excess) / (1 - excess), 0, 1)))
+    got = ZeroInflatedNegativeBinomial().sample(output, np.full((50, 1), 300.0), u)
+    np.testing.assert_array_equal(got, expected)
+
+
+# ---- scaling and start of Gaussian values
+
+
+@pytest.mark.parametrize(("values", "kind"), [((1.0, 1000.0), "none"), ((1.0, 30.0, 1000.0), "log1p")])
+def test_genes_with_two_values_say_nothing_of_the_scaling_and_those_with_three_do(values, kind):
+    x = np.zeros((300, 201))
+    x[:, 0] = np.random.default_rng(0).normal(20, 2, 300)
+    x[: len(values), 1:] = np.array(values)[:, None]
+    assert best_power(x[:, :1]) == "none"
+    assert best_power(x) == "log1p"
+    assert Gaussian.for_values(Summary.of(x)).scaling(x) == kind
+
+
+def test_gaussian_start_is_exact_in_a_few_cells():
+    """Zeros of 4 cells with a half added to each side; a gene that does not vary gets a thousandth of the others' sd."""
+    x = np.array([[1.0, 5, 0], [3, 5, 0], [0, 5, 7], [5, 5, 9]], np.float32)
+    head, output = started(Gaussian(zeros=True), x)
+    np.testing.assert_allclose(f64(head.zero_bias), np.log([1.5 / 3.5, 0.5 / 4.5, 2.5 / 2.5]), atol=1e-6)
+    np.testing.assert_allclose(output["mean"], [3, 5, 8], rtol=1e-6)
+    sd = np.array([np.sqrt(8 / 3), 0, 1])
+    sd[1] = 1e-3 * np.median(sd[[0, 2]])
+    np.testing.assert_allclose(f64(head.spread), sd, rtol=1e-5)
+    np.testing.assert_array_equal(f64(head.lowest), [0, 5, 0])
+    np.testing.assert_array_equal(f64(head.highest), [5, 5, 9])
+    little, _ = started(Gaussian(zeros=True), x / 50)
+    np.testing.assert_allclose(f64(little.spread), sd / 50, rtol=1e-5)
+    alike, _ = started(Gaussian(), np.full((4, GENES), 6.0, np.float32))
+    np.testing.assert_allclose(f64(alike.spread), 1e-3, rtol=1e-6)
+    empty, output = started(Gaussian(zeros=True), np.zeros((4, GENES), np.float32))
+    np.testing.assert_allclose(f64(empty.zero_bias), np.log(9), rtol=1e-6)
+    assert output["mean"].tolist() == [0] * GENES
+
+
+def test_entries_that_are_not_zero_are_all_but_zeros_stored_or_not():
+    x = sp.csr_matrix(([-1.0, 0.0, 2.0], ([0, 0, 1], [0, 1, 1])), (2, 2))
+    assert x.nnz == 3
+    for form in (x, x.toarray()):
+        gene, values = _nonzero(form)
+        assert (gene.tolist(), values.tolist()) == ([0, 1], [-1, 2])
+
+
+def test_moments_of_blocks_together_are_those_of_all():
+    """Blocks of different genes and sizes, among them none: number, mean and standard deviation of the non-zeros."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (60, 4)) * (rng.random((60, 4)) < [0.9, 0.5, 0.05, 0])
+    joined = _NO_MOMENTS
+    for block in (x[:7], x[7:7], x[7:30], x[30:]):
+        joined = _joined(joined, _moments(*_nonzero(sp.csr_matrix(block)), 4))
+    kept = [gene[gene != 0] for gene in x.T]
+    assert joined[0].tolist() == [len(gene) for gene in kept]
+    np.testing.assert_allclose(joined[1][:3], [gene.mean() for gene in kept[:3]])
+    np.testing.assert_allclose(joined[2][:3], [gene.std() for gene in kept[:3]], atol=1e-12)
+    assert (joined[1][3], joined[2][3]) == (0, 0)

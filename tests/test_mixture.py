@@ -1,8 +1,10 @@
 """Gaussian mixtures against mclust, scikit-learn, scipy.stats and what mathematics says of them."""
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from vaexprs.covariances import FULL, n_parameters
 from vaexprs.hierarchical import cut, merge_tree, svd_scaled
-from vaexprs.mixture import MODELS, GaussianMixture, Mixture, SingularFitError, select_mixture
+from vaexprs.mixture import MODELS, GaussianMixture, Mixture, SingularFitError, _Starts, select_mixture
 
 N = 50_000
 MCLUST = np.load(Path(__file__).parent / "reference" / "mclust.npz", allow_pickle=False)
@@ -135,6 +137,16 @@ def test_transform_is_the_same_for_the_same_numbers_in_any_company(mixture):
 def test_transform_gives_normal_numbers_the_covariance_of_the_component(mixture):
     factor = mixture.transform(np.full(2, 0.9), np.eye(2)) - mixture.means[1]
     np.testing.assert_allclose(factor.T @ factor, mixture.covariances[1], atol=1e-12)
+
+
+def test_mixture_has_as_many_components_as_it_has_and_cannot_be_changed():
+    two = Mixture(np.full(2, 0.5), np.zeros((2, 3)), np.stack([np.eye(3)] * 2), "EII")
+    assert two.sample(4, np.random.default_rng(0)).shape == (4, 3)
+    assert two.n_components == 2
+    with pytest.raises(FrozenInstanceError):
+        two.weights = np.ones(2)
+    with pytest.raises(FrozenInstanceError):
+        select_mixture(np.eye(2), components=[1], models=["EII"]).best = None
 
 
 def test_mixture_in_one_dimension():
@@ -426,6 +438,12 @@ def test_points_in_fewer_dimensions_are_singular(iris):
     assert GaussianMixture(2, model="VVI").fit(flat).converged_
 
 
+@each_model
+def test_component_without_points_is_singular(iris, model):
+    with pytest.raises(SingularFitError, match=f"model '{model}' with 3 components is singular"):
+        GaussianMixture(3, model=model, start=np.arange(150) % 2).fit(iris)
+
+
 def test_fit_that_has_not_converged_says_so(iris):
     with pytest.warns(ConvergenceWarning, match="has not converged in 3 steps"):
         fit = GaussianMixture(5, model="VVI", max_iter=3).fit(iris)
@@ -549,3 +567,208 @@ def test_arguments_of_the_choice_are_checked(iris):
 @pytest.mark.parametrize(("model", "covariances"), [("VII", 2), ("VVI", 6), ("EEE", 6), ("VVV", 12)])
 def test_parameters_are_covariances_means_and_all_weights_but_one(model, covariances):
     assert n_parameters(model, components=2, d=3) == covariances + 2 * 3 + 1
+
+
+# ---- edges, defaults and when EM ends
+
+
+@each_model
+def test_em_ends_at_the_first_gain_below_the_tolerance(iris, model):
+    """By default 5e-6 a number; the first step has no gain."""
+    chosen = select_mixture(iris, components=[3], models=[model])
+    assert chosen.table["log_likelihood"][0] == pytest.approx(150 * chosen.best.score(iris), rel=1e-10)
+    for fit, tol in (
+        (GaussianMixture(3, model=model).fit(iris), 5e-6),
+        (GaussianMixture(3, model=model, tol=1e-3).fit(iris), 1e-3),
+        (chosen.best, 5e-6),
+    ):
+        gains = np.diff(fit.lower_bounds_) / 4
+        assert (fit.converged_, fit.n_iter_) == (True, len(fit.lower_bounds_))
+        assert gains[-1] < tol
+        assert (gains[:-1] >= tol).all()
+
+
+@each_model
+def test_parameters_are_the_estimates_of_the_responsibilities_of_the_step_before(iris, model):
+    """With sums over points: weights and means, and the covariance of VVV; far from the origin."""
+    x = iris[:, :2] * 0.3 + [50, -7]
+    before = GaussianMixture(3, model=model, tol=0, max_iter=3)
+    after = GaussianMixture(3, model=model, tol=0, max_iter=4)
+    with pytest.warns(ConvergenceWarning):
+        share = before.fit(x).predict_proba(x)
+    with pytest.warns(ConvergenceWarning):
+        after.fit(x)
+    assert after.n_iter_ == 4
+    np.testing.assert_allclose(share.sum(axis=1), 1)
+    np.testing.assert_allclose(after.weights_, share.mean(axis=0))
+    np.testing.assert_allclose(after.means_, share.T @ x / share.sum(axis=0)[:, None])
+    away = x[:, None] - after.means_
+    scatter = np.einsum("nk,nki,nkj->kij", share, away, away)
+    expected = {
+        "EII": np.eye(2) * np.trace(scatter.sum(axis=0)) / 300,
+        "VII": np.eye(2) * (np.trace(scatter, axis1=1, axis2=2) / share.sum(axis=0) / 2)[:, None, None],
+        "EEI": np.eye(2) * scatter.sum(axis=0) / 150,
+        "VVI": np.eye(2) * scatter / share.sum(axis=0)[:, None, None],
+        "EEE": scatter.sum(axis=0) / 150,
+        "VVV": scatter / share.sum(axis=0)[:, None, None],
+    }
+    if model in expected:
+        np.testing.assert_allclose(
+            after.covariances_, np.broadcast_to(expected[model], (3, 2, 2)), rtol=1e-8, atol=1e-10
+        )
+    density = sum(
+        w * stats.multivariate_normal(m, c).pdf(x)
+        for w, m, c in zip(before.weights_, before.means_, before.covariances_, strict=True)
+    )
+    assert before.lower_bounds_[-1] == pytest.approx(np.log(density).mean())
+    np.testing.assert_allclose(before.score_samples(x), np.log(density))
+    assert before.score(x) == pytest.approx(np.log(density).mean())
+
+
+def test_defaults_are_one_component_of_its_own_form_and_one_draw(iris):
+    fit = GaussianMixture().fit(iris)
+    np.testing.assert_allclose(fit.means_, iris.mean(axis=0)[None], atol=1e-12)
+    np.testing.assert_allclose(fit.covariances_, np.cov(iris.T, bias=True)[None], atol=1e-12)
+    assert fit.weights_.tolist() == [1]
+    assert fit.n_parameters() == 14
+    assert fit.n_iter_ == 2  # the second step gains nothing
+    x, component = fit.sample()
+    assert (x.shape, component.tolist()) == ((1, 4), [0])
+    assert (fit.sample(5)[0] != fit.sample(5)[0]).all()  # without a seed
+
+
+def test_arguments_are_given_by_name(iris):
+    with pytest.raises(TypeError, match="positional"):
+        select_mixture(iris, [1])
+    with pytest.raises(TypeError, match="positional"):
+        GaussianMixture(1, "EII")
+
+
+def test_draws_of_the_estimator_are_of_the_components_it_says(clusters):
+    fit = GaussianMixture(3, model="EEE", start=clusters[1]).fit(clusters[0])
+    x, component = fit.sample(3000, random_state=1)
+    np.testing.assert_array_equal(fit.predict(x), component)
+    np.testing.assert_allclose(np.bincount(component) / 3000, fit.weights_, atol=0.05)
+    np.testing.assert_array_equal(fit.fit_predict(clusters[0]), clusters[1])
+
+
+def test_two_points_are_the_fewest_and_one_component_for_each_the_most():
+    x = np.array([[0.0, 0], [1, 2], [5, 1]])
+    np.testing.assert_allclose(GaussianMixture(model="EII").fit(x[:2]).covariances_[0], np.eye(2) * 5 / 8)
+    with pytest.raises(ValueError, match="minimum of 2 is required"):
+        GaussianMixture(model="EII").fit(x[:1])
+    with pytest.raises(SingularFitError, match="with 3 components is singular: .* fewer than the 2 dimen"):
+        GaussianMixture(3, model="EII").fit(x)
+
+
+@pytest.mark.parametrize(("model", "parameters"), [("E", 6), ("EVI", 6), ("V", 8), ("VEI", 8)])
+def test_names_of_models_in_one_dimension_stand_for_their_first_letter(model, parameters):
+    x = MCLUST["d1_k3/x"]
+    fit = GaussianMixture(3, model=model).fit(x)
+    assert fit.n_parameters() == parameters
+    assert (np.ptp(fit.covariances_) == 0) == (model[0] == "E")
+    with pytest.raises(ValueError, match="model must be one of 'E', 'V', 'EII'"):
+        GaussianMixture(3, model="X").fit(x)
+
+
+def test_one_dimension_starts_from_quantiles():
+    x = np.random.default_rng(1).gamma(2, 1, (61, 1))
+    member = pd.qcut(x[:, 0], 4, labels=False)
+    default = GaussianMixture(4, model="V", max_iter=5)
+    given = GaussianMixture(4, model="V", max_iter=5, start=member)
+    with pytest.warns(ConvergenceWarning):
+        default.fit(x)
+    with pytest.warns(ConvergenceWarning):
+        given.fit(x)
+    np.testing.assert_array_equal(default.lower_bounds_, given.lower_bounds_)
+
+
+def test_choice_in_one_dimension_is_among_one_to_nine_components_and_two_models():
+    chosen = select_mixture(MCLUST["d1_k3/x"])
+    assert list(chosen.table["model"]) == ["E", "V"] * 9
+    assert list(chosen.table["components"]) == list(np.repeat(np.arange(1, 10), 2))
+    assert chosen.best.random_state == 0
+    assert chosen.best.n_features_in_ == 1
+    assert np.ptp(chosen.best.covariances_) == 0 or chosen.best.model == "V"
+
+
+def test_choice_is_made_from_some_of_the_points_only_where_there_are_more(iris):
+    """From 30 points of 30 the seed says nothing; from 29 it does, and 0 is the default."""
+    x = iris[::5][:, :2] + 0.3 * np.random.default_rng(0).standard_normal((30, 2))
+    bic = {
+        (points, seed): select_mixture(x, components=[4], starting_points=points, seed=seed).table["bic"]
+        for points in (29, 30)
+        for seed in range(4)
+    }
+    for seed in range(4):
+        np.testing.assert_array_equal(bic[30, seed], bic[30, 0])
+    assert any(not bic[29, seed].equals(bic[29, 0]) for seed in range(1, 4))
+    default = select_mixture(x, components=[4], starting_points=29)
+    np.testing.assert_array_equal(default.table["bic"], bic[29, 0])
+    with pytest.raises(SingularFitError):  # as many as components are allowed, but too few
+        select_mixture(x, components=[4], starting_points=4)
+    assert select_mixture(x, components=[4], seed=3).best.random_state == 3
+
+
+def test_points_not_looked_at_are_in_no_cluster_at_the_start():
+    starts = _Starts(np.arange(20.0)[:, None], np.random.RandomState(0), 6)
+    responsibility = starts.responsibility(3)
+    rows = np.sort(np.random.RandomState(0).permutation(20)[:6])
+    np.testing.assert_array_equal(np.flatnonzero(responsibility.sum(axis=0)), rows)
+    np.testing.assert_array_equal(responsibility[:, rows], np.repeat(np.eye(3), 2, axis=1))
+    assert starts.responsibility(1).sum() == 6
+
+
+def test_full_covariances_need_more_points_than_dimensions():
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    notes = [
+        select_mixture(points, components=[1, len(points)]).table.set_index(["components", "model"])["note"]
+        for points in (x, x[:3])
+    ]
+    assert (notes[0].loc[1] == "").all()
+    assert (notes[1].loc[1].loc[list(FULL)] == "too few points").all()
+    assert (notes[1].loc[1].drop(list(FULL)) == "").all()
+    assert (notes[0].loc[4] == "singular").all()
+    assert notes[1].loc[(3, "EII")] == "singular"
+
+
+def test_none_that_can_be_fitted_is_said_with_names_and_numbers():
+    with pytest.raises(
+        SingularFitError, match=r"None of the models EII, EEE can .* 4 points in 2 dimensions with 1, 3 comp"
+    ):
+        select_mixture(np.ones((4, 2)), components=[1, 3], models=["EII", "EEE"])
+
+
+def test_start_of_shares_and_of_numbers_is_taken_as_it_is():
+    x = np.random.default_rng(0).standard_normal((6, 1))
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    shares = np.array([[0.2, 1, 0, 0.5, 0.3, 2], [0.8, 0, 1, 0.5, 0.7, 0]])
+    for start, weight in ((labels, np.eye(2)[labels].T), (shares, shares)):
+        fit = GaussianMixture(2, model="V", start=start, max_iter=1)
+        with pytest.warns(ConvergenceWarning):
+            fit.fit(x)
+        np.testing.assert_allclose(fit.weights_, weight.sum(axis=1) / weight.sum())
+        np.testing.assert_allclose(fit.means_, weight @ x / weight.sum(axis=1, keepdims=True))
+    for start in (
+        labels - 1,
+        labels + 1,
+        labels[:5],
+        shares[:, :5],
+        np.vstack([shares, shares]),
+        shares * np.nan,
+    ):
+        with pytest.raises(
+            ValueError, match=r"start must be responsibilities, \(2, 6\), .* from 0 to 1, \(6,\)"
+        ):
+            GaussianMixture(2, start=start).fit(x)
+
+
+@pytest.mark.parametrize("model", ["VVI", "EEE", "VVV"])
+def test_dimensions_may_be_of_very_different_sizes(clusters, model):
+    """What is singular is asked of each dimension in its own units."""
+    x, member = clusters
+    sizes = np.array([1.0, 1e-5])
+    plain = GaussianMixture(3, model=model, start=member).fit(x)
+    other = GaussianMixture(3, model=model, start=member).fit(x * sizes)
+    assert other.score(x * sizes) == pytest.approx(plain.score(x) - np.log(sizes).sum(), abs=1e-6)
+    np.testing.assert_allclose(other.means_, plain.means_ * sizes, rtol=1e-4)
