@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Annotated, Any
 
@@ -50,6 +52,7 @@ def main() -> None:
 
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _end)  # what is half-written is put away, as after Ctrl-C
+    sys.unraisablehook = _heed
     try:
         limit = _memory_limit()
         if limit is not None:
@@ -115,6 +118,14 @@ def _give_up(status: int) -> None:
     from vaexprs.processes import give_up
 
     give_up(status)
+
+
+def _heed(lost: Any) -> None:
+    """Interrupt once more where Ctrl-C came in while Python collected garbage, and would be forgotten."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _end(*_: Any) -> None:
