@@ -387,8 +387,8 @@ def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, m
 
     cells.write_h5ad(tmp_path / "cells.h5ad")
     monkeypatch.setattr(ondisk, "IN_MEMORY", 1)
-    on_disk = fitted(tmp_path / "cells.h5ad", epochs=1)
-    in_memory = fitted(cells, epochs=1)
+    on_disk = fitted(tmp_path / "cells.h5ad", epochs=1, unit="donor")
+    in_memory = fitted(cells, epochs=1, unit="donor")
     for a, b in zip(on_disk.model.get_weights(), in_memory.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
 
