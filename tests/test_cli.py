@@ -454,3 +454,25 @@ def test_independent_draws_by_option(folder, tmp_path):
     done = run("generate", folder / "model", "-n", 9, "--independent", "--out", tmp_path / "g.h5ad")
     assert done.returncode == 0, done.stderr
     assert not ad.read_h5ad(tmp_path / "g.h5ad").uns["vaexprs"]["stratified"]
+
+
+def test_ctrl_c_that_comes_in_while_garbage_is_collected_is_not_forgotten():
+    code = """
+import gc, sys, time
+from vaexprs import cli
+
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    raise KeyboardInterrupt
+
+sys.unraisablehook = cli._heed
+gc.callbacks.append(callback)
+gc.collect()
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("heeded")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "heeded\n"
+    assert done.stderr == ""

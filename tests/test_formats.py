@@ -51,6 +51,18 @@ storage.mode(dense) <- "integer"; saveRDS(dense, "integer.rds"); saveRDS(as.data
 saveRDS(t(dense), "turned.rds")
 saveRDS(1:10, "vector.rds"); saveRDS(function(x) system("touch pwned"), "function.rds")
 saveRDS(list(raw = as.raw(1)), "bytes.rds"); saveRDS(as(m, "nMatrix"), "pattern.rds")
+lone <- SummarizedExperiment(colData = DataFrame(row.names = c("a", "b"))); saveRDS(lone, "no_assay.rds")
+old <- SummarizedExperiment(list(counts = as.matrix(m))); inner <- old@assays; attr(inner, "data") <- NULL
+attr(old, "assays") <- inner; saveRDS(old, "old_class.rds")
+odd <- SummarizedExperiment(list(counts = as.matrix(m))); attr(odd, "colData") <- colData(odd)[1:3, 0, drop = FALSE]
+saveRDS(odd, "odd_names.rds")
+bare <- so; bare@assays <- list(); saveRDS(bare, "seurat_bare.rds")
+v4 <- CreateAssayObject(m); v4@counts <- v4@counts[0, 0]; v4@data <- v4@data[0, 0]
+hollow <- so; hollow@assays <- list(RNA = v4); hollow@active.assay <- "RNA"; saveRDS(hollow, "seurat_hollow.rds")
+saveRDS(data.frame(a = c("x", "y"), b = c("u", "v")), "words.rds")
+bad <- SummarizedExperiment(list(counts = as.matrix(m)[, 1:2]), colData = DataFrame(f = 1:2))
+f <- c(1L, 7L); attributes(f) <- list(levels = "one"); attr(bad@colData@listData$f, "levels") <- "one"
+bad@colData@listData$f[2] <- 7L; attr(bad@colData@listData$f, "levels") <- "one"; saveRDS(bad, "factor.rds")
 write.csv(dense, "r.csv"); write.table(dense, "r.txt", sep = "\\t", quote = FALSE)
 write.csv2(t(dense), "r2.csv")
 dir.create("v2"); writeMM(m, "v2/matrix.mtx"); writeLines(colnames(m), "v2/barcodes.tsv")
@@ -100,6 +112,23 @@ def assert_same(found, cells, obs=()):
     assert list(found.var_names) == list(cells.var_names)
     for key in obs:
         assert list(found.obs[key].astype(str)) == list(cells.obs[key].astype(str))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no_assay", "^The experiment in .* has no assay"),
+        ("old_class", "was written by old classes of R. In R: saveRDS"),
+        ("odd_names", "has 200 cells, but names of 3"),
+        ("seurat_bare", "^The Seurat object in .* has no assay"),
+        ("seurat_hollow", "^The assay 'RNA' in .* has neither counts nor data"),
+        ("words", "must hold numbers, but its column 'a' holds others"),
+        ("factor", "cannot be read as .rds: a factor has more values than levels"),
+    ],
+)
+def test_objects_of_r_without_what_is_needed(from_r, name, words):
+    with pytest.raises(ValueError, match=words):
+        vx.read(from_r / f"{name}.rds")
 
 
 def quiet_read(path, **kwargs):

@@ -206,26 +206,37 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(conditional, tmp_path, n
 
 
 @pytest.mark.parametrize(
-    ("name", "sent", "ended"),
-    [
-        ("g.h5ad", signal.SIGINT, (130, "Interrupted; nothing was written.\n")),
-        ("g.zarr", signal.SIGINT, (130, "Interrupted; nothing was written.\n")),
-        ("g.zarr", signal.SIGTERM, (143, "Terminated; nothing is left half-written.\n")),
-    ],
+    ("name", "sent", "status"),
+    [("g.h5ad", signal.SIGINT, 130), ("g.zarr", signal.SIGINT, 130), ("g.zarr", signal.SIGTERM, 143)],
 )
-def test_ctrl_c_leaves_nothing(conditional, tmp_path, name, sent, ended):
+def test_ctrl_c_leaves_nothing_half_written(conditional, tmp_path, name, sent, status):
     model = conditional.save(tmp_path / "model")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).write_text("mine")
-    process = generating(model, 5_000_000, tmp_path / "out" / name)
-    while len(list((tmp_path / "out").iterdir())) == 1:  # until it has begun to write
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    out.write_text("mine")
+    process = generating(model, 1_000_000, out)
+    while not any("vaexprs-" in path.name for path in out.parent.iterdir()):  # until it has begun to write
         assert process.poll() is None
         time.sleep(0.05)
+    time.sleep(1)
     process.send_signal(sent)
     said = process.communicate()[1]
-    assert (process.returncode, said) == ended
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
-    assert (tmp_path / "out" / name).read_text() == "mine"
+    assert process.returncode == status, said
+    assert out.read_text() == "mine"
+    found = {path.name for path in out.parent.iterdir()} - {name}
+    if sent == signal.SIGTERM:
+        assert (said, found) == ("Terminated; nothing is left half-written.\n", set())
+    elif found:  # it had come to the counts
+        (partial,) = found
+        assert partial == f"g.partial{out.suffix}"
+        kept = vx.read(out.with_name(partial))
+        assert said == (
+            f"Interrupted; the first {kept.n_obs:,} of 1,000,000 cells are kept in "
+            f"{str(out.with_name(partial))!r}. The same command makes all of them.\n"
+        )
+        assert kept.X.sum(axis=1).min() > 0
+    else:
+        assert said == "Interrupted; nothing was written.\n"
 
 
 def test_values_that_are_not_counts_are_written_too(few, tmp_path):

@@ -26,6 +26,8 @@ from vaexprs.guarantee import Guarantee, Privacy, plan
 from vaexprs.likelihoods import likelihood_named
 from vaexprs.networks import build_vae
 from vaexprs.preprocessing import Conditions, summarise
+from vaexprs.report import gathering
+from vaexprs.report.page import Page, render
 
 CLI = (sys.executable, "-c", "from vaexprs.cli import main; main()")
 
@@ -76,8 +78,9 @@ def test_releases_alone_cost_what_the_gaussian_mechanism_does():
     )
 
 
-@pytest.mark.parametrize("epsilon", [0.1, 1.0, 3.0, 10.0, 100.0])
-@pytest.mark.parametrize(("rate", "steps"), [(0.2, 300), (0.01, 3000), (1.0, 5)])
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "steps"), [(0.1, 0.01, 3000), (3.0, 0.2, 300), (10.0, 0.2, 300), (100.0, 1.0, 5)]
+)
 def test_a_plan_spends_all_but_a_little_and_never_more(epsilon, rate, steps):
     told = plan(Privacy(epsilon, 1e-5), units=5_000, rate=rate, steps=steps, cells_per_unit=1)
     assert 0.99 * epsilon < told.epsilon <= epsilon
@@ -333,10 +336,13 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
     assert (one != two).nnz == 0
 
 
-def test_a_damaged_guarantee_is_told(fit, tmp_path):
+@pytest.mark.parametrize("steps", ["gone", "many", float("inf"), -1, True])
+def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
-    del meta["guarantee"]["steps"]
+    meta["guarantee"]["steps"] = steps
+    if steps == "gone":
+        del meta["guarantee"]["steps"]
     (path / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match="is damaged"):
         vx.load_vae(path)
@@ -351,30 +357,29 @@ def test_donors_are_units_and_few_of_them_are_warned_of(cells):
     assert vx.gen_exprs(fit, 10, seed=1, progress=False).adata.shape == (10, 60)
 
 
-def test_without_label_and_with_covariates(cells):
-    alone = fitted(cells, label_key=None, epochs=1)
+def test_without_a_label(cells):
+    alone = fitted(cells, label_key=None, likelihood="poisson", epochs=1)
     assert vx.gen_exprs(alone, 5, seed=1, progress=False).adata.n_obs == 5
-    both = fitted(cells, covariate_keys=["phase"], epochs=1)
-    made = vx.gen_exprs(
-        both, labels={"Dendritic": 4}, covariates={"phase": "G1"}, seed=1, progress=False
-    ).adata
-    assert set(made.obs["phase"].astype(str)) == {"G1"}
 
 
 def test_other_likelihoods_layers_and_optimizers(cells):
     hidden = [keras.layers.Dense(8, activation="relu")]
-    for likelihood in ("zinb", "poisson"):
-        fit = fitted(
-            cells,
-            likelihood=likelihood,
-            epochs=1,
-            encoder_layers=hidden,
-            decoder_layers=hidden,
-            optimizer="sgd",
-            latent_dim=3,
-        )
-        assert fit.latent_dim == 3
-        assert np.isfinite(vx.gen_exprs(fit, 5, seed=1, progress=False).adata.X.toarray()).all()
+    fit = fitted(
+        cells,
+        likelihood="zinb",
+        covariate_keys=["phase"],
+        epochs=1,
+        encoder_layers=hidden,
+        decoder_layers=hidden,
+        optimizer="sgd",
+        latent_dim=3,
+    )
+    assert fit.latent_dim == 3
+    made = vx.gen_exprs(
+        fit, labels={"Dendritic": 4}, covariates={"phase": "G1"}, seed=1, progress=False
+    ).adata
+    assert set(made.obs["phase"].astype(str)) == {"G1"}
+    assert np.isfinite(made.X.toarray()).all()
 
 
 def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, monkeypatch):
@@ -382,8 +387,8 @@ def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, m
 
     cells.write_h5ad(tmp_path / "cells.h5ad")
     monkeypatch.setattr(ondisk, "IN_MEMORY", 1)
-    on_disk = fitted(tmp_path / "cells.h5ad", epochs=1)
-    in_memory = fitted(cells, epochs=1)
+    on_disk = fitted(tmp_path / "cells.h5ad", epochs=1, unit="donor")
+    in_memory = fitted(cells, epochs=1, unit="donor")
     for a, b in zip(on_disk.model.get_weights(), in_memory.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
 
@@ -449,6 +454,20 @@ def test_privacy_must_be_a_privacy(cells):
 # from the shell, and in the report
 
 
+def test_a_unit_without_an_epsilon_is_no_privacy_and_refused(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    done = subprocess.run(
+        [*CLI, "fit", "cells.h5ad", "--out", "model", "--unit", "donor"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--unit is for a fit with differential privacy, but no --epsilon was given." in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
 def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     command = [*CLI, "fit", "cells.h5ad", "--out", "model", "--label-key", "cell_type"]
@@ -476,9 +495,21 @@ def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     assert not (tmp_path / "model.checkpoint").exists()
 
 
-def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit, cells, tmp_path):
-    made = vx.gen_exprs(fit, labels={"CD19+ B": 60, "Dendritic": 60}, seed=1, progress=False)
-    page = vx.write_report(fit, made, cells, tmp_path / "report.html", progress=False).read_text()
-    assert "The model says of itself that it is (3, 0.0001)-differentially private for each cell of" in page
-    assert "This page is not covered: it was made with real cells" in page
-    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit=&#39;cell&#39;)" in page
+def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
+    sentences = gathering.told(fit)
+    assert sentences[0].startswith(
+        "The model says of itself that it is (3, 0.0001)-differentially private for each cell of"
+    )
+    assert f"{fit.guarantee.steps} steps of training" in sentences[1]
+    assert sentences[2].startswith("This page is not covered: it was made with real cells")
+    nothing = pd.DataFrame(
+        columns=["metric", "label", "value", "floor", "floor_low", "floor_high", "verdict"]
+    )
+    html = render(Page("A report", {}, [], nothing, guarantee=sentences))
+    assert sentences[0] in html
+    assert sentences[2] in html
+    code = gathering.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
+    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell')," in code
+    model = gathering.of_model(fit)
+    assert model["epochs"] == "not told"
+    assert "trained on" not in model

@@ -296,7 +296,7 @@ RUNS = 0
 NIGHTLY = bool(os.environ.get("VAEXPRS_NIGHTLY"))
 
 
-@settings(max_examples=settings().max_examples if NIGHTLY else 100)  # half a second each
+@settings(max_examples=settings().max_examples if NIGHTLY else 50)  # half a second each
 @given(case=cases())
 def test_any_matrix_is_generated_from_or_refused(case):
     global RUNS

@@ -37,7 +37,7 @@ from vaexprs.preprocessing import (
 )
 from vaexprs.sampling import count_quantiles, evenly_spread
 
-FEWER = settings(max_examples=max(10, settings().max_examples // 10))  # where an example takes longer
+FEWER = settings(max_examples=max(10, settings().max_examples // 20))  # where an example takes longer
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)
 COUNTS = hnp.arrays(np.float32, SHAPES, elements=st.integers(0, 2**20))
 NUMBERS = hnp.arrays(np.float32, SHAPES, elements=st.floats(-1e4, 1e4, width=32))

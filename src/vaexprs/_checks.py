@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import numbers
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -79,6 +81,42 @@ def check_real(name: str, value: Any, minimum: float, *, below: float = float("i
         upper = "" if below == float("inf") else f" and less than {below:g}"
         raise ValueError(f"{name} must be at least {minimum:g}{upper}, got {value}.")
     return float(value)
+
+
+# how the engine and the system say that there is no memory, beside MemoryError
+NO_MEMORY = (
+    "resource_exhausted",
+    "out of memory",
+    "bad_alloc",
+    "cannot allocate memory",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+TOO_LITTLE = "There is not enough memory"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever class, says that there was not enough memory."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    said = str(error).lower()
+    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(word in said for word in NO_MEMORY)
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Turn what is raised where memory ends into a MemoryError of one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error) or str(error).startswith(TOO_LITTLE):
+            raise
+        raise MemoryError(
+            f"{TOO_LITTLE} ({reason(error)[:200].rstrip('.')}). Take fewer genes (n_top_genes) "
+            "or cells, a smaller batch_size, or a file instead of cells in memory; or allow more of it."
+        ) from error
 
 
 def require(module: str, package: str, purpose: str) -> ModuleType:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from vaexprs._checks import reason, some
+from vaexprs._checks import reason, some, warn
 from vaexprs.packed import read_arrays
 from vaexprs.writing import written_whole
 
@@ -124,10 +124,13 @@ class Checkpoint(keras.callbacks.Callback):
         if any(np.isnan(value).any() for value in values):
             return  # training has diverged: an earlier state is worth more
         arrays = {f"variable_{i}": value for i, value in enumerate(values)}
-        with written_whole(self.path, overwrite=True) as beside, beside.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with written_whole(self.path, overwrite=True) as beside, beside.open("wb") as file:
+                np.savez(file, about=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # hours of training are not to end for that: there may be room the next time
+            warn(f"{error} Training goes on; the earlier checkpoint, if there is one, is kept.")
 
 
 def restore(model: keras.Model, state: State) -> None:

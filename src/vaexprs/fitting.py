@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from vaexprs import ondisk, processes
-from vaexprs._checks import check_integer, check_real, did_you_mean, some, warn
+from vaexprs._checks import check_integer, check_real, did_you_mean, memory_told, some, warn
 from vaexprs.checkpoints import Checkpoint, read_state
 from vaexprs.counts import AS_IT_IS
 from vaexprs.density import LatentDensity, chosen_rows, fit_density, groups_of
-from vaexprs.guarantee import Privacy
+from vaexprs.guarantee import CELL, Privacy
 from vaexprs.io import fingerprint, from_matrix, from_object
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
 from vaexprs.matrices import as_float
@@ -204,6 +204,8 @@ def fit_vae(
         diverges before there is anything to keep; or if a checkpoint is of another fit.
     FileExistsError
         If there is something at `checkpoint` and `resume` is false.
+    MemoryError
+        If there is not enough of it.
 
     Examples
     --------
@@ -232,7 +234,10 @@ def fit_vae(
     keep_compiled()
     if layer is None and not may_be_counts(likelihood, preprocessing):
         layer = AS_IT_IS
-    train_cells, val, key = _gather(object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer)
+    unit = [] if privacy is None or privacy.unit == CELL else [privacy.unit]
+    train_cells, val, key = _gather(
+        object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer, unit
+    )
     if train_cells is not None and n_top_genes is not None:
         train_cells, val = _with_variable_genes(train_cells, val, n_top_genes, seed)
     if train_cells is None:
@@ -276,7 +281,8 @@ def fit_vae(
     share = (0, 1) if distribution is None else processes.place()
     about = _about(given, prepared, schedule, summary)
     processes.agree(about)
-    with processes.lost_ones_told(), nullcontext() if distribution is None else distribution.scope():
+    scope = nullcontext() if distribution is None else distribution.scope()
+    with memory_told(), processes.lost_ones_told(), scope:
         model = build_vae(
             encoder_layers,
             decoder_layers,
@@ -425,6 +431,7 @@ def _gather(
     label_key: str | None,
     covariate_keys: Any,
     layer: str | None,
+    other_keys: Sequence[str] = (),
 ) -> tuple[ad.AnnData | DiskCells | None, ad.AnnData | None, str | None]:
     """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
     if obj is not None and x_train is not None:
@@ -438,7 +445,7 @@ def _gather(
     train: ad.AnnData | DiskCells | None = None
     if obj is not None:
         covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
-        columns = [key for key in (label_key, *covariates) if isinstance(key, str)]
+        columns = [key for key in (label_key, *covariates, *other_keys) if isinstance(key, str)]
         train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer)
         check_cells(train, "object")
     elif x_train is not None:

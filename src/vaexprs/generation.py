@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs import markup
-from vaexprs._checks import check_integer, check_real, did_you_mean, require, some
+from vaexprs._checks import check_integer, check_real, did_you_mean, memory_told, require, some
 from vaexprs.cluster import check_client, drawn_by
 from vaexprs.drawing import BLOCK, Drawer, Plan, draw_part, drawn_here, with_progress
 from vaexprs.matrices import Matrix, densify, stacked
@@ -282,6 +282,13 @@ def gen_exprs(
         If the cluster of `client` is lost, or has no workers.
     ImportError
         If its workers do not have this version of vaexprs.
+    BlockingIOError
+        If another process is writing to `out`.
+    MemoryError
+        If there is not enough of it.
+    KeyboardInterrupt
+        On Ctrl-C. Of an ``.h5ad`` or ``.zarr`` file at `out` the cells that are written then are kept as
+        ``name.partial.h5ad``; `out` itself is there whole or not at all.
     """
     check_fit(x, "x")
     if client is not None:
@@ -338,9 +345,10 @@ def with_values(
     overwrite
         Whether what is at `out` may be replaced.
     """
-    if out is not None and counts and Path(out).suffix in STORES:
-        return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
-    adata.X = stacked(list(blocks))
+    with memory_told():
+        if out is not None and counts and Path(out).suffix in STORES:
+            return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
+        adata.X = stacked(list(blocks))
     if out is not None:
         write(adata, out, overwrite=overwrite)
     return adata

@@ -152,8 +152,13 @@ class Guarantee:
         ValueError, TypeError, KeyError
             If it is something else.
         """
-        kinds: dict[str, Any] = {"float": float, "int": int, "str": str}
-        return cls(**{part.name: kinds[str(part.type)](told[part.name]) for part in fields(cls)})
+        for part in fields(cls):
+            value = told[part.name]
+            kinds: dict[str, Any] = {"float": (float, int), "int": int, "str": str}
+            fits = isinstance(value, kinds[str(part.type)]) and not isinstance(value, bool)
+            if not fits or (part.type != "str" and not (math.isfinite(value) and value >= 0)):
+                raise ValueError(f"its guarantee has {part.name} {value!r}")
+        return cls(**{part.name: told[part.name] for part in fields(cls)})
 
     def after(self, steps: int) -> Guarantee:
         """Return the guarantee of a fit that ended after so many steps."""

@@ -50,7 +50,7 @@ def read_rds(path: Path, transpose: bool | None = None) -> ad.AnnData:
     root = _parsed(path)
     kind = _class(root)
     slots = _attributes(root)
-    if "assays" in slots and "colData" in slots:
+    if "colData" in slots:
         _check_told_side(path, kind, transpose)
         return _from_experiment(root, path)
     if kind == "Seurat":
@@ -115,10 +115,12 @@ def _parsed(path: Path) -> Any:
 def _from_experiment(root: Any, path: Path) -> ad.AnnData:
     """Return a SummarizedExperiment or what is derived of it, such as a SingleCellExperiment."""
     slots = _attributes(root)
-    data = _attributes(slots["assays"]).get("data")
-    if data is None:
-        raise Told(f"{str(path)!r} was written by old classes of R. In R: saveRDS(updateObject(x), ...).")
-    assays = _named(_attributes(data)["listData"])
+    assays: dict[str, Any] = {}
+    if "assays" in slots:  # R leaves the slot out where there are none
+        data = _attributes(slots["assays"]).get("data")
+        if data is None:
+            raise Told(f"{str(path)!r} was written by old classes of R. In R: saveRDS(updateObject(x), ...).")
+        assays = _named(_attributes(data)["listData"])
     if not assays:
         raise Told(f"The experiment in {str(path)!r} has no assay.")
     annotation = _attributes(slots["colData"])

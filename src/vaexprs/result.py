@@ -167,6 +167,8 @@ class VAEFit:
         ------
         FileExistsError
             If `path` exists and `overwrite` is false, or is something else than a saved model.
+        BlockingIOError
+            If another process is writing there.
         """
         path = check_output(path, overwrite=overwrite)
         if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):
@@ -359,7 +361,7 @@ def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
         model = keras.saving.load_model(
             path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
         )
-    except Told:
+    except (Told, MemoryError):
         raise
     except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
         raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error

@@ -236,8 +236,6 @@ def read_obs(path: Path) -> pd.DataFrame:
     """Read columns of the cells, as text."""
     check_packed(path)
     obs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    if obs.shape[1] < 1:
-        raise Told(f"{str(path)!r} must have the names of the cells in its first column.")
     obs = obs.apply(lambda column: column.map(unguarded)).rename(columns=unguarded)
     return obs.set_index(obs.columns[0]).rename_axis(index=None)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
 import shutil
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,31 +55,169 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
-    """Give a name beside `path` to write a file or folder to; rename it to `path` at the end.
+    """Give a name beside `path` to write a file or folder to; put it in place of `path` at the end.
 
-    If the body raises, nothing is left behind and what stood at `path` still stands.
+    If the body raises, nothing is left behind and what stood at `path` still stands. What a killed process
+    left behind is cleared away by the next that writes to `path`.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError
+        As `check_output`, before the body and after it.
+    BlockingIOError
+        If another process is writing to `path`.
     """
-    path = check_output(path, overwrite=overwrite)
-    tag = uuid.uuid4().hex[:8]
-    beside = path.with_name(f".{path.stem}-{tag}{path.suffix}")
-    retired = path.with_name(f".{path.stem}-{tag}-old{path.suffix}")
-    try:
-        with _clear_write_errors(path):
-            yield beside
-        if path.is_dir() or (path.exists() and beside.is_dir()):
-            path.rename(retired)  # a folder cannot be replaced in one step: set the old one aside first
+    path = Path(path)
+    with claimed(path):
+        check_output(path, overwrite=overwrite)
+        beside, retired = _names_beside(path)
         try:
-            beside.replace(path)
-        except BaseException:
-            if retired.exists():
-                retired.rename(path)
-            raise
+            with _clear_write_errors(path):
+                yield beside
+            check_output(path, overwrite=overwrite)  # not everybody who writes asks whether he may
+            if path.is_dir() or (path.exists() and beside.is_dir()):
+                # a folder cannot be replaced in one step: exchange the two, or set the old one aside first
+                if _exchange(beside, path):
+                    return
+                path.rename(retired)
+            try:
+                beside.replace(path)
+            except BaseException:
+                if retired.exists():
+                    retired.rename(path)
+                raise
+        finally:
+            _remove(beside)
+            if path.exists():
+                _remove(retired)
+
+
+def _names_beside(path: Path) -> tuple[Path, Path]:
+    """Return names for what is not yet at `path`, and for what was there; `_clear_away` knows them."""
+    tag = uuid.uuid4().hex[:8]
+    names = (f".{path.stem}.vaexprs-{tag}{old}{path.suffix}" for old in ("", "-old"))
+    beside, retired = map(path.with_name, names)
+    return beside, retired
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what killed processes left beside `path`; put back what one had only set aside."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.vaexprs-[0-9a-f]{{8}}(-old)?{re.escape(path.suffix)}")
+    try:
+        with os.scandir(path.absolute().parent) as entries:
+            matches = [match for each in entries if (match := name.fullmatch(each.name))]
+    except OSError:  # the folder is gone, or may not be listed
+        return
+    for match in matches:
+        leftover, old = path.with_name(match[0]), match[1]
+        with suppress(OSError):  # another user's
+            if not old or path.exists():
+                _remove(leftover)
+            elif leftover.is_dir():
+                leftover.rename(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, if the system can: a process that is killed leaves both whole."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # Linux alone has it
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fs.h
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+_CLAIMS = threading.local()  # the paths that this thread has claimed
+
+
+@contextmanager
+def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes from writing to `path` until the end.
+
+    The claim is a lock of the system on the file ``.name.lock`` beside it, so it ends with its process,
+    however that ends. On a network file system that has locks it holds for other machines too; where there
+    are none nobody is kept from anything, and the last to finish is told that something is there.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process, or another thread, has claimed it.
+    OSError
+        If nothing can be written there.
+    """
+    path = Path(path)
+    key = path.absolute()
+    held: set[Path] = _CLAIMS.__dict__.setdefault("held", set())
+    if key in held or not key.parent.is_dir():  # `check_output` tells that there is no folder
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    with _clear_write_errors(path):
+        file, locked = _locked(lock, path)
+    held.add(key)
+    try:
+        if locked:  # else what lies there may be another's work
+            _clear_away(path)
+        yield
     finally:
-        for leftover in (beside, retired):
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
+        held.discard(key)
+        if locked:
+            _clear_away(path)
+            lock.unlink(missing_ok=True)
+        os.close(file)
+        if not locked:  # Windows removes no open file
+            lock.unlink(missing_ok=True)
+
+
+def _locked(lock: Path, path: Path) -> tuple[int, bool]:
+    """Open a file and lock it; return its descriptor, and whether the file system has locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not let go of an open file either
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), False
+    while True:
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # whoever had it before may have removed it since it was opened
+            if os.path.samestat(os.fstat(file), lock.stat()):
+                return file, True
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            os.close(file)
+            raise BlockingIOError(
+                f"{str(path)!r} is being written by another process. Wait for it, or choose another name."
+            ) from error
+        except OSError:
+            return file, False
+        os.close(file)
+
+
+@contextmanager
+def _set_aside(path: Path) -> Iterator[Callable[[], None]]:
+    """Give what takes away the file at `path` until another is put there; if none is, it comes back."""
+    _, retired = _names_beside(path)
+
+    def take() -> None:
+        if path.exists():
+            path.rename(retired)
+
+    try:
+        yield take
+    finally:
+        if retired.exists():
+            if path.exists():
+                retired.unlink()
             else:
-                leftover.unlink(missing_ok=True)
+                retired.rename(path)
 
 
 @contextmanager
@@ -122,7 +263,10 @@ def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     FileExistsError, FileNotFoundError
         As `check_output`.
     """
-    return check_output(check_writable(path), overwrite=overwrite)
+    path = check_output(check_writable(path), overwrite=overwrite)
+    if suffix_of(path).removesuffix(".gz") in TABLES:
+        check_output(obs_path(path), overwrite=overwrite)
+    return path
 
 
 def suffix_of(path: Path) -> str:
@@ -164,6 +308,8 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
         If the suffix is another one, or the format cannot hold the cells.
     FileExistsError
         If there is something and `overwrite` is false.
+    BlockingIOError
+        If another process is writing there.
     ImportError
         If ``.rds`` is asked for and its package is not installed.
     """
@@ -187,11 +333,16 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
     else:
         separator, packed = TABLES[suffix.removesuffix(".gz")], suffix.endswith(".gz")
         with (
+            claimed(path),
+            _set_aside(path) as take_away,
             written_whole(path, overwrite=overwrite) as beside,
             written_whole(obs_path(path), overwrite=overwrite) as columns,
         ):
             write_obs(columns, adata.obs)
             write_table(adata, beside, separator, compressed=packed)
+            # two names cannot change in one step: in between there is no table rather than one with the
+            # columns of another
+            take_away()
     return path
 
 
@@ -217,6 +368,8 @@ def write_blocks(
         If the suffix is another one.
     FileExistsError
         If `path` exists and `overwrite` is false.
+    KeyboardInterrupt
+        On Ctrl-C. What is written then is kept in ``name.partial.h5ad`` beside `path`; the message says so.
     """
     path = check_writable(path, STORES)
     # offsets of 64 bits: there may be more than 2**31 values
@@ -225,14 +378,52 @@ def write_blocks(
         # counts are small: with their bytes sorted by significance gzip takes two thirds of the time, and the
         # file two thirds of the room; HDF5 has both filters wherever it is read
         settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-    with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
-        writer.start(_write_adata, adata)
-        for i, part in enumerate(_gathered(blocks, CELLS_A_WRITE[path.suffix])):
-            if i:
-                writer.start(_append, part)
-            else:
-                writer.start(ad.io.write_elem, "X", part, dataset_kwargs=settings)
+    with written_whole(path, overwrite=overwrite) as beside:
+        kept: list[int] = []
+        try:
+            with _writer(beside) as writer:
+                try:
+                    writer.start(_write_adata, adata)
+                    for i, part in enumerate(_gathered(blocks, CELLS_A_WRITE[path.suffix])):
+                        if i:
+                            writer.start(_append, part)
+                        else:
+                            writer.start(ad.io.write_elem, "X", part, dataset_kwargs=settings)
+                except KeyboardInterrupt:
+                    writer.start(_end_early, adata, kept)
+                    writer.wait()
+                    raise
+        except KeyboardInterrupt as stop:
+            if kept:
+                raise _kept(kept[0], adata.n_obs, beside, path, overwrite=overwrite) from stop
+            raise
     return path
+
+
+def _end_early(store: Any, adata: ad.AnnData, kept: list[int]) -> None:
+    """Cut the annotation down to the cells whose values are there, and tell how many those are."""
+    if "X" not in store:
+        return
+    n = int(ad.io.sparse_dataset(store["X"]).shape[0])
+    uns = dict(adata.uns)
+    if "vaexprs" in uns:
+        uns["vaexprs"] = dict(uns["vaexprs"]) | {"interrupted": True}
+    for name, part in {"obs": adata.obs.iloc[:n], "uns": uns}.items():
+        ad.io.write_elem(store, name, part)  # in place of what is there
+    kept.append(n)
+
+
+def _kept(n: int, of: int, beside: Path, path: Path, *, overwrite: bool) -> KeyboardInterrupt:
+    """Keep a part of the cells under a name that says so; return what tells of it."""
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        with written_whole(partial, overwrite=overwrite) as other:
+            beside.rename(other)
+    except OSError as error:
+        return KeyboardInterrupt(f"nothing was kept: {error}")
+    return KeyboardInterrupt(
+        f"the first {n:,} of {of:,} cells are kept in {str(partial)!r}. The same command makes all of them."
+    )
 
 
 def _write_adata(store: Any, adata: ad.AnnData, **settings: Any) -> None:

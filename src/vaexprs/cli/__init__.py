@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import _thread
+import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from vaexprs._checks import memory_told
 from vaexprs.cli import judging, making, trying
-from vaexprs.cli.options import INTERRUPTED, Stopped, plain
+from vaexprs.cli.options import INTERRUPTED, OUTPUTS, Stopped, plain
 
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
+LEAST_MEMORY = 3 * 2**29  # bytes of address space to load all libraries in
+ABORTED = (signal.SIGABRT, signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGSEGV))
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,9 +52,14 @@ def main() -> None:
 
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _end)  # what is half-written is put away, as after Ctrl-C
+    sys.unraisablehook = _heed
     try:
-        app()
-    except (ValueError, TypeError, OSError, ImportError) as error:
+        limit = _memory_limit()
+        if limit is not None:
+            _watch(limit)
+        with OUTPUTS, memory_told():
+            app()
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         text = str(error)
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
@@ -64,10 +75,57 @@ def main() -> None:
         raise
 
 
+def _memory_limit() -> int | None:
+    """Return the bytes of address space that this process may have (``ulimit -v``); None for any number.
+
+    Raises
+    ------
+    MemoryError
+        If the libraries cannot even be loaded in so many: some hang, others abort the process.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    if limit < LEAST_MEMORY:
+        raise MemoryError(
+            f"This shell allows {limit / 2**20:,.0f} MiB of address space (ulimit -v), and vaexprs needs "
+            f"{LEAST_MEMORY / 2**20:,.0f} MiB to start. Allow more of it."
+        )
+    return limit
+
+
+def _watch(limit: int) -> None:
+    """Go on in a child: where memory is limited libraries may abort the process, and then this one tells."""
+    child = os.fork()
+    if not child:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child, which gets it too, says what there is to say
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if -status in ABORTED:
+        raise MemoryError(
+            f"There is not enough memory: this shell allows {limit / 2**20:,.0f} MiB of address space "
+            "(ulimit -v). Allow more of it. What was there before is as it was."
+        )
+    os._exit(status if status >= 0 else 128 - status)  # the child has said what there is to say
+
+
 def _give_up(status: int) -> None:
     from vaexprs.processes import give_up
 
     give_up(status)
+
+
+def _heed(lost: Any) -> None:
+    """Interrupt once more where Ctrl-C came in while Python collected garbage, and would be forgotten."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _end(*_: Any) -> None:

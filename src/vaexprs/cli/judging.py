@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vaexprs._checks import did_you_mean
-from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose, cells_at, plain
+from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose, cells_at, claim, plain
 
 SHOWN_CELLS = 10  # of the exposed ones
 # what a shell completes; the room that knows these names is slow to open
@@ -49,9 +49,8 @@ def plot(
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
     from vaexprs.io import check_readable
-    from vaexprs.writing import check_output
 
-    check_output(out, overwrite=overwrite)
+    claim(out, overwrite=overwrite)
     if (source / "meta.json").is_file():
         from vaexprs.plotting import plot_vae
         from vaexprs.result import load_vae
@@ -175,9 +174,8 @@ def report(
     """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
     from vaexprs.io import check_readable
     from vaexprs.report import check_suffix
-    from vaexprs.writing import check_output
 
-    check_output(check_suffix(out), overwrite=overwrite)
+    claim(check_suffix(out), overwrite=overwrite)
     for path in (generated, real, train):
         if path is not None:
             check_readable(path)
@@ -202,14 +200,12 @@ def report(
 
 
 def _check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite: bool) -> None:
-    from vaexprs.writing import check_output
-
     if as_json and as_csv:
         raise ValueError("Say --json or --csv, one of the two.")
     if out is not None:
         if out.suffix not in (".csv", ".json"):
             raise ValueError(f"The table must be written to a .csv or .json file, got {out.name!r}.")
-        check_output(out, overwrite=overwrite)
+        claim(out, overwrite=overwrite)
 
 
 def _give_table(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from vaexprs.cli.options import (
     Stopped,
     Transpose,
     cells_at,
+    claim,
     levels,
     pair,
     plain,
@@ -76,10 +78,15 @@ def fit(
         float | None,
         typer.Option(help="Largest privacy loss, such as 3, of a fit with differential privacy."),
     ] = None,
-    delta: Annotated[float, typer.Option(help="Probability that this loss is exceeded.")] = 1e-5,
+    delta: Annotated[
+        float | None, typer.Option(help="Probability that this loss is exceeded; by default 1e-5.")
+    ] = None,
     unit: Annotated[
-        str, typer.Option(help="Whose contribution is hidden: cell, or the column of obs with the donors.")
-    ] = "cell",
+        str | None,
+        typer.Option(
+            help="Whose contribution is hidden: cell (by default), or the column of obs with donors."
+        ),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
     ] = None,
@@ -99,11 +106,17 @@ def fit(
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
-    privacy = None if epsilon is None else Privacy(epsilon, delta, unit)
+    asked: dict[str, Any] = {
+        name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None
+    }
+    if epsilon is None and asked:
+        raise ValueError(
+            f"--{next(iter(asked))} is for a fit with differential privacy, but no --epsilon was given. "
+            "Without it the fit promises nothing."
+        )
+    privacy = None if epsilon is None else Privacy(epsilon, **asked)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if overwrite and not resume:
-        checkpoint.unlink(missing_ok=True)
-    elif checkpoint.exists() and not resume:
+    if checkpoint.exists() and not resume and not overwrite:
         raise FileExistsError(
             f"{str(checkpoint)!r} is left of an earlier run; go on from it with --resume, or say overwrite."
         )
@@ -112,36 +125,41 @@ def fit(
         distribution = several.join(processes, coordinator, process_id)
     first = distribution is None or several.place()[0] == 0
     quiet = quiet or not first
+    if first:
+        claim(out, overwrite=overwrite)
+        if not resume:
+            checkpoint.unlink(missing_ok=True)
     from vaexprs.fitting import fit_vae
 
-    fitted = fit_vae(
-        cells_at(data, transpose, obs),
-        label_key=label_key,
-        covariate_keys=covariate_key or (),
-        layer=layer,
-        likelihood=likelihood,
-        n_top_genes=n_top_genes,
-        latent_dim=latent_dim,
-        regularization=regularization,
-        epochs=epochs,
-        batch_size=batch_size,
-        validation_split=validation_split,
-        optimizer=optimizer,
-        use_generator=use_generator,
-        seed=seed,
-        distribution=distribution,
-        privacy=privacy,
-        checkpoint=None if privacy else checkpoint,
-        checkpoint_minutes=checkpoint_minutes,
-        checkpoint_steps=checkpoint_steps,
-        resume=resume if privacy else True,
-        verbose=0 if quiet else "auto",
-    )
-    stopped = fitted.recipe.get("interrupted", False)
-    if first:
-        fitted.save(out, overwrite=overwrite)
-        if not stopped:
-            checkpoint.unlink(missing_ok=True)
+    with _told_how_to_go_on(checkpoint):
+        fitted = fit_vae(
+            cells_at(data, transpose, obs),
+            label_key=label_key,
+            covariate_keys=covariate_key or (),
+            layer=layer,
+            likelihood=likelihood,
+            n_top_genes=n_top_genes,
+            latent_dim=latent_dim,
+            regularization=regularization,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation_split=validation_split,
+            optimizer=optimizer,
+            use_generator=use_generator,
+            seed=seed,
+            distribution=distribution,
+            privacy=privacy,
+            checkpoint=None if privacy else checkpoint,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=checkpoint_steps,
+            resume=resume if privacy else True,
+            verbose=0 if quiet else "auto",
+        )
+        stopped = fitted.recipe.get("interrupted", False)
+        if first:
+            fitted.save(out, overwrite=overwrite)
+    if first and not stopped:
+        checkpoint.unlink(missing_ok=True)
     several.leave()
     if not quiet:
         Console().print(f"{plain(repr(fitted))}\nsaved to {plain(str(out))}", highlight=False, soft_wrap=True)
@@ -152,6 +170,25 @@ def fit(
             soft_wrap=True,
         )
         raise Stopped
+
+
+@contextmanager
+def _told_how_to_go_on(checkpoint: Path) -> Iterator[None]:
+    """Say that a fit which ends early, and left a checkpoint, need not begin anew."""
+    go_on = f"The training so far is kept in {str(checkpoint)!r}: give the same command with --resume."
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        if not checkpoint.exists():
+            raise
+        raise type(error)(f"{error} {go_on}") from error
+    except KeyboardInterrupt:
+        if not checkpoint.exists():
+            raise
+        Console(stderr=True).print(
+            f"Interrupted; no model was saved. {plain(go_on)}", soft_wrap=True, highlight=False
+        )
+        raise Stopped from None
 
 
 def split(
@@ -174,10 +211,9 @@ def split(
     """Hold some cells out, to judge by them what a model of the others generates."""
     from vaexprs.io import read
     from vaexprs.preprocessing import column_of_levels, split_levels, split_rows
-    from vaexprs.writing import check_new_cells, write
+    from vaexprs.writing import write
 
-    for path in (train, holdout):
-        check_new_cells(path, overwrite=overwrite)
+    claim(train, holdout, overwrite=overwrite, cells=True)
     if not 0 < fraction < 1:
         raise ValueError(f"--fraction must be between 0 and 1, got {fraction:g}.")
     if by is not None and label_key is not None:
@@ -228,17 +264,16 @@ def generate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells from a saved model."""
-    from vaexprs.writing import check_new_cells
-
     asked = _asked_labels(label, labels, labels_json)
-    check_new_cells(out, overwrite=overwrite)
+    claim(out, overwrite=overwrite, cells=True)
     wanted = levels(covariate, "--covariate", "donor=101")
     from vaexprs.cluster import connected
     from vaexprs.generation import gen_exprs
     from vaexprs.result import load_vae
 
     fitted = load_vae(model)
-    with nullcontext() if dask is None else connected(dask) as client:
+    cluster = nullcontext() if dask is None else connected(dask)
+    with _told_what_is_kept(), cluster as client:
         cells = gen_exprs(
             fitted,
             n,
@@ -257,6 +292,18 @@ def generate(
         )
     if not quiet:
         say_written(cells.adata, out)
+
+
+@contextmanager
+def _told_what_is_kept() -> Iterator[None]:
+    """Say what there is after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            raise
+        Console(stderr=True).print(f"Interrupted; {plain(str(stop))}", soft_wrap=True, highlight=False)
+        raise Stopped from None
 
 
 def augment(
@@ -281,9 +328,9 @@ def augment(
     overwrite: Overwrite = False,
 ) -> None:
     """Top up the cells of each type with generated ones."""
-    from vaexprs.writing import check_new_cells, write
+    from vaexprs.writing import write
 
-    check_new_cells(out, overwrite=overwrite)
+    claim(out, overwrite=overwrite, cells=True)
     from vaexprs.augmentation import augment as topped_up
     from vaexprs.result import load_vae
 
@@ -321,24 +368,23 @@ def transform(
     overwrite: Overwrite = False,
 ) -> None:
     """Give cells as they might have been under another condition."""
-    from vaexprs.writing import check_new_cells
-
-    check_new_cells(out, overwrite=overwrite)
+    claim(out, overwrite=overwrite, cells=True)
     wanted = levels(to, "--to", "stim=ctrl")
     from vaexprs.counterfactual import transform as transformed
     from vaexprs.result import load_vae
 
-    cells = transformed(
-        load_vae(model),
-        cells_at(data, transpose, obs),
-        wanted,
-        layer=layer,
-        library_size=library_size,
-        seed=seed,
-        progress=not quiet,
-        out=out,
-        overwrite=overwrite,
-    )
+    with _told_what_is_kept():
+        cells = transformed(
+            load_vae(model),
+            cells_at(data, transpose, obs),
+            wanted,
+            layer=layer,
+            library_size=library_size,
+            seed=seed,
+            progress=not quiet,
+            out=out,
+            overwrite=overwrite,
+        )
     if not quiet:
         say_written(cells, out)
 
@@ -357,9 +403,9 @@ def interpolate(
     overwrite: Overwrite = False,
 ) -> None:
     """Generate cells on the way from one label to another."""
-    from vaexprs.writing import check_new_cells, write
+    from vaexprs.writing import write
 
-    check_new_cells(out, overwrite=overwrite)
+    claim(out, overwrite=overwrite, cells=True)
     wanted = levels(covariate, "--covariate", "donor=101")
     from vaexprs.interpolation import interpolate as on_the_way
     from vaexprs.result import load_vae

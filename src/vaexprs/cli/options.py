@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,29 @@ def plain(text: str) -> str:
     Names come from files of strangers, and a terminal would do what an escape sequence in them says.
     """
     return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
+
+
+OUTPUTS = ExitStack()  # what the command has claimed; `main` lets go of it
+
+
+def claim(*paths: Path, overwrite: bool, cells: bool = False) -> None:
+    """Check that something may be written to each path, and keep other processes from it until the end.
+
+    Parameters
+    ----------
+    paths
+        Where results will be.
+    overwrite
+        Whether what is there may be replaced.
+    cells
+        Whether they must end in the suffix of a format of cells.
+    """
+    from vaexprs.writing import check_new_cells, check_output, claimed
+
+    for path in paths:
+        (check_new_cells if cells else check_output)(path, overwrite=overwrite)
+        OUTPUTS.enter_context(claimed(path))
+        check_output(path, overwrite=overwrite)  # a killed process may have left it set aside
 
 
 def say_written(cells: Any, out: Path) -> None:
