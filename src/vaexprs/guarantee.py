@@ -9,6 +9,7 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import ROUND_UP, Context
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -136,7 +137,8 @@ class Guarantee:
     def sentence(self) -> str:
         """The guarantee in words."""
         whose = "cell" if self.unit == CELL else f"{self.unit!r}"
-        budget = f"({self.epsilon:.3g}, {self.delta:.1g})"
+        shown = Context(prec=3, rounding=ROUND_UP)  # rounded down it would promise more than holds
+        budget = f"({float(shown.create_decimal(repr(self.epsilon))):g}, {self.delta:g})"
         return f"{budget}-differentially private for each {whose} of {self.units:,}"
 
     def to_dict(self) -> dict[str, Any]:
