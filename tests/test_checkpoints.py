@@ -171,7 +171,9 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
 def test_a_checkpoint_with_a_pickle_is_refused(tmp_path):
     path = tmp_path / "state.npz"
     np.savez(path, about=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match="cannot be read: about.npy holds Python objects, which are not loaded"):
+    with pytest.raises(
+        ValueError, match="cannot be read: about.npy holds Python objects, which are not loaded"
+    ):
         read_state(path, ABOUT)
 
 

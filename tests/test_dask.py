@@ -198,7 +198,7 @@ def test_a_scheduler_lost_in_mid_generation(model, tmp_path):
         command = [sys.executable, "-c", "from vaexprs.cli import main; main()", "generate", str(model)]
         options = ["-n", "2000000", "--dask", str(file), "--quiet", "--out", str(tmp_path / "g.h5ad")]
         client = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
-        while not list(tmp_path.glob(".g-*.h5ad")):  # it has begun to write
+        while not list(tmp_path.glob(".g.vaexprs-*.h5ad")):  # it has begun to write
             assert client.poll() is None
             time.sleep(0.05)
         started[0].kill()

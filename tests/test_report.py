@@ -266,7 +266,10 @@ def test_a_fit_from_disk_is_reported_without_an_audit(written, tmp_path, opened)
     assert page.answers[-1].light == "unknown"
     assert len(page.latent.cells) == len(written.real)
     text = render(page)
-    assert "Not measured: it takes the training cells, which a fit loaded from disk or made with privacy does not hold." in text
+    assert (
+        "Not measured: it takes the training cells, which a fit loaded from disk or made with privacy does not hold."
+        in text
+    )
     with opened(text):
         pass
 
