@@ -357,6 +357,15 @@ def test_donors_are_units_and_few_of_them_are_warned_of(cells):
     assert vx.gen_exprs(fit, 10, seed=1, progress=False).adata.shape == (10, 60)
 
 
+def test_every_label_can_be_asked_for_however_much_noise_there_is(cells):
+    for secret in range(3):
+        fit = fitted(cells, epsilon=0.1, secret=secret, epochs=1)
+        labels = list(fit.preprocessing.conditions.labels)
+        made = vx.gen_exprs(fit, labels=dict.fromkeys(labels, 3), seed=1, progress=False).adata
+        assert made.n_obs == 3 * len(labels)
+        assert np.isfinite(made.X.toarray()).all()
+
+
 def test_without_a_label(cells):
     alone = fitted(cells, label_key=None, likelihood="poisson", epochs=1)
     assert vx.gen_exprs(alone, 5, seed=1, progress=False).adata.n_obs == 5

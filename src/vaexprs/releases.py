@@ -24,7 +24,10 @@ IN_COMBINATION, IN_LIBRARY, IN_PROFILE = 0.1, 0.1, 0.8
 IN_CELLS, IN_MEAN, IN_MOMENT = 0.2, 0.4, 0.4
 BINS = np.arange(0.0, 7.05, 0.1)  # of log10 library sizes: 1 to 10 million counts
 RADIUS = 1.5  # of a latent vector, times the square root of its dimensions: longer ones are shortened
-STANDOUT = 2.0  # standard deviations of the noise that a number of cells must exceed to be more than nothing
+# standard deviations of the noise that a number of units must exceed to be more than nothing: more for bins,
+# of which there are many, and an empty one far out would make enormous cells
+STANDOUT = 2.0
+STANDOUT_OF_BINS = 4.0
 LEAST_SPREAD = 0.05  # of log library sizes
 LEAST_VARIANCE = 0.05  # of the latent density in any direction
 LEAST_OF_OVERALL = 0.02  # of the overall profile, what a level has of a gene at least
@@ -216,9 +219,9 @@ def release_marginals(
     """
     sums = marginal_sums(x, obs, conditions, units)
     (cells, bins, profiles), (noise_cells, noise_bins, noise) = sums.with_noise(multiplier, rng)
-    bins = _standing_out(bins, noise_bins)
+    bins = _standing_out(bins, STANDOUT_OF_BINS * noise_bins)
     bins = bins / bins.sum()
-    cells = _standing_out(cells, noise_cells)
+    noisy, cells = cells, _standing_out(cells, STANDOUT * noise_cells)
     depth = np.exp(log_library(bins)[0])
     # the levels of the first key share all cells among them
     own = len(next(iter(conditions.levels.values()))) if conditions.levels else 1
@@ -227,20 +230,23 @@ def release_marginals(
     combinations = all_combinations(conditions)
     effects = np.zeros((conditions.width, x.shape[1]))
     if conditions.levels:
-        in_column = cells @ conditions.one_hot(pd.DataFrame(combinations))
+        codes = conditions.one_hot(pd.DataFrame(combinations))
+        in_column = cells @ codes
         for column in np.flatnonzero(in_column):
             n = in_column[column]
             level = _shrunken(profiles[column] / n, overall, noise / n)
             effects[column] = np.log(_proportions(level, depth) / proportions)
+        for column in np.flatnonzero(in_column == 0):  # can be asked for, and is like all others
+            cells[np.argmax(np.where(codes[:, column] > 0, noisy, -np.inf))] = 1.0
     seen = np.flatnonzero(cells)
     return Marginals(
         tuple(combinations[k] for k in seen), cells[seen] / cells.sum(), proportions, effects, bins
     )
 
 
-def _standing_out(sums: np.ndarray, noise: float) -> np.ndarray:
-    """Return numbers of units that stand out of the noise, 0 for the others; at least the largest is kept."""
-    kept = np.where(sums > STANDOUT * noise, sums, 0.0)
+def _standing_out(sums: np.ndarray, limit: float) -> np.ndarray:
+    """Return numbers of units above a limit, 0 for the others; at least the largest is kept."""
+    kept = np.where(sums > limit, sums, 0.0)
     if not kept.any():
         kept[np.argmax(sums)] = 1.0
     return kept
