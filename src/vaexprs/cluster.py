@@ -23,7 +23,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from vaexprs._checks import reason, require
-from vaexprs.architecture import LAYERS
+from vaexprs.architecture import ALLOWED
 from vaexprs.result import VAEFit, load_vae
 
 ANSWER = 10.0  # seconds in which a scheduler has to answer
@@ -71,7 +71,7 @@ class SavedFit:
         with tempfile.TemporaryDirectory() as folder:
             files = {path.name: path.read_bytes() for path in fit.save(Path(folder) / "model").iterdir()}
         kinds = {type(layer) for layer in fit.model.layers}
-        known = {"vaexprs": {kind.__name__ for kind in kinds}, "keras": set(LAYERS.split())}
+        known = {"vaexprs": {kind.__name__ for kind in kinds}, "keras": set(ALLOWED["keras.layers"])}
         own = {
             kind.__name__: kind
             for kind in kinds

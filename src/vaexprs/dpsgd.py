@@ -7,15 +7,12 @@ and noise are those of the library JAX Privacy; Keras' optimizer does the rest.
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from vaexprs._checks import require, warn
+from vaexprs._checks import require
 from vaexprs.guarantee import Guarantee
 from vaexprs.matrices import Matrix, densify
 from vaexprs.networks import VAE
@@ -23,6 +20,7 @@ from vaexprs.ondisk import DiskMatrix
 from vaexprs.preprocessing import LevelCodes
 from vaexprs.progress import progress_bar
 from vaexprs.releases import Units
+from vaexprs.training import Interrupt
 
 CLIP = 1.0
 CELL_BYTES = 32 * 2**20  # of cells that are handed over together, ...
@@ -86,19 +84,21 @@ def train_privately(
     nothing = [jax.numpy.zeros_like(weight) for weight in weights]
     noise, taken = noised.init(weights), 0
     batches = _Batches(x, codes, units, told.cells_per_unit, at_once, rng)
-    with (
-        _interruptible() as interrupted,
-        progress_bar(told.steps, "fitting with privacy", "step", shown=shown) as bar,
-    ):
-        for _ in range(told.steps):
-            total = nothing
-            for batch in batches.of(_drawn(units.n, told.rate, rng)):
-                total = add(total, weights, *batch, _key(rng))
-            noise, weights, state = apply(total, noise, weights, state)
-            taken += 1
-            bar.update()
-            if interrupted:
-                break
+    interrupt = Interrupt()
+    interrupt.begin()
+    try:
+        with progress_bar(told.steps, "fitting with privacy", "step", shown=shown) as bar:
+            for _ in range(told.steps):
+                total = nothing
+                for batch in batches.of(_drawn(units.n, told.rate, rng)):
+                    total = add(total, weights, *batch, _key(rng))
+                noise, weights, state = apply(total, noise, weights, state)
+                taken += 1
+                bar.update()
+                if interrupt.asked:
+                    break
+    finally:
+        interrupt.end()
     for variable, value in zip(model.trainable_variables, weights, strict=True):
         variable.assign(value)
     for variable, value in zip(model.optimizer.variables, state, strict=True):
@@ -158,7 +158,7 @@ class _Batches:
         at_once: int,
         rng: np.random.Generator,
     ) -> None:
-        self._x, self._codes, self._units = x, codes, units
+        self._x, self._codes = x, codes
         self._cells, self._at_once, self._rng = cells, at_once, rng
         self._order = np.argsort(units.of, kind="stable")
         self._ends = np.cumsum(np.bincount(units.of, minlength=units.n))
@@ -199,23 +199,3 @@ def _key(rng: np.random.Generator) -> Any:
 
     bits = jax.numpy.asarray(rng.integers(0, 2**32, 2, dtype=np.uint32))
     return jax.random.wrap_key_data(bits, impl="threefry2x32")
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """Yield a list that Ctrl-C puts something into; a second one interrupts at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def stop(number: int, _: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, previous)
-        warn("Training was interrupted; what was learned so far is kept. Ctrl-C once more stops at once.")
-
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -26,8 +26,8 @@ from vaexprs.guarantee import CELL, Privacy
 from vaexprs.io import fingerprint, from_matrix, from_object
 from vaexprs.likelihoods import Likelihood, default_likelihood, likelihood_named
 from vaexprs.matrices import as_float
-from vaexprs.networks import VAE, build_vae, keep_compiled, predict
-from vaexprs.ondisk import DiskCells, DiskMatrix, open_large
+from vaexprs.networks import NOISE_CELLS, VAE, build_vae, keep_compiled
+from vaexprs.ondisk import DiskCells, DiskMatrix, library_sizes, open_large
 from vaexprs.preprocessing import (
     Cells,
     Preprocessing,
@@ -49,7 +49,6 @@ DEEP = 20_000  # counts a cell from which on, as for values that are not counts,
 DEEP_LEARNING_RATE = 1e-3  # ... steps must be smaller: each value tells much, and the loss is steep
 MOST_STUCK = 0.05  # genes with a dispersion at its limit, as a fraction, beyond which a fit is in doubt
 LEAST_KL = 0.01  # nats a cell
-NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
 AVERAGING = 0.99  # momentum of the moving average of the weights
 # Steps this large can blow up where one gene has most of the counts: Adam forgets squared gradients faster
 # than by its default of 0.999, and gradients have a norm of at most 10.
@@ -681,14 +680,12 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
         )
     if not model.likelihood.counts:
         return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes)
-    library = np.asarray(x.sum(axis=1), np.float64).ravel()
+    library = library_sizes(x)
 
     def noise(rows: np.ndarray) -> float:
         rows = rows[:NOISE_CELLS]
         code = None if codes is None else codes[rows]
-        parts = predict(decoder, mean[rows].astype(np.float32), code, NOISE_CELLS)
-        output = keras.tree.pack_sequence_as(decoder.output, parts)
-        return float(model.likelihood.relative_noise(output, library[rows][:, None]).mean())
+        return model.noise_of_totals(decoder, mean[rows], code, library[rows])
 
     decoder = model.decoder()
     return fit_density(

@@ -175,7 +175,6 @@ def plan(
     rate: float,
     steps: int,
     cells_per_unit: int,
-    share_of_marginals: float = MARGINALS,
 ) -> Guarantee:
     """Return the least noise with which a fit keeps a promise.
 
@@ -189,8 +188,6 @@ def plan(
         Number of units.
     rate, steps, cells_per_unit
         See `Guarantee`.
-    share_of_marginals
-        Share of the first release.
 
     Raises
     ------
@@ -210,7 +207,7 @@ def plan(
         privacy.unit,
         units,
         cells_per_unit,
-        float(alone / math.sqrt(share_of_marginals)),
+        float(alone / math.sqrt(MARGINALS)),
         float(alone / math.sqrt(DENSITY)),
         0.0,
         rate,
@@ -219,7 +216,7 @@ def plan(
     )
     # by the central limit theorem for Gaussian differential privacy (Dong, Roth & Su 2022,
     # doi:10.1111/rssb.12454), where to begin to look
-    left = (1 - share_of_marginals - DENSITY) / alone**2
+    left = (1 - MARGINALS - DENSITY) / alone**2
     guess = 1 / math.sqrt(math.log1p(left / (steps * rate**2)))
     noise = accounting.calibrate_dp_mechanism(
         lambda: accountant(privacy.epsilon),

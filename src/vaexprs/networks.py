@@ -36,6 +36,7 @@ RESERVED = (
 INPUT_GENES = 2000
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
 ROWS_AT_ONCE = 1_024
+NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
 LARGEST_LOG_STDDEV = 2.0
 LEAST_COMPILE_TIME = 0.1  # seconds from which on a compiled program is kept
 
@@ -236,6 +237,24 @@ class VAE(keras.Model):
         if len(self.inputs) == 2:
             condition = keras.Input(self.inputs[1].shape[1:], name="condition")
         return keras.Model(as_inputs(z, condition), self._decoded(z, condition), name="decoder")
+
+    def noise_of_totals(
+        self, decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None, library: np.ndarray
+    ) -> float:
+        """Return by what variance the logarithm of a total of drawn counts spreads around its library size.
+
+        Parameters
+        ----------
+        decoder
+            What `decoder` returned.
+        z, codes
+            Latent vectors of some cells, (n_cells, latent_dim), and their one-hot conditions, if any.
+        library
+            Library size of each, (n_cells,).
+        """
+        parts = predict(decoder, z.astype(np.float32), codes, NOISE_CELLS)
+        output = keras.tree.pack_sequence_as(decoder.output, parts)
+        return float(self.likelihood.relative_noise(output, library[:, None]).mean())
 
     def _decoded(self, z: Any, condition: Any) -> Any:
         hidden = join(z, condition, "latent_and_condition") if self.joined else z

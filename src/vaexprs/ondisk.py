@@ -678,6 +678,11 @@ def no_x() -> ValueError:
     return ValueError("The AnnData has no X. Name the layer with the counts: layer='counts'.")
 
 
+def library_sizes(x: Matrix | DiskMatrix) -> np.ndarray:
+    """Return the sum of each row, (n_cells,), float64."""
+    return np.concatenate([np.asarray(block.sum(axis=1), np.float64).ravel() for block in row_blocks(x)])
+
+
 def row_blocks(x: Matrix | DiskMatrix) -> Iterator[Matrix]:
     """Yield all rows of a matrix in order: at once where it is in memory, else block by block."""
     if not isinstance(x, DiskMatrix):

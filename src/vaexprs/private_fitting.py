@@ -15,10 +15,10 @@ from vaexprs.density import LatentDensity, without_noise
 from vaexprs.dpsgd import train_privately
 from vaexprs.guarantee import CELL, Guarantee, Privacy, plan
 from vaexprs.likelihoods import Likelihood
-from vaexprs.networks import VAE, build_vae, predict
-from vaexprs.ondisk import DiskCells
+from vaexprs.networks import VAE, build_vae
+from vaexprs.ondisk import DiskCells, library_sizes
 from vaexprs.preprocessing import Preprocessing, column_of_levels, summarise
-from vaexprs.releases import Marginals, Units, library_sizes, release_density, release_marginals
+from vaexprs.releases import Marginals, Units, release_density, release_marginals
 from vaexprs.result import encode
 
 STEPS = 300
@@ -31,7 +31,7 @@ LATENT_DIM = 5
 LEARNING_RATE = 1e-2
 AVERAGING = 0.99
 START_CELLS = 2_000
-NOISE_CELLS = 256  # drawn from the density of each condition, tell how much totals of drawn counts spread
+DRAWN_FOR_NOISE = 256  # from the density of each condition tell how much totals of drawn counts spread
 FEW_UNITS = 100
 
 WHY_NOT = {
@@ -237,12 +237,9 @@ def _model(
 
 def _narrowed(density: LatentDensity, model: VAE, rng: np.random.Generator) -> LatentDensity:
     """Return the density with library sizes narrower by what drawing counts adds to their spread."""
-    decoder, noise = model.decoder(), []
+    decoder, keys, noise = model.decoder(), density.conditions.keys, []
     for levels, mixture in zip(density.seen, density.mixtures, strict=True):
-        points = mixture.sample(NOISE_CELLS, rng)
-        keys = density.conditions.keys
-        codes = density.conditions.one_hot(pd.DataFrame([levels] * NOISE_CELLS)) if keys else None
-        parts = predict(decoder, points[:, :-1].astype(np.float32), codes)
-        output = keras.tree.pack_sequence_as(decoder.output, parts)
-        noise.append(float(model.likelihood.relative_noise(output, np.exp(points[:, -1:])).mean()))
+        points = mixture.sample(DRAWN_FOR_NOISE, rng)
+        codes = density.conditions.one_hot(pd.DataFrame([levels] * DRAWN_FOR_NOISE)) if keys else None
+        noise.append(model.noise_of_totals(decoder, points[:, :-1], codes, np.exp(points[:, -1])))
     return without_noise(density, np.array(noise))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from scipy.stats import norm, poisson
 
 from vaexprs.density import LatentDensity
 from vaexprs.matrices import Matrix
-from vaexprs.ondisk import DiskMatrix, row_blocks
+from vaexprs.ondisk import DiskMatrix, library_sizes, row_blocks
 from vaexprs.preprocessing import Conditions
 
 # Parts of the vector that a cell contributes, by their share of its squared length.
@@ -31,7 +32,6 @@ STANDOUT_OF_BINS = 4.0
 LEAST_SPREAD = 0.05  # of log library sizes
 LEAST_VARIANCE = 0.05  # of the latent density in any direction
 LEAST_OF_OVERALL = 0.02  # of the overall profile, what a level has of a gene at least
-MOST_START_CELLS = 2_000
 START_DISPERSION = 5.0
 SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)
 
@@ -158,11 +158,6 @@ class Sums:
         return noisy, noise
 
 
-def library_sizes(x: Matrix | DiskMatrix) -> np.ndarray:
-    """Return the library size of each cell, (n_cells,)."""
-    return np.concatenate([np.asarray(block.sum(axis=1), np.float64).ravel() for block in row_blocks(x)])
-
-
 def marginal_sums(x: Matrix | DiskMatrix, obs: pd.DataFrame, conditions: Conditions, units: Units) -> Sums:
     """Return what marginals are made of: units by combination and by bin of library sizes, profiles.
 
@@ -186,7 +181,7 @@ def marginal_sums(x: Matrix | DiskMatrix, obs: pd.DataFrame, conditions: Conditi
     for block in row_blocks(x):
         rows = slice(first, first + block.shape[0])
         first = rows.stop
-        library = np.asarray(block.sum(axis=1), np.float64).ravel()
+        library = library_sizes(block)
         place = np.clip(np.digitize(np.log10(library), BINS) - 1, 0, len(bins) - 1)
         bins += np.bincount(place, weights[rows], minlength=len(bins))
         codes = np.zeros((block.shape[0], width))
@@ -278,11 +273,17 @@ def _shrunken(values: np.ndarray, overall: np.ndarray, noise: float) -> np.ndarr
 
 def _proportions(roots: np.ndarray, depth: float) -> np.ndarray:
     """Return proportions of genes, with sum 1, of expected square roots of Poisson proportions."""
-    counts = np.arange(400)
-    expected = poisson.pmf(counts, SMALL_MEANS[:, None]) @ np.sqrt(counts)
+    expected = _expected_roots()
     scaled = roots * np.sqrt(depth)
     means = np.where(scaled < expected[-1], np.interp(scaled, expected, SMALL_MEANS), scaled**2 + 0.25)
     return means / means.sum()
+
+
+@lru_cache(maxsize=1)
+def _expected_roots() -> np.ndarray:
+    """Return the expected square root of Poisson counts with each of `SMALL_MEANS`."""
+    counts = np.arange(400)
+    return np.asarray(poisson.pmf(counts, SMALL_MEANS[:, None]) @ np.sqrt(counts))
 
 
 def density_sums(points: np.ndarray, combination: np.ndarray, n: int, units: Units) -> Sums:
@@ -303,10 +304,18 @@ def density_sums(points: np.ndarray, combination: np.ndarray, n: int, units: Uni
     known = combination >= 0
     codes[known, combination[known]] = units.weights[known]
     moment = (points * codes.sum(axis=1)[:, None]).T @ points
-    # a product off the diagonal is there twice: told once, times the root of two, the length is the same
-    upper = np.triu_indices(len(moment))
-    products = moment[upper] * np.where(upper[0] == upper[1], 1, np.sqrt(2))
+    upper, factors = _upper(len(moment))
+    products = moment[upper] * factors
     return Sums((codes.sum(axis=0), codes.T @ points, products), (IN_CELLS, IN_MEAN, IN_MOMENT))
+
+
+def _upper(d: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Return which entries of a symmetric matrix are told, and the factor of each.
+
+    One off the diagonal is there twice: told once, times the root of two, the length is the same.
+    """
+    rows, columns = np.triu_indices(d)
+    return (rows, columns), np.where(rows == columns, 1, np.sqrt(2))
 
 
 def release_density(
@@ -356,9 +365,9 @@ def release_density(
     cells = np.maximum(cells, 1.0)
     share = cells / cells.sum()
     means = _drawn_together(totals / cells[:, None], noise / cells, share)
-    upper = np.triu_indices(d)
+    upper, factors = _upper(d)
     moment = np.zeros((d, d))
-    moment[upper] = products / np.where(upper[0] == upper[1], 1, np.sqrt(2)) / cells.sum()
+    moment[upper] = products / factors / cells.sum()
     moment = moment + np.triu(moment, 1).T
     values, vectors = np.linalg.eigh((moment - (means.T * share) @ means) * radius**2)
     covariance = (vectors * np.maximum(values, LEAST_VARIANCE)) @ vectors.T

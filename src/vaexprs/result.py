@@ -90,7 +90,7 @@ class VAEFit:
     @property
     def latent_dim(self) -> int:
         """Size of the latent vector."""
-        return int(self.encoder.output.shape[-1])
+        return self.model.latent_dim
 
     def cells_of(self, key: str) -> dict[str, int]:
         """Return the number of training cells of each level of the label or of a covariate."""
@@ -103,25 +103,16 @@ class VAEFit:
         conditions = ", ".join(
             f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
         )
-        cells = f"{int(self.density.cells.sum()):,} cells"
-        told = f"    {self.guarantee.sentence}" if self.guarantee is not None else ""
-        return "\n".join(
-            filter(
-                None,
-                [
-                    f"VAEFit: {len(self.genes):,} genes, {cells}, conditions: {conditions or 'none'}",
-                    f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions"
-                    f"{self._training()}",
-                    told,
-                ],
-            )
+        if self.guarantee is None:
+            losses = self.history["loss"]
+            trained = f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
+        else:
+            trained = f"{self.guarantee.steps:,} steps\n    {self.guarantee.sentence}"
+        return (
+            f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
+            f"conditions: {conditions or 'none'}\n"
+            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, {trained}"
         )
-
-    def _training(self) -> str:
-        losses = self.history.get("loss", [])
-        if self.guarantee is not None:
-            return f", {self.guarantee.steps:,} steps"
-        return f", {len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
 
     def _repr_html_(self) -> str:
         # what a notebook shows

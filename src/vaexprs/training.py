@@ -247,36 +247,57 @@ class _Epochs(keras.callbacks.Callback):
             self._checkpoint.begin()
 
 
-class StopOnInterrupt(keras.callbacks.Callback):
-    """Let Ctrl-C end training after the current steps; a second one interrupts at once."""
+class Interrupt:
+    """Between `begin` and `end` Ctrl-C asks for an end; a second one interrupts at once.
+
+    Attributes
+    ----------
+    asked
+        Whether it came.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.asked = False
         self._previous: Any = None
-        self._asked = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def begin(self) -> None:
+        """Wait for Ctrl-C; only the main thread hears of it."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._stop)
+            self._previous = signal.signal(signal.SIGINT, self._ask)
 
-    def _stop(self, *_: Any) -> None:
+    def _ask(self, *_: Any) -> None:
         warnings.warn(
             "Training was interrupted; what was learned so far is kept. Ctrl-C once more stops at once.",
             UserWarning,
             stacklevel=2,
         )
-        # here only: where a signal comes in, Keras may be between taking the state and putting it back
-        self._asked = True
-        self.on_train_end()
+        self.asked = True
+        self.end()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._asked:
-            self.model.stop_training = self.model.interrupted = True
-
-    def on_train_end(self, logs: Any = None) -> None:
+    def end(self) -> None:
+        """Let Ctrl-C do what it did before."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None
+
+
+class StopOnInterrupt(keras.callbacks.Callback):
+    """Let Ctrl-C end training after the current steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._interrupt = Interrupt()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._interrupt.begin()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # here only: where a signal comes in, Keras may be between taking the state and putting it back
+        if self._interrupt.asked:
+            self.model.stop_training = self.model.interrupted = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._interrupt.end()
 
 
 class StopOnDivergence(keras.callbacks.Callback):
