@@ -183,6 +183,12 @@ def left(out):
     return sorted(p.name for p in out.parent.iterdir() if p.name.startswith("."))
 
 
+def writes(out):
+    """Say whether the output is being written (a checkpoint of a fit is another file)."""
+    own = re.compile(rf"\.{re.escape(out.stem)}\.vaexprs-[0-9a-f]{{8}}(-old)?{re.escape(out.suffix)}")
+    return any(own.fullmatch(name) for name in left(out))
+
+
 def one_sentence(said):
     lines = [line for line in said.splitlines() if line.strip()]
     return "Traceback" not in said and bool(lines) and lines[-1].startswith("Error: ")
@@ -199,7 +205,7 @@ def kill_often(verb, folder, kept, old, new, times, rng, log):
         begun = None
         while True:
             done, _ = os.waitpid(number, os.WNOHANG)
-            if begun is None and any(".vaexprs-" in name for name in left(out)):
+            if begun is None and writes(out):
                 begun = time.monotonic() - start
             if done:
                 break
@@ -213,12 +219,12 @@ def kill_often(verb, folder, kept, old, new, times, rng, log):
         number = child(verb.words, folder, log)
         start = time.monotonic()
         if i % 2:  # wait until it writes
-            while not any(".vaexprs-" in name for name in left(out)) and time.monotonic() < start + 3 * took:
+            while not writes(out) and time.monotonic() < start + 3 * took:
                 time.sleep(0.0005)
             time.sleep(rng.uniform(0, max(0.003, took - begun)))
         else:
             time.sleep(rng.uniform(0, took))
-        in_writing += any(".vaexprs-" in name for name in left(out))
+        in_writing += writes(out)
         os.kill(number, signal.SIGKILL)
         os.waitpid(number, 0)
         # what has the same bytes has been loaded before
@@ -406,9 +412,7 @@ def ctrl_c(verb, folder, log, old):
     number = child(words, folder, log)
     mark = (lambda: (folder / "fit" / "model.checkpoint").exists()) if verb.name == "fit" else None
     start = time.monotonic()
-    while time.monotonic() < start + 120 and not (
-        mark() if mark else any("vaexprs-" in n for n in left(verb.out))
-    ):
+    while time.monotonic() < start + 120 and not (mark() if mark else writes(verb.out)):
         if mark is None and verb.name in ("csv", "report") and time.monotonic() > start + 4:
             break
         time.sleep(0.01)

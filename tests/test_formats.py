@@ -662,6 +662,9 @@ def test_names_that_anndata_cannot_write_are_said(some_cells, tmp_path):
     for suffix in (".h5ad", ".zarr"):
         with pytest.raises(ValueError, match="^The cells cannot be written: '_index' is a reserved name"):
             vx.write(cells, tmp_path / f"cells{suffix}")
+    cells.obs = cells.obs[[]].assign(**{"a/b": "x"})
+    with pytest.raises(ValueError, match=r"cannot have a slash, as 'a/b' has\. Rename it, or write \.csv"):
+        vx.write(cells, tmp_path / "cells.zarr")
     assert not any(tmp_path.iterdir())
 
 

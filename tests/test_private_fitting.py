@@ -522,3 +522,13 @@ def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
     model = gathering.of_model(fit)
     assert model["epochs"] == "not told"
     assert "trained on" not in model
+
+
+def test_bins_of_library_sizes_stand_out_alone_or_beside_one_that_does():
+    bins = np.zeros(20)
+    bins[[4, 5, 6]] = [25.0, 90.0, 30.0]  # 25 and 30 are noise's double, and neighbours of what is not noise
+    bins[[2, 15, 16]] = [22.0, 35.0, 28.0]  # strays
+    kept = releases._without_strays(releases._standing_out(bins, 10.0), 10.0)
+    assert np.flatnonzero(kept).tolist() == [4, 5, 6]
+    nothing = releases._without_strays(releases._standing_out(np.array([3.0, -5.0, 8.0]), 10.0), 10.0)
+    assert nothing.tolist() == [0.0, 0.0, 1.0]

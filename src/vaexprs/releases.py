@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from scipy import ndimage
 from scipy.stats import norm, poisson
 
 from vaexprs.density import LatentDensity
@@ -25,8 +26,8 @@ IN_COMBINATION, IN_LIBRARY, IN_PROFILE = 0.1, 0.1, 0.8
 IN_CELLS, IN_MEAN, IN_MOMENT = 0.2, 0.4, 0.4
 BINS = np.arange(0.0, 7.05, 0.1)  # of log10 library sizes: 1 to 10 million counts
 RADIUS = 1.5  # of a latent vector, times the square root of its dimensions: longer ones are shortened
-# standard deviations of the noise that a number of units must exceed to be more than nothing: more for bins,
-# of which there are many, and an empty one far out would make enormous cells
+# standard deviations of the noise that a number of units must exceed to be more than nothing, and that one
+# among neighbouring bins must: there are many, and an empty one far out would make enormous cells
 STANDOUT = 2.0
 STANDOUT_OF_BINS = 4.0
 LEAST_SPREAD = 0.05  # of log library sizes
@@ -214,9 +215,9 @@ def release_marginals(
     """
     sums = marginal_sums(x, obs, conditions, units)
     (cells, bins, profiles), (noise_cells, noise_bins, noise) = sums.with_noise(multiplier, rng)
-    bins = _standing_out(bins, STANDOUT_OF_BINS * noise_bins)
+    bins = _without_strays(_standing_out(bins, noise_bins), noise_bins)
     bins = bins / bins.sum()
-    noisy, cells = cells, _standing_out(cells, STANDOUT * noise_cells)
+    noisy, cells = cells, _standing_out(cells, noise_cells)
     depth = np.exp(log_library(bins)[0])
     # the levels of the first key share all cells among them
     own = len(next(iter(conditions.levels.values()))) if conditions.levels else 1
@@ -239,12 +240,19 @@ def release_marginals(
     )
 
 
-def _standing_out(sums: np.ndarray, limit: float) -> np.ndarray:
-    """Return numbers of units above a limit, 0 for the others; at least the largest is kept."""
-    kept = np.where(sums > limit, sums, 0.0)
+def _standing_out(sums: np.ndarray, noise: float) -> np.ndarray:
+    """Return numbers of units that stand out of the noise, 0 for the others; at least the largest is kept."""
+    kept = np.where(sums > STANDOUT * noise, sums, 0.0)
     if not kept.any():
         kept[np.argmax(sums)] = 1.0
     return kept
+
+
+def _without_strays(bins: np.ndarray, noise: float) -> np.ndarray:
+    """Return bins in runs of neighbours of which one stands out well, or that have the largest of all."""
+    runs, _ = ndimage.label(bins > 0)
+    good = np.unique(runs[(bins > STANDOUT_OF_BINS * noise) | (bins == bins.max())])
+    return np.where(np.isin(runs, good[good > 0]), bins, 0.0)
 
 
 def _positive(values: np.ndarray, noise: float) -> np.ndarray:

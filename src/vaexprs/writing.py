@@ -430,7 +430,14 @@ def _write_adata(store: Any, adata: ad.AnnData, **settings: Any) -> None:
     try:
         ad.io.write_elem(store, "/", adata, **settings)
     except (ValueError, TypeError, KeyError) as error:  # names that the format cannot hold
-        raise ValueError(f"The cells cannot be written: {reason(error)}") from error
+        names = [*adata.obs, *adata.var, *adata.layers, *adata.obsm, *adata.varm, *adata.uns]
+        slashed = [name for name in map(str, names) if "/" in name]
+        if slashed:
+            raise ValueError(
+                f"Names in this format cannot have a slash, as {slashed[0]!r} has. Rename it, or write "
+                ".csv or .rds."
+            ) from error
+        raise ValueError(f"The cells cannot be written: {reason(error).rstrip('.')}.") from error
     if adata.raw is None and "raw" in store:
         del store["raw"]  # a backed AnnData would have a raw without X
 
