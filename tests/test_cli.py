@@ -132,6 +132,16 @@ def test_plot_draws_models_and_cells(folder, tmp_path):
             ["generate", "model", "--labels-json", "list.json", "--out", "g.h5ad"],
             "must hold numbers by label",
         ),
+        (["generate", "model", "--labels-json", "no.json", "--out", "g.h5ad"], "There is no file 'no.json'"),
+        (
+            ["generate", "model", "--conditions", "few.h5ad", "--out", "g.h5ad"],
+            "few.h5ad' must be a CSV with names of conditions in its first row, and cannot be read .* decode byte",
+        ),
+        (["generate", "model", "--conditions", "no.csv", "--out", "g.h5ad"], "There is no file 'no.csv'"),
+        (
+            ["split", "few.h5ad", "--train", "t.csv", "--holdout", "h.csv", "--fraction", "0.001"],
+            "Both sides must have cells, got 120 to fit and 0 held out. Choose another --fraction, or a column",
+        ),
         (
             ["generate", "model", "-n", "5", "--out", "g.txt"],
             "The output must be one of .h5ad, .zarr, .* got 'g.txt'",

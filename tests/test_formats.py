@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -447,6 +448,24 @@ def test_damaged_10x_folders(some_cells, tmp_path):
     for content in (text[: len(text) // 2], text.replace(entries, b"9" * 12, 1), b"", b"hello\n"):
         (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
         with pytest.raises(ValueError, match=r"whole\.mtx.*(cannot be read|is cut off)"):
+            vx.read(whole)
+    head, first, rest = re.fullmatch(rb"((?:%.*\n)*[0-9 ]+\n)(.*\n)((?s:.*))", text).groups()
+    gene, cell, value = first.split()
+    for content, words in (
+        (
+            head + b"301 %b %b\n" % (cell, value) + rest,
+            r"has an entry of a gene that is not one of its 300\.",
+        ),
+        (head + b"0 %b %b\n" % (cell, value) + rest, r"has an entry of a gene that is not one of its 300\."),
+        (
+            head + b"%b 201 %b\n" % (gene, value) + rest,
+            r"has an entry of a cell that is not one of its 200\.",
+        ),
+        (head + rest, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz - 1:,}\."),
+        (text + first, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz + 1:,}\."),
+    ):
+        (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
+        with pytest.raises(ValueError, match=rf"whole\.mtx/matrix\.mtx\.gz' {words}"):
             vx.read(whole)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"The file must be one of .* got 'nothing'"):
