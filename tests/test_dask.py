@@ -247,7 +247,10 @@ def test_what_is_lost_in_mid_generation_one_after_the_other(conditional, expecte
         assert (next(drawn) != expected.X[:BLOCK]).nnz == 0
         return drawn
 
-    with processes(tmp_path, worker="") as (file, started), cluster.connected(str(file)) as client:
+    with (
+        processes(tmp_path, worker="") as (file, started),
+        distributed.Client(scheduler_file=str(file), timeout=1, set_as_default=False) as client,
+    ):
         client.wait_for_workers(1)
         address = client.scheduler.address
         one, other = begun(), begun()
