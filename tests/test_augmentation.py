@@ -78,6 +78,15 @@ def test_nothing_to_add_is_said(conditional, cells):
     assert set(made.obs["group"]) == {"real"}
 
 
+def test_cells_without_genes_of_the_fit(conditional, cells):
+    words = (
+        rf"must have the genes of the fit, but lack '{cells.var_names[0]}', '{cells.var_names[1]}'\. Give cells "
+        "that have them, or no fit: then one is made of these cells"
+    )
+    with pytest.raises(ValueError, match=words):
+        vx.augment(cells[:, 2:].copy(), "cell_type", fit=conditional)
+
+
 @pytest.mark.parametrize(
     ("key", "kwargs", "error", "words"),
     [

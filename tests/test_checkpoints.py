@@ -168,6 +168,21 @@ def test_a_damaged_checkpoint_is_said(tmp_path):
     assert read_state(tmp_path / "none", ABOUT) == State()
 
 
+def test_a_checkpoint_of_another_format_is_refused(few, tmp_path):
+    path = tmp_path / "state"
+    fit(few, path)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    told = json.loads(str(arrays["about"]))
+    np.savez(tmp_path / "newer.npz", **arrays | {"about": json.dumps(told | {"format": 99})})
+    (tmp_path / "newer.npz").rename(path)
+    before = path.read_bytes()
+    words = r"state' cannot be read: it has format 99, this vaexprs reads 1\. Delete it and begin anew\.$"
+    with pytest.raises(ValueError, match=words):
+        fit(few, path, resume=True)
+    assert path.read_bytes() == before
+
+
 def test_a_checkpoint_with_a_pickle_is_refused(tmp_path):
     path = tmp_path / "state.npz"
     np.savez(path, about=np.array([{"a": 1}], dtype=object))

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
+from vaexprs.cli import making
 from vaexprs.cli.trying import next_commands
 
 
@@ -131,6 +133,16 @@ def test_plot_draws_models_and_cells(folder, tmp_path):
         (
             ["generate", "model", "--labels-json", "list.json", "--out", "g.h5ad"],
             "must hold numbers by label",
+        ),
+        (["generate", "model", "--labels-json", "no.json", "--out", "g.h5ad"], "There is no file 'no.json'"),
+        (
+            ["generate", "model", "--conditions", "few.h5ad", "--out", "g.h5ad"],
+            "few.h5ad' must be a CSV with names of conditions in its first row, and cannot be read .* decode byte",
+        ),
+        (["generate", "model", "--conditions", "no.csv", "--out", "g.h5ad"], "There is no file 'no.csv'"),
+        (
+            ["split", "few.h5ad", "--train", "t.csv", "--holdout", "h.csv", "--fraction", "0.001"],
+            "Both sides must have cells, got 120 to fit and 0 held out. Choose another --fraction, or a column",
         ),
         (
             ["generate", "model", "-n", "5", "--out", "g.txt"],
@@ -283,6 +295,82 @@ def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
     assert "is a model of part of the training. To go on give the same command with --resume" in said
     assert vx.load_vae(tmp_path / "m").recipe["interrupted"] is True
     assert (tmp_path / "m.checkpoint").exists()
+
+
+def test_a_fit_interrupted_twice_says_what_is_kept(folder, tmp_path):
+    words = ["fit", folder / "few.h5ad", "--label-key", "cell_type", "--out", tmp_path / "m"]
+    process = started(*words, "--epochs", 100_000, "--checkpoint-steps", 50)
+    while not (tmp_path / "m.checkpoint").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    said = ""
+
+    def listen():
+        nonlocal said
+        for line in process.stderr:
+            said += line
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    process.send_signal(signal.SIGINT)
+    while "Ctrl-C once more stops at once" not in said:
+        time.sleep(0.01)
+        assert process.poll() is None
+    # again until it is heeded: a library may be where it passes an interrupt over
+    while "Interrupted" not in said and process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    process.wait()
+    listener.join()
+    assert process.returncode == 130
+    assert (
+        "Interrupted; no model was saved. The training so far is kept in "
+        f"'{tmp_path / 'm.checkpoint'}': give the same command with --resume.\n"
+    ) in said
+    assert "Traceback" not in said
+    # an interrupt may come in as the lock is let go of: the empty file of it is cleared away by the next run
+    assert {path.name for path in tmp_path.iterdir()} - {".m.checkpoint.lock", ".m.lock"} == {"m.checkpoint"}
+
+
+def test_an_interrupted_generation_says_what_is_kept(folder, tmp_path):
+    process = started("generate", folder / "model", "-n", 400_000, "--out", tmp_path / "g.zarr")
+    while not list(tmp_path.glob(".g.vaexprs-*.zarr/X/data/1*")):  # the first cells are being written
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    assert process.returncode == 130
+    told = re.fullmatch(
+        r"Interrupted; the first ([\d,]+) of 400,000 cells are kept in '(.*)'\. The same command makes all of "
+        r"them\.",
+        said.splitlines()[-1],
+    )
+    assert told, said
+    assert told[2] == str(tmp_path / "g.partial.zarr")
+    assert vx.read(told[2]).n_obs == int(told[1].replace(",", "")) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["g.partial.zarr"]
+
+
+def started(*words):
+    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the disk is full.")])
+def test_where_nothing_is_kept_nothing_is_told(tmp_path, error, capsys):
+    with pytest.raises(type(error)) as caught, making._told_how_to_go_on(tmp_path / "m.checkpoint"):
+        raise error
+    assert caught.value is error
+    with pytest.raises(type(error)) as caught, making._told_what_is_kept():
+        raise error
+    assert caught.value is error
+    assert capsys.readouterr().err == ""
 
 
 def test_version_and_help():
@@ -469,10 +557,14 @@ sys.unraisablehook = cli._heed
 gc.callbacks.append(callback)
 gc.collect()
 try:
-    time.sleep(30)
+    time.sleep(60)
+    print("too late")
 except KeyboardInterrupt:
     print("heeded")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # well before what it interrupts has ended
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=40
+    )
     assert done.stdout == "heeded\n"
     assert done.stderr == ""

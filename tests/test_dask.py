@@ -1,5 +1,6 @@
 """Cells drawn by the workers of a Dask cluster: real schedulers, real workers, some of them killed."""
 
+import asyncio
 import json
 import os
 import signal
@@ -58,15 +59,7 @@ def processes(folder, *, worker=None, scheduler=""):
             assert started[0].poll() is None
             time.sleep(0.05)
         if worker is not None:
-            options = [
-                "--nthreads",
-                1,
-                "--no-nanny",
-                "--no-dashboard",
-                "--local-directory",
-                folder / "scratch",
-            ]
-            started.append(dask("worker", worker, "--scheduler-file", file, *options))
+            started.append(a_worker(folder, worker))
         yield file, started
     finally:
         for process in started:
@@ -74,9 +67,14 @@ def processes(folder, *, worker=None, scheduler=""):
             process.wait()
 
 
-def dask(what, code, *options):
+def a_worker(folder, code="", **settings):
+    options = ["--nthreads", 1, "--no-nanny", "--no-dashboard", "--local-directory", folder / "scratch"]
+    return dask("worker", code, "--scheduler-file", folder / "scheduler.json", *options, **settings)
+
+
+def dask(what, code, *options, **settings):
     start = f"import sys; from distributed.cli.dask_{what} import main; sys.argv[0] = 'dask-{what}'; main()"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **settings}
     return subprocess.Popen([sys.executable, "-c", f"{code}\n{start}", *map(str, options)], **quiet)
 
 
@@ -234,9 +232,73 @@ def test_workers_without_this_version(conditional, tmp_path, code, words):
     with processes(tmp_path, **code) as (file, _), cluster.connected(str(file)) as client:
         client.wait_for_workers(1)
         with pytest.raises(
-            ImportError, match=f"must have vaexprs {vx.__version__}, as this process has; {words}"
+            ImportError,
+            match=f"must have vaexprs {vx.__version__}, as the process has that asks them; {words}",
         ):
             vx.gen_exprs(conditional, 5, client=client)
+
+
+def test_what_is_lost_in_mid_generation_one_after_the_other(conditional, expected, tmp_path, monkeypatch):
+    """The worker, then its version, then the scheduler."""
+
+    def begun():
+        plan = Plan(*generation._plan(conditional, CELLS, None, None), None, True, 3)
+        drawn = cluster.drawn_by(client, draw_part, conditional, plan.parts(1))
+        assert (next(drawn) != expected.X[:BLOCK]).nnz == 0
+        return drawn
+
+    with (
+        processes(tmp_path, worker="") as (file, started),
+        distributed.Client(scheduler_file=str(file), timeout=1, set_as_default=False) as client,
+    ):
+        client.wait_for_workers(1)
+        address = client.scheduler.address
+        one, other = begun(), begun()
+        started[1].kill()
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster, "ANSWER", 0.5)
+            patch.setattr(cluster, "WORKERLESS", 0.5)
+            with pytest.raises(
+                ConnectionError,
+                match=f"must have workers, and has had none for 0.5 s. Start some: dask worker {address}",
+            ):
+                list(one)
+        # an old installation, which comes when versions have been compared
+        mark = tmp_path / "old" / "vaexprs-0.0.1.dist-info"
+        mark.mkdir(parents=True)
+        (mark / "METADATA").write_text("Metadata-Version: 2.1\nName: vaexprs\nVersion: 0.0.1\n")
+        started.append(a_worker(tmp_path, env={**os.environ, "PYTHONPATH": str(mark.parent)}))
+        with pytest.raises(
+            ImportError,
+            match=f"must have vaexprs {vx.__version__}, as the process has .*; a worker has 0.0.1. Install it",
+        ):
+            list(other)
+        asleep = client.submit(time.sleep, 100)
+        started[0].kill()
+        lost = (
+            f"The Dask scheduler at {address} must answer within 10 s, and does not. Start the cluster again"
+        )
+        with pytest.raises(ConnectionError, match=lost):
+            cluster._result(client, asleep)
+        with pytest.raises(ConnectionError, match=lost):
+            vx.gen_exprs(conditional, 5, client=client, out=tmp_path / "g.h5ad")
+    assert not list(tmp_path.glob("*g*.h5ad"))
+
+
+def late(fit, part):
+    raise TimeoutError("the disk did not answer")
+
+
+def test_a_task_that_times_out_by_itself_says_so(conditional):
+    """It is not taken for a task that takes long."""
+    with (
+        distributed.LocalCluster(
+            processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+        pytest.raises(TimeoutError, match="^the disk did not answer$"),
+    ):
+        list(cluster.drawn_by(client, late, conditional, [0]))
 
 
 def test_what_is_no_scheduler(model, tmp_path):
@@ -253,6 +315,17 @@ def test_what_is_no_client(conditional):
         TypeError, match="client must be a distributed.Client, got str. Make one: distributed"
     ):
         vx.gen_exprs(conditional, 5, client="tcp://127.0.0.1:8786")
+
+
+def test_a_client_that_must_be_awaited_is_refused(conditional):
+    settings = {"processes": False, "n_workers": 0, "dashboard_address": None, "set_as_default": False}
+
+    async def ask():
+        async with distributed.Client(asynchronous=True, **settings) as client:
+            with pytest.raises(TypeError, match="with asynchronous=False, got an asynchronous one"):
+                vx.gen_exprs(conditional, 5, client=client)
+
+    asyncio.run(ask())
 
 
 def test_without_dask_it_says_what_to_install(model, tmp_path):

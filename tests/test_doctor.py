@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import requires, version
 
+import h5py
 import pytest
 
 from vaexprs import doctor
@@ -103,6 +104,21 @@ def test_old_and_broken_packages_are_told(tmp_path):
     assert "libcgraph.so.6" in parts["graphviz"]["told"]
     assert "force-reinstall pygraphviz" in parts["graphviz"]["advice"]
     assert "trial" not in parts
+
+
+def test_cells_that_come_back_with_other_values_are_told(monkeypatch):
+    read = h5py.Dataset.__getitem__
+
+    def misread(dataset, *given):
+        values = read(dataset, *given)
+        return values + 1 if dataset.name == "/X/data" else values
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", misread)
+    monkeypatch.setattr(doctor, "CHECKS", {"trial": doctor.CHECKS["trial"]})
+    _, (found,) = doctor.examine()
+    assert found.told == "Cells that were written to .h5ad came back with other values."
+    assert found.advice == "Try: pip install --upgrade --force-reinstall h5py"
+    assert not doctor.works([found])
 
 
 def test_an_extra_that_is_missing_says_what_it_is_for():

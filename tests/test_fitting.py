@@ -543,6 +543,11 @@ def test_preprocessing_of_another_likelihood_or_without_cells(few, tmp_path):
 def test_a_learning_rate_that_diverges_is_said(few):
     with pytest.raises(ValueError, match="Training diverged.*smaller learning rate"):
         quick(few, optimizer=keras.optimizers.SGD(1e12), epochs=5)
+    # a single step to weights that are large, but finite: no loss has seen them
+    with pytest.raises(
+        ValueError, match="Training diverged: the encoder's output is not finite. Try a smaller"
+    ):
+        quick(few, optimizer=keras.optimizers.Adam(1e25), epochs=1, batch_size=120)
 
 
 def test_one_cell_and_one_gene_work(few):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -59,6 +60,13 @@ saveRDS(odd, "odd_names.rds")
 bare <- so; bare@assays <- list(); saveRDS(bare, "seurat_bare.rds")
 v4 <- CreateAssayObject(m); v4@counts <- v4@counts[0, 0]; v4@data <- v4@data[0, 0]
 hollow <- so; hollow@assays <- list(RNA = v4); hollow@active.assay <- "RNA"; saveRDS(hollow, "seurat_hollow.rds")
+setClass("Assay5", representation(layers = "list", cells = "LogMap", features = "LogMap", default = "integer",
+  assay.orig = "character", meta.data = "data.frame", misc = "list", key = "character"))
+map <- function(names, layers) new("LogMap", matrix(TRUE, length(names), length(layers), dimnames = list(names, layers)))
+five <- function(layers) { x <- so; x@assays <- list(RNA = new("Assay5", layers = layers, default = 1L,
+  cells = map(colnames(m), names(layers)), features = map(rownames(m), names(layers)))); x@active.assay <- "RNA"; x }
+u <- unname(m); saveRDS(five(list(counts = u, data = log1p(u), scale.data = as.matrix(u[1:9, ]))), "seurat_5.rds")
+saveRDS(five(list(counts.a = u[, 1:90], counts.b = u[, 91:200])), "seurat_split.rds")
 saveRDS(data.frame(a = c("x", "y"), b = c("u", "v")), "words.rds")
 bad <- SummarizedExperiment(list(counts = as.matrix(m)[, 1:2]), colData = DataFrame(f = 1:2))
 f <- c(1L, 7L); attributes(f) <- list(levels = "one"); attr(bad@colData@listData$f, "levels") <- "one"
@@ -122,6 +130,10 @@ def assert_same(found, cells, obs=()):
         ("odd_names", "has 200 cells, but names of 3"),
         ("seurat_bare", "^The Seurat object in .* has no assay"),
         ("seurat_hollow", "^The assay 'RNA' in .* has neither counts nor data"),
+        (
+            "seurat_split",
+            r"are split into 'counts\.a', 'counts\.b'\. In R: saveRDS\(JoinLayers\(x\), \.\.\.\)",
+        ),
         ("words", "must hold numbers, but its column 'a' holds others"),
         ("factor", "cannot be read as .rds: a factor has more values than levels"),
     ],
@@ -178,6 +190,12 @@ def test_a_seurat_object(from_r, some_cells):
     assert set(found.obs["ident"]) == {"SeuratProject"}
     with pytest.warns(UserWarning, match=r"^'seurat_two\.rds': of its assays 'RNA', 'ADT', 'RNA' is read\.$"):
         assert_same(vx.read(from_r / "seurat_two.rds"), some_cells)
+
+
+def test_a_seurat_object_of_version_5(from_r, some_cells):
+    found = quiet_read(from_r / "seurat_5.rds")
+    assert_same(found, some_cells, ["cell_type", "phase"])
+    assert set(found.layers) == {"counts", "data"}  # the third is of nine genes
 
 
 @pytest.mark.parametrize(
@@ -447,6 +465,24 @@ def test_damaged_10x_folders(some_cells, tmp_path):
     for content in (text[: len(text) // 2], text.replace(entries, b"9" * 12, 1), b"", b"hello\n"):
         (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
         with pytest.raises(ValueError, match=r"whole\.mtx.*(cannot be read|is cut off)"):
+            vx.read(whole)
+    head, first, rest = re.fullmatch(rb"((?:%.*\n)*[0-9 ]+\n)(.*\n)((?s:.*))", text).groups()
+    gene, cell, value = first.split()
+    for content, words in (
+        (
+            head + b"301 %b %b\n" % (cell, value) + rest,
+            r"has an entry of a gene that is not one of its 300\.",
+        ),
+        (head + b"0 %b %b\n" % (cell, value) + rest, r"has an entry of a gene that is not one of its 300\."),
+        (
+            head + b"%b 201 %b\n" % (gene, value) + rest,
+            r"has an entry of a cell that is not one of its 200\.",
+        ),
+        (head + rest, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz - 1:,}\."),
+        (text + first, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz + 1:,}\."),
+    ):
+        (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
+        with pytest.raises(ValueError, match=rf"whole\.mtx/matrix\.mtx\.gz' {words}"):
             vx.read(whole)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"The file must be one of .* got 'nothing'"):

@@ -236,6 +236,11 @@ def test_another_root(saved, mark):
     put(saved, parts | {"config.json": json.dumps(layer("keras.layers", "Lambda", {"function": code(mark)}))})
     refused(lambda: vx.load_vae(saved), saved, "is not a vaexprs model, it holds a Lambda")
     assert not mark.exists()
+    # of the registered name of ours Keras would make what the other name says
+    for name in architecture.PLAIN:
+        put(saved, parts)
+        with_config(saved, lambda config, name=name: config.update(class_name=name))
+        refused(lambda: vx.load_vae(saved), saved, f"is not a vaexprs model, it holds a {name}")
 
 
 class OfMyOwn(keras.layers.Layer):
@@ -378,6 +383,23 @@ def test_a_network_larger_than_its_file(saved):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"units": -3}, "is damaged: .*`units`, expected a positive integer. Received: units=-3"),
+        ({"colour": 3}, "is damaged: Unrecognized keyword arguments passed to Dense: {'colour': 3}"),
+        ({"activation": 7}, "is damaged: Could not interpret activation function identifier: 7"),
+    ],
+)
+def test_a_network_that_cannot_be_built(saved, change, words):
+    def wrong(config):
+        layers = layers_of(config)
+        next(layers[name] for name in layers if name.startswith("dense"))["config"].update(change)
+
+    with_config(saved, wrong)
+    refused(lambda: vx.load_vae(saved), saved / "model.keras", words)
+
+
 def test_a_network_that_blows_a_cell_up(small, tmp_path):
     layers = [keras.layers.RepeatVector(3), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(4)]
     path = vx.fit_vae(small, encoder_layers=layers, latent_dim=2, epochs=1, verbose=0).save(
@@ -464,6 +486,17 @@ def test_arrays(saved, mark, monkeypatch):
             refused(lambda: vx.load_vae(saved), saved, words)
             with pytest.raises(ValueError, match=words):
                 read_state(path, {})
+    # as long as the whole entry with its header, of which the header is not a value
+    npz(path, arrays | {"density.bic": None}, **{"density.bic": ((20,), "<f8")})
+    refused(lambda: vx.load_vae(saved), saved, r"is damaged \(.*\): density.bic.npy is cut off\.")
+    with pytest.raises(ValueError, match="density.bic.npy is cut off. Delete it and begin anew"):
+        read_state(path, {})
+    # a name of a field that only the third version can hold
+    with pytest.warns(UserWarning, match="format 3.0"):
+        np.savez(path, **{**arrays, "density.bic": np.ones(3, [("\N{GREEK SMALL LETTER BETA}", "<f8")])})
+    refused(
+        lambda: vx.load_vae(saved), saved, r"density.bic.npy is of NumPy's format \(3, 0\), which holds no"
+    )
     np.savez(path, **{**arrays, "density.seen": np.array([Evil(mark)], dtype=object)})
     refused(lambda: vx.load_vae(saved), saved, "holds Python objects, which are not loaded")
     with pytest.raises(ValueError, match="holds Python objects, which are not loaded"):

@@ -157,8 +157,25 @@ def test_further_arguments_reach_the_reduction(small):
     assert not np.array_equal(one, small.adata.obsm["X_umap"])
     vx.plot_aug(small, "DiffusionMap", n_neighbors=8, n_comps=4)
     assert small.adata.obsm["X_diffmap"].shape == (60, 3)
-    with pytest.raises(TypeError, match="The reduction PCA does not know an argument: .*'colour'"):
-        vx.plot_aug(small, "PCA", colour=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "words"),
+    [
+        ("PCA", {"colour": 1}, r"\(colour\): .* unexpected keyword argument 'colour'"),
+        ("TSNE", {"perplexity": "x", "init": "pca"}, r"\(perplexity, init\): The 'perplexity' .* Got 'x'"),
+        (
+            "DiffusionMap",
+            {"n_neighbors": "x"},
+            r"\(n_neighbors\): '>' not supported between .* 'str' and 'int'",
+        ),
+    ],
+)
+def test_arguments_that_a_reduction_does_not_take(small, method, given, words):
+    before = set(small.adata.obsm)
+    with pytest.raises(TypeError, match=f"^{method} cannot be made with the arguments given {words}"):
+        vx.plot_aug(small, method, **given)
+    assert set(small.adata.obsm) == before
 
 
 def test_the_seed_is_the_reductions(small):

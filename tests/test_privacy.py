@@ -4,6 +4,7 @@ import warnings
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -196,6 +197,17 @@ def test_mistakes_get_one_clear_sentence(thirds):
         vx.audit_privacy(c, a, b, donor_key="donor")
     with pytest.raises(ValueError, match="holdout must have the genes of the generated cells; 1 of 765"):
         vx.audit_privacy(c, a, b[:, 1:].copy())
+    of = [part.obs["cell_type"] for part in (c, b)]
+    kinds = of[0].value_counts().index[:2]
+    few_alike = [
+        pd.concat([levels[levels == kind][:n] for kind, n in zip(kinds, numbers, strict=True)]).index
+        for levels, numbers in zip(of, ((20, 2), (2, 20)), strict=True)
+    ]
+    with pytest.raises(
+        ValueError,
+        match="at least 10 generated and as many held-out cells of the same labels, got 4. Generate more cells",
+    ):
+        vx.audit_privacy(c[few_alike[0]].copy(), a, b[few_alike[1]].copy(), label_key="cell_type")
     with pytest.raises(TypeError, match="seed must be a whole number, got 0.5"):
         vx.audit_privacy(c, a, b, seed=0.5)
 

@@ -143,11 +143,55 @@ def test_a_coordinator_that_does_not_answer_is_said(folder):
 
 
 @pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (
+            {"KERAS_BACKEND": "numpy"},
+            "Error: Several processes need Keras on JAX, got the backend 'numpy'. Unset KERAS_BACKEND.",
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "2"},  # and none of the others that srun sets
+            "Error: The other processes could not be joined at the SLURM coordinator within 60 s: "
+            "'SLURM_JOB_ID'. Does srun start all processes, and was its environment (SLURM_...) left as it is?",
+        ),
+    ],
+)
+def test_an_environment_in_which_processes_cannot_join_is_said(folder, env, words):
+    here = ["--processes", 1, "--coordinator", f"127.0.0.1:{free_port()}", "--process-id", 0]
+    given = [] if "SLURM_STEP_NUM_TASKS" in env else here
+    ((status, text),) = ended([start(folder, "few.h5ad", *WORDS, "--out", "never", *given, **env)], 100)
+    assert (status, text.splitlines()[-1]) == (2, words)  # JAX may have said something before
+    assert "Traceback" not in text
+    assert not list(folder.glob("never*"))
+    assert not list(folder.glob(".never*"))
+
+
+def test_a_port_that_another_program_listens_at_is_said():
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            ConnectionError,
+            match=rf"must listen at port {port} of this machine, and cannot: .* in use.*\. Choose another port",
+        ):
+            join(2, f"127.0.0.1:{port}", 0)
+
+
+@pytest.mark.parametrize("told", ["soon", "0", "-1", "2.5", ""])
+def test_seconds_to_connect_in_that_are_none_are_said(monkeypatch, told):
+    monkeypatch.setenv("VAEXPRS_CONNECT_SECONDS", told)
+    with pytest.raises(
+        ValueError, match=rf"must be a whole number of seconds, at least 1, got '{told}'\. Unset it for 60\."
+    ):
+        join(2, "127.0.0.1:9", 1)
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"processes": 2}, "need processes, coordinator and process_id, got no coordinator. Under SLURM"),
         ({}, "got no processes"),
         ({"processes": 2, "coordinator": "here", "process_id": 0}, "look like 'HOST:PORT', got 'here'"),
+        ({"processes": 2, "coordinator": "h:70000", "process_id": 0}, "look like 'HOST:PORT', got 'h:70000'"),
         ({"processes": 2, "coordinator": "here:1", "process_id": 2}, "less than processes, 2, got 2"),
         ({"processes": 0, "coordinator": "here:1", "process_id": 0}, "processes must be at least 1, got 0"),
         (

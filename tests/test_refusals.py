@@ -1,10 +1,12 @@
 """What is refused, and in what words, where no other test comes by."""
 
+import anndata as ad
 import h5py
 import numpy as np
 import pytest
 
 import vaexprs as vx
+from vaexprs import rds
 
 
 def test_folders_and_files_that_are_none(few, tmp_path):
@@ -47,6 +49,32 @@ def test_10x_folders(few, tmp_path):
     with pytest.raises(ValueError, match="cannot hold names that are empty or have tabs or line breaks: 'b"):
         vx.write(odd, tmp_path / "odd.mtx")
     assert [path.name for path in tmp_path.iterdir()] == ["few.mtx"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv.gz", ".mtx", ".rds"])
+def test_cells_without_values_for_formats_that_need_them(few, tmp_path, suffix):
+    bare = ad.AnnData(obs=few.obs, var=few.var, layers={"counts": few.X})
+    form = suffix.removesuffix(".gz")
+    with pytest.raises(
+        ValueError,
+        match=rf"must have the values for a \{form}\S* file in X, but has no X\. Put them there, as in",
+    ):
+        vx.write(bare, tmp_path / f"bare{suffix}")
+    assert not any(tmp_path.iterdir())
+    bare.X = bare.layers["counts"]
+    vx.write(bare, tmp_path / f"whole{suffix}")
+    del bare.X
+    assert vx.read(vx.write(bare, tmp_path / "bare.h5ad")).X is None
+
+
+def test_more_values_than_a_matrix_of_r_holds(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(rds, "MOST_VALUES", few.X.nnz - 1)  # rather than 2**31 values
+    words = (
+        rf"must have at most {few.X.nnz - 1:,} values that are not 0, got {few.X.nnz:,}\. Write fewer cells"
+    )
+    with pytest.raises(ValueError, match=words):
+        vx.write(few, tmp_path / "few.rds")
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_annotation_without_columns(few, tmp_path):

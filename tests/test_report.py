@@ -1,9 +1,13 @@
 """write_report: what is in the page, and what a browser makes of it."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import vaexprs as vx
@@ -12,6 +16,7 @@ import vaexprs as vx
 import anndata as ad
 import numpy as np
 import pandas as pd
+import plotly
 import plotly.graph_objects as go
 import pytest
 
@@ -339,6 +344,36 @@ def test_json_cannot_end_its_script_element():
     assert "<" not in text
     assert "&" not in text
     assert json.loads(text) == {"a": HOSTILE, "b": [None, None, 0.1, 3, True, None]}
+
+
+def test_another_plotly_that_would_break_the_page_is_refused(tmp_path):
+    """Installed before the other one: the same but for a script that ends the element it is put into."""
+    installed = Path(plotly.__file__).parent
+    other = tmp_path / "plotly"
+    other.mkdir()
+    for part in installed.iterdir():
+        if part.name != "package_data":
+            (other / part.name).symlink_to(part)
+    (other / "package_data").mkdir()
+    (other / "package_data" / "plotly.min.js").write_text("x = '</SCRIPT>'")
+    code = """
+from vaexprs.report.page import _plotly
+try:
+    _plotly()
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stdout == (
+        "The page needs a plotly.js that holds no end tag of a script, and that of plotly "
+        f"{plotly.__version__} does. Install another one: pip install 'plotly!={plotly.__version__}'\n"
+    ), done.stderr
 
 
 def test_figures_are_valid_plotly_figures(page):

@@ -30,12 +30,15 @@ def some(items: Sequence[object], most: int = 5) -> str:
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
 
 
+NOT_BUILT = "could not be deserialized properly"  # Keras says it of each part that another one is in
+
+
 def reason(error: BaseException) -> str:
     """Return the one line of an error from Keras or a file reader that says what is wrong."""
     text = re.sub(r"\x1b\[\d+m", "", str(error))
     lines = [line.strip().removeprefix("Exception encountered: ") for line in text.splitlines()]
-    frame = ("Exception encountered when", "Error when deserializing", "Arguments received")
-    told = [line for line in lines if line and not line.startswith(frame)]
+    frame = ("Exception encountered when", "Error when deserializing", "Arguments received", "config={")
+    told = [line for line in lines if line and not line.startswith(frame) and NOT_BUILT not in line]
     return told[0] if told else type(error).__name__
 
 

@@ -103,7 +103,7 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
         config = json.loads(archive.read(CONFIG))
         weights = io.BytesIO(archive.read(WEIGHTS))
     root = config.get("registered_name") if isinstance(config, dict) else None
-    if root != ROOT:
+    if root != ROOT or config.get("class_name") != "VAE":
         raise Told(f"{str(path)!r} is not a vaexprs model, it holds a {_class_of(config)}.")
     known = _check_names(config, custom_objects, path)
     n_saved = check_hdf5(weights, path, packed=False)

@@ -9,7 +9,7 @@ import anndata as ad
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import check_integer, warn
+from vaexprs._checks import check_integer, some, warn
 from vaexprs.counts import AS_IT_IS
 from vaexprs.fitting import fit_vae, may_be_counts
 from vaexprs.generation import gen_exprs
@@ -103,7 +103,10 @@ def augment(
         )
     lacking = fit.genes.difference(real.var_names, sort=False)
     if len(lacking):
-        raise ValueError(f"The cells must have the genes of the fit; {len(lacking):,} are missing.")
+        raise ValueError(
+            f"The cells must have the genes of the fit, but lack {some(list(lacking))}. Give cells that have "
+            "them, or no fit: then one is made of these cells."
+        )
     if not missing:
         warn(
             f"Every label has as many cells as asked for (to={to!r}): nothing was generated. "

@@ -99,7 +99,7 @@ def _given(saved: SavedFit) -> SavedFit:
 def _work(saved: SavedFit, wanted: str, function: Callable[[VAEFit, Any], Any], part: Any) -> Any:
     """Do one task on a worker."""
     if wanted != VERSION:  # of a worker that came later
-        raise _other_version(f"a worker has {VERSION}")
+        raise _other_version(f"a worker has {VERSION}", wanted)
     with _loading:
         fit = _loaded(saved)
     return function(fit, part)
@@ -185,10 +185,10 @@ def _check_versions(client: Any) -> None:
             raise _other_version(f"{where} has {found_version}")
 
 
-def _other_version(told: str) -> ImportError:
+def _other_version(told: str, wanted: str = VERSION) -> ImportError:
     return ImportError(
-        f"Scheduler and workers of the Dask cluster must have vaexprs {VERSION}, as this process has; "
-        f"{told}. Install it there: pip install 'vaexprs[dask]=={VERSION}'."
+        f"Scheduler and workers of the Dask cluster must have vaexprs {wanted}, as the process has that asks "
+        f"them; {told}. Install it there: pip install 'vaexprs[dask]=={wanted}'."
     )
 
 

@@ -265,7 +265,7 @@ def plot_aug(
     ValueError
         If `plot_fun` is another one, or there are no real cells to show.
     TypeError
-        If `x` is of another kind, or the reduction does not know an argument.
+        If `x` is of another kind, or the reduction does not take an argument or its value.
     """
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
     joined, label_key, notes = _joined(x, real, layer, label_key, seed)
@@ -274,10 +274,9 @@ def plot_aug(
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
-    except TypeError as error:
-        if not any(f"'{name}'" in str(error) for name in kwargs):
-            raise
-        raise TypeError(f"The reduction {method} does not know an argument: {error}") from error
+    except TypeError as error:  # of a name that it does not know, or a value of another kind
+        given = ", ".join(kwargs) or "none"
+        raise TypeError(f"{method} cannot be made with the arguments given ({given}): {error}") from error
     key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
     joined.obsm[key] = embedding
     made = embedding[(joined.obs["group"] == "generated").to_numpy()]

@@ -363,7 +363,7 @@ def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> l
     if len(rows[0]) < LEAST_CELLS:
         raise ValueError(
             f"There must be at least {LEAST_CELLS} generated and as many held-out cells of the same labels, "
-            f"got {len(rows[0])}."
+            f"got {len(rows[0])}. Generate more cells of the labels that were held out."
         )
     # both are treated alike: as many of each make the axes
     axes = Axes.of([made.values[rows[0]], held.values[rows[1]]], seed)

@@ -22,6 +22,11 @@ SILENT_SECONDS = 30  # after which a process that says nothing is given up
 WORDS = 1 << 16  # bytes in which processes tell each other what they were asked to do ...
 MOST_WORDS = 512  # ... and of one thing among it; of a longer one a digest
 
+ASK = (
+    "Is process 0 running, and its port open?",
+    "Does srun start all processes, and was its environment (SLURM_...) left as it is?",
+)  # by whether it is SLURM that says where they are
+
 
 def join(
     processes: int | None = None,
@@ -55,7 +60,7 @@ def join(
     ConnectionError
         If the coordinator or the others do not answer.
     """
-    timeout = timeout or int(os.environ.get("VAEXPRS_CONNECT_SECONDS", CONNECT_SECONDS))
+    timeout = timeout or _connect_seconds()
     given = {"processes": processes, "coordinator": coordinator, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and (len(missing) < len(given) or not in_slurm_step()):
@@ -70,17 +75,22 @@ def join(
         if number >= count:
             raise ValueError(f"process_id must be less than processes, {count}, got {number}.")
         host, _, port = str(coordinator).rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise ValueError(f"coordinator must look like 'HOST:PORT', got {coordinator!r}.")
         where = {"coordinator_address": coordinator, "num_processes": count, "process_id": number}
         if number:
             _wait_for(host, int(port), timeout)
+        else:
+            _check_free(int(port))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is told in our words
     import jax
     import keras
 
     if keras.backend.backend() != "jax":
-        raise ValueError(f"Several processes need Keras on JAX, got the backend {keras.backend.backend()!r}.")
+        raise ValueError(
+            f"Several processes need Keras on JAX, got the backend {keras.backend.backend()!r}. Unset "
+            "KERAS_BACKEND."
+        )
     config: Any = jax.config
     config.update("jax_cpu_collectives_implementation", "gloo")
     # or JAX would end this process with a stack of its own when another one is lost
@@ -90,12 +100,33 @@ def join(
         jax.distributed.initialize(
             **where, initialization_timeout=timeout, heartbeat_timeout_seconds=SILENT_SECONDS
         )
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, KeyError) as error:  # a KeyError of what srun should have set
         raise ConnectionError(
             f"The other processes could not be joined at {coordinator or 'the SLURM coordinator'} within "
-            f"{timeout} s: {reason(error)} Is process 0 running, and its port open?"
+            f"{timeout} s: {reason(error).rstrip('.')}. {ASK[coordinator is None]}"
         ) from error
     return keras.distribution.DataParallel(auto_shard_dataset=False)
+
+
+def _connect_seconds() -> int:
+    told = os.environ.get("VAEXPRS_CONNECT_SECONDS", str(CONNECT_SECONDS))
+    if not told.isdecimal() or not int(told):
+        raise ValueError(
+            f"VAEXPRS_CONNECT_SECONDS must be a whole number of seconds, at least 1, got {told!r}. Unset it "
+            f"for {CONNECT_SECONDS}."
+        )
+    return int(told)
+
+
+def _check_free(port: int) -> None:
+    """Check that this process may listen at a port: JAX itself would crash where it may not."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"Process 0 must listen at port {port} of this machine, and cannot: {error}. Choose another port "
+            "for coordinator, the same for all processes."
+        ) from error
 
 
 def _wait_for(host: str, port: int, timeout: float) -> None:
@@ -108,8 +139,7 @@ def _wait_for(host: str, port: int, timeout: float) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise ConnectionError(
-                    f"The coordinator {host}:{port} does not answer within {timeout:g} s: {error}. "
-                    "Is process 0 running, and its port open?"
+                    f"The coordinator {host}:{port} does not answer within {timeout:g} s: {error}. {ASK[0]}"
                 ) from error
             time.sleep(0.2)
 

@@ -28,6 +28,7 @@ from vaexprs.tables import told_orientation
 STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: portable, as text, or the machine's
 SEQUENCES = ("compact_intseq", "compact_realseq")  # vectors that R stores as from and to
 NO_VALUE = "\x01NULL\x01"  # the symbol that stands for NULL in a slot
+MOST_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
 MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold something else
 IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') for its matrix alone."
 
@@ -520,9 +521,10 @@ class _Tree:
             )
         by_cell = sp.csc_matrix(x)
         by_cell.sort_indices()
-        if by_cell.nnz >= 2**31:
+        if by_cell.nnz > MOST_VALUES:
             raise ValueError(
-                f"R holds at most 2,147,483,647 values in a matrix, got {by_cell.nnz:,}; write .h5ad."
+                f"A sparse matrix of R must have at most {MOST_VALUES:,} values that are not 0, got "
+                f"{by_cell.nnz:,}. Write fewer cells, or .h5ad."
             )
         return self.s4(
             "dgCMatrix",

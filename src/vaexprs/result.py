@@ -349,15 +349,13 @@ def _read_meta(path: Path) -> dict[str, Any]:
 def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
     try:
         check_saved(path, custom_objects or {})
-        model = keras.saving.load_model(
+        model: VAE = keras.saving.load_model(
             path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
         )
     except (Told, MemoryError):
         raise
     except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
         raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
-    if not isinstance(model, VAE):
-        raise ValueError(f"{str(path)!r} is not a vaexprs model, it holds a {type(model).__name__}.")
     return model
 
 

@@ -266,13 +266,13 @@ class Interrupt:
             self._previous = signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, *_: Any) -> None:
+        self.asked = True
+        self.end()  # first: the next one may come while this is told
         warnings.warn(
             "Training was interrupted; what was learned so far is kept. Ctrl-C once more stops at once.",
             UserWarning,
             stacklevel=2,
         )
-        self.asked = True
-        self.end()
 
     def end(self) -> None:
         """Let Ctrl-C do what it did before."""

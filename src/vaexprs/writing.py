@@ -322,7 +322,10 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
             writer.start(_write_adata, adata, dataset_kwargs=settings)
         return path
     if adata.X is None:
-        raise ValueError("The AnnData has no X to write.")
+        raise ValueError(
+            f"The AnnData must have the values for a {suffix} file in X, but has no X. Put them there, as in "
+            "adata.X = adata.layers['counts'], or write .h5ad, which holds cells without X too."
+        )
     adata = in_memory(adata)
     if suffix == ".rds":
         with written_whole(path, overwrite=overwrite) as beside:

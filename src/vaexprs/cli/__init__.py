@@ -123,9 +123,17 @@ def _give_up(status: int) -> None:
 def _heed(lost: Any) -> None:
     """Interrupt once more where Ctrl-C came in while Python collected garbage, and would be forgotten."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, _thread.interrupt_main).start()
+        threading.Timer(0.1, _interrupt).start()
     else:
         sys.__unraisablehook__(lost)
+
+
+def _interrupt() -> None:
+    main_thread = threading.main_thread().ident
+    if main_thread is None or not hasattr(signal, "pthread_kill"):  # Windows
+        _thread.interrupt_main()
+    else:  # which wakes what waits for the system, too
+        signal.pthread_kill(main_thread, signal.SIGINT)
 
 
 def _end(*_: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from vaexprs._checks import reason
 from vaexprs.cli.options import (
     READABLE,
     WRITABLE,
@@ -227,7 +228,10 @@ def split(
         )
         rows = split_rows(labels, cells.n_obs, fraction, seed)
     if not all(map(len, rows)):
-        raise ValueError(f"Both sides must have cells, got {len(rows[0]):,} and {len(rows[1]):,}.")
+        raise ValueError(
+            f"Both sides must have cells, got {len(rows[0]):,} to fit and {len(rows[1]):,} held out. Choose "
+            "another --fraction, or a column with more levels for --by."
+        )
     for path, part in zip((train, holdout), rows, strict=True):
         write(cells[part].copy(), path, overwrite=overwrite)
         if not quiet:
@@ -265,6 +269,7 @@ def generate(
 ) -> None:
     """Generate cells from a saved model."""
     asked = _asked_labels(label, labels, labels_json)
+    wished = None if conditions is None else _read_conditions(conditions)
     claim(out, overwrite=overwrite, cells=True)
     wanted = levels(covariate, "--covariate", "donor=101")
     from vaexprs.cluster import connected
@@ -281,7 +286,7 @@ def generate(
             use_generator=batch_size is not None,
             labels=asked,
             covariates=wanted,
-            conditions=None if conditions is None else _read_conditions(conditions),
+            conditions=wished,
             library_size=library_size,
             stratified=not independent,
             seed=seed,
@@ -440,6 +445,8 @@ def _asked_labels(
                 )
         return {name: int(number) for name, number in pairs.items()}
     if labels_json is not None:
+        if not labels_json.is_file():
+            raise FileNotFoundError(f"There is no file {str(labels_json)!r}.")
         try:
             numbers = json.loads(labels_json.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -453,11 +460,16 @@ def _asked_labels(
 def _read_conditions(path: Path) -> Any:
     import pandas as pd
 
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         # levels are words: 1 is not to become 1.0 where another row has none
         table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} must be a CSV with names of conditions in its first row, and cannot be read as "
+            f"such: {reason(error).rstrip('.')}."
+        ) from error
     if "n" in table:
         numbers = table["n"].fillna("").str.strip()
         wrong = numbers[~numbers.str.fullmatch("[0-9]+")]

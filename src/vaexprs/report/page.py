@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import numpy as np
@@ -311,5 +312,8 @@ def _plotly() -> str:
 
     text = str(get_plotlyjs())
     if "</script" in text.lower():
-        raise RuntimeError("plotly.js holds an end tag and cannot stand in a page; install another plotly.")
+        raise ImportError(
+            f"The page needs a plotly.js that holds no end tag of a script, and that of plotly "
+            f"{version('plotly')} does. Install another one: pip install 'plotly!={version('plotly')}'"
+        )
     return text
