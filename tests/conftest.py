@@ -10,9 +10,6 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "vaexprs-tests-jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# half of the tests' time was XLA's; the programs that users run are compiled in full when the docs are built
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 # a shell starts what is to run in the background with Ctrl-C ignored, and tests send it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
