@@ -749,9 +749,10 @@ def test_variable_genes_where_none_varies_are_refused(x):
         quick(x_train=x, n_top_genes=2)
 
 
-def test_variable_genes_that_cannot_be_compared_are_refused():
-    x = np.zeros((70, 4))
-    x[0, :2] = 1
+@pytest.mark.parametrize(("value", "other"), [(0, [1, 1]), (7, [1, 7])], ids=["zeros", "one that varies"])
+def test_variable_genes_that_cannot_be_compared_are_refused(value, other):
+    x = np.full((70, 4), value, float)
+    x[0, :2] = other
     with pytest.raises(
         ValueError, match="n_top_genes needs genes with values that can be compared, .* 70 cells"
     ):

@@ -160,7 +160,7 @@ def given_as(case, folder):
             matrix = sp.csc_matrix(x)
         cells = ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=case.genes))
         if form == "view":
-            cells = ad.concat([cells, cells])[:n]
+            cells = cells[np.tile(np.arange(n), 2)].copy()[:n]
         elif form in ("backed", "path", "on disk"):
             path = folder / "cells.h5ad"
             try:

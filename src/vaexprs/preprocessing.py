@@ -577,12 +577,14 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
             sc.pp.log1p(some_cells)
         try:
             sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
-        except (IndexError, ValueError) as error:  # not one gene has a dispersion that can be compared
-            raise ValueError(
-                f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells "
-                "do not have: too few of them are not zero. Leave it out."
-            ) from error
-    columns = np.flatnonzero(some_cells.var["highly_variable"])
+            columns = np.flatnonzero(some_cells.var["highly_variable"])
+        except (IndexError, ValueError):  # not one gene has a dispersion that can be compared
+            columns = np.arange(0)
+    if not len(columns):
+        raise ValueError(
+            f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells "
+            "do not have: too few of them are not zero, or vary. Leave it out."
+        )
     if isinstance(cells, DiskCells):
         return replace(cells, X=cells.X.mapped(columns, None), var_names=cells.var_names[columns])
     return cells[:, columns].copy()
