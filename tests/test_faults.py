@@ -377,3 +377,12 @@ def test_other_errors_are_not_of_memory():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 274877906944 bytes.")
     assert _checks.lacks_memory(OSError(12, "Cannot allocate memory"))
     assert not _checks.lacks_memory(ValueError("bad_alloc"))
+    assert _checks.lacks_memory(SystemError("<function f> returned NULL without setting an exception"))
+    with (
+        pytest.raises(MemoryError, match=r"not enough memory \(Could not load lib\.so\)"),
+        _checks.memory_told(),
+    ):
+        try:
+            raise OSError("lib.so: failed to map segment from shared object")
+        except OSError:
+            raise OSError("Could not load lib.so") from None

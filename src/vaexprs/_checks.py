@@ -94,6 +94,7 @@ NO_MEMORY = (
     "cannot allocate memory",
     "failed to map segment",
     "can't start new thread",
+    "returned null without setting an exception",
 )
 
 
@@ -104,8 +105,11 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether an error, of whatever class, says that there was not enough memory."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    said = str(error).lower()
-    return isinstance(error, (RuntimeError, ImportError, OSError)) and any(word in said for word in NO_MEMORY)
+    kinds, said = (RuntimeError, ImportError, OSError, SystemError), str(error).lower()
+    if isinstance(error, kinds) and any(word in said for word in NO_MEMORY):
+        return True
+    before = error.__cause__ or error.__context__  # libraries have words of their own for it
+    return before is not None and lacks_memory(before)
 
 
 @contextmanager

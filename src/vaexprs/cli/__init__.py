@@ -63,7 +63,10 @@ def main() -> None:
         text = str(error)
         if isinstance(error, FileExistsError):
             text = text.replace("say overwrite", "say --overwrite")
-        errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
+        try:
+            errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
+        except MemoryError:  # rich would load more of itself
+            sys.stderr.write(f"Error: {text}\n")
         _give_up(2)
         sys.exit(2)
     except SystemExit as end:
