@@ -118,9 +118,9 @@ def _watch(limit: int) -> None:
 
 
 def _give_up(status: int) -> None:
-    from vaexprs.processes import give_up
-
-    give_up(status)
+    processes = sys.modules.get("vaexprs.processes")
+    if processes is not None:  # or there are no others; and there may be no memory to load it
+        processes.give_up(status)
 
 
 def _heed(lost: Any) -> None:
