@@ -277,3 +277,9 @@ def test_a_backed_object_with_counts_elsewhere(few, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"those in layers\['counts'\] are used"):
         assert (from_object(backed).X != few.X).nnz == 0
     backed.file.close()
+
+
+def test_tiny_values_are_not_logarithms_of_enormous_counts():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recovered(np.array([[0.0, 0.0, 2.0, 1.17549435e-38]])) is None

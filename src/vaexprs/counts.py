@@ -17,6 +17,7 @@ AS_IT_IS_SAID = "To have X as it is, say layer='X' (--layer X)."
 BASES = (np.e, 2.0, 10.0)
 MOST_LOWEST = 10  # the lowest count of a cell is looked for up to this
 LEAST_ONES = 0.05  # of the recovered counts: low ones are common among counts, and rare among other values
+MOST_COUNTS = 2**31  # of a gene in a cell, which no machine counts to
 SAMPLE = 100  # cells that are looked at before all are
 CLOSE = 0.02  # how near to a whole number a recovered count must be ...
 CLOSE_TO_LARGE = 4e-6  # ... and how much farther for each count: logarithms are of 32 bits ...
@@ -96,7 +97,7 @@ def recovered(x: Matrix) -> Matrix | None:
         if _counts(sample, base) is not None:
             found = _counts(csr, base)
             if found is not None:
-                if np.mean(found == 1) < LEAST_ONES:
+                if np.mean(found == 1) < LEAST_ONES or found.max() >= MOST_COUNTS:
                     return None
                 whole = sp.csr_matrix((found.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
                 return whole if sp.issparse(values) else whole.toarray()
