@@ -312,9 +312,8 @@ def test_any_matrix_is_generated_from_or_refused(case):
         arguments = given_as(case, Path(folder))
         if case.form == "on disk":
             patched.setattr(ondisk, "IN_MEMORY", 0)
-        note(
-            {name: str(value)[:300] for name, value in arguments.items()}
-        )  # pandas warns of halves as it prints
+        # before warnings are errors: pandas warns of halves as it prints
+        note({name: str(value)[:300] for name, value in arguments.items()})
         warnings.simplefilter("error", RuntimeWarning)
         with refused_well():
             fit = fitted(case, arguments)
