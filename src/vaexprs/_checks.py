@@ -6,11 +6,13 @@ import difflib
 import errno
 import importlib
 import numbers
+import os
 import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +50,20 @@ def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("vaexprs."):
         frame, level = frame.f_back, level + 1
     warnings.warn(sentence, category, stacklevel=level)
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if it is a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    return path
 
 
 def check_choice(name: str, value: object, options: Sequence[str]) -> str:

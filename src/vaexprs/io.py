@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import did_you_mean, require, some, warn
+from vaexprs._checks import check_file, did_you_mean, require, some, warn
 from vaexprs.counts import AS_IT_IS, chosen, count_names
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import (
@@ -91,10 +91,9 @@ def read(
         check_sparse(cells)
     if obs is None:
         return cells
-    if not Path(obs).is_file():
-        raise FileNotFoundError(f"There is no file {str(obs)!r}.")
-    with damage_told(Path(obs)):
-        return with_obs(cells, read_obs(Path(obs)), Path(obs))
+    obs = check_file(obs)
+    with damage_told(obs):
+        return with_obs(cells, read_obs(obs), obs)
 
 
 def _read_store(path: Path) -> ad.AnnData:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vaexprs._checks import reason
+from vaexprs._checks import check_file, reason
 from vaexprs.cli.options import (
     READABLE,
     WRITABLE,
@@ -445,8 +445,7 @@ def _asked_labels(
                 )
         return {name: int(number) for name, number in pairs.items()}
     if labels_json is not None:
-        if not labels_json.is_file():
-            raise FileNotFoundError(f"There is no file {str(labels_json)!r}.")
+        check_file(labels_json)
         try:
             numbers = json.loads(labels_json.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -460,8 +459,7 @@ def _asked_labels(
 def _read_conditions(path: Path) -> Any:
     import pandas as pd
 
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    check_file(path)
     try:
         # levels are words: 1 is not to become 1.0 where another row has none
         table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
