@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,6 +368,49 @@ def test_memory_that_ends_is_one_sentence(tmp_path):
         assert done.returncode == 2, done.stderr
         assert re.match(words, done.stderr.splitlines()[-1]), done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux'")
+def test_what_is_killed_where_memory_is_limited_does_not_go_on(tmp_path):
+    code = (
+        "import os, time\nfrom vaexprs import cli\n"
+        "def work():\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
+        "cli.app = work\ncli.main()\n"
+    )
+
+    def little():
+        resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=little
+    ) as process:
+        worker = int(process.stdout.readline())
+        assert worker != process.pid
+        process.kill()
+        end = time.monotonic() + 20
+        while state_of(worker) != "Z":
+            assert time.monotonic() < end, "it goes on"
+            time.sleep(0.01)
+
+
+def state_of(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+def test_linear_algebra_goes_on_where_memory_has_ended():
+    """OpenBLAS would wait for its buffers without end."""
+    code = (
+        "import resource, numpy as np, scipy.linalg\nfrom vaexprs import cli\n"
+        "cli._reserve()\nx = np.random.default_rng(0).normal(size=(120, 50))\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**23,) * 2)\n"
+        "print(np.allclose(scipy.linalg.svd(x)[1], np.linalg.svd(x)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_other_errors_are_not_of_memory():

@@ -132,13 +132,14 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
         "keep_default_na": False,
         "na_values": [""],
         "low_memory": False,
+        "float_precision": "round_trip",  # the others crash over exponents of ten digits
         "encoding": "utf-8-sig",
     }
     n_rows = max(1, VALUES_AT_ONCE // (len(header) + 1))
     with pd.read_csv(path, dtype={0: str}, nrows=n_rows, chunksize=n_rows, **settings) as reader:
         start = next(iter(reader))
     places = range(1, len(header) + 1)
-    text = [place for place in places if _is_text(start[place])]
+    text = [place for place in places if _is_text(start[place], settings["decimal"])]
     numbers = [place for place in places if place not in set(text)]
     if not numbers:
         raise Told(f"{str(path)!r} has no column of numbers beside its names ({some(header)}).")
@@ -148,17 +149,24 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
         for chunk in reader:
             rows = chunk[0].fillna("").to_numpy(str)
             values = chunk[numbers]
-            block = values.to_numpy(np.float32) if _all_numbers(values) else None
-            if block is None or np.isnan(block).any():
-                _tell_where(path, chunk, numbers, rows, header)
-                block = values.apply(pd.to_numeric).to_numpy(np.float32)
+            if not _all_numbers(values):
+                values = values.apply(_numbers, decimal=settings["decimal"])
+            block = values.to_numpy(np.float32)
+            if np.isnan(block).any():
+                row, column = np.argwhere(np.isnan(block))[0]
+                found = chunk[numbers[column]].iloc[row]
+                what = "nothing" if pd.isna(found) else repr(str(found))
+                raise Told(
+                    f"{str(path)!r} must hold numbers, but has {what} in row {str(rows[row])!r}, "
+                    f"column {header[numbers[column] - 1]!r}."
+                )
             names.append(rows)
             parts.append(sp.csr_matrix(block))
             words.append(chunk[text])
     x = sp.vstack(parts, format="csr") if len(parts) > 1 else parts[0]
     values = x if x.nnz <= FEW * x.shape[0] * x.shape[1] else x.toarray()
     named = np.concatenate(names)
-    if len(set(named)) < len(named) and pd.to_numeric(pd.Series(named), errors="coerce").notna().all():
+    if len(set(named)) < len(named) and _numbers(pd.Series(named), ".").notna().all():
         raise Told(
             f"{str(path)!r} must have names in its first column, got numbers that come more than once."
         )
@@ -193,37 +201,37 @@ def _header(path: Path) -> tuple[list[str], str]:
     return header[len(header) == len(first) :], separator
 
 
-def _is_text(values: pd.Series) -> bool:
+def _is_text(values: pd.Series, decimal: str) -> bool:
     """Whether not one of the values is a number."""
     if pd.api.types.is_bool_dtype(values):
         return True
     if pd.api.types.is_numeric_dtype(values):
         return False
-    return bool(pd.to_numeric(values, errors="coerce").isna().all())
+    return bool(_numbers(pd.Series(values.unique()), decimal).isna().all())
 
 
 def _all_numbers(values: pd.DataFrame) -> bool:
     return all(kind.kind in "iuf" for kind in set(values.dtypes))
 
 
-def _tell_where(
-    path: Path, chunk: pd.DataFrame, numbers: Sequence[int], rows: np.ndarray, header: Sequence[str]
-) -> None:
-    """Raise where a value is missing or not a number, and say where."""
-    for place in numbers:
-        column = chunk[place]
-        if pd.api.types.is_numeric_dtype(column) and not column.isna().any():
-            continue
-        missing = pd.to_numeric(column, errors="coerce").isna().to_numpy()
-        if not missing.any():
-            continue
-        at = int(np.argmax(missing))
-        found = column.iloc[at]
-        what = "nothing" if pd.isna(found) else repr(str(found))
-        raise Told(
-            f"{str(path)!r} must hold numbers, but has {what} in row {str(rows[at])!r}, "
-            f"column {header[place - 1]!r}."
-        )
+def _numbers(values: pd.Series, decimal: str) -> pd.Series:
+    """Return values as numbers, NaN for what is none or too large for one.
+
+    ``pandas.to_numeric`` crashes over exponents of ten digits.
+    """
+    if values.dtype.kind in "iuf":
+        return values
+    swapped = str.maketrans(".,", ",.") if decimal == "," else {}
+
+    def number(value: object) -> float:
+        text = str(value).translate(swapped)
+        try:
+            found = float(text)
+        except ValueError:
+            return np.nan
+        return np.nan if "_" in text or np.isinf(found) else found
+
+    return values.map(number).astype(float)
 
 
 def obs_path(path: Path) -> Path:

@@ -87,6 +87,7 @@ def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.
             continue  # what follows is the line with the shape
         settings: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(columns), "dtype": columns}
         settings |= {"index_col": False, "na_filter": False, "quoting": 3, "chunksize": ENTRIES_AT_ONCE}
+        settings["float_precision"] = "round_trip"  # the others crash over exponents of ten digits
         for chunk in pd.read_csv(file, **settings) if n else ():
             for side, size in zip(("gene", "cell"), shape, strict=True):
                 if not chunk[side].between(1, size).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import ctypes
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from vaexprs.cli.options import INTERRUPTED, OUTPUTS, Stopped, plain
 
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
 LEAST_MEMORY = 3 * 2**29  # bytes of address space to load all libraries in
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 ABORTED = (signal.SIGABRT, signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGSEGV))
 
 app = typer.Typer(
@@ -105,6 +107,9 @@ def _watch(limit: int) -> None:
     """Go on in a child: where memory is limited libraries may abort the process, and then this one tells."""
     child = os.fork()
     if not child:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+        _reserve()
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child, which gets it too, says what there is to say
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
@@ -115,6 +120,15 @@ def _watch(limit: int) -> None:
             "(ulimit -v). Allow more of it. What was there before is as it was."
         )
     os._exit(status if status >= 0 else 128 - status)  # the child has said what there is to say
+
+
+def _reserve() -> None:
+    """Have the OpenBLAS of NumPy and that of SciPy take their buffers: later they might try without end."""
+    import numpy as np
+    from scipy.linalg.blas import dgemm
+
+    square = np.zeros((256, 256))  # small ones need no buffer
+    dgemm(1.0, square @ square, square)
 
 
 def _give_up(status: int) -> None:
