@@ -1,6 +1,7 @@
 """fit_vae: each argument does what it says, and bad input gets one clear sentence."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -246,6 +247,18 @@ def test_validation_split_is_ignored_where_there_are_validation_cells(few):
     fit = quick(few, x_val=few[:10], validation_split=0.5)
     assert len(fit.preprocessing.train) == 120
     assert len(fit.preprocessing.val) == 10
+
+
+def test_a_fit_that_is_long_because_of_its_genes_says_so_once(few, capsys, monkeypatch):
+    for name in ("MANY_GENES", "SECONDS_TO_JUDGE", "MANY_MINUTES"):
+        monkeypatch.setattr(f"vaexprs.training.{name}", 0)
+    vx.fit_vae(few, epochs=30)
+    said = capsys.readouterr().err
+    assert len(re.findall(r"With 50 genes this takes about \d+ more minutes\. n_top_genes=2000", said)) == 1
+    vx.fit_vae(few, epochs=3, verbose=0)
+    monkeypatch.setattr("vaexprs.training.MANY_GENES", 50)
+    vx.fit_vae(few, epochs=30)
+    assert "more minutes" not in capsys.readouterr().err
 
 
 def test_further_arguments_reach_keras_fit(few, capsys):

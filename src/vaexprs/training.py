@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ FEW_EPOCHS = 10  # up to which their number is rounded rather than rounded up: e
 STEPS_AT_ONCE = 16  # that run as one compiled program, with batches of so many bytes together
 BYTES_AT_ONCE = 8 * 2**20
 STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: one takes part of a step
+# a fit is said to take long because of its genes: more than so many, judged after so many seconds
+MANY_GENES, SECONDS_TO_JUDGE, MANY_MINUTES = 5_000, 20, 3
 TRY_SMALLER = (
     "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and look for genes with enormous "
     "values."
@@ -162,7 +165,8 @@ def train(
         return _finished(model, batches, start)
     if verbose == "auto":
         if share[0] == 0:
-            callbacks.append(_Progress(schedule, start.epoch * schedule.steps + start.step))
+            done = start.epoch * schedule.steps + start.step
+            callbacks.append(_Progress(schedule, done, len(prepared.genes)))
         verbose = 0
     model.steps_done = start.step
     batches.passed_over = start.epoch, start.step
@@ -204,12 +208,17 @@ def _finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[
 
 
 class _Progress(keras.callbacks.Callback):
-    """Shows one bar over all steps, with the loss; it says how many were done in an earlier fit."""
+    """Shows one bar over all steps, with the loss; it says how many were done in an earlier fit.
 
-    def __init__(self, schedule: Schedule, done: int = 0) -> None:
+    Where many genes make it long, it says once how to take fewer.
+    """
+
+    def __init__(self, schedule: Schedule, done: int, n_genes: int) -> None:
         super().__init__()
         self._schedule = schedule
         self._done = done
+        self._n_genes = n_genes
+        self._advised = n_genes <= MANY_GENES
         self._epoch = 0
         self._bar: Any = None
 
@@ -224,10 +233,23 @@ class _Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         done = self._epoch * self._schedule.steps + min(batch + 1, self._schedule.steps)
         self._bar.update(done - self._bar.n)
+        if not self._advised and self._bar.format_dict["elapsed"] > SECONDS_TO_JUDGE:
+            self._advise()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         shown = {name: f"{value:.5g}" for name, value in (logs or {}).items() if name in ("loss", "val_loss")}
         self._bar.set_postfix({"epoch": f"{epoch + 1}/{self._schedule.epochs}", **shown}, refresh=False)
+
+    def _advise(self) -> None:
+        self._advised = True
+        state = self._bar.format_dict
+        minutes = state["elapsed"] / (state["n"] - self._done) * (state["total"] - state["n"]) / 60
+        if minutes > MANY_MINUTES:
+            self._bar.write(
+                f"With {self._n_genes:,} genes this takes about {minutes:.0f} more minutes. n_top_genes=2000 "
+                "(--n-top-genes 2000) fits the most variable ones in fewer.",
+                file=sys.stderr,
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         self._bar.close()
