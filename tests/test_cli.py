@@ -429,6 +429,16 @@ def test_evaluate_writes_what_python_gives(judged, few):
     (judged / "table.csv").unlink()
 
 
+def test_warnings_are_the_users():
+    code = (
+        "import warnings\nfrom vaexprs import cli\ndef work():\n    warnings.simplefilter('always')\n"
+        "    for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, UserWarning):\n"
+        "        warnings.warn(kind.__name__, kind)\ncli.app = work\ncli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "Warning: FutureWarning\nWarning: UserWarning\n")
+
+
 def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
     code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--out", "t.csv"]

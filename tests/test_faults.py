@@ -400,6 +400,23 @@ def state_of(process):
         return "Z"
 
 
+def test_figures_are_worked_out_in_one_process_where_memory_is_limited(few, tmp_path):
+    """joblib would wait without end where it cannot start a thread."""
+    few[:60].write_h5ad(tmp_path / "a.h5ad")
+    few[60:].write_h5ad(tmp_path / "b.h5ad")
+    code = (
+        "import resource, vaexprs as vx\n{}\n"
+        "vx.evaluate('a.h5ad', 'b.h5ad', only=['forest_auc_pcs'], progress=False)\n"
+        "from joblib.externals.loky import reusable_executor\n"
+        "print(reusable_executor._executor is None)\n"
+    )
+    for limit, alone in (("", "False"), ("resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))", "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(limit)], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert (done.returncode, done.stdout) == (0, f"{alone}\n"), done.stderr
+
+
 def test_linear_algebra_goes_on_where_memory_has_ended():
     """OpenBLAS would wait for its buffers without end."""
     code = (

@@ -389,6 +389,15 @@ def test_a_value_beyond_32_bits_is_infinite(few):
         quick(x_train=x)
 
 
+def test_values_in_too_large_a_unit(few):
+    words = "Some values must be 1e-15 or larger, got none above 9e-19, whose squares 32 bits do not hold. Multiply"
+    values = np.random.default_rng(0).integers(0, 10, (60, 4)) * 1e-19
+    with pytest.raises(ValueError, match=words):
+        quick(x_train=values)
+    fit = quick(x_train=values * 1e5)
+    assert np.isfinite(fit.history["loss"]).all()
+
+
 def test_a_cell_without_counts(few):
     bad = changed(few, 0, (7, slice(None)))
     with pytest.raises(

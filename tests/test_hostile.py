@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -386,7 +387,7 @@ def test_a_network_larger_than_its_file(saved):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"units": -3}, "is damaged: .*`units`, expected a positive integer. Received: units=-3"),
+        ({"units": -3}, "is damaged: .*-3"),
         ({"colour": 3}, "is damaged: Unrecognized keyword arguments passed to Dense: {'colour': 3}"),
         ({"activation": 7}, "is damaged: Could not interpret activation function identifier: 7"),
     ],
@@ -398,6 +399,30 @@ def test_a_network_that_cannot_be_built(saved, change, words):
 
     with_config(saved, wrong)
     refused(lambda: vx.load_vae(saved), saved / "model.keras", words)
+
+
+def test_a_network_of_a_newer_keras(saved):
+    """Its layers may have settings that this one does not know; what it says of itself is only believed so far."""
+    meta = json.loads((saved / "meta.json").read_text())
+
+    def wrong(config):
+        layers = layers_of(config)
+        next(layers[name] for name in layers if name.startswith("dense"))["config"]["colour"] = 3
+
+    with_config(saved, wrong)
+    newer = re.escape(
+        f", or needs the Keras that it was saved with, 99.1 (here is {keras.__version__}; update it): "
+    )
+    for versions, words in (
+        ({"keras": "99.1"}, newer),
+        ({"keras": "3.0"}, ": "),
+        ({"keras": "<script>"}, ": "),
+        ({"keras": [9]}, ": "),
+        ([], ": "),
+    ):
+        meta["recipe"]["versions"] = versions
+        (saved / "meta.json").write_text(json.dumps(meta))
+        refused(lambda: vx.load_vae(saved), saved / "model.keras", f"is damaged{words}Unrecognized keyword")
 
 
 def test_a_network_that_blows_a_cell_up(small, tmp_path):

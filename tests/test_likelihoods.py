@@ -1,5 +1,6 @@
 """Likelihoods: probabilities, draws, checks and last layers, against scipy.stats and scikit-learn."""
 
+import warnings
 from operator import attrgetter
 
 import keras
@@ -528,6 +529,20 @@ def test_values_with_negative_ones_are_not_scaled():
     x = DRAWS["lognormal"](np.random.default_rng(0))
     x[0, 0] = -1
     assert Gaussian.for_values(Summary.of(x)).scaling(x) == "none"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "values", [[1e-30, 1e-30, 1e-38, 0], [1e15, 1.0000005e15, 1.000001e15, 1.0000015e15]]
+)
+def test_values_too_small_or_too_near_each_other_for_a_transformation(values, dtype):
+    """Their moments may be 0 under one of them, and its logarithm says nothing."""
+    x = np.array(values, dtype)[:, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Gaussian.for_values(Summary.of(x)).scaling(x) in POWERS
+    for power, (_, there, back) in POWERS.items():
+        np.testing.assert_allclose(back(there(x)), x, rtol=1e-4, err_msg=power)
 
 
 def test_scaling_does_not_depend_on_genes_whose_non_zeros_are_all_the_same():

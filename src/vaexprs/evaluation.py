@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vaexprs import metrics
-from vaexprs._checks import check_integer, did_you_mean, some
+from vaexprs._checks import address_space, check_integer, did_you_mean, some
 from vaexprs.comparison import (
     Axes,
     CellSet,
@@ -452,8 +452,9 @@ def _compare(plan: Plan, wanted: set[str], resamples: int, seed: int, progress: 
                 parts[i][label] = Parts.of(a, b)
             yield a, b, i > 0
 
-    # processes where trees are grown, which hold Python's lock; they import no more than `scorecard`
-    n_jobs = -1 if any(name.startswith("forest") for name in wanted) else 1
+    # processes where trees are grown, which hold Python's lock; they import no more than `scorecard`.
+    # joblib waits without end where it cannot start the threads that feed them
+    n_jobs = -1 if any(name.startswith("forest") for name in wanted) and address_space() is None else 1
     with threadpool_limits(1), progress_bar(len(tasks), "comparing", "part", shown=progress) as bar:
         work = Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(pair_figures_and_gaps)(a, b, plan.shared, wanted, counts, floor)

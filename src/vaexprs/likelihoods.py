@@ -32,6 +32,7 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
 TOLD_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
+SMALLEST = 1e-15  # largest value of a Gaussian, in whatever unit
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
@@ -654,7 +655,12 @@ class Gaussian(Likelihood):
         return {"zeros": self.zeros, "nonnegative": self.nonnegative}
 
     def check(self, summary: Summary, cells: Any) -> None:
-        pass
+        most = float(max(abs(summary.low).max(), abs(summary.high).max()))
+        if 0 < most < SMALLEST:
+            raise ValueError(
+                f"Some values must be {SMALLEST:g} or larger, got none above {most:g}, whose squares 32 bits "
+                "do not hold. Multiply them all by a constant."
+            )
 
     def scaling(self, x: Matrix | DiskMatrix) -> str:
         if not self.nonnegative:
@@ -668,6 +674,7 @@ class Gaussian(Likelihood):
                 moments[kind] = _joined(moments[kind], _moments(gene, function(values), x.shape[1]))
         n, mean, sd = moments["none"]
         told = (n > 2) & (sd > 1e-6 * mean)  # the others' values are all one, but for rounding
+        told &= np.all([each[2] > 0 for each in moments.values()], axis=0)
         gains = {
             kind: (power - 1) * log_slopes[told].sum() - (n[told] * np.log(moments[kind][2][told])).sum()
             for kind, (power, _, _) in POWERS.items()

@@ -21,7 +21,7 @@ from vaexprs.ondisk import DiskCells, DiskMatrix, row_blocks
 # power, function, inverse. Each leaves 0 at 0, so that a sparse matrix stays sparse.
 POWERS: dict[str, tuple[float, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "none": (1.0, lambda x: x, lambda y: y),
-    "sqrt": (0.5, lambda x: 2 * (np.sqrt(1 + x) - 1), lambda y: (1 + y / 2) ** 2 - 1),
+    "sqrt": (0.5, lambda x: 2 * x / (np.sqrt(1 + x) + 1), lambda y: y + y * y / 4),  # exact near 0
     "log1p": (0.0, np.log1p, np.expm1),
 }
 SCALINGS = (*POWERS, "minmax")

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+from packaging.version import InvalidVersion, Version
 
 from vaexprs import markup
 from vaexprs._checks import reason, some
@@ -256,7 +257,7 @@ def load_vae(
             f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {reason(error)}"
         ) from error
     fit = VAEFit(
-        _read_model(path / "model.keras", custom_objects),
+        _read_model(path / "model.keras", custom_objects, recipe),
         preprocessing,
         density,
         history,
@@ -346,7 +347,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return dict(meta)
 
 
-def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
+def _read_model(path: Path, custom_objects: Mapping[str, Any] | None, recipe: Mapping[str, Any]) -> VAE:
     try:
         check_saved(path, custom_objects or {})
         model: VAE = keras.saving.load_model(
@@ -355,8 +356,20 @@ def _read_model(path: Path, custom_objects: Mapping[str, Any] | None) -> VAE:
     except (Told, MemoryError):
         raise
     except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
-        raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
+        raise ValueError(f"{str(path)!r} is damaged{_or_newer(recipe)}: {reason(error)}") from error
     return model
+
+
+def _or_newer(recipe: Mapping[str, Any]) -> str:
+    """Say so where a model was saved with a newer Keras, whose layers may have settings unknown here."""
+    versions = recipe.get("versions")
+    saved = str(versions.get("keras", "")) if isinstance(versions, dict) else ""
+    try:
+        if Version(saved) <= Version(keras.__version__):
+            return ""
+    except InvalidVersion:
+        return ""
+    return f", or needs the Keras that it was saved with, {saved} (here is {keras.__version__}; update it)"
 
 
 def encode(model: VAE, cells: Cells, codes: np.ndarray | LevelCodes | None) -> tuple[np.ndarray, np.ndarray]:

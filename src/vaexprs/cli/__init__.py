@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vaexprs._checks import memory_told
+from vaexprs._checks import address_space, memory_told
 from vaexprs.cli import judging, making, trying
 from vaexprs.cli.options import INTERRUPTED, OUTPUTS, Stopped, plain
 
@@ -49,15 +49,19 @@ def main() -> None:
     """Run the command line; the user's mistakes end in one clear line and exit status 2."""
     errors = Console(stderr=True)
 
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+            return  # for those who write programs
         errors.print(f"[yellow]Warning:[/] {plain(str(message))}", soft_wrap=True, highlight=False)
 
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _end)  # what is half-written is put away, as after Ctrl-C
     sys.unraisablehook = _heed
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's own log; what goes wrong is told in our words
     try:
-        limit = _memory_limit()
+        limit = address_space()
         if limit is not None:
+            _check_memory(limit)
             _watch(limit)
         with OUTPUTS, memory_told():
             app()
@@ -80,27 +84,13 @@ def main() -> None:
         raise
 
 
-def _memory_limit() -> int | None:
-    """Return the bytes of address space that this process may have (``ulimit -v``); None for any number.
-
-    Raises
-    ------
-    MemoryError
-        If the libraries cannot even be loaded in so many: some hang, others abort the process.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
-        return None
+def _check_memory(limit: int) -> None:
+    """Refuse a limit in which the libraries cannot even be loaded: some hang, others abort the process."""
     if limit < LEAST_MEMORY:
         raise MemoryError(
             f"This shell allows {limit / 2**20:,.0f} MiB of address space (ulimit -v), and vaexprs needs "
             f"{LEAST_MEMORY / 2**20:,.0f} MiB to start. Allow more of it."
         )
-    return limit
 
 
 def _watch(limit: int) -> None:
