@@ -709,6 +709,30 @@ def pickled_store(path, mark):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_chunk_within_a_shard_that_says_that_it_is_longer(small, tmp_path):
+    path = tmp_path / "cells.zarr"
+    x = small.X.toarray()
+    group = zarr.create_group(path, zarr_format=3)
+    ad.io.write_elem(group, "/", small)
+    del group["X"]
+    array = group.create_array(
+        "X",
+        shape=x.shape,
+        dtype=x.dtype,
+        chunks=(10, 8),
+        shards=(20, 8),
+        compressors=[zarr.codecs.BloscCodec()],
+    )
+    array[:] = x
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    np.testing.assert_array_equal(vx.read(path).X, x)
+    shard = path / "X" / "c" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[12:16] = (2**31 - 1).to_bytes(4, "little")  # of the header of its first chunk
+    shard.write_bytes(content)
+    refused(lambda: vx.read(path), path, "a chunk is not as long as it says")
+
+
 def test_a_zarr_store_of_pickles(tmp_path, mark, monkeypatch):
     with ad.settings.override(zarr_write_format=2):
         path = pickled_store(tmp_path / "a.zarr", mark)
