@@ -709,6 +709,30 @@ def pickled_store(path, mark):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "middle",
+    [
+        [2**62, 0],  # SciPy does not look where the last one is 0
+        [2**63 - 1, -2, 8],  # nor at differences that overflow
+    ],
+)
+@pytest.mark.parametrize("where", ["X", "obsm/s"])
+def test_ends_of_rows_that_fall(tmp_path, where, middle):
+    rows = len(middle) + 1
+    x = sp.csr_matrix((np.ones(8, np.float32), np.arange(8), [0] + [4] * (rows - 1) + [8]), (rows, 9))
+    path = tmp_path / "cells.h5ad"
+    ad.AnnData(x.copy(), obsm={"s": x.copy()}).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file[where]["indptr"]
+        file[where]["indptr"] = np.array([0, 4, *middle])
+    words = (
+        "'indptr', 'indices' and 'data' of 'X' do not fit"
+        if where == "X"
+        else "indptr of a sparse matrix must not fall"
+    )
+    refused(lambda: vx.read(path), path, words)
+
+
 def test_a_chunk_within_a_shard_that_says_that_it_is_longer(small, tmp_path):
     path = tmp_path / "cells.zarr"
     x = small.X.toarray()

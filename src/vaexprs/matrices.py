@@ -53,3 +53,23 @@ def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
     both = x.min(axis=0), x.max(axis=0)
     low, high = (np.asarray(densify(v), np.float64).ravel() for v in both)
     return low, high
+
+
+def falls(values: np.ndarray) -> bool:
+    """Whether a value is smaller than the one before it; their difference might overflow."""
+    return bool((values[1:] < values[:-1]).any())
+
+
+def check_compressed(x: Any) -> None:
+    """Check that a CSR or CSC matrix names only rows and columns that it has.
+
+    SciPy's own check passes over `indptr` where its last value is 0, or where differences overflow.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if falls(x.indptr):
+        raise ValueError("indptr of a sparse matrix must not fall")
+    x.check_format(full_check=True)

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, reason, some, warn
 from vaexprs.counts import AS_IT_IS, AS_IT_IS_SAID, SAMPLE, count_names, holds_counts, recovered
-from vaexprs.matrices import Matrix, as_float, stacked
+from vaexprs.matrices import Matrix, as_float, check_compressed, falls, stacked
 
 STORES = (".h5ad", ".zarr")
 IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
@@ -609,7 +609,7 @@ def check_sparse(cells: ad.AnnData) -> None:
     held = (cells.layers, cells.obsm, cells.varm, cells.obsp, cells.varp)
     for x in (cells.X, *raw, *(each for part in held for each in part.values())):
         if sp.issparse(x) and hasattr(x, "check_format"):
-            x.check_format(full_check=True)
+            check_compressed(x)
 
 
 def _check_matrix(part: Any, path: Path) -> None:
@@ -631,13 +631,7 @@ def _check_matrix(part: Any, path: Path) -> None:
     elif kind in ("csr_matrix", "csc_matrix"):
         major = int(part.attrs["shape"][int(kind == "csc_matrix")])
         ends, n = np.asarray(part["indptr"][:]), int(part["data"].size)
-        if (
-            len(ends) != major + 1
-            or ends[0]
-            or ends[-1] != n
-            or part["indices"].size != n
-            or (np.diff(ends) < 0).any()
-        ):
+        if len(ends) != major + 1 or ends[0] or ends[-1] != n or part["indices"].size != n or falls(ends):
             raise _not_whole(path, f"'indptr', 'indices' and 'data' of {name!r} do not fit together")
         # where there is but one value a cell it may be the first gene's each time
         for array in ("data", "indices") if n > len(ends) else ("data",):

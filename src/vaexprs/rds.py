@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from vaexprs._checks import require, some, warn
 from vaexprs.counts import count_names
-from vaexprs.matrices import as_float, densify, stored
+from vaexprs.matrices import as_float, check_compressed, densify, stored
 from vaexprs.ondisk import Told
 from vaexprs.packed import content_of
 from vaexprs.tables import told_orientation
@@ -383,7 +383,7 @@ def _stored(name: str, slots: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
         return arrays["x"].reshape(shape, order="F")
     else:
         return None
-    x.check_format(full_check=True)
+    check_compressed(x)
     return x
 
 
