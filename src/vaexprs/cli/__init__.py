@@ -57,7 +57,8 @@ def main() -> None:
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _end)  # what is half-written is put away, as after Ctrl-C
     sys.unraisablehook = _heed
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's own log; what goes wrong is told in our words
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's own default, which children inherit
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # no log of XLA: what goes wrong is told in our words
     try:
         limit = address_space()
         if limit is not None:
