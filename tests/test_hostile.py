@@ -1111,7 +1111,8 @@ def test_the_harnesses_take_what_they_start_from():
         assert files
         for path in files:
             told = fuzz.once(form, path.read_bytes())
-            # of what was found once it is enough that it ends well
-            assert path.name.startswith("found-") or (told == "") == (form != "npz"), (path, told)
+            # of what was found once it is enough that it ends well, and of a model of a newer Keras that it is told
+            well = path.name.startswith("found-") or "needs the Keras that it was saved with" in told
+            assert well or (told == "") == (form != "npz"), (path, told)
     assert sum(path.stat().st_size for path in (ROOT / "fuzz" / "corpora").rglob("*/*")) < 300_000
     assert os.environ["JAX_PLATFORMS"]
