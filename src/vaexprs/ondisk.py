@@ -559,7 +559,7 @@ def _guard_codecs() -> None:
         return int.from_bytes(bytes(chunk[at : at + 4]), "little")
 
     def of_blosc(chunk: Any) -> bool:
-        return len(chunk) >= BLOSC_HEADER and told(chunk, BLOSC_HEADER - 4) == len(chunk)
+        return len(chunk) >= BLOSC_HEADER and told(chunk, BLOSC_HEADER - 4) <= len(chunk)
 
     def of_texts(chunk: Any) -> bool:  # their number, and then the length of each
         return len(chunk) >= 4 and 4 * told(chunk, 0) <= len(chunk) - 4
