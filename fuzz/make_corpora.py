@@ -1,6 +1,8 @@
 """Writes the files that fuzzing starts from: one or two small whole ones of each format.
 
 python fuzz/make_corpora.py
+
+With the lowest Keras that is allowed: an older one cannot read the model of a newer one.
 """
 
 import io

@@ -387,7 +387,7 @@ def test_a_network_larger_than_its_file(saved):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"units": -3}, "is damaged: .*-3"),
+        ({"units": -3}, "is damaged: .*`units`, expected a positive integer. Received: units=-3"),
         ({"colour": 3}, "is damaged: Unrecognized keyword arguments passed to Dense: {'colour': 3}"),
         ({"activation": 7}, "is damaged: Could not interpret activation function identifier: 7"),
     ],
@@ -708,7 +708,6 @@ def pickled_store(path, mark):
     return path
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "middle",
     [
@@ -757,6 +756,7 @@ def test_a_chunk_within_a_shard_that_says_that_it_is_longer(small, tmp_path):
     refused(lambda: vx.read(path), path, "a chunk is not as long as it says")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_zarr_store_of_pickles(tmp_path, mark, monkeypatch):
     with ad.settings.override(zarr_write_format=2):
         path = pickled_store(tmp_path / "a.zarr", mark)
@@ -1111,8 +1111,7 @@ def test_the_harnesses_take_what_they_start_from():
         assert files
         for path in files:
             told = fuzz.once(form, path.read_bytes())
-            # of what was found once it is enough that it ends well, and of a model of a newer Keras that it is told
-            well = path.name.startswith("found-") or "needs the Keras that it was saved with" in told
-            assert well or (told == "") == (form != "npz"), (path, told)
+            # of what was found once it is enough that it ends well
+            assert path.name.startswith("found-") or (told == "") == (form != "npz"), (path, told)
     assert sum(path.stat().st_size for path in (ROOT / "fuzz" / "corpora").rglob("*/*")) < 300_000
     assert os.environ["JAX_PLATFORMS"]

@@ -32,7 +32,7 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
 TOLD_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
-SMALLEST = 1e-15  # largest value of a Gaussian, in whatever unit
+SMALLEST = 1e-15  # that the largest value of a Gaussian may be
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
