@@ -33,6 +33,22 @@ def cells(sparse=True):
     return ad.AnnData(sp.csr_matrix(x) if sparse else x, obs=obs, var=var)
 
 
+def rich():
+    """Return cells with a column of each kind, a layer, raw, an embedding, a graph and notes."""
+    adata = cells()
+    adata.obs["n"] = pd.array([1, 2, None, 4, 5, 6], "Int64")
+    adata.obs["seen"] = pd.array([True, None, False] * 2, "boolean")
+    adata.obs["donor"] = [f"d{i}" for i in range(6)]
+    adata.obs["size"] = np.arange(6.0)
+    adata.var["mt"] = [True, False, False, False]
+    adata.raw = adata.copy()
+    adata.layers["counts"] = adata.X.copy()
+    adata.obsm["X_pca"] = np.ones((6, 2))
+    adata.obsp["distances"] = sp.eye_array(6, format="csr")
+    adata.uns["notes"] = {"by": "x", "n": 3, "table": pd.DataFrame({"a": [1, 2]})}
+    return adata
+
+
 def put(form, name, content):
     """Keep a content."""
     (CORPORA / form).mkdir(parents=True, exist_ok=True)
@@ -50,14 +66,44 @@ def compact(content):
     return new.getvalue()
 
 
+def tree(path):
+    """Return the parts of an HDF5 file (its path or content), as `fuzz.as_tree` puts them together."""
+    parts = []
+
+    def add(place, values):
+        values = np.asarray(values)
+        texts = values.dtype.kind in "OUS"
+        kind = "texts" if texts else values.dtype.str
+        content = "\n".join(map(text, values.ravel())).encode() if texts else values.tobytes()
+        parts.append(f"{' '.join([place, kind, *map(str, values.shape)])}\n".encode() + content)
+
+    def text(value):
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def visit(name, part):
+        if isinstance(part, h5py.Group):
+            parts.append(f"{name} group\n".encode())
+        else:
+            add(name, part[()])
+        for key, value in part.attrs.items():
+            add(f"{name}@{key}", value)
+
+    with h5py.File(path) as file:
+        for key, value in file.attrs.items():
+            add(f"/@{key}", value)
+        file.visititems(visit)
+    return CUT.join(parts)
+
+
 def of_stores(folder):
     for kind, sparse in (("sparse", True), ("dense", False)):
         path = folder / f"{kind}.h5ad"
         cells(sparse).write_h5ad(path)
         put("h5ad", kind, compact(path.read_bytes()))
-    x = cells().X
-    arrays = [np.array(x.shape, "<i8"), x.indptr.astype("<i4"), x.indices.astype("<i4"), x.data.astype("<f4")]
-    put("arrays", "rows", CUT.join([b"r", *(array.tobytes() for array in arrays)]))
+        put("h5ad-tree", kind, tree(path))
+    path = folder / "rich.h5ad"
+    rich().write_h5ad(path)
+    put("h5ad-tree", "rich", tree(path))
     path = folder / "a.zarr"
     cells().write_zarr(path)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
@@ -67,6 +113,7 @@ def of_stores(folder):
         ad.io.write_elem(file, "mod/rna", cells())
         ad.io.write_elem(file, "obs", cells().obs)
     put("h5mu", "rna", content.getvalue())
+    put("h5mu-tree", "rna", tree(content))
 
 
 def of_10x(folder):
@@ -82,6 +129,7 @@ def of_10x(folder):
         features["feature_type"] = np.array([b"Gene Expression"] * 3 + [b"Antibody Capture"])
         features["genome"] = np.array([b"x"] * 4)
     put("10x-h5", "v3", content.getvalue())
+    put("10x-h5-tree", "v3", tree(content))
     lines = [f"{i + 1} {j + 1} {int(v)}" for i, j, v in zip(*sp.find(x), strict=True)]
     head = "%%MatrixMarket matrix coordinate integer general\n%\n"
     matrix = f"{head}4 6 {len(lines)}\n" + "\n".join(lines) + "\n"
@@ -105,6 +153,7 @@ def of_10x(folder):
         {"CellID": np.array([f"c{i}" for i in range(6)])},
     )
     put("loom", "plain", compact((folder / "a.loom").read_bytes()))
+    put("loom-tree", "plain", tree(folder / "a.loom"))
     # over damaged sequences that are not text HDF5 crashed
     with h5py.File(folder / "a.loom", "r+") as file:
         del file["col_attrs/CellID"]
