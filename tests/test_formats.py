@@ -218,7 +218,7 @@ def test_matrices_of_r(from_r, some_cells, name):
     ("name", "words"),
     [
         ("vector", r"got a plain vector\.$"),
-        ("pattern", r"got a ngCMatrix\. In R: saveRDS\(as\(assay\(x\), 'dgCMatrix'\), 'counts\.rds'\)"),
+        ("pattern", r"got a 'ngCMatrix'\. In R: saveRDS\(as\(assay\(x\), 'dgCMatrix'\), 'counts\.rds'\)"),
         ("bytes", r"holds something that rdata cannot read yet .*RAW.* In R take out"),
     ],
 )
@@ -228,7 +228,7 @@ def test_other_objects_of_r_are_named(from_r, name, words):
 
 
 def test_an_experiment_says_itself_which_are_the_cells(from_r):
-    with pytest.raises(ValueError, match="'sce.rds' holds a SingleCellExperiment, which says what is what"):
+    with pytest.raises(ValueError, match="'sce.rds' is a 'SingleCellExperiment', which says what is what"):
         vx.read(from_r / "sce.rds", transpose=True)
 
 
@@ -479,7 +479,7 @@ def test_damaged_10x_folders(some_cells, tmp_path):
             r"has an entry of a cell that is not one of its 200\.",
         ),
         (head + rest, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz - 1:,}\."),
-        (text + first, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz + 1:,}\."),
+        (text + first, rf"should have {some_cells.X.nnz:,} entries, but has more\."),
     ):
         (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
         with pytest.raises(ValueError, match=rf"whole\.mtx/matrix\.mtx\.gz' {words}"):
@@ -629,8 +629,11 @@ def test_a_spreadsheet_does_not_run_names(some_cells, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "names in its first row and its first column, got 0 rows of 0 fields"),
-        ("a,b\n", "got 1 rows of 2 fields"),
+        (
+            "",
+            "names in its first row and its first column, got 0 fields in its first row and 0 in its second",
+        ),
+        ("a,b\n", "got 2 fields in its first row and 0 in its second"),
         ("cell,A,B\nc1,1,2\nc2,x,3\n", "must hold numbers, but has 'x' in row 'c2', column 'A'"),
         ("cell,A,B\nc1,1,2\nc2,,3\n", "must hold numbers, but has nothing in row 'c2', column 'A'"),
         (
@@ -793,3 +796,39 @@ def test_the_command_line(few, tmp_path):
         assert name in said
         assert "Traceback" not in said
     assert not (tmp_path / "m2").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("o.csv", "cell,type,donor\nb,T,d2\na,B,d1\n"),
+        ("o.csv", "cell;type;donor\nb;T;d2\na;B;d1\n"),
+        ("o.tsv", "cell\ttype\tdonor\nb\tT\td2\na\tB\td1\n"),
+        ("o.txt", "type\tdonor\nb\tT\td2\na\tB\td1\n"),  # R's write.table
+        ("o.csv", "\ufeffcell,type,donor\rb,T,d2\ra,B,d1\r"),
+    ],
+)
+def test_columns_of_the_cells_are_read_whatever_separates_them(tmp_path, name, text):
+    (tmp_path / "x.csv").write_text("cell,MT-A,CD4\na,1,2\nb,3,4\n")
+    (tmp_path / name).write_bytes(text.encode())
+    read = vx.read(tmp_path / "x.csv", transpose=False, obs=tmp_path / name)
+    assert list(read.obs_names) == ["a", "b"]
+    assert read.obs.to_dict("list") == {"type": ["B", "T"], "donor": ["d1", "d2"]}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\n\r\n"])
+def test_lines_of_a_table_may_end_as_on_any_system(tmp_path, end):
+    (tmp_path / "x.csv").write_bytes(end.join(["cell,MT-A,CD4", "a,1,2", "b,3,4.5", ""]).encode())
+    read = vx.read(tmp_path / "x.csv", transpose=False)
+    assert read.X.tolist() == [[1, 2], [3, 4.5]]
+    assert (list(read.obs_names), list(read.var_names)) == (["a", "b"], ["MT-A", "CD4"])
+
+
+def test_carriage_returns_between_lines_make_no_lines_of_nothing(tmp_path):
+    """Where some lines end so and the last one in nothing, pandas found as many as were asked for."""
+    (tmp_path / "x.csv").write_bytes(b"\r\r\t'")
+    with pytest.raises(ValueError, match=r"x\.csv' must be a table with names in its first row"):
+        vx.read(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_bytes(b'a;"b";c\n;25,;2"\n;5"\n\0;1e3;"c;2"\n;\r')
+    with pytest.raises(ValueError, match=r"x\.csv' must hold numbers, but has '5\"' in row ''"):
+        vx.read(tmp_path / "x.csv", transpose=False)

@@ -62,8 +62,8 @@ def read(
         Of tables, and matrices in ``.rds``: whether the genes are in the rows. By default that is told by
         the names and the shape, with a warning that says so.
     obs
-        A table (.csv) with columns of the cells, such as their types; its first column names them, in any
-        order, and it may name more.
+        A table (.csv, .tsv) with columns of the cells, such as their types; its first column names them, in
+        any order, and it may name more.
 
     Returns
     -------

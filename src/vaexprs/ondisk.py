@@ -527,12 +527,8 @@ def check_zarr(group: Any, path: Path) -> None:
     ValueError
         If they do not.
     """
-    import zarr
-
     _guard_codecs()
-    for name, part in group.members(max_depth=None):
-        if not isinstance(part, zarr.Array):
-            continue
+    for name, part in _in_zarr(group, path):
         unknown = sorted(set(_codecs(part.metadata.to_dict())) - set(CODECS.split()))
         if unknown:
             raise Told(
@@ -545,6 +541,27 @@ def check_zarr(group: Any, path: Path) -> None:
                 f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
                 f"{_bytes_in(path / name):,}."
             )
+
+
+def _in_zarr(group: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield name and array of all in a Zarr store, which must be a tree."""
+    import zarr
+
+    waiting = [group]
+    while waiting:
+        within = waiting.pop()
+        folder = path / within.path
+        for each in folder.iterdir() if folder.is_dir() else ():  # it may be in consolidated metadata only
+            # Zarr takes a backslash for a slash, and so a group named by one for the group that it is in
+            if "\\" in each.name or (each.is_symlink() and each.is_dir()):
+                raise Told(
+                    f"{str(path)!r} holds {each.name!r}, which leads to another folder. Write it anew."
+                )
+        for key, part in within.members(max_depth=0):
+            if isinstance(part, zarr.Array):
+                yield f"{within.path}/{key}".lstrip("/"), part
+            else:
+                waiting.append(part)
 
 
 def _guard_codecs() -> None:
@@ -637,7 +654,7 @@ def _check_matrix(part: Any, path: Path) -> None:
         for array in ("data", "indices") if n > len(ends) else ("data",):
             missing, of = _missing_chunks(part[array])
             if missing:
-                raise _not_whole(path, f"{missing:,} of {of:,} chunks of '{name}/{array}' are missing")
+                raise _not_whole(path, f"{missing:,} of {of:,} chunks of {f'{name}/{array}'!r} are missing")
 
 
 def _missing_chunks(array: Any) -> tuple[int, int]:

@@ -7,6 +7,7 @@ which class hold the values.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: portable, a
 SEQUENCES = ("compact_intseq", "compact_realseq")  # vectors that R stores as from and to
 NO_VALUE = "\x01NULL\x01"  # the symbol that stands for NULL in a slot
 MOST_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
+MOST_NUMBERED = 2**22  # rows, columns or parts of byte code that are only counted: a file may claim any
 MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold something else
 IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') for its matrix alone."
 
@@ -68,7 +70,7 @@ def read_rds(path: Path, transpose: bool | None = None) -> ad.AnnData:
 def _check_told_side(path: Path, kind: str, transpose: bool | None) -> None:
     if transpose is not None:
         raise Told(
-            f"transpose is for tables and matrices: {path.name!r} holds a {kind}, which says what is what."
+            f"transpose is for tables and matrices: {path.name!r} is a {kind!r}, which says what is what."
         )
 
 
@@ -96,6 +98,7 @@ def _parsed(path: Path) -> Any:
 
     from rdata.parser._parser import DEFAULT_ALTREP_MAP
 
+    _guard_byte_code()
     expanders = dict(DEFAULT_ALTREP_MAP)
     for name in SEQUENCES:
         expanders[name.encode()] = bounded(name, expanders[name.encode()])
@@ -111,6 +114,27 @@ def _parsed(path: Path) -> Any:
                 "neither matrix nor data frame, such as metadata(x) <- list(), and save it again."
             ) from error
     return parsed.object
+
+
+def _guard_byte_code() -> None:
+    """Have rdata look at how many parts byte code claims before it makes room for them."""
+    from rdata.parser._parser import Parser
+
+    parse = Parser._parse_bytecode
+    if hasattr(parse, "unguarded"):
+        return
+
+    @functools.wraps(parse)
+    def checked(self: Any, references: Any, repeated: Any = None) -> Any:
+        if repeated is None:
+            n = self.parse_int()
+            if n > MOST_NUMBERED:
+                raise ValueError(f"byte code of {n:,} parts is too much.")
+            repeated = [None] * n
+        return parse(self, references, repeated)
+
+    checked.unguarded = parse  # type: ignore[attr-defined]
+    Parser._parse_bytecode = checked
 
 
 def _from_experiment(root: Any, path: Path) -> ad.AnnData:
@@ -223,7 +247,14 @@ def _assembled(
 
 
 def _index(names: Sequence[str] | None, n: int, kind: str) -> pd.Index:
-    return pd.Index([f"{kind}{i + 1}" for i in range(n)] if names is None else list(names))
+    return pd.Index(_numbered(n, kind) if names is None else list(names))
+
+
+def _numbered(n: int, kind: str = "") -> list[str]:
+    """Return names for what has none."""
+    if n > MOST_NUMBERED:
+        raise ValueError(f"{n:,} {kind or 'row'}s without names are more than {MOST_NUMBERED:,}. Name them.")
+    return [f"{kind}{i + 1}" for i in range(n)]
 
 
 # the tree that rdata makes of a file
@@ -273,7 +304,7 @@ def _strings(node: Any) -> list[str] | None:
     if _type(node) == "INT":
         first = np.ma.getmaskarray(node.value)[:1]
         if len(node.value) == 2 and first.all():  # row names that are only numbered
-            return [str(i + 1) for i in range(abs(int(node.value[1])))]
+            return _numbered(abs(int(node.value[1])))
         return [str(value) for value in node.value]
     return None
 
@@ -296,16 +327,18 @@ def _frame(columns: Mapping[str, Any], n: int) -> pd.DataFrame:
     """Return the columns that are vectors of n values; others, such as lists, are left out."""
     kept = {}
     for name, node in columns.items():
-        values = _vector(node)
+        values = _vector(node, n)
         if values is not None and len(values) == n:
             kept[name] = values
     return pd.DataFrame(kept, index=pd.RangeIndex(n))
 
 
-def _vector(node: Any) -> Any:
+def _vector(node: Any, n: int) -> Any:
+    """Return a vector as an array; None for other things, and for runs that are not of n values in all."""
     attributes = _attributes(node)
     if _class(node) == "Rle":
-        values, lengths = _vector(attributes["values"]), np.ma.getdata(attributes["lengths"].value)
+        lengths = np.ma.getdata(attributes["lengths"].value).astype(np.int64)
+        values = _vector(attributes["values"], len(lengths)) if lengths.sum() == n else None
         return None if values is None else pd.Series(values).repeat(lengths.tolist()).array
     if _type(node) == "STR":
         return np.array([None if each.value is None else _text(each) for each in node.value], object)
@@ -346,11 +379,15 @@ def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
         x = np.asarray(values).reshape(shape, order="F")
         names = slots.get("dimnames")
     if x is None:
+        got = f"{name!r}.{IN_R}" if name else f"{_plain(node)}."
         raise Told(
             f"{str(path)!r} must hold a SingleCellExperiment, a SummarizedExperiment, a Seurat object or a "
-            f"matrix with its values in it, got a {name or _plain(node)}.{IN_R if name else ''}"
+            f"matrix with its values in it, got a {got}"
         )
     sides = [None, None] if names is None else [_strings(_here(each)) for each in names.value]
+    for side, n, what in zip(sides, shape, ("rows", "columns"), strict=True):
+        if side is not None and len(side) != n:
+            raise Told(f"{str(path)!r} has a matrix of {n:,} {what}, but names of {len(side):,}.")
     rows, columns = (
         _index(each, n, what) for each, n, what in zip(sides, shape, ("row", "column"), strict=True)
     )

@@ -7,7 +7,7 @@ import gzip
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import anndata as ad
 import numpy as np
@@ -133,11 +133,10 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
         "na_values": [""],
         "low_memory": False,
         "float_precision": "round_trip",  # the others crash over exponents of ten digits
-        "encoding": "utf-8-sig",
     }
     n_rows = max(1, VALUES_AT_ONCE // (len(header) + 1))
-    with pd.read_csv(path, dtype={0: str}, nrows=n_rows, chunksize=n_rows, **settings) as reader:
-        start = next(iter(reader))
+    with opened(path) as file:
+        start = pd.read_csv(file, dtype={0: str}, nrows=n_rows, **settings)
     places = range(1, len(header) + 1)
     text = [place for place in places if _is_text(start[place], settings["decimal"])]
     numbers = [place for place in places if place not in set(text)]
@@ -145,7 +144,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
         raise Told(f"{str(path)!r} has no column of numbers beside its names ({some(header)}).")
     names, parts, words = [], [], []
     kinds = dict.fromkeys([0, *text], str)
-    with pd.read_csv(path, dtype=kinds, chunksize=n_rows, **settings) as reader:
+    with opened(path) as file, pd.read_csv(file, dtype=kinds, chunksize=n_rows, **settings) as reader:
         for chunk in reader:
             rows = chunk[0].fillna("").to_numpy(str)
             values = chunk[numbers]
@@ -176,22 +175,25 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
     return about, values, index, pd.Index([unguarded(header[place - 1]) for place in numbers])
 
 
+def opened(path: Path) -> IO[str]:
+    """Open a table, whose lines may end as on any system; pandas finds lines without end where some do."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return open(path, encoding="utf-8-sig")
+
+
 def _header(path: Path) -> tuple[list[str], str]:
     """Return the names of the columns but the first, and what separates them."""
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-        line = file.readline()
-        possible = SEPARATORS[suffix]
-        separator = max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
+    with opened(path) as file:
+        separator = _separator(file.readline(), path)
         file.seek(0)
-        lines = [row for _, row in zip(range(2), csv.reader(file, delimiter=separator), strict=False)]
-    if len(lines) < 2 or len(lines[1]) < 2:
+        rows = csv.reader(file, delimiter=separator)
+        header, first = next(rows, []), next(filter(None, rows), [])
+    if len(first) < 2:
         raise Told(
             f"{str(path)!r} must be a table with names in its first row and its first column, "
-            f"got {len(lines)} rows of {len(lines[-1]) if lines else 0} fields."
+            f"got {len(header)} fields in its first row and {len(first)} in its second."
         )
-    header, first = lines
     # R's write.table leaves out the name of the first column
     if len(header) not in (len(first), len(first) - 1):
         raise Told(
@@ -199,6 +201,13 @@ def _header(path: Path) -> tuple[list[str], str]:
             "second."
         )
     return header[len(header) == len(first) :], separator
+
+
+def _separator(line: str, path: Path) -> str:
+    """Return what separates the fields of a table, by its first line."""
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    possible = SEPARATORS.get(suffix, SEPARATORS[".csv"])
+    return max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
 
 
 def _is_text(values: pd.Series, decimal: str) -> bool:
@@ -241,9 +250,14 @@ def obs_path(path: Path) -> Path:
 
 
 def read_obs(path: Path) -> pd.DataFrame:
-    """Read columns of the cells, as text."""
+    """Read columns of the cells, as text; what separates them is told as it is of tables."""
     check_packed(path)
-    obs = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    with opened(path) as file:
+        separator = _separator(file.readline(), path)
+        file.seek(0)
+        obs = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
+    if not isinstance(obs.index, pd.RangeIndex):  # R's write.table leaves out the name of the first column
+        obs = obs.reset_index()
     obs = obs.apply(lambda column: column.map(unguarded)).rename(columns=unguarded)
     return obs.set_index(obs.columns[0]).rename_axis(index=None)
 

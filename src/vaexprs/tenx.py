@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from vaexprs._checks import some, warn
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import Told, check_hdf5, check_sparse
 from vaexprs.packed import check_packed
-from vaexprs.tables import PACKING, read_obs, with_obs, write_obs
+from vaexprs.tables import PACKING, opened, read_obs, with_obs, write_obs
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
 GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
@@ -88,14 +89,19 @@ def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.
         settings: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(columns), "dtype": columns}
         settings |= {"index_col": False, "na_filter": False, "quoting": 3, "chunksize": ENTRIES_AT_ONCE}
         settings["float_precision"] = "round_trip"  # the others crash over exponents of ten digits
-        for chunk in pd.read_csv(file, **settings) if n else ():
+        # pandas finds lines without end where some end in a carriage return, and some in nothing
+        text = io.TextIOWrapper(file, "latin-1")
+        for chunk in pd.read_csv(text, **settings) if n else ():
             for side, size in zip(("gene", "cell"), shape, strict=True):
                 if not chunk[side].between(1, size).all():
                     raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
             parts.append(chunk.astype({"gene": np.int32, "cell": np.int32}))
+            if sum(map(len, parts)) > n:
+                break
     found = pd.concat(parts)
     if len(found) != n:
-        raise Told(f"{str(path)!r} should have {n:,} entries, but has {len(found):,}.")
+        has = "more" if len(found) > n else f"{len(found):,}"
+        raise Told(f"{str(path)!r} should have {n:,} entries, but has {has}.")
     value = found["value"].to_numpy() if values else np.ones(n, np.float32)
     gene, cell = (found[side].to_numpy() - 1 for side in ("gene", "cell"))
     return sp.csr_matrix((value, (cell, gene)), shape=shape[::-1])
@@ -114,7 +120,8 @@ def _one_of(folder: Path, names: tuple[str, ...]) -> Path:
 def _lines(path: Path) -> pd.DataFrame:
     """Return a file of names, as text without quotes."""
     try:
-        return pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+        with opened(path) as file:
+            return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
     except pd.errors.EmptyDataError as error:
         raise Told(f"{str(path)!r} is empty.") from error
 

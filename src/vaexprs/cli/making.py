@@ -459,10 +459,13 @@ def _asked_labels(
 def _read_conditions(path: Path) -> Any:
     import pandas as pd
 
+    from vaexprs.tables import opened
+
     check_file(path)
     try:
         # levels are words: 1 is not to become 1.0 where another row has none
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).replace("", None)
+        with opened(path) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False).replace("", None)
     except ValueError as error:
         raise ValueError(
             f"{str(path)!r} must be a CSV with names of conditions in its first row, and cannot be read as "
