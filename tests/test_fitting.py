@@ -1,5 +1,6 @@
 """fit_vae: each argument does what it says, and bad input gets one clear sentence."""
 
+import json
 import os
 import re
 import signal
@@ -390,12 +391,39 @@ def test_a_value_beyond_32_bits_is_infinite(few):
 
 
 def test_values_in_too_large_a_unit(few):
-    words = "Some values must be 1e-15 or larger, got none above 9e-19, whose squares 32 bits do not hold. Multiply"
-    values = np.random.default_rng(0).integers(0, 10, (60, 4)) * 1e-19
+    words = (
+        "Some values must be 1e-30 or larger, got none above 9e-34, which 32 bits hardly hold. Multiply them"
+    )
+    values = np.random.default_rng(0).integers(0, 10, (60, 4)) * 1e-34
     with pytest.raises(ValueError, match=words):
         quick(x_train=values)
     fit = quick(x_train=values * 1e5)
     assert np.isfinite(fit.history["loss"]).all()
+    assert fit.preprocessing.scaling.unit == pytest.approx(1e-29)
+
+
+@pytest.mark.parametrize(("size", "low"), [(0.3, 0), (0.06, -0.1)])
+def test_values_in_a_small_unit_are_fitted_as_in_a_large_one(tmp_path, size, low):
+    """The logarithm of 1 + x is a straight line near 0, and the encoder saw nothing of values below 1e-6."""
+    rng = np.random.default_rng(0)
+    types = np.arange(200) % 2
+    values = rng.lognormal(types[:, None] * np.array([1, 0, -1, 0.5]), 0.5, (200, 4)) * size + low
+    obs = pd.DataFrame({"type": types.astype(str)}, index=[f"c{i}" for i in range(200)])
+    made = {}
+    for unit in (1, 1e-4, 1e-10):
+        fit = quick(ad.AnnData(values * unit, obs=obs), label_key="type", epochs=30, seed=0)
+        assert str(fit.preprocessing.scaling).endswith(f", in units of {unit / 10:g}")
+        made[unit] = vx.gen_exprs(fit, num_samples=400, seed=1)
+        np.testing.assert_allclose(made[unit].x_gen / unit, made[1].x_gen, rtol=0.05, atol=0.02)
+        np.testing.assert_allclose(made[unit].x_train / unit, values, rtol=1e-4)
+        assert made[unit].adata.uns["vaexprs"]["unit"] == fit.preprocessing.scaling.unit
+    again = vx.load_vae(fit.save(tmp_path / "model"))
+    assert again.preprocessing.scaling.unit == fit.preprocessing.scaling.unit
+    np.testing.assert_array_equal(vx.gen_exprs(again, num_samples=400, seed=1).x_gen, made[1e-10].x_gen)
+    about = json.loads((tmp_path / "model" / "meta.json").read_text())
+    del about["unit"]
+    (tmp_path / "model" / "meta.json").write_text(json.dumps(about))
+    assert vx.load_vae(tmp_path / "model").preprocessing.scaling.unit == 1
 
 
 def test_a_cell_without_counts(few):

@@ -557,6 +557,35 @@ def test_scaling_does_not_depend_on_genes_whose_non_zeros_are_all_the_same():
     assert chosen == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        ([[0.002, 0], [0.003, 0.001]], 0.001),
+        ([[9e-21, 0], [0, 0]], 1e-21),
+        ([[0.5, 1.4], [0, 0]], 0.1),
+        ([[0.5, 1.6], [0, 0]], 1),
+        ([[300, 0], [0, 0]], 1),
+        ([[0, 0], [0, 0]], 1),
+        ([[-0.002, 0.004], [0.001, -0.01]], 0.001),
+        ([[-3, 2], [1, 1]], 1),
+    ],
+)
+def test_small_values_are_taken_in_a_unit_of_their_size(values, unit):
+    summary = Summary.of(np.array(values))
+    assert Gaussian.for_values(summary).unit(summary) == pytest.approx(unit)
+    assert NegativeBinomial().unit(summary) == Bernoulli().unit(summary) == 1
+
+
+@both_forms
+@pytest.mark.parametrize("unit", [1e-3, 1e-12])
+def test_the_unit_of_values_does_not_change_their_scaling(form, unit):
+    rng = np.random.default_rng(0)
+    for name in ("lognormal", "normal", "squares", "exponential"):
+        x = DRAWS[name](rng) * (rng.random((300, 8)) < 0.4)
+        likelihood = Gaussian.for_values(Summary.of(form(x)))
+        assert likelihood.scaling(form(x * unit), unit) == likelihood.scaling(form(x))
+
+
 # ---- names, options, defaults
 
 

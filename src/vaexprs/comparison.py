@@ -266,7 +266,7 @@ def side_by_side(
     if counts:
         raw = at_one_depth(raw, {name: cells.obs for name, cells in sets.items()}, recipe, notes)
     real = next(x for name, x in raw.items() if name != "generated")
-    scaling = None if counts else Scaling.fit(str(recipe.get("scaling", "none")), *limits(real))
+    scaling = None if counts else scaling_of(recipe, real)
     return {
         name: CellSet(
             x,
@@ -277,6 +277,11 @@ def side_by_side(
         )
         for name, x in raw.items()
     }
+
+
+def scaling_of(recipe: Mapping[str, Any], real: Matrix) -> Scaling:
+    """Return the scaling that cells were made with, by their recipe, with the limits of real ones."""
+    return Scaling.fit(str(recipe.get("scaling", "none")), *limits(real), recipe.get("unit", 1))
 
 
 def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:

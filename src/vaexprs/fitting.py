@@ -523,7 +523,8 @@ def _prepare(
     else:
         kind = _choose_likelihood(likelihood, decoder_layers, summary)
         chosen = kind.for_values(summary)
-        scaling = Scaling.fit(chosen.scaling(x), summary.low, summary.high)
+        unit = chosen.unit(summary)
+        scaling = Scaling.fit(chosen.scaling(x, unit), summary.low, summary.high, unit)
         prepared = Preprocessing(train.var_names, conditions, scaling, kind.name)
     chosen.check(summary, train.obs_names)
     same = summary.constant_genes(train.var_names)

@@ -68,7 +68,7 @@ class Generated:
         x = prep.train.x
         if isinstance(x, DiskMatrix):
             return x.mapped(None, None)
-        if prep.scaling.kind == "none":
+        if prep.scaling.kind == "none" and prep.scaling.unit == 1:
             return x
         return prep.scaling.inverse(densify(x))
 
@@ -361,6 +361,7 @@ def origin(fit: VAEFit) -> dict[str, Any]:
         "likelihood": fit.likelihood.name,
         "counts": fit.likelihood.counts,
         "scaling": fit.preprocessing.scaling.kind,
+        "unit": fit.preprocessing.scaling.unit,
         "label_key": fit.preprocessing.conditions.label_key or "",
         "fit_seed": fit.seed,
     } | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})

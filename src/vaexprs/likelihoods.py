@@ -7,6 +7,7 @@ nothing else in the package asks which one it has.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias, final
@@ -32,7 +33,7 @@ EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
 TOLD_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
-SMALLEST = 1e-15  # that the largest value of a Gaussian may be
+SMALLEST = 1e-30  # that the largest value of a Gaussian may be
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
@@ -340,8 +341,12 @@ class Likelihood(ABC):
     def check(self, summary: Summary, cells: Any) -> None:
         """Raise ValueError if there are values this likelihood cannot have; `cells` are their names."""
 
+    def unit(self, summary: Summary) -> float:
+        """Return what values are divided by before they are scaled: a power of ten where they are small."""
+        return 1.0
+
     @abstractmethod
-    def scaling(self, x: Matrix | DiskMatrix) -> str:
+    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
         """Return which scaling (see `preprocessing.Scaling`) prepares these values for the network."""
 
     @abstractmethod
@@ -478,7 +483,7 @@ class CountLikelihood(Likelihood):
                 "scanpy.pp.filter_cells(adata, min_counts=1)."
             )
 
-    def scaling(self, x: Matrix | DiskMatrix) -> str:
+    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
         return "none"
 
     def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:
@@ -609,7 +614,7 @@ class Bernoulli(Likelihood):
     def check(self, summary: Summary, cells: Any) -> None:
         pass
 
-    def scaling(self, x: Matrix | DiskMatrix) -> str:
+    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
         return "minmax"
 
     def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
@@ -629,7 +634,9 @@ class Gaussian(Likelihood):
 
     With zeros (a hurdle model): :math:`P(x = 0) = \pi`, and :math:`x \sim N(\mu, \sigma_g^2)` otherwise.
     Values that are not negative are modelled as they are, as square roots or as logarithms, whichever makes
-    the non-zero values of the genes most probable under normal distributions (`preprocessing.POWERS`).
+    the non-zero values of the genes most probable under normal distributions (`preprocessing.POWERS`). Small
+    ones, such as fractions, are first divided by the power of ten next below their mean: the logarithm of
+    1 + x is a straight line where x is much smaller than 1.
 
     Parameters
     ----------
@@ -658,17 +665,25 @@ class Gaussian(Likelihood):
         most = float(max(abs(summary.low).max(), abs(summary.high).max()))
         if 0 < most < SMALLEST:
             raise ValueError(
-                f"Some values must be {SMALLEST:g} or larger, got none above {most:g}, whose squares 32 bits "
-                "do not hold. Multiply them all by a constant."
+                f"Some values must be {SMALLEST:g} or larger, got none above {most:g}, which 32 bits hardly "
+                "hold. Multiply them all by a constant."
             )
 
-    def scaling(self, x: Matrix | DiskMatrix) -> str:
+    def unit(self, summary: Summary) -> float:
+        if self.nonnegative:
+            typical = float(summary.total.sum()) / max(1, summary.nonzero)
+        else:
+            typical = float(np.mean(np.maximum(-summary.low, summary.high)))
+        return min(1.0, 10.0 ** math.floor(math.log10(typical))) if typical > 0 else 1.0
+
+    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
         if not self.nonnegative:
             return "none"
         moments = {kind: _NO_MOMENTS for kind in POWERS}
         log_slopes = np.zeros(x.shape[1])
         for block in row_blocks(x):
             gene, values = _nonzero(block)
+            values /= unit
             log_slopes += np.bincount(gene, np.log1p(values), x.shape[1])
             for kind, (_, function, _) in POWERS.items():
                 moments[kind] = _joined(moments[kind], _moments(gene, function(values), x.shape[1]))

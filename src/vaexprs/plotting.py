@@ -18,13 +18,20 @@ import numpy as np
 
 from vaexprs import markup
 from vaexprs._checks import check_choice, did_you_mean, some, warn
-from vaexprs.comparison import as_cells, at_hand, label_key_of, layer_like, recipe_of, sampled_training
+from vaexprs.comparison import (
+    as_cells,
+    at_hand,
+    label_key_of,
+    layer_like,
+    recipe_of,
+    sampled_training,
+    scaling_of,
+)
 from vaexprs.generation import Generated, join_real, real_cells
 from vaexprs.io import from_object, read
-from vaexprs.matrices import as_float, densify, limits
+from vaexprs.matrices import as_float, densify
 from vaexprs.networks import VAE
 from vaexprs.ondisk import STORES, open_group
-from vaexprs.preprocessing import Scaling
 from vaexprs.result import VAEFit
 from vaexprs.writing import written_whole
 
@@ -361,7 +368,7 @@ def model_space(joined: ad.AnnData) -> np.ndarray:
     if recipe.get("counts", bool(np.all(dense == np.round(dense)))):
         return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
     real = dense[(joined.obs["group"] == "real").to_numpy()]
-    return np.asarray(Scaling.fit(str(recipe.get("scaling", "none")), *limits(real)).forward(dense))
+    return np.asarray(scaling_of(recipe, real).forward(dense))
 
 
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import anndata as ad
@@ -40,25 +41,39 @@ class Scaling:
     Parameters
     ----------
     kind
-        "none": ``x``; "sqrt": ``2 (sqrt(1 + x) - 1)``; "log1p": ``log(1 + x)``;
+        "none": ``x``; "sqrt": ``2 (sqrt(1 + x) - 1)``; "log1p": ``log(1 + x)``, with x in units of `unit`;
         "minmax": ``(x - low) / range`` per gene, where a gene
         with a range of 0 (one that is constant) becomes 0.
     low, range
         Smallest value of each gene in the training cells and largest minus smallest, (n_genes,).
         Empty unless `kind` is "minmax".
+    unit
+        What values are divided by before; 1 unless they are small.
     """
 
     kind: str
     low: np.ndarray
     range: np.ndarray
+    unit: float = 1.0
 
     @classmethod
-    def fit(cls, kind: str, low: np.ndarray, high: np.ndarray) -> Scaling:
-        """Return the scaling of this kind with the limits of each gene, (n_genes,)."""
+    def fit(cls, kind: str, low: np.ndarray, high: np.ndarray, unit: float = 1.0) -> Scaling:
+        """Return the scaling of this kind with the limits of each gene, (n_genes,).
+
+        Raises
+        ------
+        ValueError
+            If there is no such kind, or the unit is not a positive number.
+        """
         check_choice("kind", kind, SCALINGS)
+        if not isinstance(unit, Real) or not 0 < unit < np.inf:
+            raise ValueError(f"unit must be a positive number, got {unit!r}.")
         if kind != "minmax":
-            return cls(kind, np.empty(0), np.empty(0))
+            return cls(kind, np.empty(0), np.empty(0), float(unit))
         return cls(kind, low, high - low)
+
+    def __str__(self) -> str:
+        return self.kind if self.unit == 1 else f"{self.kind}, in units of {self.unit:g}"
 
     def forward(self, x: Matrix) -> Matrix:
         """Return `x`, (n_cells, n_genes), scaled; a sparse matrix stays sparse.
@@ -67,9 +82,9 @@ class Scaling:
         """
         if self.kind in POWERS:
             function = POWERS[self.kind][1]
-            if not sp.issparse(x):
-                return np.asarray(function(x), np.float32)
-            return sp.csr_matrix((function(x.data), x.indices, x.indptr), x.shape)
+            values = x.data if sp.issparse(x) else x
+            values = np.asarray(function(values if self.unit == 1 else values / self.unit), np.float32)
+            return sp.csr_matrix((values, x.indices, x.indptr), x.shape) if sp.issparse(x) else values
         factor = np.divide(1.0, self.range, out=np.zeros_like(self.range), where=self.range > 0)
         offset = -self.low * factor
         if not sp.issparse(x):
@@ -84,7 +99,7 @@ class Scaling:
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Return scaled values, (n_cells, n_genes), in the user's units."""
         if self.kind in POWERS:
-            return np.asarray(POWERS[self.kind][2](x))
+            return np.asarray(POWERS[self.kind][2](x) * self.unit)
         return (x * self.range + self.low).astype(np.float32)
 
 

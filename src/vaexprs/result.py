@@ -174,6 +174,7 @@ class VAEFit:
             "label_key": prep.conditions.label_key,
             "levels": {key: list(levels) for key, levels in prep.conditions.levels.items()},
             "scaling": prep.scaling.kind,
+            "unit": prep.scaling.unit,
             "likelihood": prep.likelihood,
             "history": dict(self.history),
             "seed": self.seed,
@@ -247,7 +248,12 @@ def load_vae(
         preprocessing = Preprocessing(
             pd.Index(meta["genes"]),
             conditions,
-            Scaling(meta["scaling"], arrays["scaling.low"], arrays["scaling.range"]),
+            Scaling(
+                meta["scaling"],
+                arrays["scaling.low"],
+                arrays["scaling.range"],
+                float(meta.get("unit", 1)),
+            ),
             meta["likelihood"],
         )
         history, seed, recipe = meta["history"], int(meta["seed"]), dict(meta.get("recipe", {}))
@@ -285,6 +291,7 @@ def _check_together(fit: VAEFit) -> None:
         "label_key": (prep.conditions.label_key in (None, *prep.conditions.levels), True),
         "likelihood": (prep.likelihood, fit.likelihood.name),
         "scaling": (prep.scaling.kind in SCALINGS, True),
+        "unit": (0 < prep.scaling.unit < np.inf, True),
         "limits": ({prep.scaling.low.shape, prep.scaling.range.shape}, {_limits(prep.scaling, n_genes)}),
         "cells": (density.cells.shape, (len(density.seen),)),
         "bic": (density.bic.shape, (len(density.seen),)),

@@ -358,7 +358,7 @@ def of_model(fit: VAEFit) -> dict[str, str]:
     prep = fit.preprocessing
     described = {
         "likelihood": fit.likelihood.name,
-        "scaling": prep.scaling.kind,
+        "scaling": str(prep.scaling),
         "label": prep.conditions.label_key or "none",
         "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
         "latent dimensions": str(fit.latent_dim),
