@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -929,6 +929,51 @@ for path in json.loads(sys.stdin.read()):
         told = f"{type(error).__name__}: {error}"
     print(json.dumps([path, told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]), flush=True)
 """
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr", ".h5mu"])
+def test_sides_that_a_matrix_claims_without_names_or_ends_of_rows(tmp_path, suffix):
+    """Room was made for them: 32 GiB of a file of 20 KiB."""
+    cells = ad.AnnData(sp.eye_array(3, 4, format="csr", dtype="f4"))
+    cells.obsp["near"] = sp.eye_array(3, format="csr")
+    cells.raw = cells.copy()
+    path, within = tmp_path / f"a{suffix}", ""
+    if suffix == ".h5mu":
+        within = "mod/rna/"
+        with h5py.File(path, "w") as file:
+            ad.io.write_elem(file, "mod/rna", cells)
+    elif suffix == ".zarr":
+        cells.write_zarr(path)
+        (path / ".zmetadata").unlink(missing_ok=True)
+    else:
+        cells.write_h5ad(path)
+
+    def changed(part, name, value):
+        opened = zarr.open_group(path, mode="r+") if suffix == ".zarr" else h5py.File(path, "r+")
+        with nullcontext(opened) if suffix == ".zarr" else opened as file:
+            attributes = file[f"{within}{part}"].attrs
+            before = attributes.get(name)
+            if value is None:
+                del attributes[name]
+            else:
+                attributes[name] = value
+        return before
+
+    vx.read(path)
+    for part in ("X", "obsp/near", "raw/X"):
+        before = changed(part, "shape", [HUGE, 4])
+        words = (
+            rf"is not whole: 'indptr' of '{within}{part}' does not fit its shape\. Copy or write it anew\.$"
+        )
+        refused(lambda: vx.read(path), path, words)
+        changed(part, "shape", before)
+    for part in ("obs", "var", "raw/var"):
+        before = changed(part, "encoding-type", "dict")
+        changed("X", "shape", [3, HUGE])
+        refused(lambda: vx.read(path), path, rf"its '{part}' is not a table\.$")
+        changed("X", "shape", [3, 4])
+        changed(part, "encoding-type", before)
+    vx.read(path)
 
 
 @pytest.mark.parametrize("way", ["backslash", "link"])

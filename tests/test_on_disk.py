@@ -183,7 +183,7 @@ def cut_off(path):
 def half_written(path):
     with h5py.File(path, "r+") as file:
         del file["X/indptr"]
-    return "cannot be read as .h5ad: "
+    return "is not whole: 'indptr' of 'X' is missing. Copy or write it anew."
 
 
 def shortened(path):

@@ -21,6 +21,7 @@ from vaexprs.ondisk import (
     STORES,
     Told,
     check_hdf5,
+    check_parts,
     check_sparse,
     check_store,
     damage_told,
@@ -121,6 +122,7 @@ def _read_h5mu(path: Path) -> ad.AnnData:
         name = next((each for each in RNA if each in parts), parts[0] if len(parts) == 1 else None)
         if name is None:
             raise Told(f"{str(path)!r} must have a modality 'rna', got {some(parts) or 'none'}.")
+        check_parts(file["mod"][name], path)
         cells: ad.AnnData = ad.io.read_elem(file["mod"][name])
         obs = ad.io.read_elem(file["obs"]) if "obs" in file else pd.DataFrame()
     shared = [key for key in obs if key not in cells.obs and not str(key).startswith(f"{name}:")]

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -408,7 +408,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
 
 def _matrix_in(part: Any) -> Any:
     """Return a matrix on disk; None where its form is left to AnnData's reader, with its messages."""
-    kind = str(part.attrs.get("encoding-type", ""))
+    kind = _told(part, "encoding-type")
     if kind in ("csr_matrix", "csc_matrix"):
         return ad.io.sparse_dataset(part)
     return part if kind == "array" else None
@@ -430,12 +430,60 @@ def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
 def check_store(path: Path) -> None:
     """Check that the matrices of a file are whole, and that it holds what it claims to hold."""
     group = open_group(path)
-    for name in ("obs", "var"):
+    with group if path.suffix == ".h5ad" else nullcontext():  # an error would keep the file open
+        check_parts(group, path)
+
+
+def check_parts(group: Any, path: Path) -> None:
+    """Check that an AnnData in a file has its tables, and that its matrices are whole.
+
+    Without tables names would be made for as many cells and genes as a matrix claims.
+
+    Raises
+    ------
+    LookupError
+        If a table is missing.
+    ValueError
+        If something is not what it should be, or not whole.
+    """
+    raw = [each for each in ("raw/", "raw.") if f"{each}X" in group]
+    for name in ("obs", "var", *(f"{each}var" for each in raw)):
         if name not in group:
             raise LookupError(f"it has no {name!r}.")
+        part = group[name]
+        of_old = getattr(getattr(part, "dtype", None), "names", None)  # then a table was one array
+        if _told(part, "encoding-type") != "dataframe" and not of_old:
+            raise LookupError(f"its {name!r} is not a table.")
     layers = group.get("layers", {})
     for part in (*([group["X"]] if "X" in group else []), *(layers[name] for name in layers)):
         _check_matrix(part, path)
+
+
+def _told(part: Any, name: str) -> str:
+    """Return a text among the attributes of a part of a file; an empty one where there is none.
+
+    Julia's writer has texts of one length, which h5py gives as bytes.
+    """
+    told = part.attrs.get(name, "")
+    return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+
+
+def _check_ends(part: Any, path: Path) -> None:
+    """Check that a sparse matrix has an end for each row that it claims: room is made for them before.
+
+    Raises
+    ------
+    ValueError
+        If it has not.
+    """
+    kind = _told(part, "encoding-type") or _told(part, "h5sparse_format")
+    if kind not in ("csr_matrix", "csc_matrix", "csr", "csc"):
+        return
+    shape = part.attrs.get("shape", part.attrs.get("h5sparse_shape", ()))
+    rows = int(shape[int(kind.startswith("csc"))])
+    if "indptr" not in part or part["indptr"].shape != (rows + 1,):
+        why = "does not fit its shape" if "indptr" in part else "is missing"
+        raise _not_whole(path, f"'indptr' of {part.name.strip('/')!r} {why}")
 
 
 def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
@@ -513,6 +561,7 @@ def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
             elif isinstance(part, h5py.Group):
                 mark = h5py.h5o.get_info(part.id).addr
                 if mark not in seen:  # a group may hold itself
+                    _check_ends(part, path)
                     seen.add(mark)
                     waiting.append(part)
 
@@ -561,6 +610,7 @@ def _in_zarr(group: Any, path: Path) -> Iterator[tuple[str, Any]]:
             if isinstance(part, zarr.Array):
                 yield f"{within.path}/{key}".lstrip("/"), part
             else:
+                _check_ends(part, path)
                 waiting.append(part)
 
 
@@ -635,7 +685,7 @@ def _check_matrix(part: Any, path: Path) -> None:
     A chunk that a Zarr store lacks is read as zeros, and one of nothing but zeros is never written. So of a
     sparse matrix all chunks must be there, but of a dense one some may rightly be missing.
     """
-    kind, name = str(part.attrs.get("encoding-type", "")), part.name.strip("/")
+    kind, name = _told(part, "encoding-type"), part.name.strip("/")
     if kind == "array":
         missing, of = _missing_chunks(part)
         if missing and missing == of:
@@ -673,7 +723,7 @@ def _not_whole(path: Path, why: str) -> ValueError:
 
 def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:
     """Return columns of a data frame on disk, rows numbered; where one is missing all, for the message."""
-    if str(group.attrs.get("encoding-version", "")) != "0.2.0":  # levels were kept elsewhere
+    if _told(group, "encoding-version") != "0.2.0":  # levels were kept elsewhere
         return ad.io.read_elem(group).reset_index(drop=True)
     known = list(group.attrs["column-order"])
     columns = {key: ad.io.read_elem(group[key]) for key in (keys if set(keys) <= set(known) else known)}
