@@ -21,9 +21,8 @@ from vaexprs.cli.trying import next_commands
 
 
 def run(*words, cwd=None):
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)],
+        [sys.executable, "-m", "vaexprs", *map(str, words)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -277,11 +276,10 @@ def test_columns_of_the_cells_from_a_table(folder, few, tmp_path):
 
 
 def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     words = ["fit", folder / "few.h5ad", "--label-key", "cell_type", "--seed", 4, "--out", tmp_path / "m"]
     many = [*words, "--epochs", 100_000, "--checkpoint-steps", 50]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, many)],
+        [sys.executable, "-m", "vaexprs", *map(str, many)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -352,9 +350,8 @@ def test_an_interrupted_generation_says_what_is_kept(folder, tmp_path):
 
 
 def started(*words):
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
+        [sys.executable, "-m", "vaexprs", *map(str, words)],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -440,11 +437,10 @@ def test_warnings_are_the_users():
 
 
 def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--out", "t.csv"]
     before = sorted(path.name for path in judged.iterdir())
     with subprocess.Popen(
-        [sys.executable, "-c", code, *words], cwd=judged, stderr=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-m", "vaexprs", *words], cwd=judged, stderr=subprocess.PIPE, start_new_session=True
     ) as process:
         said = b""
         while b"comparing" not in said:

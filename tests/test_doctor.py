@@ -14,12 +14,10 @@ from vaexprs.cli import judging, making
 from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.plotting import REDUCTIONS
 
-RUN = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
-
 
 def run(*words, **environment):
     return subprocess.run(
-        [sys.executable, "-c", RUN, *words],
+        [sys.executable, "-m", "vaexprs", *words],
         capture_output=True,
         text=True,
         check=False,

@@ -69,6 +69,7 @@ ROOMS = (
     "cli.judging",
     "cli.trying",
     "cli",
+    "__main__",
 )
 
 

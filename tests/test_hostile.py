@@ -992,6 +992,29 @@ def test_a_zarr_store_that_leads_out_of_itself_or_around_in_it(tmp_path, way):
     assert vx.read(linked).shape == (3, 4)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_several_damaged_parts_of_a_zarr_store_are_one_sentence(tmp_path, version):
+    path = tmp_path / "a.zarr"
+    with ad.settings.override(zarr_write_format=version):
+        ad.AnnData(sp.csr_matrix(np.ones((3, 4), "f4"))).write_zarr(path)
+    (path / ".zmetadata").unlink(missing_ok=True)
+    if version == 3:
+        about = json.loads((path / "zarr.json").read_text())
+        (path / "zarr.json").write_text(json.dumps(about | {"consolidated_metadata": None}))
+    damaged = [
+        path / "X" / part / (".zarray" if version == 2 else "zarr.json") for part in ("data", "indices")
+    ]
+    for file in damaged:
+        assert file.is_file()
+        file.write_text("{")
+    command = [sys.executable, "-m", "vaexprs", "fit", str(path), "--out", str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{str(path)!r} cannot be read as .zarr" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert "asyncio" not in done.stderr
+
+
 def test_what_a_file_of_r_claims_is_looked_at_before_room_is_made(tmp_path):
     made = {}
     add_claims(lambda name, content: made.update({name: content}))

@@ -108,7 +108,7 @@ def fit_vae(
         ``SummarizedExperiment`` or ``SingleCellExperiment``, a DataFrame of cells in rows with their
         annotation in columns without numbers, or a path to anything that `read` reads. A matrix of an
         ``.h5ad`` or ``.zarr`` file that takes more than 64 MiB is never loaded: it is read once from
-        beginning to end, and then in shuffled blocks, with at most some 128 MiB of it in memory.
+        beginning to end, and then in shuffled blocks, with at most some 256 MiB of it in memory.
     x_train
         Or the cells as an array, a DataFrame or a sparse matrix of shape (n_cells, n_genes).
     x_val

@@ -93,6 +93,27 @@ def sum_over_genes(values: Any) -> Any:
     return ops.squeeze(ops.matmul(values, ops.ones((values.shape[-1], 1), values.dtype)), -1)
 
 
+def of_each_gene(n: Any, own: Any, condition: Any, effect: Any) -> Any:
+    """Return the sum of a gene's own value and what the conditions of each of n cells add, (n, n_genes).
+
+    One matrix product, with a column of ones for the gene's own: the gradient is one as well then, while for
+    a value that is added to each row XLA sums up columns, which takes five times as long on a processor.
+
+    Parameters
+    ----------
+    n
+        Number of cells.
+    own
+        (n_genes,).
+    condition, effect
+        (n, width) and (width, n_genes), or None.
+    """
+    ones, own = ops.ones((n, 1), own.dtype), own[None]
+    if effect is None:
+        return ops.matmul(ones, own)
+    return ops.matmul(ops.concatenate([condition, ones], axis=1), ops.concatenate([effect, own], axis=0))
+
+
 @keras.saving.register_keras_serializable("vaexprs")
 class RowL2(keras.regularizers.Regularizer):
     """Sum of squares of a weight, each row with a strength of its own."""
@@ -145,8 +166,8 @@ class Head(keras.layers.Layer):
 
     @staticmethod
     def _linear(hidden: Any, condition: Any, kernel: Any, bias: Any, effect: Any) -> Any:
-        value = ops.matmul(hidden, kernel) + bias
-        return value if effect is None else value + EFFECT_STEP * ops.matmul(condition, effect)
+        scaled = None if effect is None else EFFECT_STEP * condition
+        return ops.matmul(hidden, kernel) + of_each_gene(ops.shape(hidden)[0], bias, scaled, effect)
 
     def _add_log_dispersion(self) -> None:
         # in units of DISPERSION_STEP, see there
@@ -165,10 +186,8 @@ class Head(keras.layers.Layer):
 
     def _log_dispersion(self, condition: Any, like: Any, limits: tuple[float, float]) -> Any:
         """Return the log dispersion of each cell and gene, in the shape of `like`."""
-        value = self.log_dispersion
-        if self.deviation is not None:
-            value = value + ops.matmul(condition, self.deviation)
-        return ops.broadcast_to(ops.clip(value * DISPERSION_STEP, *limits), ops.shape(like))
+        value = of_each_gene(ops.shape(like)[0], self.log_dispersion, condition, self.deviation)
+        return ops.clip(value * DISPERSION_STEP, *limits)
 
     def get_config(self) -> dict[str, Any]:
         own = {"n_genes": self.n_genes, "n_cells": self.n_cells, "level_cells": self.level_cells}

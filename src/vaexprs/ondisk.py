@@ -606,12 +606,26 @@ def _in_zarr(group: Any, path: Path) -> Iterator[tuple[str, Any]]:
                 raise Told(
                     f"{str(path)!r} holds {each.name!r}, which leads to another folder. Write it anew."
                 )
-        for key, part in within.members(max_depth=0):
+        for key, part in _members(within, folder):
             if isinstance(part, zarr.Array):
                 yield f"{within.path}/{key}".lstrip("/"), part
             else:
                 _check_ends(part, path)
                 waiting.append(part)
+
+
+def _members(group: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield name and content of what is in a group.
+
+    One after the other: of several damaged ones that Zarr reads at once it tells one, and asyncio writes the
+    tracebacks of the others to the terminal.
+    """
+    if group.metadata.consolidated_metadata is not None:
+        yield from group.members(max_depth=0)
+        return
+    for each in sorted(folder.iterdir()):
+        if any((each / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
+            yield each.name, group[each.name]
 
 
 def _guard_codecs() -> None:

@@ -27,8 +27,10 @@ LEAST_STEPS = 300
 BATCH_SIZE = 128
 LEAST_BATCH_SIZE = 64
 FEW_EPOCHS = 10  # up to which their number is rounded rather than rounded up: each takes long
-STEPS_AT_ONCE = 16  # that run as one compiled program, with batches of so many bytes together
-BYTES_AT_ONCE = 8 * 2**20
+# Steps that run as one compiled program, with batches of so many bytes together. XLA asks for memory for
+# each program anew: with many genes to get its pages took as long as the step itself.
+STEPS_AT_ONCE = 16
+BYTES_AT_ONCE = 64 * 2**20
 STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: one takes part of a step
 # a fit is said to take long because of its genes: more than so many, judged after so many seconds
 MANY_GENES, SECONDS_TO_JUDGE, MANY_MINUTES = 5_000, 20, 3
