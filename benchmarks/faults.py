@@ -440,9 +440,8 @@ def little_memory(verb, folder, size, old, new):
     """Run the command in a process of its own, with so much address space."""
     if verb.name == "save":
         return
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, verb.words)],
+        [sys.executable, "-m", "vaexprs", *map(str, verb.words)],
         cwd=folder,
         capture_output=True,
         text=True,

@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import median
 
 HELP = "import sys; sys.argv = ['vaexprs', '--help']; from vaexprs.cli import main; main()"
-DEMO = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
 
 
 def process(python: str, code: str) -> float:
@@ -32,7 +31,7 @@ def first_epoch() -> float:
     """Return the seconds from the start of the demo to the line that shows its first epoch."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        words = [sys.executable, "-c", DEMO, "demo", "--out", str(Path(folder, "demo"))]
+        words = [sys.executable, "-m", "vaexprs", "demo", "--out", str(Path(folder, "demo"))]
         demo = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert demo.stderr is not None
         seen = b""

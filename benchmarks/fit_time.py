@@ -49,18 +49,18 @@ def seconds(python: str, script: str, data: Path, label_key: str) -> tuple[float
     return float(fit), whole, " ".join(rest)
 
 
-def write_half(source: Path, label_key: str, target: Path) -> tuple[int, int]:
-    """Write the training half of the cells, and return its shape."""
+def write_half(source: Path, label_key: str, target: Path, genes: int = 2000) -> tuple[int, int]:
+    """Write the training half of the cells with their most variable genes, and return its shape."""
     import anndata as ad
     import scanpy as sc
     from sklearn.model_selection import train_test_split
 
     adata = ad.read_h5ad(source)
-    if adata.n_vars > 2000:
+    if adata.n_vars > genes:
         log = adata.copy()
         sc.pp.normalize_total(log, target_sum=1e4)
         sc.pp.log1p(log)
-        sc.pp.highly_variable_genes(log, n_top_genes=2000)
+        sc.pp.highly_variable_genes(log, n_top_genes=genes)
         adata = adata[:, log.var["highly_variable"]].copy()
     rows, _ = train_test_split(
         range(adata.n_obs), test_size=0.5, stratify=adata.obs[label_key], random_state=0

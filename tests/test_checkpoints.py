@@ -211,7 +211,7 @@ def test_a_killed_command_goes_on(few, tmp_path):
     words = ["fit", "few.h5ad", "--label-key", "cell_type", "--epochs", "60", "--checkpoint-steps", "1", "-q"]
 
     def command(out, *more):
-        return [sys.executable, "-c", "from vaexprs.cli import main; main()", *words, "--out", out, *more]
+        return [sys.executable, "-m", "vaexprs", *words, "--out", out, *more]
 
     def run(out, *more):
         return subprocess.run(command(out, *more), cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -79,9 +79,8 @@ def dask(what, code, *options, **settings):
 
 
 def run(*words):
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "vaexprs", *map(str, words)], capture_output=True, text=True, check=False
     )
 
 
@@ -193,7 +192,7 @@ def test_no_scheduler_at_the_address(model, tmp_path):
 def test_a_scheduler_lost_in_mid_generation(model, tmp_path):
     with processes(tmp_path, worker="") as (file, started):
         address = json.loads(file.read_text())["address"]
-        command = [sys.executable, "-c", "from vaexprs.cli import main; main()", "generate", str(model)]
+        command = [sys.executable, "-m", "vaexprs", "generate", str(model)]
         options = ["-n", "2000000", "--dask", str(file), "--quiet", "--out", str(tmp_path / "g.h5ad")]
         client = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         while not list(tmp_path.glob(".g.vaexprs-*.h5ad")):  # it has begun to write

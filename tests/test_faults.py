@@ -17,7 +17,6 @@ import vaexprs as vx
 from vaexprs import _checks, checkpoints, writing
 from vaexprs.writing import claimed, written_whole
 
-MAIN = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
 # replaces what is at `out` again and again, and dies at the first, second, ... step of putting it in place
 DIES = """
 import json, os, signal, sys
@@ -172,7 +171,7 @@ def test_a_command_that_is_killed_as_it_writes_runs_again(conditional, tmp_path)
 
 def command(*words, **settings):
     return subprocess.Popen(
-        [sys.executable, "-c", MAIN, *map(str, words)],
+        [sys.executable, "-m", "vaexprs", *map(str, words)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -250,7 +249,7 @@ def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(few, tmp_pa
     few.write_h5ad(tmp_path / "few.h5ad")
     (tmp_path / "closed").mkdir(mode=0o555)
     words = ["fit", tmp_path / "few.h5ad", "--out", tmp_path / "closed" / "m", "--epochs", 100_000]
-    started = [sys.executable, "-c", MAIN, *map(str, words)]
+    started = [sys.executable, "-m", "vaexprs", *map(str, words)]
     if os.getuid() == 0:  # who may do anything
         if shutil.which("setpriv") is None:
             pytest.skip("root cannot give up its rights here: there is no setpriv")
@@ -329,14 +328,15 @@ def test_ctrl_c_keeps_whole_blocks(conditional, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [partial.name]
 
 
+def within(limit):
+    """Return what gives a process so many MiB of address space before it starts."""
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (limit * 2**20, limit * 2**20))
+
+
 @pytest.mark.parametrize("limit", [300, 1_000])
 def test_too_little_memory_to_start_is_one_sentence(few, tmp_path, limit):
     few.write_h5ad(tmp_path / "few.h5ad")
-
-    def little():
-        resource.setrlimit(resource.RLIMIT_AS, (limit * 2**20, limit * 2**20))
-
-    process = command("fit", tmp_path / "few.h5ad", "--out", tmp_path / "m", preexec_fn=little)
+    process = command("fit", tmp_path / "few.h5ad", "--out", tmp_path / "m", preexec_fn=within(limit))
     said = process.communicate(timeout=120)[1]
     assert (process.returncode, said) == (
         2,
@@ -358,12 +358,12 @@ def test_memory_that_ends_is_one_sentence(tmp_path):
         "import os; os.abort()": r"Error: There is not enough memory: this shell allows 3,072 MiB of address space",
     }
 
-    def little():
-        resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
-
     for work, words in works.items():
         done = subprocess.run(
-            [sys.executable, "-c", code.format(work)], capture_output=True, text=True, preexec_fn=little
+            [sys.executable, "-c", code.format(work)],
+            capture_output=True,
+            text=True,
+            preexec_fn=within(3_072),
         )
         assert done.returncode == 2, done.stderr
         assert re.match(words, done.stderr.splitlines()[-1]), done.stderr
@@ -378,11 +378,8 @@ def test_what_is_killed_where_memory_is_limited_does_not_go_on(tmp_path):
         "cli.app = work\ncli.main()\n"
     )
 
-    def little():
-        resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
-
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=little
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=within(3_072)
     ) as process:
         worker = int(process.stdout.readline())
         assert worker != process.pid

@@ -768,11 +768,9 @@ def test_the_command_line(few, tmp_path):
     table_of(few).T.to_csv(tmp_path / "few.csv")
     few.obs.to_csv(tmp_path / "few.obs.csv")
 
-    code = "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
-
     def run(*arguments, status=0):
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
+            [sys.executable, "-m", "vaexprs", *map(str, arguments)],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -174,9 +174,8 @@ def test_no_checkpoint_holds_what_diverged(few, tmp_path):
 def test_the_command_line_says_it(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     words = ["fit", "few.h5ad", "--epochs", "3", "--regularization", "1e38", "--out", "model"]
-    code = "from vaexprs.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "vaexprs", *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert "Error: Training diverged: loss or weights were no finite numbers in epoch 1" in done.stderr

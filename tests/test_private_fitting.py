@@ -29,7 +29,7 @@ from vaexprs.preprocessing import Conditions, summarise
 from vaexprs.report import gathering
 from vaexprs.report.page import Page, render
 
-CLI = (sys.executable, "-c", "from vaexprs.cli import main; main()")
+CLI = (sys.executable, "-m", "vaexprs")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 
 from vaexprs.processes import agree, in_slurm_step, join, place
 
-CODE = "from vaexprs.cli import main; main()"
 WORDS = ["--label-key", "cell_type", "--batch-size", "40", "-q"]
 
 
@@ -28,7 +27,7 @@ def folder(few, tmp_path_factory):
 
 def start(folder, *words, **env):
     return subprocess.Popen(
-        [sys.executable, "-c", CODE, "fit", *map(str, words)],
+        [sys.executable, "-m", "vaexprs", "fit", *map(str, words)],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
