@@ -313,12 +313,14 @@ def test_real_cells_may_have_more_genes_in_another_order(thirds):
             "generated must be what gen_exprs returned.* got ndarray",
         ),
         ({"layer": "counts"}, ValueError, "layer must be one of"),
+        ({"real": None}, TypeError, r"real must be an AnnData, .* a DataFrame or a path, got NoneType\.$"),
+        ({"train": 5}, TypeError, r"train must be an AnnData, .* a DataFrame or a path, got int\.$"),
     ],
 )
 def test_mistakes_get_one_clear_sentence(thirds, change, error, words):
-    generated = change.pop("generated", thirds[0])
+    generated, real = change.pop("generated", thirds[0]), change.pop("real", thirds[1])
     with pytest.raises(error, match=words):
-        vx.evaluate(generated, thirds[1], **({"label_key": "cell_type", "progress": False} | change))
+        vx.evaluate(generated, real, **({"label_key": "cell_type", "progress": False} | change))
 
 
 def test_sets_that_cannot_be_compared(thirds):

@@ -131,6 +131,16 @@ def test_overwrite_may_be_said_where_nothing_stands(tmp_path, small):
     assert read(write(small, tmp_path / "cells.h5ad", overwrite=True)).n_obs == 4
 
 
+def test_what_is_neither_cells_nor_a_path_is_told(tmp_path, small):
+    with pytest.raises(TypeError, match="path must be text or a pathlib.Path, got NoneType"):
+        read(None)
+    with pytest.raises(TypeError, match="path must be text or a pathlib.Path, got int"):
+        write(small, 5)
+    with pytest.raises(TypeError, match="adata must be an AnnData, such as gen.adata, got dict"):
+        write({}, tmp_path / "a.h5ad")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_output_of_another_suffix_is_refused(tmp_path, small):
     words = r"^The output must be one of \.h5ad, \.zarr, \.mtx, \.csv, .*, \.rds, got 'cells\.loom'\.$"
     with pytest.raises(ValueError, match=words):

@@ -509,6 +509,14 @@ def test_correlated_points_need_a_full_covariance():
     np.testing.assert_allclose(best.covariances_[0], np.cov(x.T, bias=True), atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_of_models_that_are_the_same_with_one_component_the_first_is_chosen(seed):
+    rng = np.random.default_rng(seed)
+    correlated = rng.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 400)
+    for x, model in ((correlated, "EEE"), (rng.normal(size=(400, 3)) * [1, 3, 9], "EEI")):
+        assert select_mixture(x, components=[1]).best.model == model
+
+
 def test_only_the_models_asked_for_are_fitted(iris):
     table = select_mixture(iris, components=[2], models=["VVI", "EEE"]).table
     assert list(table["model"]) == ["VVI", "EEE"]

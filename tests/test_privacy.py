@@ -208,6 +208,8 @@ def test_mistakes_get_one_clear_sentence(thirds):
         match="at least 10 generated and as many held-out cells of the same labels, got 4. Generate more cells",
     ):
         vx.audit_privacy(c[few_alike[0]].copy(), a, b[few_alike[1]].copy(), label_key="cell_type")
+    with pytest.raises(TypeError, match=r"holdout must be an AnnData, .* got NoneType\.$"):
+        vx.audit_privacy(c, a, None)
     with pytest.raises(TypeError, match="seed must be a whole number, got 0.5"):
         vx.audit_privacy(c, a, b, seed=0.5)
 

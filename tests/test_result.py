@@ -92,6 +92,8 @@ def test_saving_leaves_other_folders_alone(few, saved, tmp_path):
 
 
 def test_loading_nothing(tmp_path):
+    with pytest.raises(TypeError, match="path must be text or a pathlib.Path, got NoneType"):
+        vx.load_vae(None)
     with pytest.raises(FileNotFoundError, match="There is no saved model '.*nowhere'"):
         vx.load_vae(tmp_path / "nowhere")
 

@@ -52,6 +52,19 @@ def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(sentence, category, stacklevel=level)
 
 
+def check_path(path: Any, name: str = "path") -> Path:
+    """Return a path given as text or as one.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{name} must be text or a pathlib.Path, got {type(path).__name__}.")
+    return Path(path)
+
+
 def check_file(path: str | os.PathLike[str]) -> Path:
     """Return `path` if it is a file.
 
@@ -60,7 +73,7 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     FileNotFoundError
         If there is none.
     """
-    path = Path(path)
+    path = check_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     return path

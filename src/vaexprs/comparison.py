@@ -97,7 +97,7 @@ def as_cells(generated: Any) -> ad.AnnData | Path:
     if isinstance(generated, ad.AnnData):
         return generated
     if isinstance(generated, pd.DataFrame) or hasattr(generated, "get_assay_names"):
-        return from_object(generated)
+        return from_object(generated, name="generated")
     raise TypeError(
         "generated must be what gen_exprs returned, an AnnData, a BiocPy experiment, a DataFrame or a path, "
         f"got {type(generated).__name__}."
@@ -249,7 +249,7 @@ def side_by_side(
     layer = layer_like(generated, layer)
     generated = only_generated(generated, notes)
     sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe or layer == AS_IT_IS else None)}
-    sets |= {name: from_object(cells, layer=layer) for name, cells in others.items()}
+    sets |= {name: from_object(cells, layer=layer, name=name) for name, cells in others.items()}
     genes = sets["generated"].var_names
     for name, cells in sets.items():
         check_cells(cells, name)

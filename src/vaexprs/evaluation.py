@@ -147,7 +147,7 @@ def evaluate(
     keys = {"label_key": label_key, "donor_key": donor_key}
     looked = {"generated": at_hand(made, keys=[*keys.values()], seed=seed)}
     for name, cells in (("real", real), ("train", train)):
-        if cells is not None:
+        if cells is not None or name == "real":
             looked[name] = at_hand(cells, keys=[*keys.values()], seed=seed, layer=layer)
     notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
     others = {name: part.cells for name, part in looked.items() if name != "generated"}

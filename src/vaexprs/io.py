@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import check_file, did_you_mean, require, some, warn
+from vaexprs._checks import check_file, check_path, did_you_mean, require, some, warn
 from vaexprs.counts import AS_IT_IS, chosen, count_names
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import (
@@ -165,7 +165,7 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
     ValueError
         If its format is none that can be read.
     """
-    path = Path(path)
+    path = check_path(path)
     if not path.exists() and not path.suffix:
         raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
     known = suffix_of(path) in (*READERS, *TURNED) or is_folder(path)
@@ -180,7 +180,7 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
+def from_object(obj: Any, *, layer: str | None = None, name: str = "object") -> ad.AnnData:
     """Return an AnnData whose X is the asked-for layer of an AnnData or a BiocPy experiment.
 
     Parameters
@@ -193,6 +193,8 @@ def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
         The layer (AnnData) or assay (BiocPy) to take, "X" for X. By default what holds counts of X (or the
         first assay), layers with a name that says so, and raw; counts are recovered from their logarithms
         where there are no others. A warning says so where it is not X.
+    name
+        Of the argument, for the message.
 
     Raises
     ------
@@ -209,13 +211,14 @@ def from_object(obj: Any, *, layer: str | None = None) -> ad.AnnData:
         return _from_biocpy(obj, layer)
     if isinstance(obj, pd.DataFrame):
         text = [key for key, kind in obj.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-        found = from_matrix(obj.drop(columns=text), "object")
+        found = from_matrix(obj.drop(columns=text), name)
         for key in text:
             found.obs[str(key)] = obj[key].array
         return found
+    matrix = " Give a matrix of shape (n_cells, n_genes) as x_train." if name == "object" else ""
     raise TypeError(
-        "object must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "
-        f"got {type(obj).__name__}. Give a matrix of shape (n_cells, n_genes) as x_train."
+        f"{name} must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "
+        f"got {type(obj).__name__}.{matrix}"
     )
 
 

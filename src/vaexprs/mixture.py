@@ -27,6 +27,7 @@ UNIVARIATE = {"E": "EII", "V": "VII"}  # mclust's names in one dimension
 LEAST_VARIANCE = 1e-12  # of a component in any direction, as a fraction of that of all points
 TOLERANCE = 5e-6
 MOST_STEPS = 1_000
+TIE = 1e-9  # relative: BICs as near as this are equal but for rounding, and of equal models the first stays
 STARTING_POINTS = 2_000
 
 
@@ -366,7 +367,7 @@ def select_mixture(
                 log_likelihood = fitted.log_likelihoods[-1] * observations / n
                 bic = -2 * log_likelihood + k * np.log(observations)
                 rows.append((name, g, k, log_likelihood, bic, "" if fitted.converged else "not converged"))
-                if best is None or bic < best[0]:
+                if best is None or bic < best[0] - TIE * abs(best[0]):
                     best = bic, name, fitted
     if best is None:
         raise SingularFitError(

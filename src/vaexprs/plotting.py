@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from vaexprs import markup
-from vaexprs._checks import check_choice, did_you_mean, some, warn
+from vaexprs._checks import check_choice, check_path, did_you_mean, some, warn
 from vaexprs.comparison import (
     as_cells,
     at_hand,
@@ -95,7 +95,7 @@ class ModelGraph:
         FileExistsError
             If `path` exists and `overwrite` is false.
         """
-        path = Path(path)
+        path = check_path(path)
         suffix = check_choice("The suffix of the file", path.suffix.removeprefix("."), GRAPH_FORMATS)
         with written_whole(path, overwrite=overwrite) as beside:
             beside.write_bytes(self.dot.encode() if suffix == "dot" else self._draw(suffix))
@@ -303,7 +303,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
     ValueError
         If the suffix is another one.
     """
-    path = Path(path)
+    path = check_path(path)
     suffix = check_choice("The suffix of the file", path.suffix.removeprefix("."), FIGURE_FORMATS)
     with written_whole(path, overwrite=overwrite) as beside:
         figure.savefig(beside, format=suffix, dpi=150)
@@ -333,7 +333,7 @@ def _joined(
     looked = {"generated": made}
     if real is not None:
         looked["real"] = at_hand(real, keys=[label_key], seed=seed, layer=layer, most=MOST_FROM_DISK)
-        joined = join_real(from_object(looked["real"].cells, layer=layer), made.cells)
+        joined = join_real(from_object(looked["real"].cells, layer=layer, name="real"), made.cells)
     elif isinstance(x, Generated):
         train = sampled_training(x.fit.preprocessing, seed=seed, most=MOST_FROM_DISK)
         if train is not None:

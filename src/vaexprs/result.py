@@ -17,7 +17,7 @@ import pandas as pd
 from packaging.version import InvalidVersion, Version
 
 from vaexprs import markup
-from vaexprs._checks import reason, some
+from vaexprs._checks import check_path, reason, some
 from vaexprs.architecture import check_saved
 from vaexprs.density import LatentDensity
 from vaexprs.guarantee import Guarantee
@@ -229,7 +229,7 @@ def load_vae(
     ValueError
         If it was written by a newer version, or is damaged.
     """
-    path = Path(path)
+    path = check_path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"There is no saved model {str(path)!r}.")
     for name in FILES:

@@ -19,7 +19,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from vaexprs._checks import reason
+from vaexprs._checks import check_path, reason
 from vaexprs.disk import SafeFile
 from vaexprs.matrices import stacked
 from vaexprs.ondisk import STORES, in_memory
@@ -45,7 +45,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     FileNotFoundError
         If the folder it should be in is not there.
     """
-    path = Path(path)
+    path = check_path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists already; choose another name or say overwrite.")
     if not path.absolute().parent.is_dir():
@@ -244,7 +244,7 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITA
     ImportError
         If it ends in ``.rds`` and the package for that is not installed.
     """
-    path = Path(path)
+    path = check_path(path)
     suffix = suffix_of(path)
     if suffix not in suffixes:
         raise ValueError(f"The output must be one of {', '.join(suffixes)}, got {path.name!r}.")
@@ -304,6 +304,8 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
 
     Raises
     ------
+    TypeError
+        If `adata` is no AnnData.
     ValueError
         If the suffix is another one, or the format cannot hold the cells.
     FileExistsError
@@ -315,6 +317,8 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
     """
     path = check_writable(path)
     suffix = suffix_of(path)
+    if not isinstance(adata, ad.AnnData):
+        raise TypeError(f"adata must be an AnnData, such as gen.adata, got {type(adata).__name__}.")
     if suffix in STORES:
         adata.strings_to_categoricals()
         settings = {"compression": "gzip"} if suffix == ".h5ad" else {}

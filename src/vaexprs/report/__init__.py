@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaexprs._checks import check_integer
+from vaexprs._checks import check_integer, check_path
 from vaexprs.writing import check_output, written_whole
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     ValueError
         If it does not end in .html.
     """
-    path = Path(path)
+    path = check_path(path)
     if path.suffix.lower() != SUFFIX:
         raise ValueError(f"The report must end in {SUFFIX}, got {path.name!r}. Try {path.stem + SUFFIX!r}.")
     return path

@@ -66,9 +66,9 @@ def gather(
     looked = {"generated": at_hand(cells, keys=keys, seed=seed)}
     made = looked["generated"].cells
     values = layer_like(made, layer)
-    looked["real"] = _taken(real, keys, values, seed)
+    looked["real"] = _taken(real, "real", keys, values, seed)
     if given:
-        looked["train"] = _taken(train, keys, values, seed)
+        looked["train"] = _taken(train, "train", keys, values, seed)
     elif fit.preprocessing.train is not None:
         looked["train"] = training_cells(fit, made, seed)
     sample_notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
@@ -166,10 +166,10 @@ def audit(
     return table, [*notes, *table.attrs.get("notes", [])]
 
 
-def _taken(cells: Any, keys: Sequence[str | None], layer: str | None, seed: int) -> AtHand:
+def _taken(cells: Any, name: str, keys: Sequence[str | None], layer: str | None, seed: int) -> AtHand:
     """Return real cells in memory, or a sample of them, as an AnnData with their values in X."""
     looked = at_hand(cells, keys=keys, seed=seed, layer=layer)
-    return AtHand(from_object(looked.cells, layer=layer), looked.of)
+    return AtHand(from_object(looked.cells, layer=layer, name=name), looked.of)
 
 
 def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> AtHand:
