@@ -241,5 +241,23 @@ def test_the_answer_without_an_audit():
     assert "real cells the model has not seen" in privacy.answer(None).sentence
 
 
+@pytest.mark.parametrize(
+    ("beyond", "light", "end"),
+    [
+        ([], "green", "by chance)."),
+        (["membership_auc_distance"], "green", "by chance)."),  # of several attacks
+        (["exposed_cells"], "amber", "Beyond chance: Exposed training cells."),
+        (["close_copies", "exposed_cells"], "amber", "Beyond chance: Close copies; Exposed training cells."),
+    ],
+)
+def test_the_answer_names_what_is_beyond_chance(beyond, light, end):
+    names = [name for name in privacy.AUDITS if not name.startswith("donor")]
+    verdicts = ["caution" if name in beyond else "pass" for name in names]
+    table = pd.DataFrame({"metric": names, "value": 0.51, "low": 0.47, "high": 0.55, "verdict": verdicts})
+    answer = privacy.answer(table)
+    assert answer.light == light
+    assert answer.sentence.endswith(end)
+
+
 def test_the_same_seed_gives_the_same_table(thirds):
     assert audit(thirds[2], thirds, seed=1).equals(audit(thirds[2], thirds, seed=1))

@@ -273,8 +273,11 @@ def answer(audit: pd.DataFrame | None) -> Answer:
         near = set(verdicts.index[verdicts == "fail"]) <= set(DISTANCES)
         sign = "lie closer to training cells than real ones do" if near else "give training cells away"
         return Answer(QUESTION, "red", f"Generated cells {sign}. {told} Failed: {'; '.join(failed)}.")
-    if (verdicts.drop(SECOND_ATTACKS) == "caution").any():
-        return Answer(QUESTION, "amber", f"No copies, but training cells leave a trace. {told}")
+    first = verdicts.drop(SECOND_ATTACKS)
+    beyond = [AUDITS[name].title for name in first.index[first == "caution"]]
+    if beyond:
+        trace = f"No copies, but training cells leave a trace. {told} Beyond chance: {'; '.join(beyond)}."
+        return Answer(QUESTION, "amber", trace)
     return Answer(QUESTION, "green", f"No sign of copying was found. {told}")
 
 
