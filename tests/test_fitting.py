@@ -191,9 +191,9 @@ def test_reused_preprocessing_takes_new_validation_cells(few):
 def test_use_generator_never_makes_a_dense_copy_of_a_sparse_matrix():
     rng = np.random.default_rng(0)
     x = sp.random(
-        6000, 2000, 0.01, "csr", np.float32, random_state=rng, data_rvs=lambda n: rng.integers(1, 9, n)
+        12_000, 2000, 0.01, "csr", np.float32, random_state=rng, data_rvs=lambda n: rng.integers(1, 9, n)
     )
-    x = sp.csr_matrix(x + sp.csr_matrix((np.ones(6000), (range(6000), [0] * 6000)), x.shape))
+    x = sp.csr_matrix(x + sp.csr_matrix((np.ones(12_000), (range(12_000), [0] * 12_000)), x.shape))
     size = x.shape[0] * x.shape[1] * 4
 
     def peak(use_generator):
