@@ -428,7 +428,7 @@ def test_evaluate_writes_what_python_gives(judged, few):
 
 def test_warnings_are_the_users():
     code = (
-        "import warnings\nfrom vaexprs import cli\ndef work():\n    warnings.simplefilter('always')\n"
+        "import warnings\nfrom vaexprs import cli\ndef work(**_):\n    warnings.simplefilter('always')\n"
         "    for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, UserWarning):\n"
         "        warnings.warn(kind.__name__, kind)\ncli.app = work\ncli.main()\n"
     )

@@ -350,7 +350,7 @@ def test_memory_that_ends_is_one_sentence(tmp_path):
     """More values than there is address space: in NumPy, in JAX, and where a library aborts the process."""
     code = (
         "import sys, numpy as np\nfrom vaexprs import cli\n"
-        "def work():\n    {}\ncli.app = work\nsys.argv[0] = 'vaexprs'\ncli.main()\n"
+        "def work(**_):\n    {}\ncli.app = work\nsys.argv[0] = 'vaexprs'\ncli.main()\n"
     )
     works = {
         "np.ones(2**36)": r"Error: There is not enough memory \(Unable to allocate 512. GiB .*\)\. Take fewer genes",
@@ -374,7 +374,7 @@ def test_memory_that_ends_is_one_sentence(tmp_path):
 def test_what_is_killed_where_memory_is_limited_does_not_go_on(tmp_path):
     code = (
         "import os, time\nfrom vaexprs import cli\n"
-        "def work():\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
+        "def work(**_):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
         "cli.app = work\ncli.main()\n"
     )
 

@@ -65,7 +65,7 @@ def main() -> None:
             _check_memory(limit)
             _watch(limit)
         with OUTPUTS, memory_told():
-            app()
+            app(prog_name="vaexprs")
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         text = str(error)
         if isinstance(error, FileExistsError):
