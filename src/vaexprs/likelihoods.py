@@ -97,7 +97,7 @@ def of_each_gene(n: Any, own: Any, condition: Any, effect: Any) -> Any:
     """Return the sum of a gene's own value and what the conditions of each of n cells add, (n, n_genes).
 
     One matrix product, with a column of ones for the gene's own: the gradient is one as well then. For a
-    value that is added to each row XLA sums up columns, and a step takes an eighth longer on a processor.
+    value that is added to each row XLA sums up columns, which is slow on a processor.
 
     Parameters
     ----------
