@@ -117,7 +117,7 @@ def test_plot_draws_models_and_cells(folder, tmp_path):
         ),
         (["fit", "few.h5ad", "--likelihood", "nbb", "--out", "m"], "likelihood must be one of .* got 'nbb'"),
         (["fit", "few.h5ad", "--epochs", "0", "--out", "m"], "epochs must be at least 1, got 0"),
-        (["fit", "few.h5ad", "--epochs", "x", "--out", "m"], "(Input should be|is not) a valid integer"),
+        (["fit", "few.h5ad", "--epochs", "x", "--out", "m"], "Input should be a valid integer"),
         (["generate", "nothing", "-n", "5", "--out", "g.h5ad"], "There is no saved model 'nothing'"),
         (["generate", "model", "--out", "g.h5ad"], "num_samples must be given, or numbers by label"),
         (["generate", "model", "-n", "-1", "--out", "g.h5ad"], "num_samples must be at least 1, got -1"),

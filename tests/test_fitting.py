@@ -215,7 +215,7 @@ def test_use_generator_never_makes_a_dense_copy_of_a_sparse_matrix():
     streamed, low = peak(True)
     _, high = peak(False)
     assert sp.issparse(streamed.preprocessing.x_train)
-    assert low < 0.6 * size
+    assert low < 0.5 * size
     assert high > size
 
 

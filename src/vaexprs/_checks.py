@@ -52,7 +52,7 @@ def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(sentence, category, stacklevel=level)
 
 
-def check_path(path: Any, name: str = "path") -> Path:
+def check_path(path: Any) -> Path:
     """Return a path given as text or as one.
 
     Raises
@@ -61,7 +61,7 @@ def check_path(path: Any, name: str = "path") -> Path:
         If it is something else.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{name} must be text or a pathlib.Path, got {type(path).__name__}.")
+        raise TypeError(f"path must be text or a pathlib.Path, got {type(path).__name__}.")
     return Path(path)
 
 

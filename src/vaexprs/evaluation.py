@@ -146,9 +146,9 @@ def evaluate(
     layer = layer_like(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
     looked = {"generated": at_hand(made, keys=[*keys.values()], seed=seed)}
-    for name, cells in (("real", real), ("train", train)):
-        if cells is not None or name == "real":
-            looked[name] = at_hand(cells, keys=[*keys.values()], seed=seed, layer=layer)
+    given = {"real": real} if train is None else {"real": real, "train": train}
+    for name, cells in given.items():
+        looked[name] = at_hand(cells, keys=[*keys.values()], seed=seed, layer=layer)
     notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
     others = {name: part.cells for name, part in looked.items() if name != "generated"}
     sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer, notes=notes)

@@ -72,6 +72,8 @@ def read(
 
     Raises
     ------
+    TypeError
+        If `path` is something else.
     FileNotFoundError
         If there is nothing at `path`.
     ValueError

@@ -224,6 +224,8 @@ def load_vae(
 
     Raises
     ------
+    TypeError
+        If `path` is something else.
     FileNotFoundError
         If there is no folder at `path` or a file is missing in it.
     ValueError

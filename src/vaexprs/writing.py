@@ -305,7 +305,7 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
     Raises
     ------
     TypeError
-        If `adata` is no AnnData.
+        If `adata` is no AnnData, or `path` no path.
     ValueError
         If the suffix is another one, or the format cannot hold the cells.
     FileExistsError
