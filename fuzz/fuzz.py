@@ -16,9 +16,10 @@ import warnings
 import zipfile
 from pathlib import Path
 
+from mutations import CUT, mutated
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 HERE = Path(__file__).parent
-CUT = b"\n--8<--\n"
 DOCUMENTED = (ValueError, TypeError, OSError, ImportError)  # what the command line turns into a sentence
 ARRAYS = "seen cells bic pooled effects models components weights means covariances".split()  # noqa: SIM905
 LIMITS = ("scaling.low", "scaling.range")
@@ -215,7 +216,9 @@ def main():
     for path in sorted((HERE / "corpora" / form).iterdir()):
         once(form, path.read_bytes())
     atheris.Setup(
-        [sys.argv[0], *options, str(HERE / "corpora" / form)], lambda data: once(form, data) and None
+        [sys.argv[0], *options, str(HERE / "corpora" / form)],
+        lambda data: once(form, data) and None,
+        custom_mutator=lambda data, room, seed: mutated(data, room, seed, atheris.Mutate),
     )
     atheris.Fuzz()
 
