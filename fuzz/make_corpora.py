@@ -1,10 +1,11 @@
-"""Writes the files that fuzzing starts from: one or two small whole ones of each format.
+"""Writes the files that fuzzing starts from: a few small whole ones of each format.
 
 python fuzz/make_corpora.py
 
 With the lowest Keras that is allowed: an older one cannot read the model of a newer one.
 """
 
+import gzip
 import io
 import tempfile
 import warnings
@@ -19,8 +20,12 @@ import h5py
 import keras
 import numpy as np
 import pandas as pd
+import rdata
 import scipy.sparse as sp
-from fuzz import ARRAYS, CUT, HERE, LIMITS
+from fuzz import ARRAYS, HERE, LIMITS
+from mutations import CUT
+
+from vaexprs import rds
 
 CORPORA = HERE / "corpora"
 
@@ -104,16 +109,20 @@ def of_stores(folder):
     path = folder / "rich.h5ad"
     rich().write_h5ad(path)
     put("h5ad-tree", "rich", tree(path))
-    path = folder / "a.zarr"
-    cells().write_zarr(path)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    put("zarr", "sparse", CUT.join(f"{f.relative_to(path)}\n".encode() + f.read_bytes() for f in files))
-    content = io.BytesIO()
-    with h5py.File(content, "w", libver=("v110", "v110")) as file:
-        ad.io.write_elem(file, "mod/rna", cells())
-        ad.io.write_elem(file, "obs", cells().obs)
-    put("h5mu", "rna", content.getvalue())
-    put("h5mu-tree", "rna", tree(content))
+    for name, adata, version in (("sparse", cells(), 3), ("older", cells(False), 2)):
+        path = folder / f"{name}.zarr"
+        with ad.settings.override(zarr_write_format=version):
+            adata.write_zarr(path)
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        put("zarr", name, CUT.join(f"{f.relative_to(path)}\n".encode() + f.read_bytes() for f in files))
+    for name, others in (("rna", {}), ("two", {"mod/prot": cells(False)[:4], "obsmap/rna": np.arange(1, 7)})):
+        content = io.BytesIO()
+        with h5py.File(content, "w", libver=("v110", "v110")) as file:
+            for place, part in ({"mod/rna": cells(), "obs": cells().obs} | others).items():
+                ad.io.write_elem(file, place, part)
+        if not others:
+            put("h5mu", name, content.getvalue())
+        put("h5mu-tree", name, tree(content))
 
 
 def of_10x(folder):
@@ -130,6 +139,14 @@ def of_10x(folder):
         features["genome"] = np.array([b"x"] * 4)
     put("10x-h5", "v3", content.getvalue())
     put("10x-h5-tree", "v3", tree(content))
+    content = io.BytesIO()
+    with h5py.File(content, "w", libver=("v110", "v110")) as file:
+        group = file.create_group("GRCh38")
+        group["data"], group["indices"] = x.data.astype(np.int32), x.indices.astype(np.int64)
+        group["indptr"], group["shape"] = x.indptr.astype(np.int64), np.array(x.shape, np.int32)
+        group["barcodes"] = np.array([b"AAAC-1", b"AAAG-1", b"AAAT-1", b"AACA-1", b"AACC-1", b"AACG-1"])
+        group["genes"] = group["gene_names"] = np.array([b"g1", b"g2", b"g3", b"g4"])
+    put("10x-h5-tree", "v2", tree(content))
     lines = [f"{i + 1} {j + 1} {int(v)}" for i, j, v in zip(*sp.find(x), strict=True)]
     head = "%%MatrixMarket matrix coordinate integer general\n%\n"
     matrix = f"{head}4 6 {len(lines)}\n" + "\n".join(lines) + "\n"
@@ -154,6 +171,13 @@ def of_10x(folder):
     )
     put("loom", "plain", compact((folder / "a.loom").read_bytes()))
     put("loom-tree", "plain", tree(folder / "a.loom"))
+    loompy.create(
+        str(folder / "b.loom"),
+        {"": x.toarray(), "spliced": x.toarray() + 1},
+        {"Gene": np.array(["g1", "g1", "g3", "g4"]), "Accession": np.array(["e1", "e2", "e3", "e4"])},
+        {"CellID": np.arange(6), "label": np.array(list("ababab")), "PCA": np.ones((6, 2))},
+    )
+    put("loom-tree", "layers", tree(folder / "b.loom"))
     # over damaged sequences that are not text HDF5 crashed
     with h5py.File(folder / "a.loom", "r+") as file:
         del file["col_attrs/CellID"]
@@ -166,11 +190,17 @@ def of_text(folder):
     put("csv", "comma", b"cell,MT-A,CD4,type\nc1,1,0,B\nc2,0,2.5,T\n")
     put("csv", "semicolon", 'g;c1;"c;2"\nACTB;1,5;2\nCD4;0;1e3\n'.encode("utf-8-sig"))
     put("csv", "tab", b"c1\tc2\ng1\t1\t2\n'=g2\t3\t-4\n")
+    put(
+        "csv",
+        "counted",
+        b"# Program\nGeneid\tChr\tStart\tEnd\tStrand\tLength\ta.bam\tb.bam\ng1\t1;1\t1;3\t2;4\t+;+\t4\t0\t7\n"
+        b"g2\tX\t5\t9\t-\t5\t5\t0\n__no_feature\t1\t1\t1\t+\t1\t9\t9\n",
+    )
+    put("csv", "quoted", b'"","g,1","g""2",g3\r\nc1,1,.5,"3"\r\n"c\n2",0,2,1e5\r\n')
+    put("csv", "wide", "c,é\u0301,é\n1,2,3\n4,5,6\n".encode("utf-16"))
 
 
 def of_r(folder):
-    import gzip
-
     vx.write(cells(), folder / "a.rds")
     put("rds", "experiment", gzip.decompress((folder / "a.rds").read_bytes()))
     put(
@@ -178,6 +208,74 @@ def of_r(folder):
         "text",
         b"A\n3\n262657\n197888\n5\nUTF-8\n526\n4\n1\n2\n3\n4\n1026\n1\n262153\n3\ndim\n13\n2\n2\n2\n254\n",
     )
+    for name, root in objects().items():
+        content = io.BytesIO()
+        versions = rdata.parser.RVersions(3, 262657, 197888)
+        whole = rdata.parser.RData(versions, rdata.parser.RExtraInfo("UTF-8"), root)
+        rds._unparser()(content).unparse_r_data(whole)
+        put("rds", name, content.getvalue())
+
+
+def objects():
+    """Return objects of R: matrices of each class, a data frame, Seurat's of both kinds."""
+    r = rds._Tree()
+    x, genes = cells().X.T, ["MT-A", "CD4", "g3", "g4"]
+    names, barcodes = r.items([r.strings(genes), r.strings("uvwxyz")]), r.strings("uvwxyz")
+    dim, values, kind = r.numbers(x.shape), r.numbers(x.data.astype(float)), r.strings(["a", "b"] * 3)
+    i, p = r.numbers(x.tocsr().indices), r.numbers(x.tocsr().indptr)
+    at, by = (r.numbers(each) for each in x.tocoo().coords)
+    by_column = r.matrix(x, genes, list("uvwxyz"))
+    by_row = r.s4("dgRMatrix", "Matrix", j=i, p=p, Dim=dim, Dimnames=names, x=values)
+    triplets = r.s4("dgTMatrix", "Matrix", i=at, j=by, Dim=dim, Dimnames=names, x=values)
+    dense = r.numbers(x.toarray().ravel(order="F").astype(int), dim=dim, dimnames=names)
+    held = r.s4("dgeMatrix", "Matrix", Dim=dim, Dimnames=names, x=r.numbers(x.toarray().ravel(order="F")))
+    counted = np.ma.masked_array([0, -6], [True, False])  # row names that are only numbered
+    about = {"names": r.strings(["size", "kind"]), "class": r.strings(["data.frame"])}
+
+    def columns(values, names):
+        attributes = r.attributes(about | {"row.names": names})
+        return r._node(r._kind.VEC, value=values, is_object=True, attributes=attributes)
+
+    frame = columns([r.numbers(np.arange(6.0)), r.factor([1, 2, 0, 1, 2, 1], "ab")], r.numbers(counted))
+    table = columns([r.numbers(np.arange(4)), r.numbers(np.arange(4.0))], r.strings(genes))
+    runs = r.s4("Rle", "S4Vectors", values=r.factor([1, 2], "ab"), lengths=r.numbers([4, 2]))
+    assays = r.vector("SimpleList", "S4Vectors", listData=r.items([dense, held], ["logcounts", "counts"]))
+    older = r.s4("Assay", "SeuratObject", counts=by_column, data=dense)
+    newer = r.s4(
+        "Assay5",
+        "SeuratObject",
+        layers=r.items([by_column, by_column], ["counts", "data"]),
+        cells=r.numbers([True] * 6, dim=r.numbers([6, 1]), dimnames=r.items([barcodes, kind])),
+        features=r.numbers([True] * 4, dim=r.numbers([4, 1]), dimnames=r.items([r.strings(genes), kind])),
+    )
+
+    def seurat(assay):
+        return r.s4(
+            "Seurat",
+            "SeuratObject",
+            assays=r.items([assay, assay], ["RNA", "ADT"]),
+            **{
+                "meta.data": frame,
+                "active.assay": r.strings(["RNA"]),
+                "active.ident": r.factor([1] * 6, "s"),
+            },
+        )
+
+    return {
+        "by-row": by_row,
+        "triplets": triplets,
+        "dense": dense,
+        "table": table,
+        "seurat": seurat(older),
+        "seurat-5": seurat(newer),
+        "summarized": r.s4(
+            "SummarizedExperiment",
+            "SummarizedExperiment",
+            colData=r.frame(6, {"runs": runs, "kind": kind}, "uvwxyz"),
+            assays=r.s4("SimpleAssays", "SummarizedExperiment", data=assays),
+            NAMES=r.strings(genes),
+        ),
+    }
 
 
 def of_fits(folder):

@@ -592,6 +592,105 @@ def test_the_shape_tells_where_names_do_not(tmp_path):
         assert vx.read(tmp_path / "wide.csv").shape == (3, 4)
 
 
+def test_what_featurecounts_writes(some_cells, tmp_path):
+    cells = some_cells[:6, :40].copy()
+    table = table_of(cells).T
+    # some genes have one exon: their places are numbers
+    about = {"Chr": "1;1", "Start": range(40), "End": "5;9", "Strand": "+", "Length": range(90, 130)}
+    for place, (key, values) in enumerate(about.items()):
+        table.insert(place, key, values)
+    text = table.rename_axis("Geneid").to_csv(sep="\t")
+    (tmp_path / "counts.txt").write_text(
+        '# Program:featureCounts v2.0.1; Command:"featureCounts" "-T"\n' + text
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is guessed
+        found = vx.read(tmp_path / "counts.txt")
+    assert_same(found, cells)
+    assert found.var.iloc[7].to_dict() == {
+        "Chr": "1;1",
+        "Start": "7",
+        "End": "5;9",
+        "Strand": "+",
+        "Length": "97",
+    }
+
+
+def test_gct(some_cells, tmp_path):
+    cells = some_cells[:6, :40].copy()
+    table = table_of(cells).T
+    table.insert(0, "Description", [f"symbol {i}" for i in range(40)])
+    text = "#1.2\n40\t6\n" + table.rename_axis("Name").to_csv(sep="\t")
+    with gzip.open(tmp_path / "tpm.gct.gz", "wt") as file:
+        file.write(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = vx.read(tmp_path / "tpm.gct.gz")
+    assert_same(found, cells)
+    assert list(found.var["Description"]) == [f"symbol {i}" for i in range(40)]
+    (tmp_path / "new.gct").write_text(text.replace("#1.2", "#1.3"))
+    with pytest.raises(ValueError, match=r"new\.gct' must begin with #1\.2, the version"):
+        vx.read(tmp_path / "new.gct")
+
+
+def test_comments_before_the_names(some_cells, tmp_path):
+    cells = some_cells[:6, :40].copy()
+    text = table_of(cells).rename_axis("#cell").to_csv()
+    (tmp_path / "counts.csv").write_text("# made by, for\n#\n" + text)
+    assert_same(quiet_read(tmp_path / "counts.csv", transpose=False), cells)
+    with pytest.raises(UserWarning, match=r"^'counts\.csv': its 6 rows are taken as cells"):
+        quiet_read(tmp_path / "counts.csv")
+    (tmp_path / "only.csv").write_text("# one\n# two\n")
+    with pytest.raises(ValueError, match=r"only\.csv' must be a table with names"):
+        vx.read(tmp_path / "only.csv")
+
+
+def test_reads_of_no_gene_are_left_out(tmp_path):
+    rows = {
+        "ENSG00000000003": [1, 2],
+        "ENSG00000000005": [0, 3],
+        "__no_feature": [900, 800],
+        "N_unmapped": [7, 7],
+    }
+    table = pd.DataFrame(rows, index=["s1", "s2"]).T
+    table.to_csv(tmp_path / "counts.tsv", sep="\t")
+    words = r"^'counts\.tsv': '__no_feature', 'N_unmapped' count reads of no gene, and are left out\.$"
+    with pytest.warns(UserWarning, match="2 columns as cells"), pytest.warns(UserWarning, match=words):
+        found = vx.read(tmp_path / "counts.tsv")
+    assert found.to_df().to_dict("list") == {"ENSG00000000003": [1, 2], "ENSG00000000005": [0, 3]}
+
+
+def test_genes_that_became_dates_are_told(tmp_path):
+    (tmp_path / "excel.csv").write_text("cell,CD4,ACTB,2-Sep,Mar-01\nc1,1,2,3,4\nc2,5,6,7,8\n")
+    words = r"^'excel\.csv': a spreadsheet has made dates of the names of genes: '2-Sep', 'Mar-01'\.$"
+    with pytest.warns(UserWarning, match="as genes"), pytest.warns(UserWarning, match=words):
+        assert vx.read(tmp_path / "excel.csv").shape == (2, 4)
+
+
+def test_genes_with_their_kinds_are_still_genes(tmp_path):
+    ids = [f"ENSG0000000{i:04}" for i in range(8)]
+    table = pd.DataFrame({"biotype": ["coding", "other"] * 4, "s1": range(8), "s2": range(8)}, index=ids)
+    table.to_csv(tmp_path / "counts.csv")
+    with pytest.warns(UserWarning, match="8 rows are taken as genes .* because rows are named like genes"):
+        found = vx.read(tmp_path / "counts.csv")
+    assert found.shape == (2, 8)
+    assert list(found.var["biotype"]) == ["coding", "other"] * 4
+
+
+def test_the_texts_of_excel(tmp_path):
+    text = "c\u00e9ll\tCD4\tACTB\nc1\t1\t2\nc2\t3\t4\n"
+    (tmp_path / "unicode.txt").write_text(text, encoding="utf-16")
+    assert quiet_read(tmp_path / "unicode.txt", transpose=False).to_df().to_dict("list") == {
+        "CD4": [1, 3],
+        "ACTB": [2, 4],
+    }
+    (tmp_path / "windows.txt").write_text(text, encoding="cp1252")
+    with pytest.raises(
+        ValueError, match=r"windows\.txt' must be text in UTF-8: .* 0xe9 .* save it as 'CSV UTF-8'"
+    ):
+        vx.read(tmp_path / "windows.txt")
+
+
 def test_cells_as_a_table_and_back(some_cells, tmp_path):
     cells = some_cells[:20, :30].copy()
     cells.obs["donor"] = pd.Categorical(["01", "1"] * 10)
@@ -657,8 +756,12 @@ def test_tables_that_are_no_text(tmp_path, some_cells):
     (tmp_path / "bad.tsv").write_bytes(b"\x00\xff\xfe" * 100)
     whole = gzip.compress(table_of(some_cells).to_csv().encode())
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
-    for name in ("bad.csv.gz", "bad.tsv", "cut.csv.gz"):
-        with pytest.raises(ValueError, match=rf"{name}' cannot be read as "):
+    for name, words in (
+        ("bad.csv.gz", "cannot be read as "),
+        ("bad.tsv", "must be text"),
+        ("cut.csv.gz", "cannot be"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}' {words}"):
             vx.read(tmp_path / name)
 
 

@@ -54,9 +54,10 @@ def read(
         * a folder with ``matrix.mtx``, ``features.tsv`` (or ``genes.tsv``) and ``barcodes.tsv``, or that
           matrix; each file may be ``.gz``. Genes are named by their symbols, made unique;
         * ``.loom``: needs ``pip install "vaexprs[loom]"``;
-        * ``.csv``, ``.tsv``, ``.txt``, also with ``.gz``: names in the first row and the first column.
-          Columns of text become columns of `obs`, and so does a file beside, ``cells.obs.csv`` for
-          ``cells.csv``;
+        * ``.csv``, ``.tsv``, ``.txt``, ``.gct`` (version 1.2), also with ``.gz``: names in the first row and
+          the first column. Columns of text become columns of `obs`, and so does a file beside,
+          ``cells.obs.csv`` for ``cells.csv``. Of featureCounts, what it says of genes is kept in `var`; sums
+          of reads that are of no gene, which htseq-count and STAR write, are left out with a warning;
         * ``.rds``: a ``SummarizedExperiment`` or ``SingleCellExperiment``, a Seurat object or a matrix; needs
           ``pip install "vaexprs[r]"``, but no R. No code in it is run.
     transpose
@@ -86,8 +87,8 @@ def read(
     turned = TURNED.get(suffix)
     if transpose is not None and turned is None:
         raise ValueError(
-            f"transpose is for tables (.csv, .tsv, .txt) and matrices in .rds; {path.name!r} says itself "
-            "what its cells are. Leave it out."
+            f"transpose is for tables (.csv, .tsv, .txt, .gct) and matrices in .rds; {path.name!r} says "
+            "itself what its cells are. Leave it out."
         )
     with damage_told(path):
         cells = READERS[suffix](path) if turned is None else turned(path, transpose)
@@ -153,6 +154,8 @@ TURNED: dict[str, Callable[[Path, bool | None], ad.AnnData]] = {
     ".tsv.gz": read_table,
     ".txt": read_table,
     ".txt.gz": read_table,
+    ".gct": read_table,
+    ".gct.gz": read_table,
     ".rds": read_rds,
 }
 

@@ -373,7 +373,7 @@ def damage_told(path: Path) -> Iterator[None]:
     """Turn what readers raise over a damaged file into one sentence."""
     try:
         yield
-    except (Told, ImportError, MemoryError):
+    except (Told, ImportError, MemoryError, Warning):  # a warning is one where the user asks for that
         raise
     except Exception as error:  # h5py, zarr and others each have their own: a stranger's file may raise any
         form = path.suffix or "a folder"

@@ -1,25 +1,26 @@
-"""Tables of text: .csv, .tsv and .txt, either way round, and the columns of cells beside them."""
+"""Tables of text: .csv, .tsv, .txt and .gct, either way round, and the columns of cells beside them."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import some, warn
+from vaexprs._checks import reason, some, warn
 from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import Told
 from vaexprs.packed import check_packed
 
-SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; "}
+SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; ", ".gct": "\t"}
 VALUES_AT_ONCE = 2**24  # of a table that are read or written at once
 PACKING = 6  # gzip's own default: Python's takes three times as long for little
 FEW = 0.5  # of the values not zero, up to which a table becomes a sparse matrix
@@ -30,15 +31,36 @@ GENE = re.compile(
     re.IGNORECASE,
 )
 BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:[^A-Za-z]|$)")
+GCT = "#1.2"  # first line of a .gct, whose second has the numbers of its rows and columns
+# what featureCounts has of a gene before its counts, of which some are numbers
+OF_GENE = ["Chr", "Start", "End", "Strand", "Length"]
+# rows in which htseq-count and STAR say how many reads are of no gene
+OF_NO_GENE = re.compile(
+    "__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)|"
+    "N_(unmapped|multimapping|noFeature|ambiguous)"
+)
+# what spreadsheets make of MARCHF1, SEPTIN2 and DEC1 (Ziemann et al. 2016, doi:10.1186/s13059-016-1044-7)
+DATE = re.compile(r"\d{1,2}-(Mar|Sep|Dec)|(Mar|Sep|Dec)-\d{1,2}", re.IGNORECASE)
 # a spreadsheet runs what begins so
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+class _Form(NamedTuple):
+    """What the first lines of a table tell of it."""
+
+    lead: int  # lines before the names of the columns
+    separator: str
+    header: list[str]  # names of the columns but the first
+    about: int  # columns after the first that are of genes, whatever is in them
+    by_gene: bool  # whether the genes are in the rows for certain
 
 
 def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
     """Read a table whose first row and first column have names.
 
     Columns without any number are about the other side: the labels of cells, or the symbols of genes.
-    Columns of the cells may also be in a file beside, ``cells.obs.csv`` for ``cells.csv``.
+    Columns of the cells may also be in a file beside, ``cells.obs.csv`` for ``cells.csv``. Comments before
+    the names are passed over, and what featureCounts, htseq-count and STAR write beside counts is known.
 
     Parameters
     ----------
@@ -47,11 +69,15 @@ def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
     transpose
         Whether the genes are in the rows; None to tell by the names and the shape, and to say so.
     """
-    text, values, rows, columns = _read(path)
+    check_packed(path)
+    form = _form(path)
+    text, values, rows, columns = _read(path, form)
     beside = obs_path(path)
     obs = read_obs(beside) if beside.is_file() else None
     if transpose is None:
-        if obs is not None and set(obs.index) == set(rows):
+        if form.by_gene:
+            transpose = True
+        elif obs is not None and set(obs.index) == set(rows):
             transpose = False
         elif obs is not None and set(obs.index) == set(columns):
             transpose = True
@@ -65,7 +91,19 @@ def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
         )
     else:
         adata = ad.AnnData(values, obs=text, var=pd.DataFrame(index=columns))
-    return with_obs(adata, obs, beside)
+    return with_obs(_of_genes(adata, path), obs, beside)
+
+
+def _of_genes(adata: ad.AnnData, path: Path) -> ad.AnnData:
+    """Leave out the sums of reads that are of no gene, and say so, and of genes that became dates."""
+    dates = [name for name in adata.var_names if DATE.fullmatch(name)]
+    if dates:
+        warn(f"{path.name!r}: a spreadsheet has made dates of the names of genes: {some(dates)}.")
+    apart = np.array([OF_NO_GENE.fullmatch(name) is not None for name in adata.var_names], bool)
+    if not apart.any():
+        return adata
+    warn(f"{path.name!r}: {some(list(adata.var_names[apart]))} count reads of no gene, and are left out.")
+    return adata[:, ~apart].copy()
 
 
 def told_orientation(
@@ -88,11 +126,11 @@ def told_orientation(
     cells_rows, cells_columns = (_fraction(BARCODE, names) for names in (rows, columns))
     for_rows, for_columns = in_rows + cells_columns, in_columns + cells_rows
     n, m = len(rows), len(columns)
-    if labels:
-        genes_in_rows, why = False, "there are columns of text that label the rows"
-    elif for_rows > 4 * for_columns:
+    if for_rows > 4 * for_columns:
         genes_in_rows = True
         why = f"{'rows are named like genes' if in_rows else 'columns are named like barcodes'}"
+    elif labels:
+        genes_in_rows, why = False, "there are columns of text that label the rows"
     elif for_columns > 4 * for_rows:
         genes_in_rows = False
         why = f"{'columns are named like genes' if in_columns else 'rows are named like barcodes'}"
@@ -119,13 +157,12 @@ def _has_labels(text: pd.DataFrame) -> bool:
     return any(2 * text[column].nunique() <= len(text) for column in text)
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
+def _read(path: Path, form: _Form) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
     """Return the columns of text, the values, and the names of rows and columns."""
-    check_packed(path)
-    header, separator = _header(path)
+    header = form.header
     settings: dict[str, Any] = {
-        "sep": separator,
-        "decimal": "," if separator == ";" else ".",
+        "sep": form.separator,
+        "decimal": "," if form.separator == ";" else ".",
         "header": None,
         "skiprows": 1,
         "names": list(range(len(header) + 1)),
@@ -135,16 +172,19 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
         "float_precision": "round_trip",  # the others crash over exponents of ten digits
     }
     n_rows = max(1, VALUES_AT_ONCE // (len(header) + 1))
-    with opened(path) as file:
+    with opened(path, form.lead) as file:
         start = pd.read_csv(file, dtype={0: str}, nrows=n_rows, **settings)
     places = range(1, len(header) + 1)
-    text = [place for place in places if _is_text(start[place], settings["decimal"])]
+    text = [place for place in places if place <= form.about or _is_text(start[place], settings["decimal"])]
     numbers = [place for place in places if place not in set(text)]
     if not numbers:
         raise Told(f"{str(path)!r} has no column of numbers beside its names ({some(header)}).")
     names, parts, words = [], [], []
     kinds = dict.fromkeys([0, *text], str)
-    with opened(path) as file, pd.read_csv(file, dtype=kinds, chunksize=n_rows, **settings) as reader:
+    with (
+        opened(path, form.lead) as file,
+        pd.read_csv(file, dtype=kinds, chunksize=n_rows, **settings) as reader,
+    ):
         for chunk in reader:
             rows = chunk[0].fillna("").to_numpy(str)
             values = chunk[numbers]
@@ -175,18 +215,39 @@ def _read(path: Path) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.Index]:
     return about, values, index, pd.Index([unguarded(header[place - 1]) for place in numbers])
 
 
-def opened(path: Path) -> IO[str]:
-    """Open a table, whose lines may end as on any system; pandas finds lines without end where some do."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return open(path, encoding="utf-8-sig")
+@contextmanager
+def opened(path: Path, lead: int = 0) -> Iterator[IO[str]]:
+    """Open a table after its first `lead` lines.
+
+    Lines may end as on any system; pandas finds lines without end where some do.
+
+    Raises
+    ------
+    ValueError
+        If what is read is text in neither UTF-8 nor UTF-16 (in which Excel writes .txt).
+    """
+    packed = path.suffix == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as start:
+        wide = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if wide else "utf-8-sig"
+    try:
+        with gzip.open(path, "rt", encoding=encoding) if packed else path.open(encoding=encoding) as file:
+            for _ in range(lead):
+                file.readline()
+            yield file
+    except UnicodeError as error:
+        raise Told(
+            f"{str(path)!r} must be text in UTF-8: {reason(error)}. In Excel save it as 'CSV UTF-8'; "
+            "elsewhere: iconv -f latin1 -t utf-8."
+        ) from error
 
 
-def _header(path: Path) -> tuple[list[str], str]:
-    """Return the names of the columns but the first, and what separates them."""
-    with opened(path) as file:
+def _form(path: Path) -> _Form:
+    """Return what the first lines of a table tell of it."""
+    lead = _lead(path)
+    with opened(path, lead) as file:
         separator = _separator(file.readline(), path)
-        file.seek(0)
+    with opened(path, lead) as file:
         rows = csv.reader(file, delimiter=separator)
         header, first = next(rows, []), next(filter(None, rows), [])
     if len(first) < 2:
@@ -200,13 +261,38 @@ def _header(path: Path) -> tuple[list[str], str]:
             f"{str(path)!r} has {len(header):,} names in its first row, but {len(first):,} fields in its "
             "second."
         )
-    return header[len(header) == len(first) :], separator
+    header = header[len(header) == len(first) :]
+    is_gct = _suffix(path) == ".gct"
+    about = len(OF_GENE) if header[: len(OF_GENE)] == OF_GENE else int(is_gct)
+    return _Form(lead, separator, header, about, by_gene=about > 0)
+
+
+def _lead(path: Path) -> int:
+    """Return how many lines stand before the names of the columns: comments, and what .gct begins with."""
+    lead = 0
+    with opened(path) as file:
+        line = file.readline()
+        if _suffix(path) == ".gct":
+            if line.strip() != GCT:
+                raise Told(f"{str(path)!r} must begin with {GCT}, the version of .gct that is read.")
+            return 2
+        while line.startswith("#"):
+            following = file.readline()
+            mark = _separator(following, path)
+            if line.count(mark) == following.count(mark):  # the names themselves begin with it
+                break
+            lead, line = lead + 1, following
+    return lead
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix of what may be packed."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 def _separator(line: str, path: Path) -> str:
     """Return what separates the fields of a table, by its first line."""
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    possible = SEPARATORS.get(suffix, SEPARATORS[".csv"])
+    possible = SEPARATORS.get(_suffix(path), SEPARATORS[".csv"])
     return max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
 
 

@@ -19,7 +19,7 @@ CountsLayer = Annotated[
     str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
 ]
 WRITABLE = "File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
-READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt or .rds"
+READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt, .gct or .rds"
 CovariateKey = Annotated[
     list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
 ]
