@@ -416,14 +416,30 @@ def judged(folder, few):
 
 def test_evaluate_writes_what_python_gives(judged, few):
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--seed", 2]
-    done = run(*words, "--out", "table.csv", cwd=judged)
+    done = run(*words, "--resamples", 3, "--out", "table.csv", cwd=judged)
     assert done.returncode == 0, done.stderr
     assert "Do they look real?" in done.stdout
     assert "Random forest, genes (AUC)" in done.stdout
     made = ad.read_h5ad(judged / "made.h5ad")
-    table = vx.evaluate(made, few[60:], train=few[:60], seed=2, progress=False)
+    table = vx.evaluate(made, few[60:], train=few[:60], seed=2, resamples=3, progress=False)
     assert (judged / "table.csv").read_text() == table.to_csv(index=False)
     (judged / "table.csv").unlink()
+
+
+def test_evaluate_gives_the_figures_asked_for(judged):
+    words = ["evaluate", "made.h5ad", "--real", "held.h5ad"]
+    done = run(*words, "--only", "gene_mean_r", "--only", "library_size_ks", cwd=judged)
+    assert done.returncode == 0, done.stderr
+    assert [line.strip().split("  ")[0] for line in done.stdout.splitlines()[1:3]] == [
+        "Gene means (r)",
+        "Library sizes (KS)",
+    ]
+    done = run(*words, "--only", "gene_mean", cwd=judged)
+    assert done.returncode == 2
+    assert "must name metrics" in done.stderr
+    assert "Did you mean 'gene_mean_r'" in done.stderr
+    done = run(*words, "--resamples", 2, cwd=judged)
+    assert (done.returncode, done.stderr) == (2, "Error: resamples must be at least 3, got 2.\n")
 
 
 def test_warnings_are_the_users():

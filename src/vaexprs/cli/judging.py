@@ -94,6 +94,16 @@ def evaluate(
     layer: Layer = None,
     transpose: Transpose = None,
     obs: Obs = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A figure wanted, by its name in the table; more than once for more. Default: all."
+        ),
+    ] = None,
+    resamples: Annotated[
+        int | None,
+        typer.Option(help="Times that real cells are compared with real ones; default 10, at least 3."),
+    ] = None,
     as_json: Json = False,
     as_csv: Csv = False,
     out: TableOut = None,
@@ -113,6 +123,8 @@ def evaluate(
         donor_key=donor_key,
         layer=layer,
         seed=seed,
+        only=only or None,
+        resamples=evaluation.RESAMPLES if resamples is None else resamples,
         progress=not quiet,
     )
     if not (quiet or as_json or as_csv):
