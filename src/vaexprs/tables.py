@@ -51,8 +51,7 @@ class _Form(NamedTuple):
     lead: int  # lines before the names of the columns
     separator: str
     header: list[str]  # names of the columns but the first
-    about: int  # columns after the first that are of genes, whatever is in them
-    by_gene: bool  # whether the genes are in the rows for certain
+    about: int  # columns after the first that are of genes, whatever is in them; 0 where nothing is sure
 
 
 def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
@@ -75,7 +74,7 @@ def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
     beside = obs_path(path)
     obs = read_obs(beside) if beside.is_file() else None
     if transpose is None:
-        if form.by_gene:
+        if form.about:
             transpose = True
         elif obs is not None and set(obs.index) == set(rows):
             transpose = False
@@ -264,7 +263,7 @@ def _form(path: Path) -> _Form:
     header = header[len(header) == len(first) :]
     is_gct = _suffix(path) == ".gct"
     about = len(OF_GENE) if header[: len(OF_GENE)] == OF_GENE else int(is_gct)
-    return _Form(lead, separator, header, about, by_gene=about > 0)
+    return _Form(lead, separator, header, about)
 
 
 def _lead(path: Path) -> int:
