@@ -16,6 +16,7 @@ ROOMS = (
     "disk",
     "matrices",
     "counts",
+    "heaps",
     "ondisk",
     "packed",
     "tables",

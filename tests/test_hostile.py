@@ -35,6 +35,7 @@ from vaexprs.checkpoints import read_state
 from vaexprs.cli import main
 from vaexprs.cli.options import plain
 from vaexprs.comparison import recipe_of
+from vaexprs.heaps import endless_heap
 from vaexprs.report import gathering
 from vaexprs.tables import guarded, unguarded
 
@@ -1259,6 +1260,57 @@ def test_names_do_not_steer_the_terminal(tmp_path, monkeypatch, capsys):
     assert "\x07" not in told
     assert "[bold]g" in told
     assert plain("a\x1b[31m\u202eb[red]\nc") == r"a\x1b[31m\u202eb\[red]" + "\nc"
+
+
+# heaps of HDF5
+
+
+def heap_objects(content):
+    """Give the places of the objects in each global heap that h5py has written."""
+    place = content.find(b"GCOL")
+    assert place >= 0
+    while place >= 0:
+        start, end = place + 16, place + int.from_bytes(content[place + 8 : place + 16], "little")
+        while start + 16 <= end:
+            yield start
+            index = int.from_bytes(content[start : start + 2], "little")
+            size = int.from_bytes(content[start + 8 : start + 16], "little")
+            start += size if index == 0 else 16 + -(-size // 8) * 8
+        place = content.find(b"GCOL", place + 1)
+
+
+@pytest.mark.parametrize("damage", ["free", "overflow"])
+def test_heaps_that_hdf5_reads_without_end(cells, tmp_path, damage):
+    few = ad.AnnData(cells.X[:5, :5], obs=pd.DataFrame({"label": list("ababa")}, index=list("vwxyz")))
+    few.write_h5ad(tmp_path / "whole.h5ad")
+    whole = (tmp_path / "whole.h5ad").read_bytes()
+    assert endless_heap(tmp_path / "whole.h5ad") is None
+    assert endless_heap(io.BytesIO(whole)) is None
+    starts = list(heap_objects(whole))
+    assert len(starts) > 20
+    assert vx.read(tmp_path / "whole.h5ad").shape == (5, 5)
+    told = []
+    for i, start in enumerate(starts[:: len(starts) // 4]):
+        content = bytearray(whole)
+        if damage == "free":
+            content[start : start + 16] = bytes(16)
+        else:  # with its header it is of 2**64 bytes, which are none
+            content[start : start + 2] = b"\1\0"
+            content[start + 8 : start + 16] = (2**64 - 16).to_bytes(8, "little")
+        (tmp_path / f"bad{i}.h5ad").write_bytes(content)
+        place = whole.rindex(b"GCOL", 0, start)
+        assert endless_heap(io.BytesIO(content)) == place
+        told.append(f"'bad{i}.h5ad' is damaged: the heap of texts at byte {place:,} has no end.")
+    # in a process that can be killed if it goes on without end
+    code = (
+        "import sys, vaexprs\nfor path in sys.argv[1:]:\n"
+        "    try: vaexprs.read(path)\n    except ValueError as error: print(error)"
+    )
+    names = [f"bad{i}.h5ad" for i in range(len(told))]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, timeout=120, text=True
+    )
+    assert [line.partition(" Copy")[0] for line in done.stdout.splitlines()] == told, done.stderr
 
 
 # what fuzzing starts from

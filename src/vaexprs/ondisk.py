@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, reason, some, warn
 from vaexprs.counts import AS_IT_IS, AS_IT_IS_SAID, SAMPLE, count_names, holds_counts, recovered
+from vaexprs.heaps import endless_heap
 from vaexprs.matrices import Matrix, as_float, check_compressed, falls, stacked
 
 STORES = (".h5ad", ".zarr")
@@ -512,6 +513,12 @@ def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
     """
     import h5py
 
+    place = endless_heap(source)
+    if place is not None:
+        raise Told(
+            f"{str(path)!r} is damaged: the heap of texts at byte {place:,} has no end. Copy it anew, or "
+            "repack it with h5repack."
+        )
     total = 0
     with h5py.File(source, "r") as file:
         for name, part in _in_hdf5(file, path):
