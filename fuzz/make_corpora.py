@@ -125,14 +125,20 @@ def of_stores(folder):
         put("h5mu-tree", name, tree(content))
 
 
+def matrix_in(file, name, x):
+    """Put counts of genes x 6 cells into a group, as CellRanger does, and return it."""
+    group = file.create_group(name)
+    group["data"], group["indices"] = x.data.astype(np.int32), x.indices.astype(np.int64)
+    group["indptr"], group["shape"] = x.indptr.astype(np.int64), np.array(x.shape, np.int32)
+    group["barcodes"] = np.array([b"AAAC-1", b"AAAG-1", b"AAAT-1", b"AACA-1", b"AACC-1", b"AACG-1"])
+    return group
+
+
 def of_10x(folder):
     x = sp.csc_matrix(cells().X.T)
     content = io.BytesIO()
     with h5py.File(content, "w", libver=("v110", "v110")) as file:
-        group = file.create_group("matrix")
-        group["data"], group["indices"] = x.data.astype(np.int32), x.indices.astype(np.int64)
-        group["indptr"], group["shape"] = x.indptr.astype(np.int64), np.array(x.shape, np.int32)
-        group["barcodes"] = np.array([b"AAAC-1", b"AAAG-1", b"AAAT-1", b"AACA-1", b"AACC-1", b"AACG-1"])
+        group = matrix_in(file, "matrix", x)
         features = group.create_group("features")
         features["id"] = features["name"] = np.array([b"g1", b"g2", b"g3", b"g4"])
         features["feature_type"] = np.array([b"Gene Expression"] * 3 + [b"Antibody Capture"])
@@ -141,10 +147,7 @@ def of_10x(folder):
     put("10x-h5-tree", "v3", tree(content))
     content = io.BytesIO()
     with h5py.File(content, "w", libver=("v110", "v110")) as file:
-        group = file.create_group("GRCh38")
-        group["data"], group["indices"] = x.data.astype(np.int32), x.indices.astype(np.int64)
-        group["indptr"], group["shape"] = x.indptr.astype(np.int64), np.array(x.shape, np.int32)
-        group["barcodes"] = np.array([b"AAAC-1", b"AAAG-1", b"AAAT-1", b"AACA-1", b"AACC-1", b"AACG-1"])
+        group = matrix_in(file, "GRCh38", x)
         group["genes"] = group["gene_names"] = np.array([b"g1", b"g2", b"g3", b"g4"])
     put("10x-h5-tree", "v2", tree(content))
     lines = [f"{i + 1} {j + 1} {int(v)}" for i, j, v in zip(*sp.find(x), strict=True)]

@@ -759,7 +759,7 @@ def test_tables_that_are_no_text(tmp_path, some_cells):
     for name, words in (
         ("bad.csv.gz", "cannot be read as "),
         ("bad.tsv", "must be text"),
-        ("cut.csv.gz", "cannot be"),
+        ("cut.csv.gz", "cannot be read as "),
     ):
         with pytest.raises(ValueError, match=rf"{name}' {words}"):
             vx.read(tmp_path / name)
@@ -886,9 +886,10 @@ def test_the_command_line(few, tmp_path):
     assert "few.obs.csv' must have a row for each cell" in said
     run("fit", "few.csv", *options)
     run("generate", "model", "-n", 50, "--out", "made.rds", "--quiet")
-    told = ["--transpose", "--label-key", "cell_type", "--only", "gene_mean_r"]
-    done = run("evaluate", "made.rds", "--real", "few.csv", *told, "--json")
-    assert {row["metric"] for row in json.loads(done.stdout)} == {"gene_mean_r"}
+    done = run(
+        "evaluate", "made.rds", "--real", "few.csv", "--transpose", "--label-key", "cell_type", "--json"
+    )
+    assert {row["metric"] for row in json.loads(done.stdout)} > {"gene_mean_r"}
     (tmp_path / "bad.rds").write_bytes((tmp_path / "made.rds").read_bytes()[:100])
     for name in ("bad.rds", "missing.csv", "few.xls"):
         said = run("fit", name, "--out", "m2", status=2).stderr

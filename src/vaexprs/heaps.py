@@ -6,7 +6,6 @@ import io
 import mmap
 import struct
 from pathlib import Path
-from typing import Any
 
 HEAP = b"GCOL\x01\0\0\0"  # what a heap begins with; its size follows
 SIZE = struct.Struct("<Q")
@@ -28,23 +27,23 @@ def endless_heap(source: Path | io.BytesIO) -> int | None:
         The file, or its content. Files of more than a GiB are not looked through.
     """
     if isinstance(source, io.BytesIO):
-        return _first_endless(source.getbuffer().tobytes())
+        return _first_endless(source.getvalue())
     if not 0 < source.stat().st_size <= LARGEST_FILE:
         return None
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _first_endless(content)
 
 
-def _first_endless(content: Any) -> int | None:
+def _first_endless(content: bytes | mmap.mmap) -> int | None:
     place = content.find(HEAP)
     while place >= 0:
         if _is_endless(content, place):
-            return int(place)
+            return place
         place = content.find(HEAP, place + 1)
     return None
 
 
-def _is_endless(content: Any, place: int) -> bool:
+def _is_endless(content: bytes | mmap.mmap, place: int) -> bool:
     start = place + len(HEAP) + SIZE.size
     if start > len(content):
         return False

@@ -7,6 +7,7 @@ import gzip
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -243,11 +244,10 @@ def opened(path: Path, lead: int = 0) -> Iterator[IO[str]]:
 
 def _form(path: Path) -> _Form:
     """Return what the first lines of a table tell of it."""
-    lead = _lead(path)
-    with opened(path, lead) as file:
-        separator = _separator(file.readline(), path)
-    with opened(path, lead) as file:
-        rows = csv.reader(file, delimiter=separator)
+    with opened(path) as file:
+        lead, ahead = _names(file, path)
+        separator = _separator(ahead[0], path)
+        rows = csv.reader(chain(ahead, file), delimiter=separator)
         header, first = next(rows, []), next(filter(None, rows), [])
     if len(first) < 2:
         raise Told(
@@ -261,37 +261,41 @@ def _form(path: Path) -> _Form:
             "second."
         )
     header = header[len(header) == len(first) :]
-    is_gct = _suffix(path) == ".gct"
-    about = len(OF_GENE) if header[: len(OF_GENE)] == OF_GENE else int(is_gct)
+    about = len(OF_GENE) if header[: len(OF_GENE)] == OF_GENE else int(_unpacked(path).suffix == ".gct")
     return _Form(lead, separator, header, about)
 
 
-def _lead(path: Path) -> int:
-    """Return how many lines stand before the names of the columns: comments, and what .gct begins with."""
-    lead = 0
-    with opened(path) as file:
-        line = file.readline()
-        if _suffix(path) == ".gct":
-            if line.strip() != GCT:
-                raise Told(f"{str(path)!r} must begin with {GCT}, the version of .gct that is read.")
-            return 2
-        while line.startswith("#"):
-            following = file.readline()
-            mark = _separator(following, path)
-            if line.count(mark) == following.count(mark):  # the names themselves begin with it
-                break
-            lead, line = lead + 1, following
-    return lead
+def _names(file: IO[str], path: Path) -> tuple[int, list[str]]:
+    """Read to the names of the columns, past comments and what .gct begins with.
+
+    Returns
+    -------
+    The number of lines before them, and the lines read from them on: that one, or two.
+    """
+    ahead, lead = [file.readline()], 0
+    if _unpacked(path).suffix == ".gct":
+        if ahead[0].strip() != GCT:
+            raise Told(f"{str(path)!r} must begin with {GCT}, the version of .gct that is read.")
+        file.readline()
+        return 2, [file.readline()]
+    while ahead[0].startswith("#"):
+        ahead.append(file.readline())
+        mark = _separator(ahead[1], path)
+        if ahead[0].count(mark) == ahead[1].count(mark):  # the names themselves begin with it
+            break
+        del ahead[0]
+        lead += 1
+    return lead, ahead
 
 
-def _suffix(path: Path) -> str:
-    """Return the suffix of what may be packed."""
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+def _unpacked(path: Path) -> Path:
+    """Return the name of a file without what says that it is packed."""
+    return path.with_suffix("") if path.suffix == ".gz" else path
 
 
 def _separator(line: str, path: Path) -> str:
     """Return what separates the fields of a table, by its first line."""
-    possible = SEPARATORS.get(_suffix(path), SEPARATORS[".csv"])
+    possible = SEPARATORS.get(_unpacked(path).suffix, SEPARATORS[".csv"])
     return max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
 
 
@@ -330,8 +334,7 @@ def _numbers(values: pd.Series, decimal: str) -> pd.Series:
 
 def obs_path(path: Path) -> Path:
     """Return the name of the file with the columns of the cells: ``a.obs.csv`` for ``a.csv.gz``."""
-    stem = path.with_suffix("") if path.suffix == ".gz" else path
-    return stem.with_suffix(".obs.csv")
+    return _unpacked(path).with_suffix(".obs.csv")
 
 
 def read_obs(path: Path) -> pd.DataFrame:
