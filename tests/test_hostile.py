@@ -675,6 +675,21 @@ def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
         del file["uns/x"]
         file.create_dataset("uns/y", (2,), [("a", "f4"), ("b", h5py.ref_dtype)])
     refused(lambda: vx.read(path), path, "holds '/uns/y', which is neither numbers nor text")
+    with h5py.File(path, "r+") as file:
+        del file["uns/y"]
+    assert vx.read(path).n_obs
+    sequences = np.empty(1, object)
+    sequences[0] = np.arange(3, dtype=np.uint8)
+    for place in ("/", "/X", "/obs"):
+        with h5py.File(path, "r+") as file:
+            file[place].attrs["z"] = file["obs"].ref  # says where something is
+        assert vx.read(path).n_obs
+        with h5py.File(path, "r+") as file:
+            file[place].attrs.create("z", sequences, dtype=h5py.vlen_dtype(np.uint8))
+        told = f"holds 'z', an attribute of '{place}', which is neither numbers nor text"
+        refused(lambda: vx.read(path), path, told)
+        with h5py.File(path, "r+") as file:
+            del file[place].attrs["z"]
 
 
 def test_a_pickle_in_uns_stays_what_it_is(tmp_path, mark):

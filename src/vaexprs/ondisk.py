@@ -549,11 +549,25 @@ def _is_plain(kind: np.dtype) -> bool:
     return kind.kind != "O" or h5py.check_string_dtype(kind) is not None
 
 
+def _check_attributes(part: Any, path: Path) -> None:
+    """Check that the attributes of a part of a file are numbers, text, or where other parts are."""
+    import h5py
+
+    for name in part.attrs:
+        kind = part.attrs.get_id(name).dtype
+        if not _is_plain(kind) and h5py.check_ref_dtype(kind) is None:
+            raise Told(
+                f"{str(path)!r} holds {name!r}, an attribute of {part.name!r}, which is neither numbers nor "
+                "text."
+            )
+
+
 def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
     """Yield name and dataset of all in a file that stands in no other one."""
     import h5py
 
     waiting, seen = [file], set()
+    _check_attributes(file, path)
     while waiting:
         group = waiting.pop()
         for key in group:
@@ -563,6 +577,7 @@ def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
             if isinstance(link, h5py.SoftLink):
                 continue  # to something of the same file, which is come upon there
             part = group[key]
+            _check_attributes(part, path)
             if isinstance(part, h5py.Dataset):
                 yield name, part
             elif isinstance(part, h5py.Group):
