@@ -592,6 +592,44 @@ def test_the_shape_tells_where_names_do_not(tmp_path):
         assert vx.read(tmp_path / "wide.csv").shape == (3, 4)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".rds"])
+def test_names_of_the_cells_tell_what_the_shape_would_not(tmp_path, suffix):
+    few = pd.DataFrame(np.arange(12.0).reshape(4, 3), index=list("abcd"), columns=list("xyz"))
+    path, turned, obs = tmp_path / f"few{suffix}", tmp_path / f"turned{suffix}", tmp_path / "obs.tsv"
+    for table, to in ((few, path), (few.T, turned)):
+        if suffix == ".csv":
+            table.to_csv(to)
+        else:
+            pytest.importorskip("rdata").write_rds(to, table)
+    obs.write_text("sample\ttype\n" + "".join(f"{name}\tB\n" for name in "dcbae"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is guessed
+        for each in (path, turned):
+            read = vx.read(each, obs=obs)
+            assert list(read.obs_names) == list("abcd")
+            assert list(read.var_names) == list("xyz")
+            np.testing.assert_array_equal(densify(read.X), few.to_numpy())
+    obs.write_text("sample\ttype\na\tB\n")
+    with (
+        pytest.warns(UserWarning, match="4 rows are taken as genes"),
+        pytest.raises(ValueError, match="must have a row for each cell, but lacks 'x', 'y', 'z'"),
+    ):
+        vx.read(path, obs=obs)
+
+
+@pytest.mark.parametrize("suffix", [".CSV", ".TXT", ".csv.GZ", ".TSV.gz", ".Rds"])
+def test_suffixes_in_capitals(some_cells, tmp_path, suffix):
+    plain = suffix.lower().replace("txt", "tsv")
+    vx.write(some_cells, tmp_path / f"cells{plain}")
+    (tmp_path / f"cells{plain}").rename(tmp_path / f"CELLS{suffix}")
+    if plain != ".rds":
+        (tmp_path / "cells.obs.csv").rename(tmp_path / "CELLS.obs.csv")
+    assert_same(quiet_read(tmp_path / f"CELLS{suffix}"), some_cells, ["cell_type"])
+    if suffix != ".TXT":
+        vx.write(some_cells, tmp_path / f"new{suffix}")
+        assert_same(quiet_read(tmp_path / f"new{suffix}"), some_cells, ["cell_type"])
+
+
 def test_what_featurecounts_writes(some_cells, tmp_path):
     cells = some_cells[:6, :40].copy()
     table = table_of(cells).T

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import check_file, check_path, did_you_mean, require, some, warn
+from vaexprs._checks import check_file, check_path, did_you_mean, require, some, suffix_of, warn
 from vaexprs.counts import AS_IT_IS, chosen, count_names
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import (
@@ -32,7 +32,6 @@ from vaexprs.ondisk import (
 from vaexprs.rds import read_rds
 from vaexprs.tables import read_obs, read_table, with_obs
 from vaexprs.tenx import is_folder, read_folder, read_h5
-from vaexprs.writing import suffix_of
 
 
 def read(
@@ -62,7 +61,7 @@ def read(
           ``pip install "vaexprs[r]"``, but no R. No code in it is run.
     transpose
         Of tables, and matrices in ``.rds``: whether the genes are in the rows. By default that is told by
-        the names and the shape, with a warning that says so.
+        `obs`, or by the names and the shape, with a warning that says so.
     obs
         A table (.csv, .tsv) with columns of the cells, such as their types; its first column names them, in
         any order, and it may name more.
@@ -90,14 +89,14 @@ def read(
             f"transpose is for tables (.csv, .tsv, .txt, .gct) and matrices in .rds; {path.name!r} says "
             "itself what its cells are. Leave it out."
         )
+    beside = path if obs is None else check_file(obs)
+    with damage_told(beside):
+        columns = None if obs is None else read_obs(beside)
     with damage_told(path):
-        cells = READERS[suffix](path) if turned is None else turned(path, transpose)
+        cells = READERS[suffix](path) if turned is None else turned(path, transpose, columns)
         check_sparse(cells)
-    if obs is None:
-        return cells
-    obs = check_file(obs)
-    with damage_told(obs):
-        return with_obs(cells, read_obs(obs), obs)
+    with damage_told(beside):
+        return with_obs(cells, columns, beside)
 
 
 def _read_store(path: Path) -> ad.AnnData:
@@ -147,7 +146,7 @@ READERS: dict[str, Callable[[Path], ad.AnnData]] = {
     FOLDER: read_folder,
 }
 # of those that do not say which side the genes are on
-TURNED: dict[str, Callable[[Path, bool | None], ad.AnnData]] = {
+TURNED: dict[str, Callable[[Path, bool | None, pd.DataFrame | None], ad.AnnData]] = {
     ".csv": read_table,
     ".csv.gz": read_table,
     ".tsv": read_table,

@@ -35,7 +35,7 @@ MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold som
 IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') for its matrix alone."
 
 
-def read_rds(path: Path, transpose: bool | None = None) -> ad.AnnData:
+def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | None = None) -> ad.AnnData:
     """Read an experiment, a Seurat object or a matrix; assays and layers become layers, counts become X.
 
     Parameters
@@ -44,6 +44,8 @@ def read_rds(path: Path, transpose: bool | None = None) -> ad.AnnData:
         The file.
     transpose
         Whether the genes are in the rows of a matrix, as is R's custom; None to tell by the names.
+    columns
+        Of the cells, whose names tell it for sure.
 
     Raises
     ------
@@ -59,12 +61,14 @@ def read_rds(path: Path, transpose: bool | None = None) -> ad.AnnData:
     if kind == "Seurat":
         _check_told_side(path, kind, transpose)
         return _from_seurat(root, path)
-    x, rows, columns = _matrix(root, path, kind)
+    x, rows, others = _matrix(root, path, kind)
     if transpose is None:
-        transpose = told_orientation(path.name, list(rows), list(columns), like="how R's packages have it")
+        transpose = told_orientation(
+            path.name, list(rows), list(others), (columns,), like="how R's packages have it"
+        )
     if transpose:
-        x, rows, columns = x.T, columns, rows
-    return ad.AnnData(as_float(x), obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=columns))
+        x, rows, others = x.T, others, rows
+    return ad.AnnData(as_float(x), obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=others))
 
 
 def _check_told_side(path: Path, kind: str, transpose: bool | None) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs._checks import reason, some, warn
+from vaexprs._checks import reason, some, suffix_of, warn
 from vaexprs.matrices import Matrix, densify
 from vaexprs.ondisk import Told
 from vaexprs.packed import check_packed
@@ -55,7 +55,7 @@ class _Form(NamedTuple):
     about: int  # columns after the first that are of genes, whatever is in them; 0 where nothing is sure
 
 
-def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
+def read_table(path: Path, transpose: bool | None = None, columns: pd.DataFrame | None = None) -> ad.AnnData:
     """Read a table whose first row and first column have names.
 
     Columns without any number are about the other side: the labels of cells, or the symbols of genes.
@@ -68,29 +68,26 @@ def read_table(path: Path, transpose: bool | None = None) -> ad.AnnData:
         The file, which may end in ``.gz``.
     transpose
         Whether the genes are in the rows; None to tell by the names and the shape, and to say so.
+    columns
+        Of the cells, whose names tell it for sure, as those of the file beside do.
     """
     check_packed(path)
     form = _form(path)
-    text, values, rows, columns = _read(path, form)
+    text, values, rows, others = _read(path, form)
     beside = obs_path(path)
     obs = read_obs(beside) if beside.is_file() else None
     if transpose is None:
-        if form.about:
-            transpose = True
-        elif obs is not None and set(obs.index) == set(rows):
-            transpose = False
-        elif obs is not None and set(obs.index) == set(columns):
-            transpose = True
-        else:
-            transpose = told_orientation(path.name, list(rows), list(columns), labels=_has_labels(text))
+        transpose = bool(form.about) or told_orientation(
+            path.name, list(rows), list(others), (columns, obs), labels=_has_labels(text)
+        )
     if transpose:
         adata = ad.AnnData(
             values.T.tocsr() if sp.issparse(values) else np.ascontiguousarray(values.T),
-            obs=pd.DataFrame(index=columns),
+            obs=pd.DataFrame(index=others),
             var=text,
         )
     else:
-        adata = ad.AnnData(values, obs=text, var=pd.DataFrame(index=columns))
+        adata = ad.AnnData(values, obs=text, var=pd.DataFrame(index=others))
     return with_obs(_of_genes(adata, path), obs, beside)
 
 
@@ -107,9 +104,15 @@ def _of_genes(adata: ad.AnnData, path: Path) -> ad.AnnData:
 
 
 def told_orientation(
-    name: str, rows: Sequence[str], columns: Sequence[str], *, labels: bool = False, like: str = ""
+    name: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    of_cells: Iterable[pd.DataFrame | None] = (),
+    *,
+    labels: bool = False,
+    like: str = "",
 ) -> bool:
-    """Return whether the genes are in the rows of a table, and warn of what is assumed, and why.
+    """Return whether the genes are in the rows of a table; where it is not sure, warn of it, and why.
 
     Parameters
     ----------
@@ -117,11 +120,17 @@ def told_orientation(
         Of the file.
     rows, columns
         Their names.
+    of_cells
+        Tables with a row for each cell, by whose names it is sure.
     labels
         Whether there are columns of text with a value in several rows.
     like
         Where such tables have genes in rows by custom, the name of the custom.
     """
+    for table in of_cells:
+        known = set() if table is None else set(table.index)
+        if known.issuperset(rows) != known.issuperset(columns):
+            return known.issuperset(columns)
     in_rows, in_columns = (_fraction(GENE, names) for names in (rows, columns))
     cells_rows, cells_columns = (_fraction(BARCODE, names) for names in (rows, columns))
     for_rows, for_columns = in_rows + cells_columns, in_columns + cells_rows
@@ -226,7 +235,7 @@ def opened(path: Path, lead: int = 0) -> Iterator[IO[str]]:
     ValueError
         If what is read is text in neither UTF-8 nor UTF-16 (in which Excel writes .txt).
     """
-    packed = path.suffix == ".gz"
+    packed = suffix_of(path).endswith(".gz")
     with gzip.open(path) if packed else path.open("rb") as start:
         wide = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if wide else "utf-8-sig"
@@ -261,7 +270,7 @@ def _form(path: Path) -> _Form:
             "second."
         )
     header = header[len(header) == len(first) :]
-    about = len(OF_GENE) if header[: len(OF_GENE)] == OF_GENE else int(_unpacked(path).suffix == ".gct")
+    about = len(OF_GENE) if header[: len(OF_GENE)] == OF_GENE else int(suffix_of(_unpacked(path)) == ".gct")
     return _Form(lead, separator, header, about)
 
 
@@ -273,7 +282,7 @@ def _names(file: IO[str], path: Path) -> tuple[int, list[str]]:
     The number of lines before them, and the lines read from them on: that one, or two.
     """
     ahead, lead = [file.readline()], 0
-    if _unpacked(path).suffix == ".gct":
+    if suffix_of(_unpacked(path)) == ".gct":
         if ahead[0].strip() != GCT:
             raise Told(f"{str(path)!r} must begin with {GCT}, the version of .gct that is read.")
         file.readline()
@@ -290,12 +299,12 @@ def _names(file: IO[str], path: Path) -> tuple[int, list[str]]:
 
 def _unpacked(path: Path) -> Path:
     """Return the name of a file without what says that it is packed."""
-    return path.with_suffix("") if path.suffix == ".gz" else path
+    return path.with_suffix("") if suffix_of(path).endswith(".gz") else path
 
 
 def _separator(line: str, path: Path) -> str:
     """Return what separates the fields of a table, by its first line."""
-    possible = SEPARATORS.get(_unpacked(path).suffix, SEPARATORS[".csv"])
+    possible = SEPARATORS.get(suffix_of(_unpacked(path)), SEPARATORS[".csv"])
     return max(possible, key=lambda mark: (line.count(mark), -possible.index(mark)))
 
 

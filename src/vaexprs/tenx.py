@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.io
 import scipy.sparse as sp
 
-from vaexprs._checks import some, warn
+from vaexprs._checks import some, suffix_of, warn
 from vaexprs.matrices import as_float
 from vaexprs.ondisk import Told, check_hdf5, check_sparse
 from vaexprs.packed import check_packed
@@ -60,7 +60,7 @@ def read_folder(path: Path) -> ad.AnnData:
             f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as "
             f"CellRanger writes it, got {some(kind)}."
         )
-    size = matrix.stat().st_size * (MOST_PACKED if matrix.suffix == ".gz" else 1)
+    size = matrix.stat().st_size * (MOST_PACKED if suffix_of(matrix).endswith(".gz") else 1)
     if entries * LEAST_BYTES > size:
         raise Told(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
     x = as_float(_entries(matrix, (rows, columns), entries, values=kind[1] != "pattern"))
@@ -83,7 +83,7 @@ def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.
     """
     columns = {"gene": np.int64, "cell": np.int64} | ({"value": np.float32} if values else {})
     parts = [pd.DataFrame({name: np.empty(0, kind) for name, kind in columns.items()})]
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with gzip.open(path, "rb") if suffix_of(path).endswith(".gz") else path.open("rb") as file:
         while (line := file.readline(LONGEST_LINE)).startswith(b"%") or (line and not line.strip()):
             continue  # what follows is the line with the shape
         settings: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(columns), "dtype": columns}

@@ -19,7 +19,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-from vaexprs._checks import check_path, reason
+from vaexprs._checks import check_path, reason, suffix_of
 from vaexprs.disk import SafeFile
 from vaexprs.matrices import stacked
 from vaexprs.ondisk import STORES, in_memory
@@ -267,13 +267,6 @@ def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if suffix_of(path).removesuffix(".gz") in TABLES:
         check_output(obs_path(path), overwrite=overwrite)
     return path
-
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix that names the format: ".csv.gz" of "cells.csv.gz"."""
-    if path.suffix.lower() == ".rds":  # R's users write it in three ways
-        return ".rds"
-    return Path(path.stem).suffix + path.suffix if path.suffix == ".gz" else path.suffix
 
 
 def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
