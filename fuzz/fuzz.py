@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 from mutations import CUT, mutated
@@ -106,7 +107,8 @@ def as_tree(suffix):
     """Return what reads an HDF5 file of these parts: one that is whole to HDF5, and wrong.
 
     The first line of a part is `path kind shape`: the path of an attribute has its name after an "@", and the
-    kind is "group", "texts" (one a line) or a NumPy dtype. What follows are the values.
+    kind is "group", "texts" (one a line) or a NumPy dtype. What follows are the values; where there are too
+    few, what there is of them is a packed chunk.
     """
 
     def run(data, folder):
@@ -147,6 +149,10 @@ def put_part(file, part):
     else:
         dtype = np.dtype(kind)
         values = np.frombuffer(content[: len(content) // dtype.itemsize * dtype.itemsize], dtype)
+    if len(values) < math.prod(shape) and not name and kind != "texts":
+        data = file.create_dataset(place, shape, dtype, chunks=shape, compression="gzip")
+        data.id.write_direct_chunk((0,) * len(shape), zlib.compress(content))
+        return
     values = values[: math.prod(shape)].reshape(shape)
     if name:
         file[place].attrs[name] = values if shape else values[()]

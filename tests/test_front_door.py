@@ -17,6 +17,7 @@ ROOMS = (
     "matrices",
     "counts",
     "heaps",
+    "chunks",
     "ondisk",
     "packed",
     "tables",

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -690,6 +691,64 @@ def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
         refused(lambda: vx.read(path), path, told)
         with h5py.File(path, "r+") as file:
             del file[place].attrs["z"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("f8", 8), (h5py.string_dtype(), 16)])
+def test_chunks_shorter_than_they_should_be(tmp_path, kind, size):
+    """HDF5 reads beyond them, and crashes where they should be large."""
+    short = [(0, zlib.compress(bytes(16))), (1, bytes(16)), (0, zlib.compress(bytes(size * 500))[:12])]
+    for mask, content in short:
+        path = h5ad(tmp_path / "a.h5ad")
+        with h5py.File(path, "r+") as file:
+            data = file.create_dataset("uns/x", (700,), kind, chunks=(500,), compression="gzip")
+            data.id.write_direct_chunk((500,), content, mask)
+        told = rf"not safe to read: '/uns/x' has a chunk of \d+ bytes that should be of {size * 500:,}\. Copy"
+        refused(lambda path=path: vx.read(path), path, told)
+        with h5py.File(path, "r+") as file:
+            file["uns/x"].id.write_direct_chunk((500,), zlib.compress(bytes(size * 500)))
+        assert list(vx.read(path).uns["x"]) == [0 if size == 8 else ""] * 700
+
+
+def test_chunks_of_other_filters(tmp_path):
+    numbers, texts = np.arange(77 * 13).reshape(77, 13), [f"text {i}" for i in range(1000)]
+    filters = [{"compression": "gzip", "shuffle": True}, {"compression": "lzf"}]
+    for settings in (*filters, {"compression": "gzip", "fletcher32": True}, {"fletcher32": True}):
+        path = h5ad(tmp_path / "a.h5ad")
+        with h5py.File(path, "r+") as file:
+            file.create_dataset("uns/x", data=numbers, chunks=(10, 5), **settings)
+            if "fletcher32" not in settings:
+                file.create_dataset("uns/y", data=texts, chunks=(300,), dtype=h5py.string_dtype(), **settings)
+        read = vx.read(path).uns
+        np.testing.assert_array_equal(read["x"], numbers)
+        assert list(read.get("y", texts)) == texts
+    for settings, name in (({"scaleoffset": 0}, "scale-offset"), ({"compression": "szip"}, "szip")):
+        if name == "szip" and not h5py.h5z.filter_avail(h5py.h5z.FILTER_SZIP):
+            continue
+        path = h5ad(tmp_path / "a.h5ad")
+        with h5py.File(path, "r+") as file:
+            file.create_dataset("uns/x", data=numbers, chunks=(10, 5), **settings)
+        refused(lambda path=path: vx.read(path), path, f"not safe to read: '/uns/x' is packed with {name}")
+
+
+@pytest.mark.parametrize("chunks", [(2,), None])
+def test_values_that_nothing_stands_for(tmp_path, chunks):
+    """HDF5 takes what was in memory for the addresses of texts."""
+    path = h5ad(tmp_path / "a.h5ad")
+    with h5py.File(path, "r+") as file:
+        data = file.create_dataset("uns/x", (4,), h5py.string_dtype(), chunks=chunks)
+        place = h5py.h5o.get_info(data.id).addr
+        if chunks:
+            data[:2] = ["x", "y"]
+    content = bytearray(path.read_bytes())
+    # version 2, when room is made and filled, and whether there is a value (File Format Specification, IV.A.2.f)
+    found = re.compile(rb"\x02[\x01-\x03][\x00-\x02]\x01").search(content, place)
+    content[found.end() - 1] = 0
+    path.write_bytes(content)
+    refused(
+        lambda: vx.read(path),
+        path,
+        "not safe to read: '/uns/x' lacks values, and does not say what stands for them",
+    )
 
 
 def test_a_pickle_in_uns_stays_what_it_is(tmp_path, mark):

@@ -17,6 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs._checks import did_you_mean, reason, some, warn
+from vaexprs.chunks import misread
 from vaexprs.counts import AS_IT_IS, AS_IT_IS_SAID, SAMPLE, count_names, holds_counts, recovered
 from vaexprs.heaps import endless_heap
 from vaexprs.matrices import Matrix, as_float, check_compressed, falls, stacked
@@ -533,6 +534,11 @@ def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
                 raise Told(
                     f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
                     f"{there:,}."
+                )
+            why = misread(part)
+            if why is not None:
+                raise Told(
+                    f"{str(path)!r} is not safe to read: {name!r} {why}. Copy it anew, or write it with gzip."
                 )
             total += int(part.size)
     return total
