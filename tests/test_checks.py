@@ -21,6 +21,7 @@ def test_nearest_option_is_suggested_as_it_is_spelled(word, nearest):
 def test_nothing_is_suggested_where_no_option_is_near():
     assert did_you_mean("zzz", ["none", "log1p"]) == ""
     assert did_you_mean("zzz", []) == ""
+    assert did_you_mean(None, ["none", "NMF"]) == ""
 
 
 def test_options_that_are_not_strings_are_suggested_too():

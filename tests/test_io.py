@@ -377,6 +377,8 @@ def test_new_column_in_the_taken_object_is_not_in_the_users(small):
 def test_anything_else_is_a_type_error_that_tells_where_matrices_go(given):
     words = rf"a path, got {type(given).__name__}\. Give a matrix of shape \(n_cells, n_genes\) as x_train\."
     with pytest.raises(TypeError, match=words):
+        from_object(given, matrix="x_train")
+    with pytest.raises(TypeError, match=r"shape \(n_cells, n_genes\) as anndata\.AnnData\(matrix\)\.$"):
         from_object(given)
 
 

@@ -22,6 +22,8 @@ ANY_CASE = (".csv", ".tsv", ".txt", ".gct", ".rds", ".gz")
 
 def did_you_mean(word: object, options: Iterable[object]) -> str:
     """Return `` Did you mean 'x'?`` for the option nearest to `word`, or an empty string."""
+    if word is None:
+        return ""
     lowered = {str(option).lower(): str(option) for option in options}
     asked = str(word).lower()
     near = difflib.get_close_matches(asked, list(lowered), n=1, cutoff=0.5)

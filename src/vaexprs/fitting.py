@@ -445,7 +445,7 @@ def _gather(
     if obj is not None:
         covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
         columns = [key for key in (label_key, *covariates, *other_keys) if isinstance(key, str)]
-        train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer)
+        train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer, matrix="x_train")
         check_cells(train, "object")
     elif x_train is not None:
         train = matrix = from_matrix(x_train, "x_train", layer=layer)

@@ -184,7 +184,9 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def from_object(obj: Any, *, layer: str | None = None, name: str = "object") -> ad.AnnData:
+def from_object(
+    obj: Any, *, layer: str | None = None, name: str = "object", matrix: str = "anndata.AnnData(matrix)"
+) -> ad.AnnData:
     """Return an AnnData whose X is the asked-for layer of an AnnData or a BiocPy experiment.
 
     Parameters
@@ -199,6 +201,8 @@ def from_object(obj: Any, *, layer: str | None = None, name: str = "object") -> 
         where there are no others. A warning says so where it is not X.
     name
         Of the argument, for the message.
+    matrix
+        How a matrix is given where that argument is `object`.
 
     Raises
     ------
@@ -219,10 +223,10 @@ def from_object(obj: Any, *, layer: str | None = None, name: str = "object") -> 
         for key in text:
             found.obs[str(key)] = obj[key].array
         return found
-    matrix = " Give a matrix of shape (n_cells, n_genes) as x_train." if name == "object" else ""
+    hint = f" Give a matrix of shape (n_cells, n_genes) as {matrix}." if name == "object" else ""
     raise TypeError(
         f"{name} must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "
-        f"got {type(obj).__name__}.{matrix}"
+        f"got {type(obj).__name__}.{hint}"
     )
 
 
