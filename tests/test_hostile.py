@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import vaexprs as vx
@@ -749,6 +750,22 @@ def test_values_that_nothing_stands_for(tmp_path, chunks):
         path,
         "not safe to read: '/uns/x' lacks values, and does not say what stands for them",
     )
+
+
+@pytest.mark.skipif(find_spec("awkward") is not None, reason="awkward is installed")
+def test_what_needs_a_package_is_said(tmp_path):
+    """AnnData's reader names neither the file nor what to do."""
+    path = h5ad(tmp_path / "a.h5ad")
+    with h5py.File(path, "r+") as file:
+        airr = file.create_group("obsm/airr")
+        airr.attrs.update(
+            {"encoding-type": "awkward-array", "encoding-version": "0.1.0", "form": "{}", "length": 3}
+        )
+    words = (
+        f"^'{re.escape(str(path))}' holds something .* not installed .*'awkward'.\\. Install it with pip\\.$"
+    )
+    with pytest.raises(ImportError, match=words):
+        vx.read(path)
 
 
 def test_a_pickle_in_uns_stays_what_it_is(tmp_path, mark):

@@ -375,8 +375,16 @@ def damage_told(path: Path) -> Iterator[None]:
     """Turn what readers raise over a damaged file into one sentence."""
     try:
         yield
-    except (Told, ImportError, MemoryError, Warning):  # a warning is one where the user asks for that
+    except (Told, MemoryError, Warning):  # a warning is one where the user asks for that
         raise
+    except ImportError as error:
+        if error.name is None:  # `require` has said what to install
+            raise
+        what = str(error).partition(" from ")[0]
+        raise ImportError(
+            f"{str(path)!r} holds something that is read with a package which is not installed ({what}). "
+            "Install it with pip."
+        ) from error
     except Exception as error:  # h5py, zarr and others each have their own: a stranger's file may raise any
         form = path.suffix or "a folder"
         raise Told(f"{str(path)!r} cannot be read as {form}: {reason(error)}") from error
