@@ -89,7 +89,12 @@ def as_model(data, folder):
     (folder / "meta.json").write_bytes(meta)
     names = [*(f"density.{name}.npy" for name in ARRAYS), *(f"{name}.npy" for name in LIMITS)]
     (folder / "arrays.npz").write_bytes(zipped(zip(names, arrays, strict=False)))
-    return lambda: repr(load_vae(folder))
+    return lambda: shown(load_vae(folder))
+
+
+def shown(fit):
+    """Return what a console and a notebook show of a fit."""
+    return repr(fit), fit._repr_html_()
 
 
 def as_checkpoint(data, folder):

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import os
 import pickle
 import re
@@ -569,12 +570,22 @@ def test_parts_that_do_not_fit_together(saved):
         {"history": {}},
         {"history": {"loss": []}},
         {"history": 3},
+        {"history": {"loss": 1e308}},
+        {"history": {"loss": ["x"]}},
+        {"history": {"loss": [1.0], "kl": [None]}},
         {"seed": "x"},
         {"recipe": 7},
+        {"recipe": {"arguments": 7}},
+        {"recipe": {"versions": ["x"]}},
         {"format": [1]},
     ):
         (saved / "meta.json").write_text(json.dumps(meta | changes))
         refused(lambda: vx.load_vae(saved), saved)
+    for losses in ([math.nan], [1e308, -math.inf]):
+        (saved / "meta.json").write_text(json.dumps(meta | {"history": {"loss": losses, "kl": []}}))
+        fit = vx.load_vae(saved)
+        assert f"{losses[-1]:.1f}" in repr(fit)
+        assert "<table" in fit._repr_html_()
     (saved / "meta.json").write_text(json.dumps(meta))
     vx.load_vae(saved)
 

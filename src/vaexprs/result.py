@@ -31,6 +31,7 @@ from vaexprs.writing import check_output, written_whole
 
 FORMAT = 1
 FILES = ("model.keras", "arrays.npz", "meta.json")
+PARTS_OF_RECIPE = ("arguments", "data", "versions")  # by name
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,11 @@ class VAEFit:
             latent_dim=self.latent_dim,
             seed=self.seed,
             losses=losses,
-            last={name: self.history[name][-1] for name in sorted(self.history, key=_loss_first)},
+            last={
+                name: self.history[name][-1]
+                for name in sorted(self.history, key=_loss_first)
+                if self.history[name]
+            },
             points=markup.sparkline(losses) if losses else "",
             guarantee=None if self.guarantee is None else self.guarantee.sentence,
             conditions={
@@ -258,7 +263,9 @@ def load_vae(
             ),
             meta["likelihood"],
         )
-        history, seed, recipe = meta["history"], int(meta["seed"]), dict(meta.get("recipe", {}))
+        history = {name: [float(value) for value in values] for name, values in meta["history"].items()}
+        seed, recipe = int(meta["seed"]), dict(meta.get("recipe", {}))
+        recipe |= {part: dict(recipe[part]) for part in PARTS_OF_RECIPE if part in recipe}
         guarantee = Guarantee.from_dict(meta["guarantee"]) if "guarantee" in meta else None
     except Exception as error:  # zipfile and zlib each have their own
         raise ValueError(
