@@ -9,7 +9,6 @@ folder or the members of an archive: checksums of zip and gzip would stop mutati
 import io
 import math
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -220,6 +219,8 @@ def watched(form, data):
 
     What it takes is seen as far as it is more than any before it took.
     """
+    import resource  # which Windows has not, where tests import this file
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sentence = once(form, data)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
