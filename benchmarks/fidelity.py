@@ -33,7 +33,9 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vaexprs import density, likelihoods, mixture
+from vaexprs.latent import density
+from vaexprs.likelihoods import counts as likelihoods
+from vaexprs.mixture import selection as mixture
 
 MOST_CELLS = 1000  # of each side in a forest
 COLUMNS = ("genes", "pcs", "sd", "zeros", "library", "library sd", "labels", "folds", "copies", "members")

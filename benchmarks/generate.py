@@ -30,7 +30,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 import vaexprs as vx
-from vaexprs.writing import write_blocks
+from vaexprs.io.write import write_blocks
 
 AT_ONCE = 1_024
 SIDES = ["vaexprs", "gamma-Poisson", "floor"]

@@ -26,8 +26,8 @@ import vaexprs as vx
 import numpy as np
 from sklearn.mixture import GaussianMixture
 
-from vaexprs.fitting import encode
-from vaexprs.mixture import select_mixture
+from vaexprs.mixture.selection import select_mixture
+from vaexprs.nn.predict import encode
 
 POINTS = 200
 COMPONENTS = range(1, 10)

@@ -132,7 +132,11 @@ class Finder:
     """Finds the changed module before the others look for it."""
 
     def __init__(self, module: str, text: str) -> None:
-        self.name, self.path, self.text = f"vaexprs.{module}", str(SOURCES / f"{module}.py"), text
+        self.name, self.path, self.text = (
+            f"vaexprs.{module}",
+            str(SOURCES / f"{module.replace(chr(46), chr(47))}.py"),
+            text,
+        )
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.name:

@@ -31,8 +31,9 @@ import scipy.sparse as sp
 from fidelity import COLUMNS, figures, like
 from jax_privacy.auditing import CanaryScoreAuditor
 
-from vaexprs.preprocessing import learn_conditions
-from vaexprs.releases import Units, release_marginals
+from vaexprs.differential_privacy.marginals import release_marginals
+from vaexprs.differential_privacy.mechanisms import Units
+from vaexprs.preprocessing.conditions import learn_conditions
 
 COUNTS = 1_000
 CONFIDENCE = 0.95

@@ -27,8 +27,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 import vaexprs as vx
-from vaexprs.preprocessing import split_rows
-from vaexprs.scorecard import ALL, METRICS, answers
+from vaexprs.metrics.answers import answers
+from vaexprs.metrics.registry import ALL, METRICS
+from vaexprs.preprocessing.splits import split_rows
 
 GENES = 2_000
 

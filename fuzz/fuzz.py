@@ -80,7 +80,7 @@ def zipped(parts):
 
 def as_model(data, folder):
     """Load the configuration of a network, its weights, meta.json, and the arrays in their order."""
-    from vaexprs.result import load_vae
+    from vaexprs.model.load import load_vae
 
     config, weights, meta, *arrays = [*data.split(CUT), b"", b"", b""]
     members = {"config.json": config, "metadata.json": b"{}", "model.weights.h5": weights}
@@ -98,7 +98,7 @@ def shown(fit):
 
 def as_checkpoint(data, folder):
     """Read what a fit was when it stopped, and the values of its variables."""
-    from vaexprs.checkpoints import read_state
+    from vaexprs.training.checkpoint import read_state
 
     path = folder / "fit.checkpoint"
     about, *arrays = data.split(CUT)
@@ -166,7 +166,7 @@ def put_part(file, part):
 
 def as_archive(data, folder):
     """Read an .npz file as it is."""
-    from vaexprs.checkpoints import read_state
+    from vaexprs.training.checkpoint import read_state
 
     path = folder / "fit.checkpoint"
     path.write_bytes(data)

@@ -25,7 +25,7 @@ import scipy.sparse as sp
 from fuzz import ARRAYS, HERE, LIMITS
 from mutations import CUT
 
-from vaexprs import rds
+from vaexprs.io import rds_writer as rds
 
 CORPORA = HERE / "corpora"
 

@@ -9,38 +9,41 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 if TYPE_CHECKING:
-    from vaexprs.augmentation import augment
-    from vaexprs.counterfactual import transform
-    from vaexprs.demo import demo_cells
-    from vaexprs.evaluation import evaluate
-    from vaexprs.fitting import fit_vae
-    from vaexprs.generation import Generated, gen_exprs
-    from vaexprs.guarantee import Privacy
-    from vaexprs.interpolation import interpolate
-    from vaexprs.io import read
-    from vaexprs.plotting import plot_aug, plot_vae
-    from vaexprs.privacy import audit_privacy
+    from vaexprs.data.demo import demo_cells
+    from vaexprs.differential_privacy.accounting import Privacy
+    from vaexprs.generation.augment import augment
+    from vaexprs.generation.generate import gen_exprs
+    from vaexprs.generation.generated import Generated
+    from vaexprs.generation.interpolate import interpolate
+    from vaexprs.generation.transform import transform
+    from vaexprs.io.read import read
+    from vaexprs.io.write import write
+    from vaexprs.metrics.evaluate import evaluate
+    from vaexprs.model.load import load_vae
+    from vaexprs.model.vae_fit import VAEFit
+    from vaexprs.plotting.embedding import plot_aug
+    from vaexprs.plotting.model_graph import plot_vae
+    from vaexprs.privacy.audit import audit_privacy
     from vaexprs.report import write_report
-    from vaexprs.result import VAEFit, load_vae
-    from vaexprs.writing import write
+    from vaexprs.training.fit import fit_vae
 
 _HOME = {
-    "Generated": "generation",
-    "Privacy": "guarantee",
-    "VAEFit": "result",
-    "audit_privacy": "privacy",
-    "augment": "augmentation",
-    "demo_cells": "demo",
-    "evaluate": "evaluation",
-    "fit_vae": "fitting",
-    "gen_exprs": "generation",
-    "interpolate": "interpolation",
-    "load_vae": "result",
-    "plot_aug": "plotting",
-    "plot_vae": "plotting",
-    "read": "io",
-    "transform": "counterfactual",
-    "write": "writing",
+    "Generated": "generation.generated",
+    "Privacy": "differential_privacy.accounting",
+    "VAEFit": "model.vae_fit",
+    "audit_privacy": "privacy.audit",
+    "augment": "generation.augment",
+    "demo_cells": "data.demo",
+    "evaluate": "metrics.evaluate",
+    "fit_vae": "training.fit",
+    "gen_exprs": "generation.generate",
+    "interpolate": "generation.interpolate",
+    "load_vae": "model.load",
+    "plot_aug": "plotting.embedding",
+    "plot_vae": "plotting.model_graph",
+    "read": "io.read",
+    "transform": "generation.transform",
+    "write": "io.write",
     "write_report": "report",
 }
 

@@ -14,13 +14,29 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vaexprs._checks import address_space, memory_told
-from vaexprs.cli import judging, making, trying
+from vaexprs.cli.commands import (
+    audit,
+    augment,
+    demo,
+    doctor,
+    evaluate,
+    fit,
+    generate,
+    interpolate,
+    plot,
+    report,
+    split,
+    transform,
+)
 from vaexprs.cli.options import INTERRUPTED, OUTPUTS, Stopped, plain
+from vaexprs.interface.errors import address_space, memory_told
 
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
+
 LEAST_MEMORY = 3 * 2**29  # bytes of address space to load all libraries in
+
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+
 ABORTED = (signal.SIGABRT, signal.SIGSEGV, getattr(signal, "SIGBUS", signal.SIGSEGV))
 
 app = typer.Typer(
@@ -28,19 +44,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fit (conditional) variational autoencoders to gene expression and generate new cells from them.",
 )
+
 for verb in (
-    trying.demo,
-    making.fit,
-    making.split,
-    making.generate,
-    making.augment,
-    making.transform,
-    making.interpolate,
-    judging.plot,
-    judging.evaluate,
-    judging.audit,
-    judging.report,
-    trying.doctor,
+    demo.demo,
+    fit.fit,
+    split.split,
+    generate.generate,
+    augment.augment,
+    transform.transform,
+    interpolate.interpolate,
+    plot.plot,
+    evaluate.evaluate,
+    audit.audit,
+    report.report,
+    doctor.doctor,
 ):
     app.command()(verb)
 

@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaexprs._checks import check_integer, check_path
-from vaexprs.writing import check_output, written_whole
+from vaexprs.interface.validation import check_integer, check_path
+from vaexprs.io.atomic import check_output, written_whole
 
 if TYPE_CHECKING:
     import anndata as ad
 
-    from vaexprs.generation import Generated
-    from vaexprs.result import VAEFit
+    from vaexprs.generation.generated import Generated
+    from vaexprs.model.vae_fit import VAEFit
+
 
 SUFFIX = ".html"
 
@@ -94,14 +95,14 @@ def write_report(
         If `fit` or `generated` is of another kind.
     """
     path = check_output(check_suffix(path), overwrite=overwrite)  # before minutes of work
-    from vaexprs.result import VAEFit
+    from vaexprs.model.vae_fit import VAEFit
 
     if not isinstance(fit, VAEFit):
         raise TypeError(f"fit must be what fit_vae or load_vae returned, got {type(fit).__name__}.")
     seed = check_integer("seed", seed, 0)
 
-    from vaexprs.report.gathering import gather
-    from vaexprs.report.page import render
+    from vaexprs.report.collect import gather
+    from vaexprs.report.render import render
 
     page = gather(
         fit,

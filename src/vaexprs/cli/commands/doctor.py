@@ -1,0 +1,40 @@
+"""`vaexprs doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vaexprs.cli.options import plain
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Look at the installation: versions, devices, what is missing, and what to do."""
+    from vaexprs.cli import diagnostics as practice
+
+    versions, findings = practice.examine()
+    if as_json:
+        typer.echo(json.dumps(practice.as_json(versions, findings), indent=1))
+    else:
+        _show_findings(versions, findings, works=practice.works(findings))
+    if not practice.works(findings):
+        raise typer.Exit(1)
+
+
+MARKS = {"good": "[green]●[/]", "fair": "[yellow]▲[/]", "poor": "[red]■[/]", "absent": "○"}
+
+
+def _show_findings(versions: dict[str, str], findings: Iterable[Any], *, works: bool) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
+    for each in findings:
+        console.print(f"{MARKS[each.state]} {plain(f'{each.part}: {each.told}')}")
+        if each.advice:
+            console.print(f"  [bold]{plain(each.advice)}[/]")
+    console.print("Fitting and generating work." if works else "[red]Fitting and generating do not work.[/]")

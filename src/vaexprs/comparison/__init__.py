@@ -1,0 +1,1 @@
+"""Generated and real cells prepared for comparison: the same genes, depth, conditions and axes."""

@@ -1,0 +1,48 @@
+"""Principal axes shared by several sets of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vaexprs.data.matrix import Matrix, densify
+
+PCS = 50
+
+MOST_CELLS_FOR_AXES = 2_500  # of each set
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Principal axes that treat several sets of cells alike.
+
+    Parameters
+    ----------
+    mean
+        Mean of each gene, (n_genes,).
+    components
+        The axes, (n_axes, n_genes).
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Sequence[Matrix], seed: int, n_axes: int = PCS) -> Axes:
+        """Return up to 50 principal axes of as many random cells of each part, (n_cells, n_genes)."""
+        from sklearn.decomposition import PCA
+
+        rng = np.random.default_rng(seed)
+        n = min(MOST_CELLS_FOR_AXES, *(part.shape[0] for part in parts))
+        some_cells = [densify(part[np.sort(rng.permutation(part.shape[0])[:n])]) for part in parts]
+        x = np.concatenate(some_cells)
+        pca = PCA(max(1, min(n_axes, len(x) - 1, x.shape[1])), random_state=seed)
+        with np.errstate(invalid="ignore"):  # cells that are all alike have no variance to divide by
+            pca.fit(x)
+        return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
+
+    def of_cells(self, values: Matrix) -> np.ndarray:
+        """Return the coordinates of cells, (n_cells, n_axes)."""
+        return np.asarray(values @ self.components.T) - self.mean @ self.components.T

@@ -1,0 +1,84 @@
+"""Helpers for dense and sparse matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+
+# A float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no types to say it with.
+Matrix: TypeAlias = Any
+
+MOST_COUNT = 2**31 - 1  # that one of generated counts can hold
+
+
+def stacked(parts: Sequence[Matrix]) -> Matrix:
+    """Return matrices one below the other; sparse where all of them are."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(sp.issparse(part) for part in parts):
+        return sp.vstack(parts, format="csr")
+    return np.concatenate([densify(part) for part in parts])
+
+
+def as_float(x: Any) -> Matrix:
+    """Return a matrix as float32: sparse as CSR, everything else as a C-contiguous array."""
+    with np.errstate(over="ignore"):  # what is too large for it is infinite, and is said to be
+        return _as_float(x)
+
+
+def _as_float(x: Any) -> Matrix:
+    if sp.issparse(x):
+        csr = sp.csr_matrix(x, dtype=np.float32)
+        if not csr.has_canonical_format:
+            csr = csr.copy()  # sum_duplicates() works in place, and the arrays may be the user's
+            csr.sum_duplicates()
+        return csr
+    return np.ascontiguousarray(np.asarray(x), dtype=np.float32)
+
+
+def densify(x: Matrix) -> np.ndarray:
+    """Return a matrix as an array."""
+    return x.toarray() if sp.issparse(x) else x
+
+
+def stored(x: Any) -> np.ndarray:
+    """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flat."""
+    return np.asarray(x.data if sp.issparse(x) else x).ravel()
+
+
+def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the largest value of each gene, (n_genes,) each."""
+    both = x.min(axis=0), x.max(axis=0)
+    low, high = (np.asarray(densify(v), np.float64).ravel() for v in both)
+    return low, high
+
+
+def falls(values: np.ndarray) -> bool:
+    """Whether a value is smaller than the one before it; their difference might overflow."""
+    return bool((values[1:] < values[:-1]).any())
+
+
+def check_compressed(x: Any) -> None:
+    """Check that a CSR or CSC matrix names only rows and columns that it has.
+
+    SciPy's own check passes over `indptr` where its last value is 0, or where differences overflow.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if falls(x.indptr):
+        raise ValueError("indptr of a sparse matrix must not fall")
+    x.check_format(full_check=True)
+
+
+def log_normalised(x: Matrix) -> Matrix:
+    """Return log(1 + counts per 10,000), (n_cells, n_genes); a sparse matrix stays sparse."""
+    total = np.maximum(np.asarray(x.sum(axis=1), np.float32).ravel(), 1)
+    if sp.issparse(x):
+        return sp.csr_matrix(sp.diags(1e4 / total) @ x, dtype=np.float32).log1p()
+    return np.log1p(1e4 * x / total[:, None])

@@ -1,0 +1,1 @@
+"""Training with differential privacy: accounting, noisy marginals and DP-SGD."""

@@ -1,0 +1,241 @@
+"""Generated cells with their provenance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs.data.backed import DiskMatrix, in_memory
+from vaexprs.data.matrix import Matrix, densify, stacked
+from vaexprs.interface import html as markup
+from vaexprs.interface.errors import memory_told, require
+from vaexprs.interface.validation import some
+from vaexprs.io.stores import STORES, open_backed
+from vaexprs.io.write import write, write_blocks
+from vaexprs.model.vae_fit import VAEFit
+from vaexprs.nn.predict import encode
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Generated cells, and the real ones they were learned from.
+
+    Parameters
+    ----------
+    adata
+        The generated cells: values in X (CSR of whole numbers for counts), label and covariates in `obs`,
+        gene names in `var_names`, the recipe in ``uns["vaexprs"]``.
+    fit
+        The fit they came from.
+    """
+
+    adata: ad.AnnData
+    fit: VAEFit
+
+    @property
+    def x_gen(self) -> Any:
+        """Generated values, (n_cells, n_genes); CSR for counts."""
+        return self.adata.X
+
+    @property
+    def y_gen(self) -> np.ndarray | None:
+        """Labels of the generated cells, (n_cells,), or None where the fit has no label."""
+        return self._labels(self.adata.obs)
+
+    @property
+    def x_train(self) -> Matrix | DiskMatrix | None:
+        """Real values, (n_cells, n_genes), in the user's units, on disk where the fit left them there.
+
+        None after loading from disk.
+        """
+        prep = self.fit.preprocessing
+        if prep.train is None:
+            return None
+        x = prep.train.x
+        if isinstance(x, DiskMatrix):
+            return x.mapped(None, None)
+        if prep.scaling.kind == "none" and prep.scaling.unit == 1:
+            return x
+        return prep.scaling.inverse(densify(x))
+
+    @property
+    def y_train(self) -> np.ndarray | None:
+        """Labels of the real cells, (n_cells,); None after loading or without labels."""
+        train = self.fit.preprocessing.train
+        return None if train is None else self._labels(train.obs)
+
+    @property
+    def latent_vector(self) -> np.ndarray | None:
+        """Posterior means of the real cells, (n_cells, latent_dim); None after loading from disk."""
+        prep = self.fit.preprocessing
+        return None if prep.train is None else encode(self.fit.model, prep.train, prep.y_train)[0]
+
+    def _labels(self, obs: pd.DataFrame) -> np.ndarray | None:
+        key = self.fit.preprocessing.conditions.label_key
+        return None if key is None else obs[key].astype(str).to_numpy(dtype=object)
+
+    def to_anndata(self, real: bool = False) -> ad.AnnData:
+        """Return the generated cells, or real and generated ones together.
+
+        Parameters
+        ----------
+        real
+            Whether the training cells come first; ``obs["group"]`` is then "real" or "generated".
+
+        Raises
+        ------
+        ValueError
+            If `real` and the fit was loaded from disk: no training cell is saved.
+        """
+        return self.joined.copy() if real else self.adata.to_memory(copy=True)
+
+    def to_biocpy(self) -> Any:
+        """Return the generated cells as a BiocPy ``SingleCellExperiment`` of shape (n_genes, n_cells).
+
+        Its one assay is "counts", or "X" where the values are not counts.
+
+        Raises
+        ------
+        ImportError
+            If the package singlecellexperiment is not installed.
+        """
+        package = require("singlecellexperiment", "singlecellexperiment", "A SingleCellExperiment")
+        from biocframe import BiocFrame
+
+        cells = in_memory(self.adata)
+        return package.SingleCellExperiment(
+            assays={"counts" if self.fit.likelihood.counts else "X": cells.X.T},
+            row_names=list(cells.var_names),
+            column_names=list(cells.obs_names),
+            column_data=BiocFrame.from_pandas(cells.obs),
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the generated cells as a table: a row for each, the columns of `obs`, then the genes."""
+        cells = in_memory(self.adata)
+        values = pd.DataFrame(densify(cells.X), index=cells.obs_names, columns=cells.var_names)
+        return pd.concat([cells.obs, values], axis=1)
+
+    @cached_property
+    def joined(self) -> ad.AnnData:
+        """Real and generated cells together, made once: `plot_aug` keeps its embeddings here."""
+        return join_real(real_cells(self), in_memory(self.adata))
+
+    def __repr__(self) -> str:
+        return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        made, recipe = self.adata, self.adata.uns.get("vaexprs", {})
+        conditions = {}
+        for key in self.fit.preprocessing.conditions.keys:
+            real, numbers = self.fit.cells_of(key), made.obs[key].astype(str).value_counts()
+            conditions[key] = markup.levels(
+                {level: (int(numbers.get(level, 0)), n) for level, n in real.items()}
+            )
+        return markup.render(
+            "interface/templates/generated.html",
+            shape=made.shape,
+            counts=self.fit.likelihood.counts,
+            likelihood=self.fit.likelihood.name,
+            seed=recipe.get("seed"),
+            file=str(made.filename) if made.filename else None,
+            library_size=recipe.get("library_size") if self.fit.likelihood.counts else None,
+            conditions=conditions,
+        )
+
+
+def real_cells(generated: Generated) -> ad.AnnData:
+    """Return the cells that a fit was made of, in memory and in the user's units.
+
+    Raises
+    ------
+    ValueError
+        If the fit was loaded from disk: no training cell is saved.
+    """
+    train, x = generated.fit.preprocessing.train, generated.x_train
+    if train is None or x is None:
+        raise ValueError(
+            "There are no real cells: a fit loaded from disk holds none. Give your own: "
+            "plot_aug(gen, 'UMAP', real=adata)."
+        )
+    obs = train.obs.set_axis(train.obs.index.astype(str), axis=0)
+    return ad.AnnData(x[:] if isinstance(x, DiskMatrix) else x, obs=obs, var=generated.adata.var)
+
+
+def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
+    """Return real and generated cells in one AnnData with ``obs["group"]``.
+
+    The genes are the generated cells'; columns of `obs` that both have are kept.
+    """
+    missing = generated.var_names.difference(real.var_names)
+    if len(missing):
+        raise ValueError(f"The real cells must have the generated genes, missing: {some(list(missing))}.")
+    parts = {"real": real[:, generated.var_names], "generated": generated}
+    for name, part in parts.items():
+        columns = [key for key in generated.obs if key in real.obs]
+        x = sp.csr_matrix(part.X, dtype=np.float32) if sp.issparse(generated.X) else densify(part.X)
+        parts[name] = ad.AnnData(x, obs=part.obs[columns].astype(str), var=generated.var[[]])
+    joined = ad.concat(parts, label="group")
+    joined.obs_names_make_unique()
+    for key in joined.obs:
+        joined.obs[key] = pd.Categorical(joined.obs[key])
+    joined.obs["group"] = joined.obs["group"].cat.set_categories(["real", "generated"])
+    if "vaexprs" in generated.uns:  # not of a table, nor of what R has
+        joined.uns["vaexprs"] = generated.uns["vaexprs"]
+    return joined
+
+
+def with_values(
+    adata: ad.AnnData,
+    blocks: Iterable[Matrix],
+    out: str | os.PathLike[str] | None,
+    *,
+    counts: bool,
+    overwrite: bool,
+) -> ad.AnnData:
+    """Return cells with their values, which come in blocks; on disk where they can be written as they come.
+
+    Parameters
+    ----------
+    adata
+        Everything but X.
+    blocks
+        Matrices of shape (n_some, n_genes), CSR for counts.
+    out
+        Where to write the cells to; None for memory.
+    counts
+        Whether the values are counts: only those are written block by block.
+    overwrite
+        Whether what is at `out` may be replaced.
+    """
+    with memory_told():
+        if out is not None and counts and Path(out).suffix in STORES:
+            return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
+        adata.X = stacked(list(blocks))
+    if out is not None:
+        write(adata, out, overwrite=overwrite)
+    return adata
+
+
+def origin(fit: VAEFit) -> dict[str, Any]:
+    """Return what cells from a fit say of it in ``uns["vaexprs"]``."""
+    return {
+        "version": version("vaexprs"),
+        "likelihood": fit.likelihood.name,
+        "counts": fit.likelihood.counts,
+        "scaling": fit.preprocessing.scaling.kind,
+        "unit": fit.preprocessing.scaling.unit,
+        "label_key": fit.preprocessing.conditions.label_key or "",
+        "fit_seed": fit.seed,
+    } | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})

@@ -1,0 +1,172 @@
+"""Which cells are requested: numbers, labels, covariates and library sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vaexprs.interface.validation import check_integer, check_real, did_you_mean, some
+from vaexprs.model.vae_fit import VAEFit
+from vaexprs.preprocessing.splits import apportion
+
+NUMBER = "n"  # column of a table of conditions with numbers of cells
+
+
+def counts_a_cell(fit: VAEFit, library_size: Any) -> float | None:
+    """Return the library size asked for; None where it is that of real cells.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive, or the values of the fit are not counts.
+    """
+    if library_size is None or library_size == "real":
+        return None
+    if not fit.likelihood.counts:
+        raise ValueError(
+            f"library_size applies to counts; this fit has likelihood {fit.likelihood.name!r}. Leave it out."
+        )
+    if isinstance(library_size, str):
+        raise ValueError(f"library_size must be a number or 'real', got {library_size!r}.")
+    size = check_real("library_size", library_size, 0)
+    if size == 0:
+        raise ValueError("library_size must be more than 0, got 0.")
+    return size
+
+
+def plan_cells(
+    fit: VAEFit,
+    num_samples: int | None,
+    labels: str | Mapping[str, int] | None,
+    covariates: Mapping[str, str] | None,
+    conditions: Any = None,
+) -> tuple[list[dict[str, str]], np.ndarray]:
+    """Return the distinct conditions asked for, and for each cell which of them it has."""
+    if conditions is None:
+        wanted = wanted_covariates(fit, covariates)
+        asked = [(label, wanted, n) for label, n in _numbers_by_label(fit, num_samples, labels)]
+    else:
+        if any(given is not None for given in (num_samples, labels, covariates)):
+            raise ValueError(
+                "conditions says what and how many: leave out num_samples, labels and covariates."
+            )
+        asked = _rows_asked(fit, conditions)
+    rows: list[dict[str, str]] = []
+    which: list[np.ndarray] = []
+    for label, wanted, n in asked:
+        candidates, weights = candidate_conditions(fit, label, wanted)
+        which.append(len(rows) + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
+        rows += candidates
+    return rows, np.concatenate(which)
+
+
+def _numbers_by_label(
+    fit: VAEFit, num_samples: int | None, labels: str | Mapping[str, int] | None
+) -> list[tuple[str | None, int]]:
+    """Return the labels asked for and the number of cells of each; no label stands for any."""
+    conditions = fit.preprocessing.conditions
+    if labels is not None and conditions.label_key is None:
+        raise ValueError("labels cannot be asked for: the model was fitted without label_key or y_train.")
+    if isinstance(labels, Mapping):
+        if not labels:
+            raise ValueError("labels must name at least one label, got an empty dict.")
+        if num_samples is not None:
+            raise ValueError("num_samples must be left out where labels gives the numbers.")
+        numbers = {
+            conditions.check(str(conditions.label_key), label): check_integer(f"labels[{label!r}]", n, 1)
+            for label, n in labels.items()
+        }
+        return list(numbers.items())
+    if num_samples is None:
+        raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
+    if labels is not None and not isinstance(labels, (str, int)):
+        raise TypeError(f"labels must be a label or numbers by label ({{'B cell': 100}}), got {labels!r}.")
+    label = None if labels is None else conditions.check(str(conditions.label_key), labels)
+    return [(label, check_integer("num_samples", num_samples, 1))]
+
+
+def _rows_asked(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
+    """Return label, covariates and number of cells of each row of a table of conditions."""
+    known = fit.preprocessing.conditions
+    try:
+        table = pd.DataFrame(table)
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"conditions must be a DataFrame with a column 'n' and columns of levels, got {table!r}."
+        ) from error
+    columns = [str(column) for column in table.columns]
+    for column in columns:
+        if column != NUMBER and column not in known.keys:
+            raise ValueError(
+                f"The columns of conditions must be {NUMBER!r} and conditions of the fit "
+                f"({some(known.keys) or 'it has none'}), got {column!r}."
+                f"{did_you_mean(column, [NUMBER, *known.keys])}"
+            )
+    if NUMBER not in columns:
+        raise ValueError(
+            f"conditions must have a column {NUMBER!r} with numbers of cells, got {some(columns)}."
+        )
+    if not len(table):
+        raise ValueError("conditions must have at least one row, got none.")
+    asked = []
+    for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
+        n = row.pop(NUMBER)
+        n = check_integer(f"{NUMBER} in row {i + 1} of conditions", _whole(n), 0)
+        levels = {key: known.check(key, _whole(level)) for key, level in row.items() if not pd.isna(level)}
+        if n:
+            asked.append((levels.pop(str(known.label_key), None), levels, n))
+    if not asked:
+        raise ValueError(f"conditions must ask for at least one cell, got {NUMBER!r} = 0 in all rows.")
+    return asked
+
+
+def _whole(value: Any) -> Any:
+    """Return 101.0 as 101: pandas reads whole numbers so where the column has a gap."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the levels of covariates asked for, checked.
+
+    Raises
+    ------
+    TypeError
+        If they are not given by name.
+    ValueError
+        If a name is no covariate of the fit, or a level unknown.
+    """
+    conditions = fit.preprocessing.conditions
+    if covariates is not None and not isinstance(covariates, Mapping):
+        raise TypeError(f"covariates must give levels by name ({{'donor': '101'}}), got {covariates!r}.")
+    wanted = {}
+    known = conditions.covariate_keys
+    for key, level in (covariates or {}).items():
+        if key not in known:
+            raise ValueError(
+                f"covariates must name covariates of the fit ({some(known) or 'it has none'}), got {key!r}."
+                f"{did_you_mean(key, known)}"
+            )
+        wanted[key] = conditions.check(key, level)
+    return wanted
+
+
+def candidate_conditions(
+    fit: VAEFit, label: str | None, covariates: dict[str, str]
+) -> tuple[list[dict[str, str]], np.ndarray]:
+    """Return the conditions that answer a wish, and the weight of each.
+
+    Those with training cells, in their proportions; where there are none, the label's conditions with the
+    covariates set to what was asked.
+    """
+    key = str(fit.preprocessing.conditions.label_key)
+    seen = fit.density.seen
+    own = [i for i, levels in enumerate(seen) if label is None or levels[key] == label]
+    match = [i for i in own if covariates.items() <= seen[i].items()]
+    weight: dict[tuple[tuple[str, str], ...], float] = {}
+    for i in match or own:
+        levels = tuple((seen[i] | covariates).items())
+        weight[levels] = weight.get(levels, 0.0) + float(fit.density.cells[i])
+    return [dict(levels) for levels in weight], np.array(list(weight.values()))

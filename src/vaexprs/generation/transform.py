@@ -1,0 +1,243 @@
+"""transform: the same cells under another condition."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from vaexprs.data.backed import DiskCells
+from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.matrix import Matrix
+from vaexprs.generation.generated import origin, with_values
+from vaexprs.generation.requests import counts_a_cell
+from vaexprs.generation.sampler import BLOCK, Drawer, with_progress
+from vaexprs.interface.validation import check_integer, did_you_mean, some
+from vaexprs.io.convert import from_object
+from vaexprs.io.stores import open_large
+from vaexprs.io.write import check_new_cells
+from vaexprs.latent.density import LatentDensity, groups_of
+from vaexprs.latent.transport import Transport
+from vaexprs.mixture.em import Mixture
+from vaexprs.model.vae_fit import VAEFit, check_fit
+from vaexprs.nn.predict import encode
+from vaexprs.preprocessing.prepare import Cells
+from vaexprs.preprocessing.summary import check_cells, summarise
+
+CELLS_AT_ONCE = 16 * BLOCK  # that are encoded
+
+
+def transform(
+    fit: VAEFit,
+    object: Any,
+    conditions: Mapping[str, str] | None = None,
+    *,
+    layer: str | None = None,
+    library_size: float | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    **levels: str,
+) -> ad.AnnData:
+    """Return cells as they might have been under another condition: a counterfactual.
+
+    Parameters
+    ----------
+    fit
+        What `fit_vae` or `load_vae` returned.
+    object
+        Cells as `fit_vae` takes them, with the genes of the fit (there may be more) and its label and
+        covariates in `obs`; of a file on disk too large for memory a block at a time is read.
+    conditions
+        Levels by name: ``{"stim": "ctrl"}``.
+    layer
+        Layer or assay with the values, as in `fit_vae`.
+    library_size
+        Counts a cell to aim at; by default those that each cell has.
+    seed
+        The same seed gives the same cells.
+    progress
+        Whether to show a progress bar where it takes longer.
+    out
+        File or folder to write the cells to, of any format that `write` writes; ``.h5ad`` and ``.zarr`` as
+        the cells are made.
+    overwrite
+        Whether what is at `out` may be replaced.
+    **levels
+        The same as `conditions`, as arguments: ``transform(fit, adata, stim="ctrl")``.
+
+    Returns
+    -------
+    AnnData of shape (n_cells, n_genes)
+        The cells in their order with their names and `obs` (of a file left on disk the conditions only),
+        with the new conditions and values drawn anew. The recipe is in ``uns["vaexprs"]``.
+
+    Raises
+    ------
+    ValueError
+        If a condition or level is unknown, or the cells do not fit the model.
+    TypeError
+        If `fit` is not a fit.
+    FileExistsError
+        If there is something at `out` and `overwrite` is false.
+
+    Notes
+    -----
+    A latent vector is drawn from the posterior of each cell under the condition that it has, carried along
+    the optimal transport from the latent density of that condition to that of the new one (see
+    `vaexprs.transport`), and decoded under the new one. So cells of a condition, carried to another, are
+    distributed as those of the other, each near to where it was. Where the model has seen no cell of one of
+    the two, latent vectors are moved by the sum of the effects of the levels that differ.
+
+    Whether a cell would really have become what is predicted no data of other cells can tell: read it as a
+    cell of the new condition that is alike in everything else.
+
+    Examples
+    --------
+    >>> import vaexprs as vx
+    >>> cells = vx.demo_cells()
+    >>> fit = vx.fit_vae(cells, label_key="cell_type", covariate_keys=["phase"], epochs=2, verbose=0)
+    >>> vx.transform(fit, cells[:5], phase="S").obs["phase"].tolist()
+    ['S', 'S', 'S', 'S', 'S']
+    """
+    check_fit(fit, "fit")
+    seed = check_integer("seed", seed, 0)
+    per_cell = counts_a_cell(fit, library_size)
+    wanted = _wanted(fit, dict(conditions or {}) | levels)
+    if out is not None:
+        check_new_cells(out, overwrite=overwrite)
+    prep = fit.preprocessing
+    if layer is None and not fit.likelihood.counts:
+        layer = AS_IT_IS
+    source = open_large(object, layer=layer, keys=prep.conditions.keys) or from_object(object, layer=layer)
+    check_cells(source, "object")
+    whole = source.obs if isinstance(source, DiskCells) else source.obs.copy()
+    cells = prep.prepare(_with_genes(source, fit.genes), dense=False)
+    fit.likelihood.check(summarise(source.X, "object"), source.obs_names)
+    new = cells.obs.assign(**wanted)
+    adata = ad.AnnData(
+        obs=whole.assign(
+            **{key: pd.Categorical(new[key], categories=prep.conditions.levels[key]) for key in wanted}
+        ),
+        var=pd.DataFrame(index=fit.genes),
+        uns={
+            "vaexprs": origin(fit)
+            | {"seed": seed, "transformed_to": json.dumps(wanted), "library_size": per_cell or "own"}
+        },
+    )
+    adata.obs_names = _names(source)
+    blocks = with_progress(_drawn(fit, cells, new, per_cell, seed), len(cells), progress)
+    return with_values(adata, blocks, out, counts=fit.likelihood.counts, overwrite=overwrite)
+
+
+def _wanted(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, str]:
+    known = fit.preprocessing.conditions
+    if not given:
+        raise ValueError(
+            f"Say which condition to give the cells, one of {some(known.keys) or 'none: the fit has none'}: "
+            "transform(fit, adata, stim='ctrl')."
+        )
+    for key in given:
+        if key not in known.keys:
+            raise ValueError(
+                f"The condition must be one of the fit's ({some(known.keys) or 'it has none'}), got {key!r}."
+                f"{did_you_mean(key, known.keys)}"
+            )
+    return {key: known.check(key, level) for key, level in given.items()}
+
+
+def _with_genes(cells: ad.AnnData | DiskCells, genes: pd.Index) -> ad.AnnData | DiskCells:
+    """Return cells with these genes, where they have them and more."""
+    if len(genes.difference(cells.var_names)) or len(genes) == cells.n_vars:
+        return cells  # what does not fit is told where they are prepared
+    if isinstance(cells, DiskCells):
+        columns = cells.var_names.get_indexer(genes)
+        return DiskCells(cells.X.mapped(columns, None), cells.obs, genes, cells.names)
+    return cells[:, genes]
+
+
+def _names(cells: ad.AnnData | DiskCells) -> pd.Index:
+    if isinstance(cells, DiskCells):
+        return cells.take_names(np.arange(cells.n_obs))
+    return cells.obs_names
+
+
+def _drawn(
+    fit: VAEFit, cells: Cells, new: pd.DataFrame, library_size: float | None, seed: int
+) -> Iterator[Matrix]:
+    """Yield the values of the cells under their new conditions, block by block."""
+    conditions = fit.preprocessing.conditions
+    targets = {levels: i for i, levels in enumerate(groups_of(new, conditions))}
+    table = pd.DataFrame(list(targets), columns=conditions.keys)
+    drawer = Drawer(fit, conditions.one_hot(table))
+    which = pd.MultiIndex.from_frame(table).get_indexer(pd.MultiIndex.from_frame(new[conditions.keys]))
+    way = _Way(fit.density, fit.latent_dim)
+    for first in range(0, len(cells), CELLS_AT_ONCE):
+        rows = slice(first, first + CELLS_AT_ONCE)
+        values: Matrix = cells.x[rows]
+        some_cells = Cells(values, cells.obs.iloc[rows])
+        mean, sd = encode(fit.model, some_cells, conditions.one_hot(some_cells.obs))
+        library: Any = None
+        if fit.likelihood.counts:
+            own = np.asarray(values.sum(axis=1), np.float64).ravel()
+            library = own if library_size is None else np.full(len(mean), library_size)
+        for start in range(0, len(mean), BLOCK):
+            block = slice(start, start + BLOCK)
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=((first + start) // BLOCK,)))
+            z = mean[block] + sd[block] * rng.standard_normal(mean[block].shape)
+            obs, other = some_cells.obs.iloc[block], new.iloc[rows].iloc[block]
+            yield drawer.values(
+                way.carried(z, obs, other, rng),
+                None if library is None else library[block],
+                which[rows][block],
+                rng,
+                stratified=False,
+            )
+
+
+class _Way:
+    """Carries latent vectors from conditions to others; each pair of conditions is looked at once."""
+
+    def __init__(self, density: LatentDensity, latent_dim: int) -> None:
+        self.density, self.latent_dim = density, latent_dim
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], Transport | np.ndarray] = {}
+
+    def carried(
+        self, z: np.ndarray, obs: pd.DataFrame, new: pd.DataFrame, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return latent vectors, (n_cells, latent_dim), of cells of `obs` as they are in `new`."""
+        keys = self.density.conditions.keys
+        pairs = pd.concat([obs[keys], new[keys]], axis=1).to_numpy(dtype=str)
+        distinct, which = np.unique(pairs, axis=0, return_inverse=True)
+        moved = np.empty_like(z)
+        for i, pair in enumerate(distinct):
+            rows = which.ravel() == i
+            way = self._between(tuple(pair[: len(keys)]), tuple(pair[len(keys) :]))
+            moved[rows] = way.carry(z[rows], rng) if isinstance(way, Transport) else z[rows] + way
+        return moved
+
+    def _between(self, source: tuple[str, ...], target: tuple[str, ...]) -> Transport | np.ndarray:
+        if (source, target) not in self._known:
+            self._known[source, target] = self._found(source, target)
+        return self._known[source, target]
+
+    def _found(self, source: tuple[str, ...], target: tuple[str, ...]) -> Transport | np.ndarray:
+        density = self.density
+        keys = density.conditions.keys
+        both = [dict(zip(keys, levels, strict=True)) for levels in (source, target)]
+        if source != target and all(levels in density.seen for levels in both):
+            return Transport(*(_without_library(density.mixture(levels), self.latent_dim) for levels in both))
+        codes = density.conditions.one_hot(pd.DataFrame(both))
+        return np.asarray((codes[1] - codes[0]) @ density.effects)[: self.latent_dim]
+
+
+def _without_library(mixture: Mixture, dims: int) -> Mixture:
+    return Mixture(
+        mixture.weights, mixture.means[:, :dims], mixture.covariances[:, :dims, :dims], mixture.model
+    )

@@ -1,0 +1,1 @@
+"""Reading and writing cells: one reader and one writer per file format."""

@@ -1,0 +1,237 @@
+"""Open .h5ad and .zarr files, with matrices above a size limit left on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs.data.backed import DiskCells, DiskMatrix, file_of, stamp_of, storage_of
+from vaexprs.data.count_detection import AS_IT_IS, AS_IT_IS_SAID, SAMPLE, count_names, holds_counts, recovered
+from vaexprs.data.matrix import as_float
+from vaexprs.interface.errors import Told, damage_told, warn
+from vaexprs.interface.validation import did_you_mean, some
+from vaexprs.io.untrusted.anndata import check_matrix, check_parts, text_attribute
+from vaexprs.io.untrusted.hdf5 import check_hdf5
+from vaexprs.io.untrusted.zarr import check_zarr
+
+STORES = (".h5ad", ".zarr")
+
+IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
+
+
+def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
+    """Open what `write_blocks` wrote, with X left on disk."""
+    path = Path(path)
+    if path.suffix == ".h5ad":
+        return ad.read_h5ad(path, backed="r")
+    import zarr
+
+    store = zarr.open_group(path, mode="r")
+    parts = {name: ad.io.read_elem(store[name]) for name in ("obs", "var", "uns")}
+    return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
+
+
+def note_of(path: str | os.PathLike[str], name: str) -> Any:
+    """Return what a file has in ``uns[name]``; None where there is no such thing."""
+    if Path(path).suffix not in STORES:
+        return None
+    group = open_group(path)
+    with damage_told(Path(path)):
+        return ad.io.read_elem(group["uns"][name]) if "uns" in group and name in group["uns"] else None
+
+
+def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+    """Return cells with their matrix left on disk; None for what is in memory or may as well be read.
+
+    Parameters
+    ----------
+    obj
+        A path, or an AnnData whose X is on disk, or a view of one. Only ``.h5ad`` and ``.zarr`` are left
+        on disk.
+    layer
+        The layer with the values, "X" for X; by default what holds counts of X, layers with a name that
+        says so, and raw.
+    keys
+        Columns of `obs` to read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at the path.
+    ValueError
+        If it cannot be read, has no such layer, or is stored by genes.
+    """
+    if isinstance(obj, (str, os.PathLike)):
+        return _open_file(Path(obj), layer, keys) if Path(obj).suffix in STORES else None
+    if not isinstance(obj, ad.AnnData) or layer not in (None, AS_IT_IS):
+        return None
+    whole = obj._adata_ref if obj.is_view else obj
+    source = whole.X
+    if source is None or isinstance(source, np.ndarray) or sp.issparse(source):
+        return None
+    file = file_of(source)
+    matrix = None if file is None else _disk_matrix(source, file)
+    if matrix is None:
+        return None
+    if layer is None and not holds_counts(source):
+        others = [whole.layers[name] for name in count_names(whole.layers)]
+        if any(map(holds_counts, others if whole.raw is None else [*others, whole.raw.X])):
+            return None  # those are in memory, or small: `from_object` takes them
+        _tell_logarithms(source)
+    obs, names = obj.obs, obj.var_names
+    if obj.is_view:
+        rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (obj._oidx, obj._vidx), strict=True))
+        order = np.argsort(rows, kind="stable")
+        matrix, obs = matrix.keep(rows[order]), obs.iloc[order]
+        if len(genes) < matrix.shape[1] or (np.diff(genes) != 1).any():
+            matrix = matrix.mapped(genes, None)
+    known = list(keys) if set(keys) <= set(obs) else list(obs)
+    return DiskCells(matrix, obs[known].reset_index(drop=True), names, obs.index)
+
+
+def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+    group = open_group(path)
+    with damage_told(path):
+        layers = list(group["layers"]) if "layers" in group else []
+        places = _places(group, layers) if layer is None else {}
+    if layer == AS_IT_IS not in layers:
+        places = {AS_IT_IS: "X"} if "X" in group else {}
+    elif layer is not None:
+        if layer not in layers:
+            raise no_layer(layer, layers)
+        places = {layer: f"layers/{layer}"}
+    if not places:
+        raise no_x()
+    with damage_told(path):
+        sources = {
+            name: source for name, at in places.items() if (source := _matrix_in(group[at])) is not None
+        }
+        name = next(
+            (name for name in sources if len(places) > 1 and holds_counts(sources[name])), next(iter(places))
+        )
+        source = sources.get(name)
+        matrix = None if source is None else _disk_matrix(source, path)
+        if matrix is not None and layer is None:
+            if name != next(iter(places)):
+                warn(f"X holds no counts; those in {name} are used. {AS_IT_IS_SAID}")
+            elif not holds_counts(source):
+                _tell_logarithms(source)
+        if matrix is None:
+            return None
+        rows, columns = matrix.shape
+        obs, names = _columns_in(group["obs"], keys), _names_in(group["raw/var" if name == "raw" else "var"])
+        if len(obs) != rows or len(names) != columns:
+            raise IndexError(
+                f"its matrix is of {rows:,} cells x {columns:,} genes, but there are names of {len(obs):,} "
+                f"cells and {len(names):,} genes."
+            )
+        return DiskCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
+
+
+def _places(group: Any, layers: Sequence[str]) -> dict[str, str]:
+    """Return where counts may be in a file, by what the places are called."""
+    places = {AS_IT_IS: "X"} if "X" in group else {}
+    places |= {f"layers[{name!r}]": f"layers/{name}" for name in count_names(layers)}
+    return places | ({"raw": "raw/X"} if "raw" in group and "X" in group["raw"] else {})
+
+
+def _tell_logarithms(source: Any) -> None:
+    """Warn where a matrix that is left on disk holds logarithms that counts could be recovered from."""
+    if getattr(source, "format", "") != "csc" and recovered(as_float(source[:SAMPLE])) is not None:
+        warn(
+            "X holds logarithms of normalised counts and is left on disk, where they are taken as they are. "
+            "To have the counts recovered read it into memory: read(path) instead of the path."
+        )
+
+
+def open_group(path: str | os.PathLike[str]) -> Any:
+    """Open an ``.h5ad`` or ``.zarr`` file for reading.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If the file is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    with damage_told(path):
+        if path.suffix == ".h5ad":
+            import h5py
+
+            check_hdf5(path, path)
+            return h5py.File(path, "r")
+        import zarr
+
+        group = zarr.open_group(path, mode="r")
+        check_zarr(group, path)
+        return group
+
+
+def _matrix_in(part: Any) -> Any:
+    """Return a matrix on disk; None where its form is left to AnnData's reader, with its messages."""
+    kind = text_attribute(part, "encoding-type")
+    if kind in ("csr_matrix", "csc_matrix"):
+        return ad.io.sparse_dataset(part)
+    return part if kind == "array" else None
+
+
+def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
+    matrix = DiskMatrix(source, path, stamp_of(path, storage_of(source).name))
+    if matrix.nbytes <= IN_MEMORY:
+        return None
+    if getattr(source, "format", "csr") != "csr":
+        raise Told(
+            f"{str(path)!r} holds its matrix by genes (CSC), and cells cannot be read from that one after "
+            "the other. Write it by cells: adata.X = scipy.sparse.csr_matrix(adata.X)."
+        )
+    check_matrix(storage_of(source), path)
+    return matrix
+
+
+def check_store(path: Path) -> None:
+    """Check that the matrices of a file are whole, and that it holds what it claims to hold."""
+    group = open_group(path)
+    with group if path.suffix == ".h5ad" else nullcontext():  # an error would keep the file open
+        check_parts(group, path)
+
+
+def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:
+    """Return columns of a data frame on disk, rows numbered; where one is missing all, for the message."""
+    if text_attribute(group, "encoding-version") != "0.2.0":  # levels were kept elsewhere
+        return ad.io.read_elem(group).reset_index(drop=True)
+    known = list(group.attrs["column-order"])
+    columns = {key: ad.io.read_elem(group[key]) for key in (keys if set(keys) <= set(known) else known)}
+    index = group[group.attrs["_index"]]
+    n = int(index.shape[0]) if hasattr(index, "shape") else len(ad.io.read_elem(index))
+    for key, values in columns.items():
+        if len(values) != n:
+            raise IndexError(f"obs has {n:,} cells, but values of {key!r} for {len(values):,}.")
+    return pd.DataFrame({key: pd.Series(values) for key, values in columns.items()}, index=pd.RangeIndex(n))
+
+
+def _names_in(group: Any) -> pd.Index:
+    return pd.Index(np.asarray(ad.io.read_elem(group[group.attrs["_index"]]), dtype=object).astype(str))
+
+
+def no_layer(layer: str, known: Sequence[str]) -> ValueError:
+    """Return the error for a layer that is not there."""
+    return ValueError(
+        f"layer must be one of {some(known) or 'none: there are no layers'}, got {layer!r}."
+        f"{did_you_mean(layer, known)}"
+    )
+
+
+def no_x() -> ValueError:
+    """Return the error where there is no X."""
+    return ValueError("The AnnData has no X. Name the layer with the counts: layer='counts'.")

@@ -1,0 +1,202 @@
+"""What CellRanger writes: folders with matrix.mtx, and .h5 files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.io
+import scipy.sparse as sp
+
+from vaexprs.data.matrix import as_float
+from vaexprs.interface.errors import Told, warn
+from vaexprs.interface.validation import some, suffix_of
+from vaexprs.io.tables import PACKING, opened, read_obs, with_obs, write_obs
+from vaexprs.io.untrusted.anndata import check_sparse
+from vaexprs.io.untrusted.archives import check_packed
+from vaexprs.io.untrusted.hdf5 import check_hdf5
+
+MATRIX = ("matrix.mtx.gz", "matrix.mtx")
+
+GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
+
+BARCODES = ("barcodes.tsv.gz", "barcodes.tsv")
+
+OBS = "obs.csv"
+
+GENE_KIND = "Gene Expression"
+
+KINDS = ("integer", "real", "pattern")
+
+ENTRIES_AT_ONCE = 2**22
+
+LONGEST_LINE = 2**16  # of what stands before the entries
+
+LEAST_BYTES = 4  # that an entry of a matrix takes as text
+
+MOST_PACKED = 1_032  # bytes that gzip can make one byte of
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is one of CellRanger's, as far as its names say."""
+    return path.is_dir() and any((path / name).is_file() for name in (*MATRIX, *GENES, *BARCODES))
+
+
+def read_folder(path: Path) -> ad.AnnData:
+    """Read ``matrix.mtx``, ``features.tsv`` (or ``genes.tsv``) and ``barcodes.tsv``, each also ``.gz``.
+
+    Genes are named by their symbols, which are made unique; ``var["gene_ids"]`` has the others. Columns of
+    the cells are read from ``obs.csv`` where it is there.
+    """
+    folder = path if path.is_dir() else path.parent
+    matrix, genes, barcodes = (_one_of(folder, names) for names in (MATRIX, GENES, BARCODES))
+    for part in (matrix, genes, barcodes):
+        check_packed(part)
+    features = _lines(genes)
+    cells = _lines(barcodes)[0]
+    rows, columns, entries, *kind = scipy.io.mminfo(matrix)
+    if (rows, columns) != (len(features), len(cells)):
+        raise Told(
+            f"{str(matrix)!r} is of {rows:,} genes x {columns:,} cells, but {genes.name} names "
+            f"{len(features):,} and {barcodes.name} {len(cells):,}."
+        )
+    if kind[0] != "coordinate" or kind[1] not in KINDS or kind[2] != "general":
+        raise Told(
+            f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as "
+            f"CellRanger writes it, got {some(kind)}."
+        )
+    size = matrix.stat().st_size * (MOST_PACKED if suffix_of(matrix).endswith(".gz") else 1)
+    if entries * LEAST_BYTES > size:
+        raise Told(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
+    x = as_float(_entries(matrix, (rows, columns), entries, values=kind[1] != "pattern"))
+    symbols = features[1] if features.shape[1] > 1 else features[0]
+    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols.to_numpy())
+    if features.shape[1] > 2:
+        var["feature_types"] = features[2].to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are not unique yet
+        adata = ad.AnnData(x, obs=pd.DataFrame(index=pd.Index(cells.to_numpy())), var=var)
+    beside = folder / OBS
+    return with_obs(_genes_only(adata, path), read_obs(beside) if beside.is_file() else None, beside)
+
+
+def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.csr_matrix:
+    """Return the entries of a matrix of genes x cells as one of cells x genes.
+
+    SciPy's own reader writes where it should not, and crashes, where a line holds a zero byte or does not end
+    as it thinks.
+    """
+    columns = {"gene": np.int64, "cell": np.int64} | ({"value": np.float32} if values else {})
+    parts = [pd.DataFrame({name: np.empty(0, kind) for name, kind in columns.items()})]
+    with gzip.open(path, "rb") if suffix_of(path).endswith(".gz") else path.open("rb") as file:
+        while (line := file.readline(LONGEST_LINE)).startswith(b"%") or (line and not line.strip()):
+            continue  # what follows is the line with the shape
+        settings: dict[str, Any] = {"sep": r"\s+", "header": None, "names": list(columns), "dtype": columns}
+        settings |= {"index_col": False, "na_filter": False, "quoting": 3, "chunksize": ENTRIES_AT_ONCE}
+        settings["float_precision"] = "round_trip"  # the others crash over exponents of ten digits
+        # pandas finds lines without end where some end in a carriage return, and some in nothing
+        text = io.TextIOWrapper(file, "latin-1")
+        for chunk in pd.read_csv(text, **settings) if n else ():
+            for side, size in zip(("gene", "cell"), shape, strict=True):
+                if not chunk[side].between(1, size).all():
+                    raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
+            parts.append(chunk.astype({"gene": np.int32, "cell": np.int32}))
+            if sum(map(len, parts)) > n:
+                break
+    found = pd.concat(parts)
+    if len(found) != n:
+        has = "more" if len(found) > n else f"{len(found):,}"
+        raise Told(f"{str(path)!r} should have {n:,} entries, but has {has}.")
+    value = found["value"].to_numpy() if values else np.ones(n, np.float32)
+    gene, cell = (found[side].to_numpy() - 1 for side in ("gene", "cell"))
+    return sp.csr_matrix((value, (cell, gene)), shape=shape[::-1])
+
+
+def _one_of(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise Told(
+        f"{str(folder)!r} is not whole: there is no {' or '.join(names)} in it. A 10x folder has matrix.mtx, "
+        "features.tsv (or genes.tsv) and barcodes.tsv, each as it is or with .gz."
+    )
+
+
+def _lines(path: Path) -> pd.DataFrame:
+    """Return a file of names, as text without quotes."""
+    try:
+        with opened(path) as file:
+            return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+    except pd.errors.EmptyDataError as error:
+        raise Told(f"{str(path)!r} is empty.") from error
+
+
+def read_h5(path: Path) -> ad.AnnData:
+    """Read an ``.h5`` file of CellRanger, version 2 or later; genes are named as in `read_folder`."""
+    import h5py
+    import scanpy as sc
+
+    check_hdf5(path, path)
+    with h5py.File(path, "r") as file:
+        if "obs" in file and "var" in file:
+            raise Told(f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix.")
+        if not any("barcodes" in part for part in file.values() if isinstance(part, h5py.Group)):
+            raise Told(f"{str(path)!r} is not CellRanger's: it has {some(list(file)) or 'nothing'} in it.")
+        if "matrix" not in file and len(file) > 1:
+            raise Told(
+                f"{str(path)!r} holds cells of several genomes, {some(list(file))}. Give those of one: "
+                f"scanpy.read_10x_h5({path.name!r}, genome={next(iter(file))!r})."
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are not unique
+        adata = sc.read_10x_h5(path, gex_only=False)
+    check_sparse(adata)
+    adata.X = as_float(adata.X)
+    return _genes_only(adata, path)
+
+
+def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
+    """Return cells without antibodies, guides and peaks, with unique names of genes."""
+    if "feature_types" in adata.var:
+        kinds = adata.var["feature_types"].astype(str)
+        genes = (kinds == GENE_KIND).to_numpy()
+        if genes.any() and not genes.all():
+            others = sorted(set(kinds[~genes]))
+            warn(
+                f"{path.name!r}: {int((~genes).sum()):,} of its {len(genes):,} features are not genes and "
+                f"are left out: {some(others)}."
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of names that are not unique yet
+                adata = adata[:, genes].copy()
+    adata.var_names = ad.utils.make_index_unique(adata.var_names.astype(str))
+    return adata
+
+
+def write_folder(adata: ad.AnnData, folder: Path) -> None:
+    """Write what scanpy.read_10x_mtx and R's Read10X read, and ``obs.csv`` with the columns of the cells."""
+    for names in (adata.obs_names, adata.var_names):
+        odd = [name for name in names if not name or any(mark in name for mark in "\0\t\r\n")]
+        if odd:
+            raise ValueError(
+                f"A 10x folder cannot hold names that are empty or have tabs or line breaks: {some(odd)}."
+            )
+    folder.mkdir()
+    x = sp.coo_matrix(adata.X).T
+    if np.all(x.data == np.round(x.data)):
+        x = x.astype(np.int64)
+    with gzip.open(folder / "matrix.mtx.gz", "wb", PACKING) as file:
+        scipy.io.mmwrite(file, x)
+    ids = adata.var.get("gene_ids", adata.var_names)
+    features = pd.DataFrame({"id": list(ids), "name": list(adata.var_names), "kind": GENE_KIND})
+    barcodes = pd.DataFrame({"cell": list(adata.obs_names)})
+    for name, table in {"features": features, "barcodes": barcodes}.items():
+        table.to_csv(folder / f"{name}.tsv.gz", sep="\t", header=False, index=False, quoting=3)
+    if len(adata.obs.columns):
+        write_obs(folder / OBS, adata.obs)

@@ -1,0 +1,209 @@
+"""VAEFit, the fitted thing: what it holds, and how it is saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from vaexprs.differential_privacy.accounting import Guarantee
+from vaexprs.interface import html as markup
+from vaexprs.io.atomic import check_output, written_whole
+from vaexprs.latent.density import LatentDensity
+from vaexprs.likelihoods.base import Likelihood
+from vaexprs.nn.vae import VAE
+from vaexprs.preprocessing.prepare import Preprocessing
+
+FORMAT = 1
+
+FILES = ("model.keras", "arrays.npz", "meta.json")
+
+
+@dataclass(frozen=True)
+class VAEFit:
+    """A fitted (conditional) variational autoencoder, ready to generate.
+
+    Parameters
+    ----------
+    model
+        The trained Keras model: prepared cells (and one-hot conditions) to a dict of ``output``,
+        ``z_mean`` and ``z_log_stddev``.
+    preprocessing
+        What was learned of the input before training; hand it to another `fit_vae` to reuse it. Holds the
+        prepared training cells, except after loading from disk or a fit with privacy.
+    density
+        The latent density of each condition; ``density.summary()`` shows it.
+    history
+        For each epoch ``loss``, ``reconstruction`` and ``kl``, and the same with ``val_`` where there were
+        validation cells. Empty after a fit with privacy: losses tell of cells.
+    seed
+        The seed of the fit.
+    recipe
+        What it takes to repeat the fit: ``arguments`` (those that were not the defaults), ``data`` (cells,
+        genes and SHA-256 of the training cells) and ``versions``.
+    guarantee
+        What differential privacy holds for the fit; None where none was asked for. Of a fit from a file it is
+        what the file says.
+    """
+
+    model: VAE
+    preprocessing: Preprocessing
+    density: LatentDensity
+    history: Mapping[str, list[float]]
+    seed: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    guarantee: Guarantee | None = None
+
+    @cached_property
+    def encoder(self) -> keras.Model:
+        """Keras model: prepared cells (and one-hot conditions) to ``z_mean``, (n_cells, latent_dim)."""
+        return self.model.encoder()
+
+    @cached_property
+    def decoder(self) -> keras.Model:
+        """Keras model: latent vectors (and one-hot conditions) to what the likelihood takes."""
+        return self.model.decoder()
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The distribution of the values."""
+        return self.model.likelihood
+
+    @property
+    def genes(self) -> pd.Index:
+        """Names of the genes, (n_genes,)."""
+        return self.preprocessing.genes
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of the latent vector."""
+        return self.model.latent_dim
+
+    def cells_of(self, key: str) -> dict[str, int]:
+        """Return the number of training cells of each level of the label or of a covariate."""
+        counts = dict.fromkeys(self.preprocessing.conditions.levels[key], 0)
+        for levels, n in zip(self.density.seen, self.density.cells, strict=True):
+            counts[levels[key]] += int(n)
+        return counts
+
+    def __repr__(self) -> str:
+        conditions = ", ".join(
+            f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
+        )
+        if self.guarantee is None:
+            losses = self.history["loss"]
+            trained = f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
+        else:
+            trained = f"{self.guarantee.steps:,} steps\n    {self.guarantee.sentence}"
+        return (
+            f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
+            f"conditions: {conditions or 'none'}\n"
+            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, {trained}"
+        )
+
+    def _repr_html_(self) -> str:
+        # what a notebook shows
+        conditions = self.preprocessing.conditions.levels
+        losses = list(self.history.get("loss", []))
+        made_by = {
+            str(name): str(value)
+            for part in ("arguments", "versions")
+            for name, value in dict(self.recipe.get(part, {})).items()
+            if name != "verbose"
+        }
+        return markup.render(
+            "interface/templates/fit.html",
+            genes=list(map(str, self.genes)),
+            n_cells=int(self.density.cells.sum()),
+            likelihood=self.likelihood.name,
+            latent_dim=self.latent_dim,
+            seed=self.seed,
+            losses=losses,
+            last={
+                name: self.history[name][-1]
+                for name in sorted(self.history, key=_loss_first)
+                if self.history[name]
+            },
+            points=markup.sparkline(losses) if losses else "",
+            guarantee=None if self.guarantee is None else self.guarantee.sentence,
+            conditions={
+                key: markup.levels({level: (n,) for level, n in self.cells_of(key).items()})
+                for key in conditions
+            },
+            recipe=made_by,
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Save to a folder: ``model.keras``, ``arrays.npz`` and ``meta.json``.
+
+        No pickle, no code and no training cell is in it.
+
+        Parameters
+        ----------
+        path
+            The folder. It is written beside and renamed, so it is there whole or not at all.
+        overwrite
+            Whether an earlier model at `path` may be replaced.
+
+        Raises
+        ------
+        FileExistsError
+            If `path` exists and `overwrite` is false, or is something else than a saved model.
+        BlockingIOError
+            If another process is writing there.
+        """
+        path = check_output(path, overwrite=overwrite)
+        if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):
+            raise FileExistsError(f"{str(path)!r} is not a saved model; it is left as it is.")
+        prep = self.preprocessing
+        meta = {
+            "format": FORMAT,
+            "vaexprs": version("vaexprs"),
+            "keras": keras.version(),
+            "genes": list(prep.genes),
+            "label_key": prep.conditions.label_key,
+            "levels": {key: list(levels) for key, levels in prep.conditions.levels.items()},
+            "scaling": prep.scaling.kind,
+            "unit": prep.scaling.unit,
+            "likelihood": prep.likelihood,
+            "history": dict(self.history),
+            "seed": self.seed,
+            "recipe": dict(self.recipe),
+        }
+        if self.guarantee is not None:
+            meta["guarantee"] = self.guarantee.to_dict()
+        arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
+        arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
+        with written_whole(path, overwrite=overwrite) as beside:
+            beside.mkdir()
+            self.model.uncompiled().save(beside / "model.keras")
+            np.savez_compressed(beside / "arrays.npz", **arrays)  # type: ignore[arg-type]
+            text = json.dumps(meta, indent=1, allow_nan=True)
+            (beside / "meta.json").write_text(text, encoding="utf-8")
+        return path
+
+
+def _loss_first(name: str) -> tuple[bool, bool, str]:
+    return name.startswith("val_"), not name.endswith("loss"), name
+
+
+def check_fit(value: Any, name: str) -> VAEFit:
+    """Return `value` if it is a fit.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(value, VAEFit):
+        raise TypeError(f"{name} must be what fit_vae or load_vae returned, got {type(value).__name__}.")
+    return value

@@ -1,0 +1,1 @@
+"""The networks: layers, the variational autoencoder, how it is built and evaluated."""

@@ -1,0 +1,220 @@
+"""Shuffled mini-batches of prepared cells for Keras, from memory or from disk.
+
+Which cells are in a batch follows from the seed and from the numbers of the epoch and of the step alone.
+A fit that goes on in the middle of an epoch, or several processes with a share of each batch, see the same
+batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.matrix import Matrix, densify, stacked
+
+LANES = 16  # parts of a file that every batch has cells of
+
+BLOCKS = 4  # of each lane in the buffer, at least
+
+BUFFER_BYTES = 64 * 2**20  # of cells in memory to take batches from; as many again are read meanwhile
+
+
+class OneHot(Protocol):
+    """One-hot conditions, (n_cells, width), of which rows are asked for."""
+
+    def __getitem__(self, rows: Any) -> np.ndarray: ...
+
+
+class CellBatches(keras.utils.PyDataset):
+    """Mini-batches of cells; every cell comes in every epoch.
+
+    A matrix that is sparse or on disk is made dense one batch at a time, so that no dense copy of it is ever
+    in memory. Shuffled batches are all of one size, because JAX compiles a training step for each size that
+    it meets: the last is filled up with cells that come twice.
+
+    Set `epoch` to get the batches of another one. Those before `passed_over`, an epoch and a step, stand for
+    steps that were done earlier: they are all alike, and nothing is read for them.
+
+    Parameters
+    ----------
+    x
+        Prepared cells, (n_cells, n_genes), dense, CSR or on disk.
+    codes
+        One-hot conditions, (n_cells, width); None if there are none.
+    batch_size
+        Cells a batch, at most all.
+    shuffle
+        Whether the order is drawn anew for each epoch. If not, the last batch holds what is left.
+    seed
+        Seed of the order.
+    sample_weight
+        Weight of each cell in the loss, (n_cells,).
+    share
+        Which part of each batch to give out, and how many parts there are: ``(process, processes)``.
+    """
+
+    def __init__(
+        self,
+        x: Matrix | DiskMatrix,
+        codes: OneHot | None,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        sample_weight: np.ndarray | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        super().__init__()
+        self.codes = codes
+        self.sample_weight = sample_weight
+        self.epoch = 0
+        self.passed_over = (0, 0)
+        size = min(batch_size, x.shape[0])
+        self._cells: _InMemory | _OnDisk
+        if shuffle and isinstance(x, DiskMatrix):
+            self._cells = _OnDisk(x, size, seed, share)
+        else:
+            self._cells = _InMemory(x, size, seed if shuffle else None, share)
+
+    def __len__(self) -> int:
+        return self._cells.steps
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        if (self.epoch, index) < self.passed_over:
+            return self._blank
+        return self._batch(self.epoch, index)
+
+    @cached_property
+    def _blank(self) -> tuple[Any, ...]:
+        return self._batch(*self.passed_over)
+
+    def _batch(self, epoch: int, step: int) -> tuple[Any, ...]:
+        rows, values = self._cells.batch(epoch, step)
+        inputs = as_inputs(values, None if self.codes is None else self.codes[rows])
+        if self.sample_weight is None:
+            return (inputs,)
+        return inputs, None, self.sample_weight[rows]
+
+
+class _InMemory:
+    """Batches of a full shuffle of the cells, or of the cells as they come (no seed)."""
+
+    def __init__(
+        self, x: Matrix | DiskMatrix, batch_size: int, seed: int | None, share: tuple[int, int]
+    ) -> None:
+        self.x: Any = x
+        self.batch_size, self.seed, self.share = batch_size, seed, share
+        self.steps = -(-x.shape[0] // batch_size)
+        self._order: tuple[int, np.ndarray] = (-1, np.arange(x.shape[0]))
+
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the rows of a batch, and their values."""
+        first = step * self.batch_size
+        if self.seed is None:
+            rows = np.arange(first, min(first + self.batch_size, self.x.shape[0]))
+            return rows, densify(self.x[rows[0] : rows[-1] + 1])
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.x.shape[0])
+        order = self._order[1]
+        rows = order[first : first + self.batch_size]
+        rows = np.append(rows, order[: self.batch_size - len(rows)])
+        part, parts = self.share
+        rows = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
+        return rows, densify(self.x[rows])
+
+
+class _OnDisk:
+    """Batches of cells left on disk, read in contiguous blocks and shuffled within a buffer of blocks.
+
+    The cells are cut into lanes, contiguous parts of the file, and each batch has as many cells of every
+    lane: in a file that is sorted by type or donor it is a stratified sample. Each epoch cuts each lane into
+    blocks from another place on, puts the blocks into random order, and shuffles the cells of a few blocks
+    that are in memory together, while the next are read. A process that has a share of the batches reads its
+    lanes only.
+    """
+
+    def __init__(self, x: DiskMatrix, batch_size: int, seed: int, share: tuple[int, int]) -> None:
+        self.x, self.seed = x, seed
+        part, parts = share
+        together = math.lcm(LANES, parts)
+        lanes = math.gcd(together, batch_size)
+        if lanes % parts:
+            raise ValueError(
+                f"batch_size must give each of the {parts} processes as many cells, got {batch_size:,}. "
+                f"Choose a multiple of {together}."
+            )
+        edges = np.linspace(0, x.shape[0], lanes + 1).astype(int)
+        mine = range(part * lanes // parts, (part + 1) * lanes // parts)
+        self.lanes = [(lane, int(edges[lane]), int(edges[lane + 1])) for lane in mine]
+        self.each = batch_size // lanes
+        self.steps = -(-int(np.diff(edges).max()) // self.each)
+        held = x.rows_in(BUFFER_BYTES) // batch_size  # batches in the buffer
+        # where batch_size has few lanes, more blocks of each: their cells come from as many places
+        self.blocks = max(BLOCKS, min(held, BLOCKS * LANES // lanes))
+        self.block = self.each * max(1, held // self.blocks)
+        self.window = self.blocks * self.block // self.each  # steps that a filled buffer is good for
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: dict[tuple[int, int], Future[_Buffer]] = {}
+
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the rows of a batch, and their values."""
+        window, slot = divmod(step, self.window)
+        last = (window + 1) * self.window >= self.steps
+        wanted = [(epoch, window), (epoch + 1, 0) if last else (epoch, window + 1)]
+        self._ahead = {key: self._ahead.get(key) or self._reader.submit(self._read, *key) for key in wanted}
+        rows, values, order = self._ahead[wanted[0]].result()
+        return rows[order[slot]], densify(values[order[slot]])
+
+    def _read(self, epoch: int, window: int) -> _Buffer:
+        """Return the numbers and values of the cells of a window, and which of them each step has."""
+        steps = min(self.window, self.steps - window * self.window)
+        rows, values, order, held = [], [], [], 0
+        for lane, start, stop in self.lanes:
+            pieces = [
+                piece
+                for first, size in self._blocks(epoch, lane, stop - start, window)
+                for piece in _around(start, stop, first, size)
+            ]
+            mine = np.concatenate([np.arange(first, last) for first, last in pieces])
+            values += [self.x[first:last] for first, last in pieces]
+            rng = np.random.default_rng([self.seed, epoch, lane, window])
+            shuffled = np.resize(rng.permutation(len(mine)), (steps, self.each))
+            order.append(held + shuffled)
+            rows.append(mine)
+            held += len(mine)
+        return np.concatenate(rows), stacked(values), np.concatenate(order, axis=1)
+
+    def _blocks(self, epoch: int, lane: int, n: int, window: int) -> Sequence[tuple[int, int]]:
+        """Return first cell and number of cells of the blocks of a lane of n cells that a window holds."""
+        rng = np.random.default_rng([self.seed, epoch, lane])
+        turned = int(rng.integers(n))
+        whole, rest = divmod(n, self.block)
+        order = rng.permutation(whole)[window * self.blocks : (window + 1) * self.blocks]
+        blocks = [(turned + int(block) * self.block, self.block) for block in order]
+        if rest and len(blocks) < self.blocks:  # the last, shorter block
+            blocks.append((turned + whole * self.block, rest))
+        return blocks or [(turned, self.each)]  # where another lane has one cell more
+
+
+_Buffer = tuple[np.ndarray, Any, np.ndarray]
+
+
+def _around(start: int, stop: int, first: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of rows that `size` cells of a lane take from its cell `first` on, and around."""
+    n = stop - start
+    first %= n
+    yield start + first, start + min(first + size, n)
+    if first + size > n:
+        yield start, start + first + size - n
+
+
+def as_inputs(x: np.ndarray, codes: np.ndarray | None) -> Any:
+    """Return what the Keras models take: ``x``, or ``[x, codes]`` where there are conditions."""
+    return x if codes is None else [x, codes]

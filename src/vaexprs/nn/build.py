@@ -1,0 +1,232 @@
+"""Build a variational autoencoder from the user's layers or the default ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.matrix import Matrix
+from vaexprs.interface.errors import reason
+from vaexprs.likelihoods.base import Head, Likelihood
+from vaexprs.nn.batches import as_inputs
+from vaexprs.nn.layers import Normalize, Sampling, bounded, call_layer, join
+from vaexprs.nn.vae import VAE
+from vaexprs.preprocessing.summary import Summary
+
+RESERVED = (
+    "expression",
+    "condition",
+    "expression_and_condition",
+    "z_mean",
+    "z_log_stddev",
+    "latent",
+    "latent_and_condition",
+    "normalize",
+    "output",
+)
+
+
+def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
+    """Return one hidden layer of 256 units for a side of the network, 128 below 500 cells.
+
+    The decoder's has no activation: logits of genes are then linear in latent vector and conditions, a
+    factor analysis, and few cells tell no more. The product of two matrices that it makes of the slopes is
+    learned faster and leans to low rank (Arora, Cohen & Hazan 2018, doi:10.48550/arXiv.1802.06509; Arora
+    et al. 2019, doi:10.48550/arXiv.1905.13655).
+    """
+    units = 128 if n_cells < 500 else 256
+    activation = "relu" if side == "encoder" else None
+    return [keras.layers.Dense(units, activation=activation, name=f"{side}_1")]
+
+
+def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: set[str]) -> list[Any]:
+    """Return new layers with the configuration of the user's, under names not yet `taken`.
+
+    A layer can then be in two lists, or in two fits, without sharing its weights. Names are added to
+    `taken`.
+
+    Raises
+    ------
+    TypeError
+        If something in the list is not a Keras layer.
+    ValueError
+        If a layer is a Lambda or cannot be rebuilt.
+    """
+    rebuilt = []
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"{argument} must hold Keras layers, got {type(layer).__name__} ({layer!r}).")
+        if isinstance(layer, keras.layers.Lambda):
+            raise ValueError(
+                f"{argument} must hold layers that can be saved as data, got the Lambda layer "
+                f"{layer.name!r}. Write it as a subclass of keras.layers.Layer."
+            )
+        try:
+            config = layer.get_config()
+            base = name = config.get("name") or layer.name
+            number = 1
+            while name in taken:
+                name = f"{base}_{number}"
+                number += 1
+            taken.add(name)
+            rebuilt.append(type(layer).from_config({**config, "name": name}))
+        except (NotImplementedError, TypeError) as error:
+            raise ValueError(
+                f"{argument} must hold layers that can be rebuilt from their configuration, but "
+                f"{type(layer).__name__} cannot: {reason(error)} Give it get_config()."
+            ) from error
+    return rebuilt
+
+
+@contextmanager
+def seeded_layers(seed: int) -> Iterator[None]:
+    """Draw the seeds of Keras' initialisers and random layers from `seed` inside the block.
+
+    Keras takes them from Python's generator, whose state is put back afterwards.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def build_vae(
+    encoder_layers: Sequence[keras.layers.Layer] | None,
+    decoder_layers: Sequence[keras.layers.Layer] | None,
+    *,
+    likelihood: Likelihood,
+    x: Matrix | DiskMatrix,
+    summary: Summary,
+    level_cells: Sequence[int],
+    latent_dim: int,
+    regularization: float,
+    seed: int,
+) -> VAE:
+    """Return an untrained VAE.
+
+    Parameters
+    ----------
+    encoder_layers, decoder_layers
+        The user's hidden layers; None for the default. The encoder's may begin with a `keras.Input`.
+    likelihood
+        Of the prepared values; its head follows the decoder's layers, unless the last of these is the
+        output.
+    x
+        Prepared training cells, (n_cells, n_genes): the starting values come from them and ...
+    summary
+        ... the summary of their own values.
+    level_cells
+        Number of training cells in each one-hot condition column; empty for an unconditional model.
+    latent_dim
+        Size of the latent vector.
+    regularization
+        Weight of the KL divergence.
+    seed
+        Seed of the initial weights and the noise.
+    """
+    n_cells, n_genes = x.shape
+    taken = set(RESERVED)
+    for name, layers in (("encoder_layers", encoder_layers), ("decoder_layers", decoder_layers)):
+        if layers is not None and not isinstance(layers, (list, tuple)):
+            raise TypeError(f"{name} must be a list of Keras layers, got {type(layers).__name__}.")
+    with seeded_layers(seed):
+        encoder = _encoder_layers(encoder_layers, n_genes, n_cells, taken)
+        decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, level_cells, taken)
+        expression = keras.Input((n_genes,), name="expression")
+        condition = keras.Input((len(level_cells),), name="condition") if len(level_cells) else None
+        hidden = expression
+        if likelihood.scaling_in_network:
+            normalize = Normalize(likelihood.counts, name="normalize")
+            hidden = normalize(hidden)
+            normalize.start(x, summary)
+        hidden = join(hidden, condition, "expression_and_condition")
+        for layer in encoder:
+            hidden = _apply(layer, hidden, "encoder_layers")
+        _check_flat(hidden, "encoder_layers")
+        z_mean = keras.layers.Dense(latent_dim, name="z_mean")(hidden)
+        # a posterior of unit size to begin with: exp() of a large start would swamp the loss
+        z_log_stddev = keras.layers.Dense(
+            latent_dim, activation=bounded, kernel_initializer="zeros", name="z_log_stddev"
+        )(hidden)
+        latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
+        # with layers of the user's own, conditions may change what the latent vector means
+        joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
+        hidden = join(latent, condition, "latent_and_condition") if joined else latent
+        for layer in decoder:
+            hidden = _apply(layer, hidden, "decoder_layers", condition)
+        if likelihood.last_layer_is_output:
+            _check_flat(hidden, "decoder_layers")
+            if hidden.shape[-1] != n_genes:
+                raise ValueError(
+                    f"The last of decoder_layers must have as many units as there are genes under likelihood "
+                    f"{likelihood.name!r}: {n_genes:,}, got {hidden.shape[-1]:,}."
+                )
+        likelihood.start(decoder[-1], x, summary)
+        return VAE(
+            as_inputs(expression, condition),
+            {"output": hidden, "z_mean": z_mean, "z_log_stddev": z_log_stddev},
+            likelihood=likelihood,
+            regularization=regularization,
+            decoder_layers=[layer.name for layer in decoder],
+            joined=joined,
+            name="vae",
+        )
+
+
+def _encoder_layers(
+    layers: Sequence[keras.layers.Layer] | None, n_genes: int, n_cells: int, taken: set[str]
+) -> list[keras.layers.Layer]:
+    if layers is None:
+        layers = default_layers(n_cells, "encoder")
+    elif len(layers) and _is_input(layers[0]):
+        shape = tuple(layers[0].shape[1:] if hasattr(layers[0], "shape") else layers[0].batch_shape[1:])
+        if shape != (n_genes,):
+            raise ValueError(
+                f"The keras.Input of encoder_layers must have the shape of a cell, ({n_genes},), got {shape}."
+            )
+        layers = layers[1:]
+    return rebuild_layers(layers, "encoder_layers", taken)
+
+
+def _is_input(layer: Any) -> bool:
+    return isinstance(layer, (keras.KerasTensor, keras.layers.InputLayer))
+
+
+def _decoder_layers(
+    layers: Sequence[keras.layers.Layer] | None,
+    likelihood: Likelihood,
+    n_genes: int,
+    n_cells: int,
+    level_cells: Sequence[int],
+    taken: set[str],
+) -> list[keras.layers.Layer]:
+    given = default_layers(n_cells, "decoder") if layers is None else layers
+    hidden = rebuild_layers(given, "decoder_layers", taken)
+    if layers is not None and likelihood.last_layer_is_output:
+        return hidden
+    return [*hidden, likelihood.head(n_genes, n_cells, level_cells)]
+
+
+def _apply(layer: keras.layers.Layer, hidden: Any, argument: str, condition: Any = None) -> Any:
+    try:
+        return call_layer(layer, hidden, condition)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{argument} must fit together, but {layer.name!r} ({type(layer).__name__}) does not take the "
+            f"shape {tuple(hidden.shape)}: {reason(error)}"
+        ) from error
+
+
+def _check_flat(hidden: Any, argument: str) -> None:
+    if not hasattr(hidden, "shape") or len(hidden.shape) != 2 or hidden.shape[-1] is None:
+        raise ValueError(
+            f"{argument} must end in a layer with output of shape (n_cells, units), "
+            f"got {tuple(getattr(hidden, 'shape', ()))}. Add keras.layers.Flatten()."
+        )

@@ -1,0 +1,206 @@
+"""The variational autoencoder: loss, training step and decoding."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from vaexprs.likelihoods import LIKELIHOODS
+from vaexprs.likelihoods.base import Likelihood
+from vaexprs.nn.batches import as_inputs
+from vaexprs.nn.compilation import several_steps
+from vaexprs.nn.layers import call_layer, join
+from vaexprs.nn.predict import predict
+
+NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
+
+
+@keras.saving.register_keras_serializable("vaexprs")
+class VAE(keras.Model):
+    r"""A functional Keras model trained on the negative evidence lower bound.
+
+    .. math:: -\log p(x \mid z) + \lambda\,\mathrm{KL}(q(z \mid x) \,\|\, N(0, I)), \quad
+              \mathrm{KL} = -\tfrac12 \sum_j (1 + 2 s_j - m_j^2 - e^{2 s_j})
+
+    with the mean m and the log standard deviation s of q; both terms are summed over genes and latent
+    dimensions and averaged over cells. They are logged as ``reconstruction`` and ``kl`` beside ``loss``.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Of the graph; the outputs are a dict of ``output`` (what the likelihood takes), ``z_mean`` and
+        ``z_log_stddev``.
+    likelihood
+        The likelihood of the prepared values.
+    regularization
+        Weight of the KL divergence.
+    decoder_layers
+        Names of the decoder's layers, in order.
+    joined
+        Whether the first of these takes the conditions beside z; a head takes them in any case.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        *,
+        likelihood: Likelihood,
+        regularization: float,
+        decoder_layers: Sequence[str],
+        joined: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.likelihood = likelihood
+        self.regularization = regularization
+        self.decoder_layers = tuple(decoder_layers)
+        self.joined = joined
+        self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
+        self.kl_tracker = keras.metrics.Mean(name="kl")
+        self.interrupted = False  # by Ctrl-C, before the last step
+        self.diverged = ""  # how training ended, where its loss was no longer a number
+        self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
+
+    @property
+    def latent_dim(self) -> int:
+        """Size of the latent vector."""
+        return int(self.get_layer("latent").output.shape[-1])
+
+    def losses_of(self, cells: Any, output: Any) -> tuple[Any, Any, Any]:
+        """Return for each cell the reconstruction error, the KL divergence, and the loss, each (n_cells,)."""
+        mean, log_stddev = output["z_mean"], output["z_log_stddev"]
+        reconstruction = -self.likelihood.log_prob(cells, output["output"])
+        kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
+        return reconstruction, kl, reconstruction + self.regularization * kl
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the mean loss of a batch; the cells are their own target."""
+        cells = x[0] if isinstance(x, (list, tuple)) else x
+        reconstruction, kl, loss = self.losses_of(cells, y_pred)
+        self.reconstruction_tracker.update_state(reconstruction, sample_weight=sample_weight)
+        self.kl_tracker.update_state(kl, sample_weight=sample_weight)
+        loss = ops.mean(loss if sample_weight is None else sample_weight * loss)
+        for penalty in self.losses:  # the user's kernel and activity regularisers
+            loss = loss + ops.sum(penalty)
+        return loss
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Pass over steps that were done earlier, and let JAX run those of one execution as one program."""
+        super().make_train_function(force)
+        run: Callable[..., Any] = vars(self)["train_function"]
+        most = self.steps_per_execution
+        alone = keras.distribution.distribution() is None
+        if keras.backend.backend() == "jax" and alone and most > 1:
+            run = several_steps(self.train_step, most)
+
+        def train(state: Any, iterator: Iterator[Any]) -> Any:
+            passed = min(self.steps_done, most)
+            if not passed:
+                return run(state, iterator)
+            self.steps_done -= len(list(itertools.islice(iterator, passed)))
+            rest = list(itertools.islice(iterator, most - passed))
+            return run(state, iter(rest)) if rest else ({}, state)
+
+        self.train_function = train
+
+    def encoder(self) -> keras.Model:
+        """Return the encoder from the inputs to ``z_mean``."""
+        return keras.Model(self.input, self.get_layer("z_mean").output, name="encoder")
+
+    def decoder(self) -> keras.Model:
+        """Return the decoder from ``z`` (and ``condition``) to what the likelihood takes."""
+        z = keras.Input(self.get_layer("latent").output.shape[1:], name="z")
+        condition = None
+        if len(self.inputs) == 2:
+            condition = keras.Input(self.inputs[1].shape[1:], name="condition")
+        return keras.Model(as_inputs(z, condition), self._decoded(z, condition), name="decoder")
+
+    def noise_of_totals(
+        self, decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None, library: np.ndarray
+    ) -> float:
+        """Return by what variance the logarithm of a total of drawn counts spreads around its library size.
+
+        Parameters
+        ----------
+        decoder
+            What `decoder` returned.
+        z, codes
+            Latent vectors of some cells, (n_cells, latent_dim), and their one-hot conditions, if any.
+        library
+            Library size of each, (n_cells,).
+        """
+        parts = predict(decoder, z.astype(np.float32), codes, NOISE_CELLS)
+        output = keras.tree.pack_sequence_as(decoder.output, parts)
+        return float(self.likelihood.relative_noise(output, library[:, None]).mean())
+
+    def _decoded(self, z: Any, condition: Any) -> Any:
+        hidden = join(z, condition, "latent_and_condition") if self.joined else z
+        for name in self.decoder_layers:
+            hidden = call_layer(self.get_layer(name), hidden, condition)
+        return hidden
+
+    def with_noise_as_input(self) -> keras.Model:
+        """Return the same graph and weights with one input more, the noise, (n_cells, latent_dim)."""
+        noise = keras.Input((self.latent_dim,), name="noise")
+        mean, log_stddev = (self.get_layer(name).output for name in ("z_mean", "z_log_stddev"))
+        z = mean + ops.exp(log_stddev) * noise
+        condition = self.inputs[1] if len(self.inputs) == 2 else None
+        output = {"output": self._decoded(z, condition), "z_mean": mean, "z_log_stddev": log_stddev}
+        return keras.Model([*self.inputs, noise], output, name="with_noise")
+
+    def local_copy(self) -> VAE:
+        """Return the same model with its weights on this process's own devices."""
+        copy = VAE.from_config(self.get_config())
+        copy.set_weights([np.asarray(weight.value) for weight in self.weights])
+        return copy
+
+    def uncompiled(self) -> VAE:
+        """Return the same model without optimizer, as it is saved."""
+        return VAE(self.input, self.output, name=self.name, **self._own_config())
+
+    def _own_config(self) -> dict[str, Any]:
+        return {
+            "likelihood": self.likelihood,
+            "regularization": self.regularization,
+            "decoder_layers": self.decoder_layers,
+            "joined": self.joined,
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        graph = keras.Model(self.input, self.output, name=self.name)
+        return {
+            "name": self.name,
+            "graph": keras.saving.serialize_keras_object(graph),
+            "likelihood": self.likelihood.name,
+            "likelihood_options": self.likelihood.options(),
+            "regularization": self.regularization,
+            "decoder_layers": list(self.decoder_layers),
+            "joined": self.joined,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VAE:
+        graph = keras.saving.deserialize_keras_object(config["graph"], custom_objects=custom_objects)
+        likelihood = LIKELIHOODS[config["likelihood"]](**config["likelihood_options"])
+        return cls(
+            graph.input,
+            graph.output,
+            name=config["name"],
+            likelihood=likelihood,
+            regularization=config["regularization"],
+            decoder_layers=config["decoder_layers"],
+            joined=config["joined"],
+        )

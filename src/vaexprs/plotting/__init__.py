@@ -1,0 +1,1 @@
+"""Plots of models (`plot_vae`) and of cells (`plot_aug`)."""

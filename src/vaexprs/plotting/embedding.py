@@ -1,0 +1,261 @@
+"""`plot_aug`: real and generated cells in one embedding."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+
+from vaexprs.comparison.cell_sets import as_cells, scaling_of
+from vaexprs.comparison.provenance import label_key_of, layer_like, recipe_of
+from vaexprs.comparison.subsample import at_hand, sampled_training
+from vaexprs.data.matrix import as_float, densify
+from vaexprs.generation.generated import Generated, join_real, real_cells
+from vaexprs.interface.errors import warn
+from vaexprs.interface.validation import check_choice, check_path, did_you_mean, some
+from vaexprs.io.atomic import written_whole
+from vaexprs.io.convert import from_object
+from vaexprs.io.read import read
+from vaexprs.io.stores import STORES, open_group
+from vaexprs.plotting.reductions import REDUCTIONS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+FIGURE_FORMATS = ("svg", "png", "pdf")
+
+# blue and vermillion of Okabe & Ito's palette, which people with any colour vision can tell apart
+GROUP_STYLE = {
+    "real": ("#0072B2", "o"),
+    "generated": ("#D55E00", "^"),
+}
+
+BACKGROUND = "#D9D9D9"
+
+MOST_PANELS = 24
+
+MOST_FROM_DISK = 5_000  # cells of each set that is left on disk
+
+
+def plot_aug(
+    x: Generated | ad.AnnData | str | os.PathLike[str],
+    plot_fun: str,
+    *,
+    real: Any = None,
+    layer: str | None = None,
+    label_key: str | None = None,
+    seed: int = 0,
+    **kwargs: Any,
+) -> Figure:
+    """Plot real and generated cells together: one panel of all, and one for each label.
+
+    The reduction sees the cells as the model does: log(1 + counts per 10,000) for counts, the fit's own
+    scaling for the rest. The embedding is also put into ``obsm`` of the AnnData: for generated cells into
+    ``x.adata``, and real ones have theirs in ``x.to_anndata(real=True)``. Of cells that are on disk and take
+    more than 64 MiB at most 5,000 real and as many generated ones are shown, drawn at random in the
+    proportions of the labels but with some of each; a warning and the caption say so.
+
+    Parameters
+    ----------
+    x
+        What `gen_exprs` returned, or an AnnData of real and generated cells with ``obs["group"]``, or a path
+        to one.
+    plot_fun
+        "PCA", "MDS" (classical), "TSNE", "UMAP", "NMF" or "DiffusionMap".
+    real
+        Real cells (AnnData, BiocPy experiment or path), where the fit was loaded from disk and has none.
+    layer
+        Layer of `real` with the values; by default X.
+    label_key
+        Column of `obs` with the labels of the panels; by default the label of the fit.
+    seed
+        Seed of the reduction.
+    **kwargs
+        Passed on to the reduction: scikit-learn's ``PCA``, ``ClassicalMDS``, ``TSNE`` and ``NMF``,
+        ``umap.UMAP``, and ``scanpy.pp.neighbors`` and ``scanpy.tl.diffmap``.
+
+    Returns
+    -------
+    matplotlib Figure.
+
+    Raises
+    ------
+    ValueError
+        If `plot_fun` is another one, or there are no real cells to show.
+    TypeError
+        If `x` is of another kind, or the reduction does not take an argument or its value.
+    """
+    method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
+    joined, label_key, notes = _joined(x, real, layer, label_key, seed)
+    for note in notes:
+        warn(note)
+    values = model_space(joined)
+    try:
+        embedding, axes = REDUCTIONS[method](values, seed, kwargs)
+    except TypeError as error:  # of a name that it does not know, or a value of another kind
+        given = ", ".join(kwargs) or "none"
+        raise TypeError(f"{method} cannot be made with the arguments given ({given}): {error}") from error
+    key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
+    joined.obsm[key] = embedding
+    made = embedding[(joined.obs["group"] == "generated").to_numpy()]
+    if isinstance(x, Generated) and len(made) == x.adata.n_obs:
+        x.adata.obsm[key] = made
+    figure = _figure(embedding[:, :2], axes, joined, label_key)
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=7)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a figure as svg, png or pdf, by the suffix of `path`, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is another one.
+    """
+    path = check_path(path)
+    suffix = check_choice("The suffix of the file", path.suffix.removeprefix("."), FIGURE_FORMATS)
+    with written_whole(path, overwrite=overwrite) as beside:
+        figure.savefig(beside, format=suffix, dpi=150)
+    return path
+
+
+def has_groups(path: str | os.PathLike[str]) -> bool:
+    """Whether the cells of a file say which of them are real and which generated."""
+    if Path(path).suffix not in STORES:
+        return "group" in read(path).obs
+    group = open_group(path)
+    return "obs" in group and "group" in group["obs"]
+
+
+def _joined(
+    x: Any, real: Any, layer: str | None, label_key: str | None, seed: int
+) -> tuple[ad.AnnData, str | None, list[str]]:
+    """Return real and generated cells in one AnnData, the column of their labels, and what was left out."""
+    cells = as_cells(x)
+    layer = layer_like(cells, layer)
+    if isinstance(x, Generated):
+        label_key = label_key or x.fit.preprocessing.conditions.label_key
+    else:
+        label_key = label_key_of(cells, label_key)
+    keys = [label_key] if isinstance(x, Generated) or real is not None else ["group", label_key]
+    made = at_hand(cells, keys=keys, seed=seed, most=MOST_FROM_DISK)
+    looked = {"generated": made}
+    if real is not None:
+        looked["real"] = at_hand(real, keys=[label_key], seed=seed, layer=layer, most=MOST_FROM_DISK)
+        joined = join_real(from_object(looked["real"].cells, layer=layer, name="real"), made.cells)
+    elif isinstance(x, Generated):
+        train = sampled_training(x.fit.preprocessing, seed=seed, most=MOST_FROM_DISK)
+        if train is not None:
+            looked["training"] = train
+            joined = join_real(train.cells, made.cells)
+        else:
+            joined = x.joined if made.of is None else join_real(real_cells(x), made.cells)
+    else:
+        looked = {"given": made}
+        joined = made.cells
+    notes = [note for name, part in looked.items() for note in part.told(name)]
+    if not isinstance(x, Generated):
+        groups = set(joined.obs["group"].astype(str)) if "group" in joined.obs else set()
+        if not groups or not groups <= set(GROUP_STYLE):
+            raise ValueError(
+                "obs['group'] must say 'real' or 'generated' for each cell. Give generated cells together "
+                "with real ones: plot_aug(generated, 'UMAP', real=adata)."
+            )
+    if label_key is not None and label_key not in joined.obs:
+        raise ValueError(
+            "label_key must be a column that real and generated cells have "
+            f"({some(list(joined.obs.columns))}), got {label_key!r}."
+            f"{did_you_mean(label_key, joined.obs.columns)}"
+        )
+    return joined, label_key, notes
+
+
+def model_space(joined: ad.AnnData) -> np.ndarray:
+    """Return real and generated cells as the model sees them, (n_cells, n_genes), dense float32."""
+    dense = densify(as_float(joined.X))
+    recipe = recipe_of(joined)
+    if recipe.get("counts", bool(np.all(dense == np.round(dense)))):
+        return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
+    real = dense[(joined.obs["group"] == "real").to_numpy()]
+    return np.asarray(scaling_of(recipe, real).forward(dense))
+
+
+def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key: str | None) -> Figure:
+    """Draw all cells in one panel and, beside it, each label in a panel of its own."""
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    if "IPython" in sys.modules:
+        plt.draw_if_interactive()  # loads the backend, which tells notebooks how to show a figure
+    group = joined.obs["group"].astype(str).to_numpy()
+    labels = np.array([]) if label_key is None else joined.obs[label_key].astype(str).to_numpy()
+    shown = _shown_labels(labels, group)
+    rows = 0 if not shown else max(2, int(np.ceil(np.sqrt(len(shown) / 1.6))))
+    columns = 0 if not shown else -(-len(shown) // rows)
+    figure = Figure(figsize=(5.2 + 2.0 * columns, max(4.8, 2.0 * rows + 0.4)), layout="constrained")
+    grid = figure.add_gridspec(max(rows, 1), columns + 1, width_ratios=[2.6] + [1.0] * columns)
+    everything = figure.add_subplot(grid[:, 0])
+    for name in GROUP_STYLE:
+        _scatter(everything, z[group == name], name, len(z), f"{name} ({(group == name).sum():,})")
+    everything.set_xlabel(axes[0])
+    everything.set_ylabel(axes[1])
+    everything.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.1), ncols=2, markerscale=2)
+    everything.spines[["top", "right"]].set_visible(False)
+    everything.tick_params(labelsize=8)
+    for i, label in enumerate(shown):
+        panel = figure.add_subplot(grid[i % rows, 1 + i // rows], sharex=everything, sharey=everything)
+        panel.scatter(z[:, 0], z[:, 1], s=2, color=BACKGROUND, linewidths=0, rasterized=True)
+        here = labels == label
+        counts = []
+        for name in GROUP_STYLE:
+            chosen = here & (group == name)
+            _scatter(panel, z[chosen], name, 9 * int(here.sum()), None)
+            counts.append(f"{chosen.sum():,}")
+        panel.set_title(f"{_short(label)}\n{counts[0]} real, {counts[1]} generated", fontsize=7)
+        panel.tick_params(labelbottom=False, labelleft=False, length=0)
+        for spine in panel.spines.values():
+            spine.set_color(BACKGROUND)
+    return figure
+
+
+def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
+    """Return the labels that get a panel: the largest, those with generated cells first."""
+    names, real = np.unique(labels, return_counts=True)
+    if len(names) < 2:
+        return []
+    made = np.array([(labels[group == "generated"] == name).sum() for name in names])
+    order = np.lexsort((names, -real, -made))
+    if len(names) > MOST_PANELS:
+        warn(
+            f"{len(names):,} labels are too many for a panel each; the {MOST_PANELS} with the most generated "
+            "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
+        )
+    return [str(name) for name in names[order[:MOST_PANELS]]]
+
+
+def _scatter(axes: Axes, z: np.ndarray, name: str, crowd: int, label: str | None) -> None:
+    size = float(np.clip(9000 / max(crowd, 1), 4, 24))
+    color, marker = GROUP_STYLE[name]
+    axes.scatter(
+        z[:, 0],
+        z[:, 1],
+        s=size,
+        c=color,
+        marker=marker,
+        alpha=0.65,
+        linewidths=0,
+        label=label,
+        rasterized=True,
+    )
+
+
+def _short(text: str, most: int = 30) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,86 @@
+"""Dimension reductions for plots."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import anndata as ad
+import numpy as np
+
+PCS = 50
+
+
+Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]
+
+
+def _pca(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:
+    from sklearn.decomposition import PCA
+
+    pca = PCA(**({"n_components": 2, "random_state": seed} | kwargs))
+    z = pca.fit_transform(x)
+    share = 100 * pca.explained_variance_ratio_
+    return z, (f"PC1 ({share[0]:.1f}%)", f"PC2 ({share[1]:.1f}%)")
+
+
+def _mds(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:
+    from sklearn.manifold import ClassicalMDS
+
+    return ClassicalMDS(**({"n_components": 2} | kwargs)).fit_transform(_few_pcs(x, seed)), ("MDS1", "MDS2")
+
+
+def _tsne(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    tsne = TSNE(**({"random_state": seed, "init": "pca", "perplexity": perplexity} | kwargs))
+    return tsne.fit_transform(_few_pcs(x, seed)), ("TSNE1", "TSNE2")
+
+
+def _umap(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:
+    from umap import UMAP
+
+    settings = {"random_state": seed, "n_neighbors": min(15, len(x) - 1), "n_jobs": 1} | kwargs
+    return UMAP(**settings).fit_transform(_few_pcs(x, seed)), ("UMAP1", "UMAP2")
+
+
+def _nmf(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:
+    from sklearn.decomposition import NMF
+    from sklearn.exceptions import ConvergenceWarning
+
+    if (x < 0).any():
+        raise ValueError("NMF needs values that are not negative, got some below 0. Use 'PCA'.")
+    settings = {"n_components": 2, "init": "nndsvda", "random_state": seed, "max_iter": 500} | kwargs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return NMF(**settings).fit_transform(x), ("NMF1", "NMF2")
+
+
+def _diffusion_map(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:
+    import scanpy as sc
+
+    cells = ad.AnnData(_few_pcs(x, seed))
+    of_neighbors = {k: v for k, v in kwargs.items() if k in inspect.signature(sc.pp.neighbors).parameters}
+    settings = {"n_neighbors": min(15, len(x) - 1), "use_rep": "X", "random_state": seed} | of_neighbors
+    sc.pp.neighbors(cells, **settings)
+    rest = {k: v for k, v in kwargs.items() if k not in of_neighbors}
+    sc.tl.diffmap(cells, **({"n_comps": min(15, len(x) - 2), "random_state": seed} | rest))
+    return np.asarray(cells.obsm["X_diffmap"])[:, 1:], ("DC1", "DC2")  # the first is constant
+
+
+def _few_pcs(x: np.ndarray, seed: int) -> np.ndarray:
+    """Return up to 50 principal components, on which distances are cheap and less noisy."""
+    most = min(PCS, len(x) - 1, x.shape[1])
+    return x if most < 2 else _pca(x, seed, {"n_components": most})[0]
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "PCA": _pca,
+    "MDS": _mds,
+    "TSNE": _tsne,
+    "UMAP": _umap,
+    "NMF": _nmf,
+    "DiffusionMap": _diffusion_map,
+}

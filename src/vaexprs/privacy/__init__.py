@@ -1,0 +1,1 @@
+"""Whether generated cells leak training cells: `audit_privacy`."""

@@ -1,0 +1,363 @@
+"""Collect what the report shows."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from vaexprs.comparison.cell_sets import CellSet, as_cells, side_by_side
+from vaexprs.comparison.provenance import label_key_of, layer_like, recipe_of
+from vaexprs.comparison.subsample import AtHand, at_hand, sampled_training
+from vaexprs.data.matrix import densify
+from vaexprs.generation.generated import Generated
+from vaexprs.io.convert import fingerprint, from_object
+from vaexprs.latent.density import LatentDensity
+from vaexprs.model.vae_fit import VAEFit
+from vaexprs.nn.predict import encode
+from vaexprs.preprocessing.prepare import Cells
+from vaexprs.preprocessing.splits import random_rows, stratified
+from vaexprs.report.plotly_figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
+from vaexprs.report.render import Page
+from vaexprs.report.reproduce import code, told
+
+MOST_SHOWN = 2_000  # cells of each side on the map
+
+MOST_CODES = 2_000  # cells in the latent view
+
+MOST_FOR_GENES = 5_000  # cells of each side that the genes' statistics are of
+
+LEAST_FOR_GENES = 10
+
+PACKAGES = ("vaexprs", "keras", "jax", "numpy", "anndata", "scikit-learn")
+
+
+def gather(
+    fit: VAEFit,
+    generated: Any,
+    real: Any,
+    *,
+    train: Any,
+    label_key: str | None,
+    donor_key: str | None,
+    layer: str | None,
+    seed: int,
+    progress: bool,
+) -> Page:
+    """Return the page of generated cells; the arguments are those of `write_report`."""
+    from vaexprs.metrics import answers as metric_answers
+    from vaexprs.metrics import evaluate as evaluation
+    from vaexprs.metrics import registry
+    from vaexprs.privacy import answers as audit_answers
+
+    cells = as_cells(generated)
+    label_key = label_key_of(cells, label_key) or fit.preprocessing.conditions.label_key
+    keys, given = [label_key, donor_key], train is not None
+    looked = {"generated": at_hand(cells, keys=keys, seed=seed)}
+    made = looked["generated"].cells
+    values = layer_like(made, layer)
+    looked["real"] = _taken(real, "real", keys, values, seed)
+    if given:
+        looked["train"] = _taken(train, "train", keys, values, seed)
+    elif fit.preprocessing.train is not None:
+        looked["train"] = training_cells(fit, made, seed)
+    sample_notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+    real, train = looked["real"].cells, looked["train"].cells if "train" in looked else None
+    others = {"real": real} | ({} if train is None else {"train": train})
+    sets = side_by_side(made, others, keys={"label_key": label_key})
+    with_donor = donor_key is not None and donor_key in made.obs
+    table = evaluation.evaluate(
+        made,
+        real,
+        train=train,
+        label_key=label_key,
+        donor_key=donor_key if with_donor else None,
+        seed=seed,
+        progress=progress,
+    )
+    notes = [*sample_notes, *table.attrs.get("notes", [])]
+    if donor_key is not None and not with_donor:
+        notes.append("The generated cells have no donor, so donors were not compared.")
+    found, audit_notes = audit(made, train, real, label_key, donor_key, seed)
+    if sample_notes and found is not None:
+        audit_notes.append("Copies among the cells that were not looked at were not found.")
+    n = looked["generated"].of or made.n_obs
+    recipe = recipe_of(made)
+    return Page(
+        title=f"Report on {n:,} generated cells",
+        facts=facts(sets, label_key, {name: part.of for name, part in looked.items()}),
+        answers=[*metric_answers.answers(table), audit_answers.answer(found)],
+        evaluation=table,
+        metrics=registry.METRICS,
+        questions=registry.QUESTIONS,
+        curves=table.attrs.get("learning_curve", []),
+        audit=found,
+        audits=audit_answers.AUDITS,
+        exposed=[] if found is None else found.attrs.get("exposed_cells", []),
+        embedding=embedding(sets["real"], sets["generated"], label_key, seed),
+        genes=gene_statistics(sets["real"], sets["generated"], label_key, seed),
+        history=fit.history,
+        guarantee=told(fit),
+        architecture=architecture(fit),
+        latent=latent_view(fit, real, seed),
+        recipe={
+            "Generated cells": {**readable(recipe), "sha256": _mark(looked["generated"])},
+            "Real cells": {**described(looked["real"]), "sha256": _mark(looked["real"])},
+            "Training cells": (
+                {"cells": "not at hand (the fit holds none)"}
+                if train is None
+                else {**described(looked["train"]), "sha256": _mark(looked["train"])}
+            ),
+            "Model": of_model(fit),
+            "This report": readable(
+                {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
+            ),
+            "Versions": {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
+        },
+        code=code(
+            fit,
+            recipe,
+            n,
+            given=given,
+            label_key=label_key,
+            donor_key=donor_key,
+            layer=layer,
+            seed=seed,
+        ),
+        notes=notes,
+        audit_notes=audit_notes,
+    )
+
+
+def audit(
+    made: ad.AnnData,
+    train: ad.AnnData | None,
+    real: ad.AnnData,
+    label_key: str | None,
+    donor_key: str | None,
+    seed: int,
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """Return the table of `audit_privacy` and remarks on it; None with the reason where it cannot be made."""
+    from vaexprs.privacy import audit as privacy_audit
+
+    if train is None:
+        return None, [
+            "Not measured: it takes the training cells, which a fit loaded from disk or made with privacy "
+            "does not hold."
+        ]
+    notes = []
+    if donor_key is not None and set(real.obs[donor_key]) <= set(train.obs[donor_key]):
+        donor_key = None
+        notes.append("No donor was held out, so the donors of the training cells were not looked for.")
+    try:
+        table = privacy_audit.audit_privacy(
+            made, train, real, donor_key=donor_key, label_key=label_key, seed=seed
+        )
+    except ValueError as error:  # too few cells that the model has not seen
+        return None, [f"Not measured: {error}"]
+    return table, [*notes, *table.attrs.get("notes", [])]
+
+
+def _taken(cells: Any, name: str, keys: Sequence[str | None], layer: str | None, seed: int) -> AtHand:
+    """Return real cells in memory, or a sample of them, as an AnnData with their values in X."""
+    looked = at_hand(cells, keys=keys, seed=seed, layer=layer)
+    return AtHand(from_object(looked.cells, layer=layer, name=name), looked.of)
+
+
+def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> AtHand:
+    """Return the fit's training cells in the user's units; a sample where they are on disk."""
+    prep = fit.preprocessing
+    assert prep.train is not None
+    sample = sampled_training(prep, seed=seed)
+    if sample is not None:
+        return sample
+    x = Generated(made, fit).x_train
+    return AtHand(
+        ad.AnnData(
+            sp.csr_matrix(x) if sp.issparse(made.X) else densify(x),
+            obs=prep.train.obs.copy(),
+            var=pd.DataFrame(index=prep.genes),
+        )
+    )
+
+
+def facts(
+    sets: Mapping[str, CellSet], label_key: str | None, totals: Mapping[str, int | None]
+) -> dict[str, str]:
+    """Return the numbers of the fact line; `totals` are those of sets that are a sample."""
+    made = sets["generated"]
+    found = {
+        title: f"{totals.get(name) or len(sets[name]):,}"
+        for name, title in (
+            ("generated", "Generated cells"),
+            ("real", "Real cells beside them"),
+            ("train", "Training cells"),
+        )
+        if name in sets
+    }
+    found["Genes"] = f"{len(made.genes):,}"
+    if label_key is not None:
+        found["Labels"] = f"{len(set(made.column(label_key))):,}"
+    return found
+
+
+def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> Embedding:
+    """Return the UMAP of real and generated cells as the model sees them."""
+    from vaexprs.plotting.reductions import REDUCTIONS
+
+    rng = np.random.default_rng(seed)
+    parts = {
+        group: cells.take(stratified(cells.column(label_key), MOST_SHOWN, rng))
+        for group, cells in {"real": real, "generated": made}.items()
+    }
+    values = np.concatenate([densify(part.values) for part in parts.values()])
+    coordinates, axes = REDUCTIONS["UMAP"](values, seed, {})
+    return Embedding(
+        coordinates[:, :2],
+        np.repeat(list(parts), [len(part) for part in parts.values()]),
+        None if label_key is None else np.concatenate([part.column(label_key) for part in parts.values()]),
+        np.concatenate([part.obs.index.to_numpy(dtype=object) for part in parts.values()]),
+        axes,
+        (len(real), len(made)),
+    )
+
+
+def gene_statistics(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> GeneStatistics | None:
+    """Return the genes' statistics of as many generated as real cells of each label.
+
+    None where there are fewer than `LEAST_FOR_GENES` on a side.
+    """
+    from vaexprs.metrics import functions as metrics
+
+    rng = np.random.default_rng(seed)
+    columns = [cells.column(label_key).astype(str) for cells in (real, made)]
+    sizes = [dict(zip(*np.unique(column, return_counts=True), strict=True)) for column in columns]
+    most = {str(name): int(min(n, sizes[1].get(name, 0))) for name, n in sizes[0].items()}
+    total = sum(most.values())
+    if total < LEAST_FOR_GENES:
+        return None
+    most = {name: max(1, n * MOST_FOR_GENES // max(total, MOST_FOR_GENES)) for name, n in most.items() if n}
+    rows, made_rows = (np.concatenate(list(random_rows(rng, column, most).values())) for column in columns)
+    # the rows come label by label: every other one is a half with the same composition
+    parts = [real.values[rows], made.values[made_rows], real.values[rows[::2]], real.values[rows[1::2]]]
+    statistics = [metrics.gene_statistics(densify(part)) for part in parts]
+    names = [name.replace(" ", "_") for name in STATISTICS]
+    arrays = [np.stack([getattr(found, name) for name in names]) for found in statistics]
+    return GeneStatistics(real.genes.to_numpy(dtype=object), arrays[0], arrays[1], (arrays[2], arrays[3]))
+
+
+def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
+    """Return codes and density on the codes' first two principal axes; None where no cells can be encoded.
+
+    The cells are the training cells or, where the fit has none, the real ones.
+    """
+    prep, density = fit.preprocessing, fit.density
+    cells = prep.train if prep.train is not None else _prepared(fit, real)
+    if cells is None or fit.latent_dim < 2 or len(cells) < 3:
+        return None
+    key = prep.conditions.label_key
+    column = None if key is None else cells.obs[key].astype(str).to_numpy(dtype=object)
+    rng = np.random.default_rng(seed)
+    rows = stratified(np.full(len(cells), "") if column is None else column, MOST_CODES, rng)
+    cells = cells.take(rows)
+    codes = prep.conditions.one_hot(cells.obs) if prep.conditions.levels else None
+    mean = encode(fit.model, cells, codes)[0]
+    centre = mean.mean(axis=0)
+    _, singular, axes = np.linalg.svd(mean - centre, full_matrices=False)
+    share = 100 * singular**2 / max(float((singular**2).sum()), 1e-300)
+    return Latent(
+        (mean - centre) @ axes[:2].T,
+        None if column is None else column[rows],
+        cells.obs.index.to_numpy(dtype=object),
+        (f"Axis 1 ({share[0]:.0f}% of the variance)", f"Axis 2 ({share[1]:.0f}%)"),
+        ellipses(density, centre, axes[:2], key),
+    )
+
+
+def _prepared(fit: VAEFit, real: ad.AnnData) -> Cells | None:
+    """Return the real cells as the network takes them, those with levels that it knows."""
+    prep = fit.preprocessing
+    if not set(prep.conditions.keys) <= set(real.obs) or not set(prep.genes) <= set(real.var_names):
+        return None
+    known = np.ones(real.n_obs, bool)
+    for key, levels in prep.conditions.levels.items():
+        known &= real.obs[key].astype(str).isin(levels).to_numpy()
+    return prep.prepare(real[known, prep.genes].copy(), dense=True) if known.any() else None
+
+
+def ellipses(density: LatentDensity, centre: np.ndarray, axes: np.ndarray, key: str | None) -> list[Ellipse]:
+    """Return the components of a density in the plane of two axes, (2, latent_dim).
+
+    The log library size, which is the density's last dimension for counts, is left out.
+    """
+    d = axes.shape[1]
+    return [
+        Ellipse(
+            levels[key] if key is not None else "", axes @ (mean[:d] - centre), axes @ cov[:d, :d] @ axes.T
+        )
+        for levels, mixture in zip(density.seen, density.mixtures, strict=True)
+        for mean, cov in zip(mixture.means, mixture.covariances, strict=True)
+    ]
+
+
+def architecture(fit: VAEFit) -> str:
+    """Return the network as SVG."""
+    from vaexprs.plotting.model_graph import plot_vae
+
+    return plot_vae(fit)._repr_svg_()
+
+
+def described(looked: AtHand) -> dict[str, str]:
+    """Return the size of a set of cells."""
+    return {"cells": f"{looked.of or looked.cells.n_obs:,}", "genes": f"{looked.cells.n_vars:,}"}
+
+
+def _mark(looked: AtHand) -> str:
+    return fingerprint(looked.cells) if looked.of is None else "not taken: the cells are on disk"
+
+
+def readable(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Return names and values as texts, those that are empty as "not given"."""
+    return {str(key): _text(value) for key, value in entries.items()}
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, str) and value in ("", "{}")):
+        return "not given"
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def of_model(fit: VAEFit) -> dict[str, str]:
+    """Return what the fit is and was made with."""
+    prep = fit.preprocessing
+    described = {
+        "likelihood": fit.likelihood.name,
+        "scaling": str(prep.scaling),
+        "label": prep.conditions.label_key or "none",
+        "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
+        "latent dimensions": str(fit.latent_dim),
+        "weights": f"{fit.model.count_params():,}",
+        "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not told",
+        "seed": str(fit.seed),
+    }
+    described |= {
+        f"argument {name}": _text(value)
+        for name, value in fit.recipe.get("arguments", {}).items()
+        if name not in ("label_key", "covariate_keys", "seed", "verbose", "privacy")
+    }
+    data = fit.recipe.get("data", {})
+    if data:
+        mark = f"sha256 {data['sha256']}" if "sha256" in data else f"left on disk in {data['file']}"
+        described["trained on"] = f"{data['cells']:,} cells x {data['genes']:,} genes, {mark}"
+    return described | {
+        "components of the latent density": f"{sum(m.n_components for m in fit.density.mixtures):,} "
+        f"for {len(fit.density.mixtures):,} conditions"
+    }

@@ -1,0 +1,222 @@
+"""Collect and prepare the cells that a fit is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from vaexprs.data.backed import DiskCells, DiskMatrix
+from vaexprs.data.matrix import as_float
+from vaexprs.interface.errors import warn
+from vaexprs.interface.validation import some
+from vaexprs.io import stores as ondisk
+from vaexprs.io.convert import from_matrix, from_object
+from vaexprs.io.stores import open_large
+from vaexprs.likelihoods import default_likelihood, likelihood_named
+from vaexprs.likelihoods.base import Likelihood
+from vaexprs.preprocessing.conditions import learn_conditions
+from vaexprs.preprocessing.genes import with_variable_genes
+from vaexprs.preprocessing.prepare import Preprocessing
+from vaexprs.preprocessing.scaling import Scaling
+from vaexprs.preprocessing.splits import split_rows
+from vaexprs.preprocessing.summary import Summary, check_cells, summarise
+
+MOST_DENSE = 2 * 2**30  # bytes up to which a sparse matrix in memory is made dense, which saves time
+
+
+def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
+    """Whether counts are to be looked for: not under a likelihood for other values that was asked for."""
+    named = likelihood or getattr(earlier, "likelihood", None)
+    return not isinstance(named, str) or likelihood_named(named).counts
+
+
+def gather_cells(
+    obj: Any,
+    x_train: Any,
+    y_train: Any,
+    x_val: Any,
+    y_val: Any,
+    label_key: str | None,
+    covariate_keys: Any,
+    layer: str | None,
+    other_keys: Sequence[str] = (),
+) -> tuple[ad.AnnData | DiskCells | None, ad.AnnData | None, str | None]:
+    """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
+    if obj is not None and x_train is not None:
+        raise ValueError("Give the cells as object or as x_train, not both.")
+    if obj is not None and y_train is not None:
+        raise ValueError("The labels of an object come from its obs: use label_key instead of y_train.")
+    if x_train is None and y_train is not None:
+        raise ValueError("y_train must come with x_train.")
+    if x_val is None and y_val is not None:
+        raise ValueError("y_val must come with x_val.")
+    train: ad.AnnData | DiskCells | None = None
+    if obj is not None:
+        covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
+        columns = [key for key in (label_key, *covariates, *other_keys) if isinstance(key, str)]
+        train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer, matrix="x_train")
+        check_cells(train, "object")
+    elif x_train is not None:
+        train = matrix = from_matrix(x_train, "x_train", layer=layer)
+        check_cells(train, "x_train")
+        if y_train is not None:
+            label_key = label_key or "label"
+            _set_labels(matrix, y_train, label_key, "y_train", "x_train")
+    val = None
+    if x_val is not None:
+        val = (
+            from_object(x_val, layer=layer) if isinstance(x_val, ad.AnnData) else from_matrix(x_val, "x_val")
+        )
+        check_cells(val, "x_val")
+        if y_val is not None:
+            _set_labels(val, y_val, label_key or "label", "y_val", "x_val")
+        elif label_key is not None and label_key not in val.obs:
+            raise ValueError("y_val must give the labels of x_val where the training cells have labels.")
+    return train, val, label_key
+
+
+def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str) -> None:
+    if isinstance(labels, str) or not np.iterable(labels):
+        raise TypeError(f"{name} must hold a label for each cell, got {type(labels).__name__}.")
+    shape = np.shape(np.asarray(labels))
+    if len(shape) != 1:
+        raise ValueError(f"{name} must have one dimension, got shape {shape}.")
+    values = pd.Series(labels)  # of any kind; a categorical keeps its order
+    if len(values) != adata.n_obs:
+        turned = f" Are the genes in its rows? Then give {cells}.T." if len(values) == adata.n_vars else ""
+        raise ValueError(
+            f"{name} must have a label for each of the {adata.n_obs:,} cells of {cells}, "
+            f"got {len(values):,}.{turned}"
+        )
+    named = values.index.astype(str)
+    known = named.isin(adata.obs_names)
+    if known.all() and named.is_unique:  # as pandas does: by name, whatever the order
+        values = values.set_axis(named)[adata.obs_names]
+    elif known.any():
+        raise ValueError(
+            f"{name} must name the cells of {cells}, but {(~known).sum():,} of its {len(named):,} names are "
+            f"none of them: {some(list(named[~known]))}. Without names give {name}.to_numpy()."
+        )
+    adata.obs[key] = values.array
+
+
+def select_variable_genes(
+    train: ad.AnnData | DiskCells, val: ad.AnnData | None, n: int, seed: int
+) -> tuple[ad.AnnData | DiskCells, ad.AnnData | None]:
+    """Return the cells with the most variable genes of the training cells."""
+    train = with_variable_genes(train, n, seed)
+    if val is not None and set(train.var_names) <= set(val.var_names):
+        val = val[:, train.var_names].copy()
+    return train, val
+
+
+def prepare_cells(
+    train: ad.AnnData | DiskCells,
+    val: ad.AnnData | None,
+    earlier: Preprocessing | None,
+    likelihood: str | None,
+    decoder_layers: Sequence[Any] | None,
+    label_key: str | None,
+    covariate_keys: Sequence[str],
+    dense: bool,
+) -> tuple[Preprocessing, Likelihood, Summary]:
+    """Return the preprocessing with its cells, the likelihood, and the summary of the values."""
+    x = train.X if isinstance(train, DiskCells) else as_float(train.X)
+    conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
+    summary = summarise(x, "object")
+    if conditions is None:
+        assert earlier is not None
+        kind = _same_likelihood(earlier, likelihood)
+        chosen = kind.for_values(summary)
+        prepared = earlier.without_cells()
+    else:
+        kind = _choose_likelihood(likelihood, decoder_layers, summary)
+        chosen = kind.for_values(summary)
+        unit = chosen.unit(summary)
+        scaling = Scaling.fit(chosen.scaling(x, unit), summary.low, summary.high, unit)
+        prepared = Preprocessing(train.var_names, conditions, scaling, kind.name)
+    chosen.check(summary, train.obs_names)
+    same = summary.constant_genes(train.var_names)
+    if same:
+        warn(
+            f"{len(same):,} {'gene has' if len(same) == 1 else 'genes have'} the same value in every cell "
+            f"({some(same)}); nothing can be learned of how they vary. Leave them out, or choose genes with "
+            "n_top_genes."
+        )
+    dense = dense and 4 * train.n_obs * train.n_vars <= MOST_DENSE
+    cells = prepared.prepare(train, dense=dense)
+    val_cells = None
+    if val is not None:
+        chosen.check(summarise(as_float(val.X), "x_val"), val.obs_names)
+        val_cells = prepared.prepare(val, dense=dense)
+    return replace(prepared, train=cells, val=val_cells), chosen, summary
+
+
+def reuse_cells(
+    earlier: Preprocessing | None, val: ad.AnnData | None, likelihood: str | None, dense: bool
+) -> tuple[Preprocessing, Likelihood, Summary]:
+    """Return the preprocessing with its own training cells, and new validation cells if there are any."""
+    if earlier is None:
+        raise ValueError("Give the cells: an AnnData as object, or a matrix as x_train.")
+    if earlier.train is None:
+        raise ValueError(
+            "The preprocessing holds no cells, as it was loaded from disk. Give them as object or x_train; "
+            "its limits and codes will be used."
+        )
+    summary = summarise(earlier.train.x, "preprocessing")
+    chosen = _same_likelihood(earlier, likelihood).for_values(summary)
+    if val is None:
+        return earlier, chosen, summary
+    chosen.check(summarise(as_float(val.X), "x_val"), val.obs_names)
+    return replace(earlier, val=earlier.prepare(val, dense=dense)), chosen, summary
+
+
+def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Likelihood]:
+    if not isinstance(earlier, Preprocessing):
+        raise TypeError(
+            f"preprocessing must be fit.preprocessing of an earlier fit, got {type(earlier).__name__}."
+        )
+    if likelihood is not None and likelihood_named(likelihood).name != earlier.likelihood:
+        raise ValueError(
+            f"preprocessing was made for likelihood {earlier.likelihood!r}, got {likelihood!r}. "
+            "Fit without it."
+        )
+    return likelihood_named(earlier.likelihood)
+
+
+def _choose_likelihood(
+    name: str | None, decoder_layers: Sequence[Any] | None, summary: Summary
+) -> type[Likelihood]:
+    if name is not None:
+        return likelihood_named(name)
+    last = decoder_layers[-1] if isinstance(decoder_layers, Sequence) and len(decoder_layers) else None
+    units = getattr(last, "units", None)
+    n_genes = len(summary.low)
+    if units == n_genes:
+        return likelihood_named("bernoulli")
+    if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
+        raise ValueError(
+            f"decoder_layers end in a sigmoid layer of {units:,} units, which as the output must have one "
+            f"for each of the {n_genes:,} genes. For hidden layers only, name a likelihood."
+        )
+    return default_likelihood(summary)
+
+
+def split_validation(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing:
+    """Hold out validation cells from the training cells."""
+    cells = prepared.train
+    assert cells is not None
+    key = prepared.conditions.label_key
+    labels = None if key is None else cells.obs[key].astype(str).to_numpy()
+    rows, held = split_rows(labels, len(cells), fraction, seed)
+    if not len(rows) or not len(held):
+        raise ValueError(
+            f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
+        )
+    large = isinstance(cells.x, DiskMatrix) and len(held) > cells.x.rows_in(ondisk.IN_MEMORY)
+    return replace(prepared, train=cells.keep(rows), val=cells.keep(held) if large else cells.take(held))

@@ -1,0 +1,155 @@
+"""The doctor, for installations that are well and for such as are broken on purpose; completion in shells."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import requires, version
+
+import h5py
+import pytest
+
+from vaexprs.cli import diagnostics as doctor
+from vaexprs.cli.commands import fit as making
+from vaexprs.cli.commands import plot as judging
+from vaexprs.likelihoods import LIKELIHOODS
+from vaexprs.plotting.reductions import REDUCTIONS
+
+
+def run(*words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "vaexprs", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def findings(done):
+    found = json.loads(done.stdout)
+    return found, {finding["part"]: finding for finding in found["findings"]}
+
+
+def test_a_sound_installation_works(tmp_path):
+    done = run("doctor", "--json", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    found, parts = findings(done)
+    assert found["works"] is True
+    assert found["versions"]["keras"] == version("keras")
+    assert parts["packages"]["told"].startswith("All ")
+    assert parts["keras"]["told"] == "Keras runs on JAX."
+    assert "JAX computes on cpu" in parts["devices"]["told"]
+    assert parts["cache"]["told"] == f"Compiled programs are kept in {tmp_path / 'cache'}."
+    assert parts["graphviz"]["state"] == "good"
+    assert parts["trial"]["state"] == "good"
+    assert any("[dask] generating on a Dask cluster" in f["told"] for f in found["findings"])
+
+
+def test_requirements_are_those_of_the_installed_distribution():
+    always = {str(r) for r in doctor.requirements()}
+    assert always == {text for text in requires("vaexprs") if "extra ==" not in text}
+    assert [r.name for r in doctor.requirements("dask")] == ["distributed"]
+    assert [r.extras for r in doctor.requirements("cuda")] == [{"cuda12"}]
+
+
+def test_another_backend_is_told():
+    done = run("doctor", KERAS_BACKEND="nonsense")
+    assert done.returncode == 1
+    assert "Keras cannot start with the backend 'nonsense'" in done.stdout
+    assert "Try: unset KERAS_BACKEND" in done.stdout
+    assert "Fitting and generating do not work." in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_platforms_that_are_not_there_are_told():
+    done = run("doctor", "--json", JAX_PLATFORMS="cuda")
+    assert done.returncode == 1
+    _, parts = findings(done)
+    assert parts["devices"]["state"] == "poor"
+    assert parts["devices"]["advice"] == "Try: unset JAX_PLATFORMS"
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop():
+    code = "from vaexprs.cli import diagnostics as doctor; (found,) = doctor.CHECKS['cache'](); print(found, doctor.works([found]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": os.devnull},
+    )
+    assert f"Compiled programs cannot be kept in {os.devnull}" in done.stdout
+    assert "export JAX_COMPILATION_CACHE_DIR=" in done.stdout
+    assert done.stdout.strip().endswith("True")
+
+
+def test_old_and_broken_packages_are_told(tmp_path):
+    # found before the installed ones: the mark of an old h5py, and a pygraphviz whose library is missing
+    mark = tmp_path / "h5py-1.0.dist-info"
+    mark.mkdir()
+    (mark / "METADATA").write_text("Metadata-Version: 2.1\nName: h5py\nVersion: 1.0\n")
+    (tmp_path / "pygraphviz.py").write_text(
+        "raise ImportError('libcgraph.so.6: cannot open shared object file')"
+    )
+    done = run("doctor", "--json", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    _, parts = findings(done)
+    assert parts["packages"]["told"] == "h5py is 1.0, it must be >=3.11."
+    assert parts["packages"]["advice"] == "Try: pip install --upgrade vaexprs"
+    assert parts["graphviz"]["state"] == "fair"
+    assert "libcgraph.so.6" in parts["graphviz"]["told"]
+    assert "force-reinstall pygraphviz" in parts["graphviz"]["advice"]
+    assert "trial" not in parts
+
+
+def test_cells_that_come_back_with_other_values_are_told(monkeypatch):
+    read = h5py.Dataset.__getitem__
+
+    def misread(dataset, *given):
+        values = read(dataset, *given)
+        return values + 1 if dataset.name == "/X/data" else values
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", misread)
+    monkeypatch.setattr(doctor, "CHECKS", {"trial": doctor.CHECKS["trial"]})
+    _, (found,) = doctor.examine()
+    assert found.told == "Cells that were written to .h5ad came back with other values."
+    assert found.advice == "Try: pip install --upgrade --force-reinstall h5py"
+    assert not doctor.works([found])
+
+
+def test_an_extra_that_is_missing_says_what_it_is_for():
+    absent = [finding for finding in doctor.CHECKS["extras"]() if "[cuda]" in finding.told]
+    (cuda,) = absent
+    if cuda.state == "good":
+        pytest.skip("JAX's CUDA packages are installed")
+    assert cuda.advice == 'If wanted: pip install "vaexprs[cuda]"'
+    assert doctor.works([cuda])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("vaexprs eval", ["evaluate"]),
+        ("vaexprs fit cells.h5ad --likelihood z", ["zinb"]),
+        ("vaexprs plot model --method Dif", ["DiffusionMap"]),
+        ("vaexprs fit --n-top", ["--n-top-genes"]),
+        ("vaexprs fit cel", []),  # nothing of ours: the shell then completes files
+    ],
+)
+def test_bash_completes(words, expected):
+    number = len(words.split()) - 1
+    done = run(_VAEXPRS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(number))
+    assert done.stdout.split() == expected, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_written_for_each_shell(shell):
+    done = run(_VAEXPRS_COMPLETE=f"source_{shell}")
+    assert "_VAEXPRS_COMPLETE=complete_" in done.stdout
+    assert "vaexprs" in done.stdout
+
+
+def test_what_is_completed_is_what_there_is():
+    assert set(making.LIKELIHOODS) == set(LIKELIHOODS)
+    assert list(REDUCTIONS) == judging.METHODS

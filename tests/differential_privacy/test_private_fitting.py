@@ -1,0 +1,537 @@
+"""A fit with differential privacy: its accounting, its bounds, what it refuses, what it keeps."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import vaexprs as vx
+
+pytest.importorskip("jax_privacy", reason="jax-privacy is not installed")
+
+import dp_accounting
+import jax
+import keras
+from jax_privacy.accounting import accountants, analysis
+from scipy import stats
+
+from vaexprs.differential_privacy import accounting as guarantee
+from vaexprs.differential_privacy import dp_sgd as dpsgd
+from vaexprs.differential_privacy import latent, marginals, mechanisms
+from vaexprs.differential_privacy.accounting import Guarantee, Privacy, plan
+from vaexprs.likelihoods import likelihood_named
+from vaexprs.nn.build import build_vae
+from vaexprs.preprocessing.conditions import Conditions
+from vaexprs.preprocessing.summary import summarise
+from vaexprs.report import collect, reproduce
+from vaexprs.report.render import Page, render
+
+CLI = (sys.executable, "-m", "vaexprs")
+
+
+@pytest.fixture(scope="module")
+def cells() -> ad.AnnData:
+    demo = vx.demo_cells()
+    counts = np.ravel(demo.X.sum(axis=0))
+    kept = demo[:, np.sort(np.argsort(-counts)[:60])].copy()
+    kept.obs["donor"] = pd.Categorical([f"d{i % 40}" for i in range(kept.n_obs)])
+    return kept[np.ravel(kept.X.sum(axis=1)) > 0].copy()
+
+
+def fitted(cells, epsilon=3.0, secret=1, unit="cell", **arguments) -> vx.VAEFit:
+    arguments = {"label_key": "cell_type", "epochs": 5, "verbose": 0} | arguments
+    return vx.fit_vae(cells, privacy=Privacy(epsilon, 1e-4, unit, secret), **arguments)
+
+
+@pytest.fixture(scope="module")
+def fit(cells) -> vx.VAEFit:
+    return fitted(cells)
+
+
+# accounting
+
+
+@pytest.mark.parametrize(("rate", "steps", "noise"), [(0.1, 200, 2.0), (0.01, 1500, 0.9), (1.0, 30, 8.0)])
+def test_training_alone_costs_what_jax_privacy_says(rate, steps, noise):
+    units = 10_000
+    told = Guarantee(1.0, 1e-5, "cell", units, 1, 1e9, 1e9, noise, rate, steps)
+    theirs = analysis.DpsgdTrainingAccountant(
+        accountants.PldAccountantConfig(value_discretization_interval=guarantee.INTERVAL)
+    ).compute_epsilon(
+        steps,
+        analysis.DpParams(
+            noise_multipliers=noise, num_samples=units, delta=1e-5, batch_size=round(rate * units)
+        ),
+    )
+    # two releases with a billion times the noise cost nothing that shows
+    assert guarantee.spent(told) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_releases_alone_cost_what_the_gaussian_mechanism_does():
+    told = Guarantee(1.0, 1e-5, "cell", 100, 1, 3.0, 4.0, 0.0, 0.1, 0)
+    together = 1 / np.sqrt(1 / 3.0**2 + 1 / 4.0**2)
+    assert guarantee.spent(told) == pytest.approx(
+        dp_accounting.get_epsilon_gaussian(together, 1e-5), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "steps"), [(0.1, 0.01, 3000), (3.0, 0.2, 300), (10.0, 0.2, 300), (100.0, 1.0, 5)]
+)
+def test_a_plan_spends_all_but_a_little_and_never_more(epsilon, rate, steps):
+    told = plan(Privacy(epsilon, 1e-5), units=5_000, rate=rate, steps=steps, cells_per_unit=1)
+    assert 0.99 * epsilon < told.epsilon <= epsilon
+    assert guarantee.spent(told) == pytest.approx(told.epsilon, rel=1e-3)
+    fewer = told.after(steps // 2)
+    assert fewer.epsilon < told.epsilon
+    assert fewer.steps == steps // 2
+
+
+def test_a_guarantee_is_the_same_after_json():
+    told = plan(Privacy(2.0, 1e-5, "donor"), units=500, rate=0.1, steps=100, cells_per_unit=32)
+    assert Guarantee.from_dict(json.loads(json.dumps(told.to_dict()))) == told
+    assert told.sentence == "(2, 1e-05)-differentially private for each 'donor' of 500"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"epsilon": 0}, ValueError, "epsilon must be at least 0.001, got 0"),
+        ({"epsilon": -1}, ValueError, "epsilon must be at least 0, got -1"),
+        ({"epsilon": float("inf")}, ValueError, "epsilon must be finite"),
+        ({"epsilon": "3"}, TypeError, "epsilon must be a number, got '3'"),
+        ({"epsilon": 3, "delta": 0}, ValueError, "delta must be above 0, got 0.*Try 1e-5"),
+        ({"epsilon": 3, "delta": 1}, ValueError, "delta must be at least 0 and less than 1, got 1"),
+        ({"epsilon": 3, "unit": 5}, TypeError, "unit must be 'cell' or the name of a column of obs, got 5"),
+        ({"epsilon": 3, "secret": 2**128}, ValueError, r"secret must be less than 2\*\*128"),
+        ({"epsilon": 3, "secret": -1}, ValueError, "secret must be at least 0"),
+    ],
+)
+def test_what_is_asked_for_is_checked(arguments, error, words):
+    with pytest.raises(error, match=words):
+        Privacy(**arguments)
+
+
+def test_a_delta_that_gives_a_unit_away_is_refused():
+    with pytest.raises(
+        ValueError, match=r"delta must be less than 1 over the number of units \(40 of 'donor'\)"
+    ):
+        plan(Privacy(3, 0.1, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
+
+
+def test_without_a_secret_the_noise_is_new_each_time():
+    draws = {float(Privacy(1).source().normal()) for _ in range(5)}
+    assert len(draws) == 5
+    assert Privacy(1, secret=7).source().normal() == Privacy(1, secret=7).source().normal()
+    assert "12345" not in repr(Privacy(1, secret=12345))
+
+
+# bounds
+
+
+def small_model(x: np.ndarray, levels: int = 2):
+    return build_vae(
+        [keras.layers.Dense(8, activation="relu")],
+        [],
+        likelihood=likelihood_named("nb")(),
+        x=x,
+        summary=summarise(x, "x"),
+        level_cells=[len(x) // levels] * levels,
+        latent_dim=3,
+        regularization=1.0,
+        seed=0,
+    )
+
+
+def gradients(x: np.ndarray, clip: float, together: int | None = None):
+    model = small_model(np.random.default_rng(0).poisson(2, (50, x.shape[-1])).astype(np.float32))
+    weights = [variable.value for variable in model.trainable_variables]
+    n, cells = x.shape[:2]
+    code = np.broadcast_to(np.eye(2, dtype=np.float32)[np.arange(n) % 2][:, None], (n, cells, 2))
+    part = np.full((n, cells), 1 / cells, np.float32)
+    function = dpsgd.clipped_gradient(model, clip, together)
+    return function, (weights, x, code, part, jax.random.key(0))
+
+
+def length(tree) -> float:
+    return float(np.sqrt(sum(np.sum(np.asarray(part, np.float64) ** 2) for part in tree)))
+
+
+def test_an_outlier_of_a_million_counts_moves_a_step_by_no_more_than_the_bound():
+    rng = np.random.default_rng(1)
+    ordinary = rng.poisson(2, (9, 1, 20)).astype(np.float32)
+    outlier = np.zeros((1, 1, 20), np.float32)
+    outlier[0, 0, 3] = 1e6
+    function, arguments = gradients(np.concatenate([ordinary, outlier]), clip=1.0)
+    everything = function(*arguments)
+    padding = np.zeros(10, bool)
+    padding[-1] = True
+    without = function(*arguments, is_padding_example=padding)
+    moved = length([a - b for a, b in zip(everything, without, strict=True)])
+    assert moved == pytest.approx(1.0, abs=1e-3)  # it is at the bound, and would be far beyond it
+    unbounded, arguments = gradients(np.concatenate([ordinary, outlier]), clip=1e12)
+    assert length(unbounded(*arguments)) > 1e3
+
+
+def test_values_that_are_not_finite_count_for_nothing():
+    x = np.full((2, 1, 20), 2, np.float32)
+    x[1] = np.nan
+    function, arguments = gradients(x, clip=1.0)
+    assert length(function(*arguments)) <= 1 + 1e-4
+
+
+def test_the_sum_does_not_depend_on_how_many_units_are_computed_together():
+    x = np.random.default_rng(2).poisson(3, (8, 2, 20)).astype(np.float32)
+    sums = []
+    for together in (None, 2, 8):
+        function, arguments = gradients(x, 1.0, together)
+        sums.append(function(*arguments))
+    for other in sums[1:]:
+        for a, b in zip(sums[0], other, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_each_unit_draws_latent_noise_of_its_own():
+    same = np.broadcast_to(np.random.default_rng(3).poisson(3, (1, 1, 20)), (2, 1, 20)).astype(np.float32)
+    function, (weights, x, _, part, key) = gradients(same, clip=1e12)
+    code = np.broadcast_to(np.array([1.0, 0.0], np.float32), (2, 1, 2))
+    one = [
+        function(weights, x, code, part, key, is_padding_example=np.array(hidden))
+        for hidden in ([False, True], [True, False])
+    ]
+    assert length([a - b for a, b in zip(*one, strict=True)]) > 1e-3
+
+
+def test_a_donor_counts_as_one_however_many_cells_it_has():
+    units = mechanisms.Units(np.repeat([0, 1], [1, 99]), 2)
+    assert units.weights[:1].sum() == pytest.approx(1)
+    assert units.weights[1:].sum() == pytest.approx(1)
+
+
+def test_poisson_sampling_draws_each_unit_by_itself():
+    rng = np.random.default_rng(0)
+    sizes = [len(dpsgd._drawn(1000, 0.2, rng)) for _ in range(2000)]
+    assert np.mean(sizes) == pytest.approx(200, abs=1)
+    assert np.var(sizes) == pytest.approx(1000 * 0.2 * 0.8, rel=0.1)  # that of a binomial number, not 0
+    pairs = np.zeros((2, 2))
+    for _ in range(5000):
+        drawn = np.isin([3, 4], dpsgd._drawn(10, 0.5, rng)).astype(int)
+        pairs[drawn[0], drawn[1]] += 1
+    assert stats.chi2_contingency(pairs).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n_keys", [0, 1, 2])
+def test_noise_of_the_releases_has_the_size_that_was_planned(n_keys):
+    rng = np.random.default_rng(0)
+    n, genes = 400, 30
+    x = rng.poisson(3, (n, genes)).astype(np.float32) + 1
+    levels = {"type": ("a", "b"), "batch": ("x", "y", "z")}
+    levels = dict(list(levels.items())[:n_keys])
+    obs = pd.DataFrame({key: rng.choice(of, n) for key, of in levels.items()}, index=np.arange(n).astype(str))
+    conditions = Conditions("type" if n_keys else None, levels)
+    check_noise_and_length(
+        lambda rows, units: marginals.marginal_sums(x[rows], obs[rows], conditions, units), n
+    )
+
+
+def test_noise_of_the_density_has_the_size_that_was_planned():
+    rng = np.random.default_rng(1)
+    n = 300
+    points = rng.standard_normal((n, 4))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)  # as long as they may be
+    combination = rng.integers(0, 3, n)
+    check_noise_and_length(
+        lambda rows, units: latent.density_sums(points[rows], combination[rows], 3, units), n
+    )
+
+
+def check_noise_and_length(sums_of, n: int, multiplier: float = 5.0) -> None:
+    everybody = np.ones(n, bool)
+    exact = sums_of(everybody, mechanisms.Units(np.arange(n), n))
+    noisy = [exact.with_noise(multiplier, np.random.default_rng(i)) for i in range(30)]
+    planned = noisy[0][1]
+    for i, (part, sd) in enumerate(zip(exact.parts, planned, strict=True)):
+        told = np.stack([parts[i] for parts, _ in noisy]) - part
+        assert np.sqrt(np.mean(told**2)) == pytest.approx(sd, rel=0.2)
+    # one unit less: what changes, each part in units of its noise multiplier, has a length of at most one
+    for gone in range(5):
+        rest = np.arange(n) != gone
+        less = sums_of(rest, mechanisms.Units(np.arange(n - 1), n - 1))
+        change = [
+            ((a - b) * multiplier / sd).ravel()
+            for a, b, sd in zip(exact.parts, less.parts, planned, strict=True)
+        ]
+        assert np.linalg.norm(np.concatenate(change)) == pytest.approx(1, abs=1e-6)
+    # and so has a donor with many cells
+    donors = np.minimum(np.arange(n) // 10, 9)
+    both = sums_of(everybody, mechanisms.Units(donors, 10))
+    rest = donors > 0
+    less = sums_of(rest, mechanisms.Units(donors[rest] - 1, 9))
+    change = [
+        ((a - b) * multiplier / sd).ravel() for a, b, sd in zip(both.parts, less.parts, planned, strict=True)
+    ]
+    assert 0.1 < np.linalg.norm(np.concatenate(change)) <= 1 + 1e-6
+
+
+# the fit
+
+
+def test_a_private_fit_generates_what_was_asked_for(fit, cells):
+    assert fit.guarantee.epsilon <= 3
+    assert fit.guarantee.units == cells.n_obs
+    assert fit.guarantee.steps == 25  # 5 epochs of steps with a fifth of the cells
+    assert fit.guarantee.rate == pytest.approx(0.2, abs=1e-3)
+    made = vx.gen_exprs(fit, labels={"Dendritic": 300}, library_size=2000, seed=1, progress=False).adata
+    assert made.shape == (300, 60)
+    assert set(made.obs["cell_type"]) == {"Dendritic"}
+    x = made.X.toarray()
+    assert (x == np.round(x)).all()
+    assert (x >= 0).all()
+    assert np.median(x.sum(axis=1)) == pytest.approx(2000, rel=0.1)
+    assert made.uns["vaexprs"]["privacy"] == fit.guarantee.sentence
+    assert "3, 0.0001)-differentially private for each cell" in fit.guarantee.sentence
+
+
+def test_with_a_loose_budget_the_model_learns_the_profiles(cells):
+    loose = fitted(cells, epsilon=200.0, epochs=20)
+    made = vx.gen_exprs(loose, labels={"CD19+ B": 300, "CD14+ Monocyte": 300}, seed=1, progress=False).adata
+    correlations = {}
+    for label in ("CD19+ B", "CD14+ Monocyte"):
+        profile = np.log1p(np.ravel(made[made.obs["cell_type"] == label].X.mean(axis=0)))
+        for real in ("CD19+ B", "CD14+ Monocyte"):
+            truth = np.log1p(np.ravel(cells[cells.obs["cell_type"] == real].X.mean(axis=0)))
+            correlations[label, real] = np.corrcoef(profile, truth)[0, 1]
+    for label in ("CD19+ B", "CD14+ Monocyte"):
+        other = next(real for real in ("CD19+ B", "CD14+ Monocyte") if real != label)
+        assert correlations[label, label] > 0.9
+        assert correlations[label, label] > correlations[label, other]
+
+
+def test_the_same_secret_gives_the_same_model_and_another_one_another(fit, cells):
+    again, other = fitted(cells), fitted(cells, secret=2)
+    for a, b in zip(fit.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(fit.density.pooled, again.density.pooled)
+    assert not np.array_equal(fit.density.pooled, other.density.pooled)
+
+
+def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_path):
+    assert fit.preprocessing.train is None
+    assert dict(fit.history) == {}
+    assert "data" not in fit.recipe
+    path = fit.save(tmp_path / "model")
+    meta = json.loads((path / "meta.json").read_text())
+    assert meta["recipe"]["arguments"]["privacy"] == {"epsilon": 3.0, "delta": 1e-4, "unit": "cell"}
+    assert "secret" not in json.dumps(meta)
+    assert meta["history"] == {}
+    assert "loss" not in repr(fit)
+    assert fit.guarantee.sentence in repr(fit)
+    assert fit.guarantee.sentence in fit._repr_html_()
+    loaded = vx.load_vae(path)
+    assert loaded.guarantee == fit.guarantee
+    one, two = (vx.gen_exprs(f, 20, seed=3, progress=False).adata.X for f in (fit, loaded))
+    assert (one != two).nnz == 0
+
+
+@pytest.mark.parametrize("steps", ["gone", "many", float("inf"), -1, True])
+def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
+    path = fit.save(tmp_path / "model")
+    meta = json.loads((path / "meta.json").read_text())
+    meta["guarantee"]["steps"] = steps
+    if steps == "gone":
+        del meta["guarantee"]["steps"]
+    (path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="is damaged"):
+        vx.load_vae(path)
+
+
+def test_donors_are_units_and_few_of_them_are_warned_of(cells):
+    with pytest.warns(UserWarning, match="There are 40 units .'donor'. only"):
+        fit = fitted(cells, epsilon=10.0, unit="donor", epochs=2)
+    assert fit.guarantee.unit == "donor"
+    assert fit.guarantee.units == 40
+    assert fit.guarantee.cells_per_unit == 32
+    assert vx.gen_exprs(fit, 10, seed=1, progress=False).adata.shape == (10, 60)
+
+
+def test_every_label_can_be_asked_for_however_much_noise_there_is(cells):
+    for secret in range(3):
+        fit = fitted(cells, epsilon=0.1, secret=secret, epochs=1)
+        labels = list(fit.preprocessing.conditions.labels)
+        made = vx.gen_exprs(fit, labels=dict.fromkeys(labels, 3), seed=1, progress=False).adata
+        assert made.n_obs == 3 * len(labels)
+        assert np.isfinite(made.X.toarray()).all()
+
+
+def test_without_a_label(cells):
+    alone = fitted(cells, label_key=None, likelihood="poisson", epochs=1)
+    assert vx.gen_exprs(alone, 5, seed=1, progress=False).adata.n_obs == 5
+
+
+def test_other_likelihoods_layers_and_optimizers(cells):
+    hidden = [keras.layers.Dense(8, activation="relu")]
+    fit = fitted(
+        cells,
+        likelihood="zinb",
+        covariate_keys=["phase"],
+        epochs=1,
+        encoder_layers=hidden,
+        decoder_layers=hidden,
+        optimizer="sgd",
+        latent_dim=3,
+    )
+    assert fit.latent_dim == 3
+    made = vx.gen_exprs(
+        fit, labels={"Dendritic": 4}, covariates={"phase": "G1"}, seed=1, progress=False
+    ).adata
+    assert set(made.obs["phase"].astype(str)) == {"G1"}
+    assert np.isfinite(made.X.toarray()).all()
+
+
+def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, monkeypatch):
+    from vaexprs.io import stores as ondisk
+
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.setattr(ondisk, "IN_MEMORY", 1)
+    on_disk = fitted(tmp_path / "cells.h5ad", epochs=1, unit="donor")
+    in_memory = fitted(cells, epochs=1, unit="donor")
+    for a, b in zip(on_disk.model.get_weights(), in_memory.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+
+
+# what would break the guarantee
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"n_top_genes": 20},
+            "n_top_genes cannot come with privacy: which genes vary most is told by the priv",
+        ),
+        (
+            {"validation_split": 0.1},
+            "validation_split cannot come with privacy: to stop or choose by the loss",
+        ),
+        ({"x_val": np.ones((3, 60))}, "x_val cannot come with privacy"),
+        ({"callbacks": [keras.callbacks.EarlyStopping()]}, "callbacks cannot come with privacy: of the argu"),
+        ({"sample_weight": np.ones(3)}, "sample_weight cannot come with privacy"),
+        ({"checkpoint": "c"}, "checkpoint cannot come with privacy: a state of the training holds"),
+        ({"likelihood": "gaussian"}, "likelihood must be one for counts where there is privacy"),
+        (
+            {"encoder_layers": [keras.layers.Dense(4), keras.layers.BatchNormalization()]},
+            "must have no state besides their weights where there is privacy, got 'batch_normalization",
+        ),
+        ({"decoder_layers": [keras.layers.Dense(4), keras.layers.Dropout(0.5)]}, "Dropout"),
+    ],
+)
+def test_what_would_break_the_guarantee_is_refused(cells, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        fitted(cells, **arguments)
+
+
+def test_an_earlier_preprocessing_is_refused(fit, cells):
+    with pytest.raises(ValueError, match="preprocessing cannot come with privacy: its limits were learned"):
+        fitted(cells, preprocessing=fit.preprocessing)
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ("doner", "unit must be 'cell' or a column of obs .*Did you mean 'donor'"),
+        ("cell_type", "unit must not be one of the conditions, got 'cell_type'"),
+        ("same", r"at least two units \('same'\), got 1"),
+        ("gap", "'gap' must have a value in every cell, got 1 without one"),
+    ],
+)
+def test_a_unit_that_is_none_is_refused(cells, unit, words):
+    wrong = cells.copy()
+    wrong.obs["same"] = "d"
+    wrong.obs["gap"] = ["d", *[None] * 1, *["e"] * (cells.n_obs - 2)]
+    with pytest.raises(ValueError, match=words):
+        fitted(wrong, unit=unit)
+
+
+def test_privacy_must_be_a_privacy(cells):
+    with pytest.raises(TypeError, match="privacy must be vaexprs.Privacy"):
+        vx.fit_vae(cells, privacy=3.0)
+
+
+# from the shell, and in the report
+
+
+def test_a_unit_without_an_epsilon_is_no_privacy_and_refused(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    done = subprocess.run(
+        [*CLI, "fit", "cells.h5ad", "--out", "model", "--unit", "donor"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--unit is for a fit with differential privacy, but no --epsilon was given." in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    command = [*CLI, "fit", "cells.h5ad", "--out", "model", "--label-key", "cell_type"]
+    process = subprocess.Popen(
+        [*command, "--epsilon", "3", "--delta", "1e-4", "--epochs", "100000"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    seen = ""
+    for line in process.stderr:  # the bar writes its first line when training begins
+        seen += line
+        if "fitting with privacy" in line:
+            break
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=300)
+    assert process.returncode == 130, seen + rest
+    assert "is a model of part of the training." in rest
+    assert "--resume" not in rest
+    told = json.loads((tmp_path / "model" / "meta.json").read_text())["guarantee"]
+    assert 0 < told["steps"] < 500_000
+    assert 0 < told["epsilon"] < 3
+    assert not (tmp_path / "model.checkpoint").exists()
+
+
+def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
+    sentences = reproduce.told(fit)
+    assert sentences[0].startswith(
+        "The model says of itself that it is (3, 0.0001)-differentially private for each cell of"
+    )
+    assert f"{fit.guarantee.steps} steps of training" in sentences[1]
+    assert sentences[2].startswith("This page is not covered: it was made with real cells")
+    nothing = pd.DataFrame(
+        columns=["metric", "label", "value", "floor", "floor_low", "floor_high", "verdict"]
+    )
+    html = render(Page("A report", {}, [], nothing, guarantee=sentences))
+    assert sentences[0] in html
+    assert sentences[2] in html
+    code = reproduce.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
+    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell')," in code
+    model = collect.of_model(fit)
+    assert model["epochs"] == "not told"
+    assert "trained on" not in model
+
+
+def test_bins_of_library_sizes_stand_out_alone_or_beside_one_that_does():
+    bins = np.zeros(20)
+    bins[[4, 5, 6]] = [25.0, 90.0, 30.0]  # 25 and 30 are noise's double, and neighbours of what is not noise
+    bins[[2, 15, 16]] = [22.0, 35.0, 28.0]  # strays
+    kept = marginals._without_strays(marginals._standing_out(bins, 10.0), 10.0)
+    assert np.flatnonzero(kept).tolist() == [4, 5, 6]
+    nothing = marginals._without_strays(marginals._standing_out(np.array([3.0, -5.0, 8.0]), 10.0), 10.0)
+    assert nothing.tolist() == [0.0, 0.0, 1.0]

@@ -1,0 +1,419 @@
+"""gen_exprs: the cells asked for."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+
+import vaexprs as vx
+from vaexprs.generation import requests as generation
+from vaexprs.io import write as writing
+from vaexprs.io.write import write
+from vaexprs.likelihoods.count_sampling import evenly_spread
+
+
+def same(a, b):
+    return (a.adata.X != b.adata.X).nnz == 0 and a.adata.obs.equals(b.adata.obs)
+
+
+def test_generated_cells_are_labelled_counts_with_real_names(cells, conditional, generated):
+    made = generated.adata
+    assert made.shape == (400, 765)
+    assert sp.issparse(made.X)
+    assert made.X.dtype == np.int32
+    assert made.X.min() == 0
+    assert list(made.var_names) == list(cells.var_names)
+    assert made.obs_names.is_unique
+    assert set(made.obs.columns) == {"cell_type", "phase"}
+    assert set(made.obs["phase"]) <= set(cells.obs["phase"])
+
+
+def test_rs_five_fields(cells, generated):
+    assert generated.x_gen.shape == (400, 765)
+    assert generated.y_gen.shape == (400,)
+    assert (
+        (generated.x_train != cells.X).nnz == 0
+        if sp.issparse(generated.x_train)
+        else np.array_equal(generated.x_train, cells.X.toarray())
+    )
+    np.testing.assert_array_equal(generated.y_train, cells.obs["cell_type"].astype(str))
+    assert generated.latent_vector.shape == (700, 10)
+
+
+def test_x_train_and_generated_values_are_in_the_users_units(simulated, r_fit):
+    made = vx.gen_exprs(r_fit, 100)
+    np.testing.assert_allclose(made.x_train, simulated["x_train"], atol=1e-4)
+    assert made.adata.X.min() >= 0
+    assert np.corrcoef(made.x_gen.mean(axis=0), simulated["x_train"].mean(axis=0))[0, 1] > 0.97
+
+
+def test_the_recipe_is_in_uns_and_goes_to_disk(generated, tmp_path):
+    recipe = generated.adata.uns["vaexprs"]
+    assert (recipe["seed"], recipe["n_cells"], recipe["likelihood"]) == (1, 400, "nb")
+    write(generated.adata, tmp_path / "g.h5ad")
+    assert ad.read_h5ad(tmp_path / "g.h5ad").uns["vaexprs"]["label_key"] == "cell_type"
+
+
+def test_labels_come_in_the_training_proportions(cells, generated):
+    real = cells.obs["cell_type"].value_counts() * 400 / 700
+    made = generated.adata.obs["cell_type"].value_counts()
+    assert (real - made[real.index]).abs().max() < 2.5
+
+
+def test_one_label(conditional):
+    made = vx.gen_exprs(conditional, 30, labels="CD34+")
+    assert set(made.y_gen) == {"CD34+"}
+    assert len(made.y_gen) == 30
+
+
+def test_numbers_by_label_in_the_order_asked(conditional):
+    made = vx.gen_exprs(conditional, labels={"CD56+ NK": 7, "CD34+": 5})
+    assert made.y_gen.tolist() == ["CD56+ NK"] * 7 + ["CD34+"] * 5
+
+
+def test_covariates_asked_for(conditional):
+    made = vx.gen_exprs(conditional, 20, labels="Dendritic", covariates={"phase": "S"})
+    assert set(made.adata.obs["phase"]) == {"S"}
+
+
+def test_a_combination_without_training_cells(cells):
+    some = cells[~((cells.obs["cell_type"] == "CD56+ NK") & (cells.obs["phase"] == "S"))]
+    fit = vx.fit_vae(some, label_key="cell_type", covariate_keys=["phase"], epochs=30, verbose=0)
+    made = vx.gen_exprs(fit, 60, labels="CD56+ NK", covariates={"phase": "S"}).adata
+    assert set(made.obs["phase"]) == {"S"}
+    found = sc.AnnData(sp.vstack([cells.X, made.X]).toarray())
+    sc.pp.normalize_total(found)
+    sc.pp.log1p(found)
+    marker = found.X[:, cells.var_names.get_loc("NKG7")]
+    others = (cells.obs["cell_type"].isin(["CD19+ B", "CD14+ Monocyte"])).to_numpy()
+    assert marker[700:].mean() > 3 * marker[:700][others].mean()
+
+
+def test_library_sizes_are_like_the_real_ones_by_default(cells, conditional):
+    made = np.log(vx.gen_exprs(conditional, 2000).adata.X.sum(axis=1))
+    real = np.log(cells.X.sum(axis=1))
+    assert made.mean() == pytest.approx(real.mean(), abs=0.05)
+    assert made.std() == pytest.approx(real.std(), rel=0.15)
+
+
+def test_library_size_asked_for(conditional):
+    totals = [vx.gen_exprs(conditional, 300, library_size=n).adata.X.sum(axis=1).mean() for n in (300, 3000)]
+    assert totals[0] == pytest.approx(300, rel=0.03)
+    assert totals[1] == pytest.approx(3000, rel=0.03)
+    assert same(vx.gen_exprs(conditional, 50, library_size="real"), vx.gen_exprs(conditional, 50))
+
+
+def test_same_seed_same_cells_whatever_the_batch(conditional):
+    whole = vx.gen_exprs(conditional, 700, seed=5)
+    for size in (1, 128, 300, 10_000):
+        assert same(whole, vx.gen_exprs(conditional, 700, size, use_generator=True, seed=5))
+    assert not same(whole, vx.gen_exprs(conditional, 700, seed=6))
+
+
+def test_more_cells_begin_with_the_same_ones(conditional):
+    asked = {"labels": "Dendritic", "covariates": {"phase": "S"}}
+    few, many = (vx.gen_exprs(conditional, n, **asked).adata.X for n in (256, 500))
+    assert (few != many[:256]).nnz == 0
+
+
+def test_the_memory_is_that_of_the_result_whatever_the_batch_size(conditional):
+    def peak(**kwargs):
+        tracemalloc.start()
+        try:
+            x = vx.gen_exprs(conditional, 6000, progress=False, **kwargs).x_gen
+            return tracemalloc.get_traced_memory()[1], x.data.nbytes + x.indices.nbytes + x.indptr.nbytes
+        finally:
+            tracemalloc.stop()
+
+    vx.gen_exprs(conditional, 6000, progress=False)
+    for kwargs in (
+        {},
+        {"batch_size": 256, "use_generator": True},
+        {"batch_size": 3000, "use_generator": True},
+    ):
+        most, result = peak(**kwargs)
+        assert most < 2.2 * result + 10e6  # the blocks and the whole of them
+        assert most < 6000 * 765 * 8  # all cells are never dense at once
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_cells_written_as_they_are_made_are_the_same(conditional, tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(writing.CELLS_A_WRITE, suffix, 200)  # several writes
+    kwargs = {"seed": 3, "covariates": {"phase": "S"}, "progress": False}
+    whole = vx.gen_exprs(conditional, 700, **kwargs).adata
+    made = vx.gen_exprs(conditional, 700, out=tmp_path / f"g{suffix}", **kwargs)
+    read = vx.read(tmp_path / f"g{suffix}")
+    assert (read.X != whole.X).nnz == 0
+    assert read.X.dtype == whole.X.dtype
+    pd.testing.assert_frame_equal(read.obs, whole.obs)
+    assert list(read.var_names) == list(whole.var_names)
+    assert read.uns["vaexprs"]["n_cells"] == 700
+    # what is returned leaves X on disk
+    assert not sp.issparse(made.x_gen)
+    assert (made.x_gen[650:] != whole.X[650:]).nnz == 0
+    assert list(made.y_gen) == list(whole.obs["cell_type"])
+    assert [path.name for path in tmp_path.iterdir()] == [f"g{suffix}"]
+
+
+def test_writing_cells_overwrites_nothing(conditional, tmp_path):
+    (tmp_path / "g.h5ad").write_text("mine")
+    with pytest.raises(FileExistsError, match="g.h5ad' exists already"):
+        vx.gen_exprs(conditional, 5, out=tmp_path / "g.h5ad")
+    with pytest.raises(ValueError, match="The output must be one of .h5ad, .zarr, .* got 'g.loom'"):
+        vx.gen_exprs(conditional, 5, out=tmp_path / "g.loom")
+    assert (tmp_path / "g.h5ad").read_text() == "mine"
+
+
+def generating(model, n, out, first=""):
+    """Return a process that generates cells over what is at `out`, after a line of code."""
+    code = f"{first}\nimport sys; sys.argv[0] = 'vaexprs'; from vaexprs.cli import main; main()"
+    words = ["generate", model, "-n", n, "--out", out, "--overwrite", "--quiet"]
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "room"),
+    [
+        ("g.h5ad", 20_000, 3_000),  # the cells' names find none
+        ("g.h5ad", 500, 60_000),  # what is written when the file is closed
+        ("g.h5ad", 40_000, 2_000_000),  # the second lot of counts
+        ("g.zarr", 2_000, 3_000),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(conditional, tmp_path, name, n, room):
+    pytest.importorskip("resource", reason="files are limited in size where there is POSIX")
+    model = conditional.save(tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))"
+    process = generating(model, n, tmp_path / "out" / name, limit)
+    said = process.communicate()[1]
+    assert process.returncode == 2, said
+    assert said.splitlines()[-1].startswith(
+        f"Error: '{tmp_path / 'out' / name}' cannot be written: file too large."
+    )
+    assert said.count("\n") == 1, said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "status"),
+    [("g.h5ad", signal.SIGINT, 130), ("g.zarr", signal.SIGINT, 130), ("g.zarr", signal.SIGTERM, 143)],
+)
+def test_ctrl_c_leaves_nothing_half_written(conditional, tmp_path, name, sent, status):
+    model = conditional.save(tmp_path / "model")
+    out = tmp_path / "out" / name
+    out.parent.mkdir()
+    out.write_text("mine")
+    process = generating(model, 1_000_000, out)
+    while not any("vaexprs-" in path.name for path in out.parent.iterdir()):  # until it has begun to write
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(sent)
+    said = process.communicate()[1]
+    assert process.returncode == status, said
+    assert out.read_text() == "mine"
+    found = {path.name for path in out.parent.iterdir()} - {name}
+    if sent == signal.SIGTERM:
+        assert (said, found) == ("Terminated; nothing is left half-written.\n", set())
+    elif found:  # it had come to the counts
+        (partial,) = found
+        assert partial == f"g.partial{out.suffix}"
+        kept = vx.read(out.with_name(partial))
+        assert said == (
+            f"Interrupted; the first {kept.n_obs:,} of 1,000,000 cells are kept in "
+            f"{str(out.with_name(partial))!r}. The same command makes all of them.\n"
+        )
+        assert kept.X.sum(axis=1).min() > 0
+    else:
+        assert said == "Interrupted; nothing was written.\n"
+
+
+def test_values_that_are_not_counts_are_written_too(few, tmp_path):
+    logs = few.copy()
+    logs.X = logs.X.log1p()
+    fit = vx.fit_vae(logs, layer="X", label_key="cell_type", epochs=2, verbose=0)
+    vx.gen_exprs(fit, 30, out=tmp_path / "g.h5ad", progress=False)
+    assert np.array_equal(vx.read(tmp_path / "g.h5ad").X, vx.gen_exprs(fit, 30, progress=False).x_gen)
+
+
+def test_a_table_of_conditions(conditional):
+    table = pd.DataFrame(
+        {"phase": ["S", None, "G2M"], "cell_type": ["CD34+", "CD56+ NK", None], "n": [5, 3, 4]}
+    )
+    made = vx.gen_exprs(conditional, conditions=table).adata
+    assert made.obs["cell_type"].tolist()[:8] == ["CD34+"] * 5 + ["CD56+ NK"] * 3
+    assert made.obs["phase"].tolist()[:5] == ["S"] * 5
+    assert made.obs["phase"].tolist()[8:] == ["G2M"] * 4
+    assert json.loads(made.uns["vaexprs"]["conditions"])[0] == {"phase": "S", "cell_type": "CD34+", "n": 5}
+    gaps = pd.DataFrame({"donor": [101.0, None], "n": [2, 3]})  # as pandas reads a file with a gap
+    assert generation._whole(gaps["donor"][0]) == 101
+    listed = [{"phase": "S", "cell_type": "CD34+", "n": 5.0}, {"cell_type": "CD56+ NK", "n": 3}]
+    assert vx.gen_exprs(conditional, conditions=listed).adata.obs.equals(made.obs[:8])
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "words"),
+    [
+        ({"cell_type": ["CD34+"]}, ValueError, "must have a column 'n' with numbers of cells, got 'cell_type'"),
+        ({"celltype": ["CD34+"], "n": [1]}, ValueError, "got 'celltype'. Did you mean 'cell_type'"),
+        ({"cell_type": ["CD34"], "n": [1]}, ValueError, "cell_type must be one of .* got 'CD34'. Did you mean"),
+        ({"cell_type": ["CD34+"], "n": [1.5]}, TypeError, "n in row 1 of conditions must be a whole number, got 1.5"),
+        ({"cell_type": ["CD34+"], "n": [-1]}, ValueError, "n in row 1 of conditions must be at least 0, got -1"),
+        ({"cell_type": ["CD34+"], "n": [0]}, ValueError, "must ask for at least one cell"),
+        ({"cell_type": [], "n": []}, ValueError, "conditions must have at least one row, got none"),
+        ("CD34+", TypeError, "conditions must be a DataFrame with a column 'n'"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be(conditional, table, error, words):
+    with pytest.raises(error, match=words):
+        vx.gen_exprs(conditional, conditions=table)
+    with pytest.raises(ValueError, match="leave out num_samples, labels and covariates"):
+        vx.gen_exprs(conditional, 5, conditions={"n": [3]})
+
+
+def test_real_and_generated_cells_together(cells, generated):
+    both = generated.to_anndata(real=True)
+    assert both.shape == (1100, 765)
+    assert both.obs["group"].value_counts().to_dict() == {"real": 700, "generated": 400}
+    assert (sp.csr_matrix(both.X[:700]) != cells.X).nnz == 0
+    assert both.obs_names.is_unique
+    assert generated.to_anndata().shape == (400, 765)
+
+
+def test_scanpy_takes_what_comes_out(generated):
+    both = generated.to_anndata(real=True)
+    sc.pp.normalize_total(both, target_sum=1e4)
+    sc.pp.log1p(both)
+    sc.pp.pca(both, n_comps=10)
+    sc.pp.neighbors(both)
+    sc.tl.rank_genes_groups(both, "cell_type", method="wilcoxon")
+    top = [str(names["CD19+ B"]) for names in both.uns["rank_genes_groups"]["names"][:10]]
+    assert "CD79A" in top
+
+
+def test_marker_genes_are_up_in_their_type_as_in_the_real_ones(cells, generated):
+    folds = []
+    for group in (cells.copy(), generated.adata.copy()):
+        sc.pp.normalize_total(group, target_sum=1e4)
+        x = group.to_df()
+        here = (group.obs["cell_type"] == "CD19+ B").to_numpy()
+        folds.append(np.log2((x[here].mean() + 1) / (x[~here].mean() + 1)))
+    real, made = folds
+    markers = real.nlargest(15).index
+    found = made[markers] / real[markers]
+    assert found.min() > 0.5
+    assert 0.85 < found.median() < 1.15
+
+
+def test_a_label_with_one_or_two_cells(cells):
+    rows = np.r_[
+        np.flatnonzero(cells.obs["cell_type"] == "CD19+ B"),
+        np.flatnonzero(cells.obs["cell_type"] == "CD34+")[:1],
+        np.flatnonzero(cells.obs["cell_type"] == "CD56+ NK")[:2],
+    ]
+    with pytest.warns(UserWarning, match="same value"):
+        fit = vx.fit_vae(cells[rows], label_key="cell_type", epochs=20, verbose=0)
+    summary = fit.density.summary().set_index("cell_type")
+    assert summary.loc[["CD34+", "CD56+ NK"], "model"].tolist() == ["pooled", "pooled"]
+    made = vx.gen_exprs(fit, labels={"CD34+": 50, "CD56+ NK": 50}).adata
+    assert len(np.unique(made.X.toarray(), axis=0)) == 100
+
+
+def test_a_fit_without_labels(few):
+    made = vx.gen_exprs(vx.fit_vae(few, epochs=2, verbose=0), 10)
+    assert made.y_gen is None
+    assert made.y_train is None
+    assert made.adata.obs.shape == (10, 0)
+
+
+def test_it_says_what_it_is(generated):
+    assert repr(generated) == "Generated: 400 cells x 765 genes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        ({}, ValueError, "num_samples must be given, or numbers by label"),
+        ({"num_samples": 0}, ValueError, "num_samples must be at least 1, got 0"),
+        ({"num_samples": -5}, ValueError, "num_samples must be at least 1, got -5"),
+        ({"num_samples": 2.5}, TypeError, "num_samples must be a whole number, got 2.5"),
+        ({"num_samples": 5, "labels": "CD34"}, ValueError, "got 'CD34'. Did you mean 'CD34.'"),
+        ({"labels": {"CD34+": 0}}, ValueError, r"labels\['CD34\+'\] must be at least 1, got 0"),
+        ({"labels": {"CD34+": "x"}}, TypeError, "must be a whole number, got 'x'"),
+        ({"num_samples": 3, "labels": ["CD34+"]}, TypeError, r"numbers by label .* got \['CD34\+'\]"),
+        ({"num_samples": 3, "covariates": "S"}, TypeError, "covariates must give levels by name .* got 'S'"),
+        ({"labels": {}}, ValueError, "labels must name at least one label, got an empty dict"),
+        ({"num_samples": 3, "labels": {"CD34+": 3}}, ValueError, "num_samples must be left out"),
+        ({"num_samples": 3, "covariates": {"fase": "S"}}, ValueError, "got 'fase'. Did you mean 'phase'"),
+        ({"num_samples": 3, "covariates": {"phase": "G3"}}, ValueError, "phase must be one of .* got 'G3'"),
+        ({"num_samples": 3, "library_size": 0}, ValueError, "library_size must be more than 0, got 0"),
+        ({"num_samples": 3, "library_size": "big"}, ValueError, "must be a number or 'real', got 'big'"),
+        ({"num_samples": 3, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"num_samples": 3, "seed": -1}, ValueError, "seed must be at least 0, got -1"),
+    ],
+)
+def test_wishes_that_cannot_be_granted(conditional, arguments, kind, words):
+    with pytest.raises(kind, match=words):
+        vx.gen_exprs(conditional, **arguments)
+    assert vx.gen_exprs(conditional, 1).adata.n_obs == 1
+
+
+def test_wishes_the_fit_knows_nothing_of(r_fit, few):
+    with pytest.raises(
+        ValueError, match="labels cannot be asked for: the model was fitted without label_key"
+    ):
+        vx.gen_exprs(r_fit, 5, labels="B")
+    with pytest.raises(
+        ValueError, match="library_size applies to counts; this fit has likelihood 'bernoulli'"
+    ):
+        vx.gen_exprs(r_fit, 5, library_size=100)
+    with pytest.raises(ValueError, match="covariates of the fit .it has none., got 'phase'"):
+        vx.gen_exprs(r_fit, 5, covariates={"phase": "S"})
+    with pytest.raises(TypeError, match="x must be what fit_vae or load_vae returned, got AnnData"):
+        vx.gen_exprs(few, 5)
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_means_of_stratified_sets_vary_less_and_agree_with_independent_ones(conditional, n):
+    """Over seeds: the means of genes, of one label, within a block and over several."""
+    spread, middle = {}, {}
+    for stratified in (True, False):
+        means = []
+        for seed in range(12):
+            made = vx.gen_exprs(conditional, n, labels="CD19+ B", seed=seed, stratified=stratified).x_gen
+            means.append(np.asarray(made.mean(axis=0)).ravel())
+        spread[stratified], middle[stratified] = np.var(means, axis=0, ddof=1), np.mean(means, axis=0)
+    often = middle[False] > 0.2
+    assert np.median(spread[True][often] / spread[False][often]) < 0.5
+    error = np.sqrt((spread[True] + spread[False])[often] / 12)
+    assert (np.abs(middle[True] - middle[False])[often] < 5 * error).mean() > 0.99
+
+
+def test_strata_are_those_of_the_rows_asked_for():
+    rng = np.random.default_rng(0)
+    groups = [np.array([0, 2, 4]), np.array([1, 3, 5, 6, 7])]
+    uniform = evenly_spread(rng, 9, 50, groups)
+    for rows in groups:
+        strata = np.sort((uniform[rows] * len(rows)).astype(int), axis=0)
+        np.testing.assert_array_equal(strata, np.repeat(np.arange(len(rows))[:, None], 50, axis=1))
+    orders = {tuple(column) for column in np.argsort(uniform[groups[1]], axis=0).T}
+    assert len(orders) > 20  # each column has an order of its own
+    assert not np.array_equal(uniform[:8], evenly_spread(np.random.default_rng(0), 8, 50, ()))
+
+
+def test_whether_draws_are_stratified_is_in_the_recipe(conditional):
+    for stratified in (True, False):
+        made = vx.gen_exprs(conditional, 3, stratified=stratified).adata
+        assert made.uns["vaexprs"]["stratified"] == stratified

@@ -1,0 +1,361 @@
+"""Counts drawn sparse: exactly the distribution they are said to have."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy import stats
+
+from vaexprs.data.matrix import MOST_COUNT
+from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts, evenly_spread
+
+CELLS, BLOCKS = 250, 4_000  # a million draws of each gene
+MEANS = (0.003, 0.05, 0.3, 0.9, 4.0, 30.0)
+DISPERSIONS = (0.05, 0.5, 3.0, 100.0, np.inf)
+GRID = [(mean, theta) for theta in DISPERSIONS for mean in MEANS]
+
+
+def drawn(grid, *, logit=None, stratified, library=None, seed=0, blocks=BLOCKS):
+    """Counts (blocks * CELLS, genes) of one group of cells; a gene for each mean and dispersion."""
+    library = np.ones(CELLS) if library is None else library
+    mean, theta = (np.array(values, float) for values in zip(*grid, strict=True))
+    proportion = np.tile(mean.astype(np.float32), (CELLS, 1))
+    logits = None if logit is None else np.full(proportion.shape, logit, np.float32)
+    dispersion = None if np.isinf(theta).all() else theta[None]
+    rows = [np.arange(CELLS)]
+    parts = [
+        draw_counts(
+            np.random.default_rng((seed, i)), proportion, library, dispersion, logits, rows, stratified
+        )
+        for i in range(blocks)
+    ]
+    return sp.vstack(parts, format="csc")
+
+
+def distribution(mean, theta):
+    mean = np.float64(np.float32(mean))
+    return stats.poisson(mean) if np.isinf(theta) else stats.nbinom(theta, theta / (theta + mean))
+
+
+def chi_square(counts, pmf):
+    """P value of counts under a pmf on 0, 1, ...; cells of fewer than 20 expected counts are joined."""
+    n = len(counts)
+    expected = n * np.append(pmf, max(0.0, 1 - pmf.sum()))
+    groups = np.minimum(np.cumsum(expected) // 20, (n - 20) // 20).astype(int)
+    observed = np.bincount(np.minimum(counts, len(pmf)), minlength=len(expected))
+    groups = np.unique(groups, return_inverse=True)[1]
+    observed, expected = np.bincount(groups, observed), np.bincount(groups, expected)
+    if len(expected) == 1:
+        return 1.0
+    return stats.chi2(len(expected) - 1).sf(((observed - expected) ** 2 / expected).sum())
+
+
+def column(counts, j):
+    return np.asarray(counts[:, [j]].todense()).ravel()
+
+
+@pytest.mark.parametrize("logit", [None, -0.4])
+def test_a_million_draws_follow_the_distribution_over_a_grid(logit):
+    """Independent draws: chi-square, thirty genes at once (Bonferroni at 0.001)."""
+    counts = drawn(GRID, logit=logit, stratified=False)
+    excess = 0.0 if logit is None else 1 / (1 + np.exp(-np.float32(logit)))
+    for j, (mean, theta) in enumerate(GRID):
+        pmf = (1 - excess) * distribution(mean, theta).pmf(np.arange(3_000))
+        pmf[0] += excess
+        assert chi_square(column(counts, j), pmf) > 0.001 / len(GRID), (mean, theta)
+
+
+def test_a_million_poisson_draws():
+    grid = [(mean, np.inf) for mean in MEANS]
+    counts = drawn(grid, stratified=False, seed=1)
+    for j, (mean, theta) in enumerate(grid):
+        assert chi_square(column(counts, j), distribution(mean, theta).pmf(np.arange(200))) > 0.001 / len(
+            grid
+        )
+
+
+@pytest.mark.parametrize("theta", [0.3, 20.0, np.inf])
+def test_large_means_by_kolmogorov_smirnov(theta):
+    """Around the mean from which on SciPy finds the counts; distribution functions, exact for counts."""
+    for mean in (200.0, 499.0, 501.0, 3_000.0):
+        counts = column(drawn([(mean, theta)], stratified=False, blocks=400), 0)
+        values, numbers = np.unique(counts, return_counts=True)
+        distance = np.abs(np.cumsum(numbers) / len(counts) - distribution(mean, theta).cdf(values)).max()
+        assert distance * np.sqrt(len(counts)) < 1.95  # P < 0.001 for continuous values, less for counts
+
+
+@pytest.mark.parametrize("logit", [None, -0.4])
+def test_spread_draws_have_the_same_distribution_and_each_block_has_its_share(logit):
+    """In each block the number of cells above a count is what is expected, to within one."""
+    counts = drawn(GRID, logit=logit, stratified=True, blocks=200)
+    excess = 0.0 if logit is None else 1 / (1 + np.exp(-np.float32(logit)))
+    for j, (mean, theta) in enumerate(GRID):
+        blocks = column(counts, j).reshape(-1, CELLS)
+        for k in (0, 1, 5, 40):
+            share = (1 - excess) * distribution(mean, theta).sf(k)
+            above = (blocks > k).sum(axis=1)
+            assert (np.abs(above - CELLS * share) < 1 + 1e-6).all(), (mean, theta, k)
+            error = 0.5 / np.sqrt(blocks.size)
+            assert above.sum() / blocks.size == pytest.approx(share, abs=5 * error)
+
+
+def test_every_cell_of_a_spread_block_has_the_distribution_of_its_own_mean():
+    """Library sizes from 0.1 to 10: each cell over the blocks, by chi-square; genes and cells uncorrelated."""
+    library = np.geomspace(0.1, 10, CELLS)
+    grid = [(0.05, 0.5), (0.3, np.inf), (2.0, 3.0), (0.4, 0.2)]
+    counts = drawn(grid, library=library, stratified=True, seed=2)
+    for j, (mean, theta) in enumerate(grid):
+        blocks = column(counts, j).reshape(-1, CELLS)
+        for i in range(0, CELLS, 10):
+            pmf = distribution(np.float32(mean) * library[i], theta).pmf(np.arange(1_000))
+            assert chi_square(blocks[:, i], pmf) > 0.001 / 100, (mean, theta, i)
+    first, second = (column(counts, j).reshape(-1, CELLS)[:, 100] for j in (0, 2))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(BLOCKS)
+
+
+def test_groups_of_rows_have_dispersions_of_their_own():
+    rng = np.random.default_rng(0)
+    groups = [np.arange(0, 200, 2), np.arange(1, 200, 2)]
+    dispersion = np.array([[0.1] * 5, [np.inf] * 5])
+    proportion = np.full((200, 5), 2.0, np.float32)
+    counts = sp.vstack(
+        [draw_counts(rng, proportion, np.ones(200), dispersion, None, groups, True) for _ in range(200)]
+    )
+    values = counts.toarray().reshape(200, 200, 5)
+    assert values[:, ::2].var() == pytest.approx(2 + 4 / 0.1, rel=0.1)
+    assert values[:, 1::2].var() == pytest.approx(2, rel=0.03)
+
+
+def test_what_comes_is_a_canonical_csr_matrix_without_stored_zeros():
+    counts = drawn(GRID, stratified=True, blocks=1).tocsr()
+    one = draw_counts(
+        np.random.default_rng(0),
+        np.full((7, 30), 0.4, np.float32),
+        np.ones(7),
+        None,
+        None,
+        [np.array([5, 0, 3]), np.array([1]), np.array([2, 4, 6])],
+        True,
+    )
+    for matrix in (counts, one):
+        assert matrix.dtype == np.int32
+        assert matrix.has_sorted_indices
+        assert (matrix.data > 0).all()
+    again = sp.csr_matrix(one.toarray())
+    np.testing.assert_array_equal(one.indices, again.indices)
+    np.testing.assert_array_equal(one.indptr, again.indptr)
+
+
+# ---- each number and what becomes of it: small enough to be run without numba's compiler (benchmarks/mutants.py)
+
+INSIDE = (1e-12, 1 - 1e-12)
+
+
+def quantile(u, mean, theta):
+    """Smallest counts whose distribution function is not below u, by scipy.stats."""
+    u, mean, theta = (np.asarray(value, float) for value in np.broadcast_arrays(u, mean, theta))
+    u = np.clip(u, *INSIDE)
+    finite = np.where(np.isinf(theta), 1.0, theta)
+    return np.where(
+        np.isinf(theta), stats.poisson.ppf(u, mean), stats.nbinom.ppf(u, finite, finite / (finite + mean))
+    )
+
+
+@pytest.mark.parametrize("theta", [0.02, 1.0, 700.0, np.inf])
+def test_quantiles_are_those_of_scipy_from_the_least_to_the_greatest_number(theta):
+    u = np.array([0.0, 1e-13, 1e-12, 1e-6, 0.02, 0.3, 0.5, 0.77, 0.999, 1 - 1e-9, np.nextafter(1, 0)])
+    mean = np.array([1e-10, 1e-3, 0.4, 0.999, 1.001, 7.0, 260.0, 499.0, 500.0, 501.0, 4e4])
+    u, mean = np.meshgrid(u, mean)
+    counts = count_quantiles(u, mean, np.full(u.shape, theta))
+    assert counts.dtype == np.int64
+    expected = quantile(u, mean, theta)
+    inner = u < 0.9999
+    np.testing.assert_array_equal(counts[inner], expected[inner])
+    np.testing.assert_allclose(counts, expected, rtol=0.02)  # rounding decides far out
+
+
+def test_quantiles_keep_the_shape_and_the_order_of_what_they_are_of():
+    rng = np.random.default_rng(0)
+    u, mean, theta = rng.random((7, 5)), rng.uniform(0, 1200, (7, 5)), rng.uniform(0.1, 9, (7, 5))
+    expected = quantile(u, mean, theta)
+    np.testing.assert_array_equal(count_quantiles(*map(np.asfortranarray, (u, mean, theta))), expected)
+    np.testing.assert_array_equal(count_quantiles(u.T, mean.T, theta.T), expected.T)
+
+
+def test_count_is_one_whose_distribution_function_exceeds_the_number():
+    """At a probability of zero itself the count is not zero, so that zeros are as probable as they should be."""
+    mean = np.array([0.25, 0.5, 2.0])
+    zero = np.exp(-mean)
+    assert count_quantiles(zero, mean, np.full(3, np.inf)).tolist() == [1, 1, 1]
+    assert count_quantiles(np.nextafter(zero, 0), mean, np.full(3, np.inf)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("poisson", [False, True])
+def test_independent_draws_are_the_quantiles_of_the_generators_numbers(logits, poisson):
+    """One number for each cell and gene, group by group, gene by gene, in the order of the group's rows."""
+    rng = np.random.default_rng(0)
+    n, genes = 40, 30
+    groups = [rng.permutation(n)[:25]]
+    groups.append(np.setdiff1d(np.arange(n), groups[0])[::-1])
+    library = rng.uniform(0.2, 5, n)
+    mean = np.geomspace(1e-3, 400, genes)
+    proportion = (mean * rng.uniform(0.5, 2, (n, genes))).astype(np.float32)
+    zero_logit = rng.normal(-1, 2, (n, genes)).astype(np.float32) if logits else None
+    dispersion = None if poisson else np.exp(rng.normal(0, 2, (2, genes)))
+    if not poisson:
+        dispersion[1, ::4] = np.inf
+    got = draw_counts(
+        np.random.default_rng(5), proportion, library[:, None], dispersion, zero_logit, groups, False
+    )
+    again = np.random.default_rng(5)
+    expected = np.zeros((n, genes))
+    for i, rows in enumerate(groups):
+        u = again.random((genes, len(rows))).T
+        if logits:
+            excess = 1 / (1 + np.exp(-zero_logit[rows].astype(float)))
+            u = (u - excess) / (1 - excess)
+        theta = np.inf if poisson else dispersion[i]
+        counts = quantile(u, library[rows, None] * proportion[rows], theta)
+        expected[rows] = np.where(u < 0, 0, counts)  # below are the excess zeros
+    assert (expected > 500).any()
+    assert got.dtype == np.int32
+    np.testing.assert_array_equal(got.toarray(), expected)
+
+
+def test_numbers_of_rows_lie_one_in_each_stratum_where_the_generator_put_them():
+    rows, alone = np.array([7, 2, 9, 0, 4]), [1, 3, 5, 6, 8]
+    uniform = evenly_spread(np.random.default_rng(1), 10, 60, [rows])
+    first = np.random.default_rng(1).random((10, 60))
+    np.testing.assert_array_equal(uniform[alone], first[alone])
+    strata, within = np.divmod(uniform[rows] * 5, 1)
+    np.testing.assert_array_equal(np.sort(strata, axis=0), np.tile(np.arange(5)[:, None], 60))
+    np.testing.assert_allclose(within, first[rows], atol=1e-12)
+
+
+def test_orders_of_strata_are_all_equally_probable():
+    """Chi-square over the six orders of three rows, and over columns: neighbours have nothing in common."""
+    columns = 3_000
+    uniform = evenly_spread(np.random.default_rng(0), 3, columns, [np.arange(3)])
+    order = (uniform * 3).astype(int)
+    six = np.bincount(order[0] * 3 + order[1], minlength=9)[[1, 2, 3, 5, 6, 7]]
+    assert six.sum() == columns
+    assert stats.chisquare(six).pvalue > 0.001
+    pairs = np.bincount(order[0, :-1] * 3 + order[0, 1:], minlength=9)
+    assert stats.chi2_contingency(pairs.reshape(3, 3)).pvalue > 0.001
+
+
+def test_spread_counts_of_large_means_come_one_from_each_stratum():
+    """Large counts tell their uniform numbers: permutations of strata, and uniform within them."""
+    k, genes, mean = 6, 800, 1e6
+    proportion = np.full((8, genes), mean, np.float32)
+    rows = np.array([7, 0, 3, 1, 6, 4])
+    groups = [rows, np.array([2, 5])]
+    counts = draw_counts(np.random.default_rng(3), proportion, np.ones(8), None, None, groups, True)
+    u = stats.poisson(mean).cdf(counts.toarray()[rows])
+    strata, within = np.divmod(u * k, 1)
+    assert (np.sort(strata, axis=0) == np.arange(k)[:, None]).mean() > 0.99  # but for counts at an edge
+    assert stats.kstest(within.ravel(), "uniform").pvalue > 0.001
+    for row in strata:
+        assert stats.chisquare(np.bincount(row.astype(int), minlength=k)).pvalue > 0.001 / k
+    assert stats.chi2_contingency(np.histogram2d(strata[0], strata[1], k)[0] + np.eye(k)).pvalue < 1e-9
+
+
+@pytest.mark.parametrize("theta", [0.4, np.inf])
+@pytest.mark.parametrize("inflated", [False, True])
+def test_spread_counts_above_zero_are_as_many_as_expected_in_each_cell(theta, inflated):
+    """Cells of other depths and other excess zeros: each over 1,500 genes, together within one in each gene."""
+    k, genes, mean = 12, 1_500, 0.3
+    library = np.linspace(0.3, 1.4, k)
+    logit = np.linspace(-1.5, 2, k) if inflated else np.full(k, -np.inf)
+    dispersion = None if np.isinf(theta) else np.full((1, genes), theta)
+    counts = draw_counts(
+        np.random.default_rng(2),
+        np.full((k, genes), mean, np.float32),
+        library,
+        dispersion,
+        np.tile(logit[:, None], genes).astype(np.float32) if inflated else None,
+        [np.arange(k)],
+        True,
+    ).toarray()
+    above = (1 - distribution(mean * library, theta).pmf(0)) / (1 + np.exp(logit))
+    error = np.sqrt(above * (1 - above) / genes)
+    assert (np.abs((counts > 0).mean(axis=1) - above) < 4 * error).all()
+    expected = distribution(mean * library, theta).mean() / (1 + np.exp(logit))
+    assert counts.mean() == pytest.approx(expected.mean(), abs=4 * counts.std() / np.sqrt(counts.size))
+    if not inflated:
+        same = draw_counts(
+            np.random.default_rng(2),
+            np.full((k, genes), mean, np.float32),
+            np.ones(k),
+            dispersion,
+            None,
+            [np.arange(k)],
+            True,
+        )
+        share = k * (1 - distribution(mean, theta).pmf(0))
+        found = (same.toarray() > 0).sum(axis=0)
+        assert set(found) == {int(share), int(share) + 1}
+        assert found.mean() == pytest.approx(share, abs=4 * 0.5 / np.sqrt(genes))
+
+
+@pytest.mark.parametrize(
+    ("mean", "logit", "drawn"),
+    [(0.009, None, 1), (0.35, None, 30), (5.0, None, 100), (0.35, 0.0, 15), (0.35, -20.0, 30)],
+)
+def test_numbers_that_can_only_be_zeros_are_not_drawn(mean, logit, drawn):
+    """Of 100 Poisson counts of mean .35 thirty are above zero: as many random numbers as that are used."""
+    genes = 20
+    rng, same = np.random.default_rng(4), np.random.default_rng(4)
+    logits = None if logit is None else np.full((100, genes), logit, np.float32)
+    draw_counts(
+        rng, np.full((100, genes), mean, np.float32), np.ones(100), None, logits, [np.arange(100)], True
+    )
+    same.random(genes * drawn)
+    assert rng.random() == same.random()
+
+
+@pytest.mark.parametrize("dispersion", [9e-4, 1.0, 8e3, np.inf])
+@pytest.mark.parametrize("mean", [2.0**24, 1e12, 1e18])
+def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion):
+    """SciPy looked for one of them for minutes, and what it found came back negative."""
+    n = 1_000
+    theta = None if np.isinf(dispersion) else np.full((1, 2), dispersion)
+    counts = draw_counts(
+        np.random.default_rng(0),
+        np.full((n, 2), 0.5, np.float32),
+        np.full(n, 2 * mean),
+        theta,
+        None,
+        [np.arange(n)],
+        True,
+    )
+    assert counts.data.min() > 0
+    assert counts.data.max() <= MOST_COUNT
+    if mean < 1e9 and dispersion >= 1:
+        assert counts.toarray().mean() == pytest.approx(mean, rel=0.02)
+    if mean > 1e9 and dispersion > 1:
+        assert (counts.data == MOST_COUNT).all()
+
+
+@pytest.mark.parametrize("theta", [0.5, 40.0, 1e7, 1e8, np.inf])
+def test_counts_of_very_large_means_are_as_good_as_continuous(theta):
+    """Gamma where the dispersion rules, nearly normal where the Poisson part counts as well; at most MOST_COUNT."""
+    u, mean = np.linspace(0.001, 0.999, 60), 1e8
+    counts = count_quantiles(u, np.full(60, mean), np.full(60, theta))
+    sd = np.sqrt(mean + mean**2 / theta)
+    if theta < 1e3:
+        np.testing.assert_allclose(counts, stats.gamma(theta, scale=mean / theta).ppf(u), rtol=1e-5, atol=1)
+    else:
+        skewness = 2 * sd / mean  # at most that of a gamma distribution
+        np.testing.assert_allclose(counts, stats.norm(mean, sd).ppf(u), atol=2 * skewness * sd)
+    assert count_quantiles(u[-1:], np.array([1e13]), np.array([theta])).tolist() == [MOST_COUNT]
+
+
+@pytest.mark.parametrize("theta", [3.0, np.inf])
+def test_counts_do_not_jump_where_they_are_no_longer_searched(theta):
+    u = np.linspace(0.01, 0.99, 20)
+    whole, continuous = (
+        count_quantiles(u, np.full(20, mean), np.full(20, theta)) for mean in (2.0**24, 2.0**24 + 1)
+    )
+    assert (np.abs(continuous - whole) <= 5).all()
+    np.testing.assert_array_equal(whole, quantile(u, 2.0**24, theta))

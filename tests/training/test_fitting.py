@@ -1,0 +1,842 @@
+"""fit_vae: each argument does what it says, and bad input gets one clear sentence."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tracemalloc
+import warnings
+
+import anndata as ad
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from biocframe import BiocFrame
+from singlecellexperiment import SingleCellExperiment
+from summarizedexperiment import SummarizedExperiment
+
+import vaexprs as vx
+from vaexprs.io.convert import fingerprint
+from vaexprs.training.schedule import _batch_size
+
+
+def quick(*args, **kwargs):
+    return vx.fit_vae(*args, **({"epochs": 2, "verbose": 0, "batch_size": 40} | kwargs))
+
+
+def dense(cells):
+    return cells.X.toarray()
+
+
+class Watch(keras.callbacks.Callback):
+    """Counts batches and epochs."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = 0
+        self.epochs = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+
+# --- R's arguments, one by one ------------------------------------------------------------------------
+
+
+def test_object_takes_an_anndata_of_any_kind_of_matrix(few):
+    kinds = [few, few[np.arange(120)], ad.AnnData(dense(few), obs=few.obs, var=few.var)]
+    kinds.append(ad.AnnData(sp.csc_matrix(few.X), obs=few.obs, var=few.var))
+    losses = {round(quick(kind, label_key="cell_type").history["loss"][-1], 3) for kind in kinds}
+    assert len(losses) == 1
+
+
+@pytest.mark.parametrize("kind", [SummarizedExperiment, SingleCellExperiment])
+def test_object_takes_biocpy_experiments(few, kind):
+    experiment = kind(
+        assays={"counts": dense(few).T.astype(int)},
+        row_data=BiocFrame({"symbol": list(few.var_names)}, row_names=list(few.var_names)),
+        column_data=BiocFrame(
+            {"type": list(few.obs["cell_type"].astype(str))}, row_names=list(few.obs_names)
+        ),
+        row_names=list(few.var_names),
+        column_names=list(few.obs_names),
+    )
+    fit = quick(experiment, label_key="type")
+    assert list(fit.genes) == list(few.var_names)
+    assert fit.preprocessing.x_train.shape == (120, 50)
+    assert set(fit.preprocessing.conditions.labels) == set(few.obs["cell_type"])
+
+
+def test_object_takes_a_path(few, tmp_path):
+    few.write_h5ad(tmp_path / "few.h5ad")
+    assert len(quick(tmp_path / "few.h5ad").genes) == 50
+
+
+def test_x_train_takes_arrays_frames_and_sparse_matrices(few):
+    frame = few.to_df()
+    fits = [quick(x_train=x) for x in (dense(few), frame, few.X, sp.csr_array(few.X), dense(few).astype(int))]
+    assert len({round(fit.history["loss"][-1], 3) for fit in fits}) == 1
+    assert list(fits[1].genes) == list(few.var_names)
+    assert list(fits[0].genes[:2]) == ["gene1", "gene2"]
+
+
+def test_x_val_is_scaled_by_the_training_limits(few):
+    x = dense(few)
+    fit = quick(x_train=x, x_val=3 * x[:30], likelihood="bernoulli")
+    low, high = x.min(axis=0), x.max(axis=0)
+    np.testing.assert_allclose(
+        fit.preprocessing.x_val, (3 * x[:30] - low) / (high - low), rtol=1e-5, atol=1e-6
+    )
+    assert fit.preprocessing.x_val.max() > 2
+    assert set(fit.history) == {"loss", "reconstruction", "kl", "val_loss", "val_reconstruction", "val_kl"}
+
+
+def test_x_val_may_be_an_anndata_with_its_own_labels(few):
+    fit = quick(few[:90], x_val=few[90:], label_key="cell_type")
+    assert fit.preprocessing.y_val.shape == (30, 4)
+
+
+def test_y_train_makes_the_model_conditional(few):
+    labels = few.obs["cell_type"].astype(str).to_numpy()
+    fit = quick(x_train=few.X, y_train=labels)
+    assert len(fit.model.inputs) == 2
+    assert fit.preprocessing.conditions.label_key == "label"
+    assert len(quick(x_train=few.X).model.inputs) == 1
+
+
+def test_y_train_may_be_a_series_or_a_categorical_which_keeps_its_order(few):
+    order = ["Dendritic", "CD56+ NK", "CD19+ B", "CD14+ Monocyte"]
+    ordered = pd.Categorical(few.obs["cell_type"].astype(str), categories=order)
+    for labels in (ordered, pd.Series(ordered, index=few.obs_names)):
+        assert quick(x_train=few.X, y_train=labels).preprocessing.conditions.labels == tuple(order)
+
+
+def test_y_val_has_the_codes_of_the_training_labels(few):
+    """Labels 10, 20, 30; the validation cells lack the first: no code may move up."""
+    y = np.repeat([10, 20, 30], 40)
+    fit = quick(x_train=few.X, y_train=y, x_val=few.X[60:], y_val=y[60:])
+    assert fit.preprocessing.conditions.labels == ("10", "20", "30")
+    np.testing.assert_array_equal(fit.preprocessing.y_val.argmax(axis=1), (y[60:] - 10) // 10)
+
+
+def test_encoder_layers_are_the_encoder(few):
+    fit = quick(few, encoder_layers=[keras.layers.Dense(11, "tanh"), keras.layers.Dense(5)])
+    units = [layer.units for layer in fit.encoder.layers if isinstance(layer, keras.layers.Dense)]
+    assert units == [11, 5, 10]
+
+
+def test_decoder_layers_are_the_decoder(few):
+    fit = quick(few, decoder_layers=[keras.layers.Dense(11, "tanh"), keras.layers.Dense(5)])
+    units = [layer.units for layer in fit.decoder.layers if isinstance(layer, keras.layers.Dense)]
+    assert units == [11, 5]
+    assert fit.likelihood.name == "nb"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_latent_dim_is_the_size_of_the_latent_vector(few, size):
+    fit = quick(few, latent_dim=size)
+    assert fit.encoder.output.shape == (None, size)
+    assert fit.latent_dim == size
+
+
+def test_latent_dim_is_2_under_rs_contract_and_10_otherwise(few):
+    assert quick(few, likelihood="bernoulli").latent_dim == 2
+    assert quick(few).latent_dim == 10
+
+
+def test_regularization_weighs_the_kl_divergence(few):
+    kl = [quick(few, regularization=weight, epochs=30).history["kl"][-1] for weight in (0, 1, 20)]
+    assert kl[0] > kl[1] > kl[2]
+
+
+def test_epochs_and_batch_size_set_the_number_of_steps(few):
+    watch = Watch()
+    quick(few, epochs=3, batch_size=50, callbacks=[watch])
+    assert watch.epochs == [0, 1, 2]
+    assert watch.batches == 3 * 3
+
+
+def test_epochs_by_default_follow_the_number_of_cells(few):
+    fit = vx.fit_vae(few, verbose=0)
+    assert len(fit.history["loss"]) == 150  # 300 steps of 60 cells at 120 cells
+
+
+def test_preprocessing_is_reused_and_not_recomputed(few):
+    first = quick(few[:60], label_key="cell_type", likelihood="bernoulli")
+    again = quick(preprocessing=first.preprocessing)
+    assert again.preprocessing.x_train is first.preprocessing.x_train
+    assert again.likelihood.name == "bernoulli"
+    other = quick(few, preprocessing=first.preprocessing)
+    np.testing.assert_array_equal(other.preprocessing.scaling.low, first.preprocessing.scaling.low)
+    np.testing.assert_array_equal(other.preprocessing.scaling.range, first.preprocessing.scaling.range)
+    assert other.preprocessing.x_train.shape == (120, 50)
+    assert other.preprocessing.conditions.labels == first.preprocessing.conditions.labels
+
+
+def test_reused_preprocessing_takes_new_validation_cells(few):
+    first = quick(few[:60], label_key="cell_type")
+    again = quick(preprocessing=first.preprocessing, x_val=few[60:80])
+    assert again.preprocessing.x_train is first.preprocessing.x_train
+    assert again.preprocessing.x_val.shape == (20, 50)
+    assert "val_loss" in again.history
+
+
+def test_use_generator_never_makes_a_dense_copy_of_a_sparse_matrix():
+    rng = np.random.default_rng(0)
+    x = sp.random(
+        12_000, 2000, 0.01, "csr", np.float32, random_state=rng, data_rvs=lambda n: rng.integers(1, 9, n)
+    )
+    x = sp.csr_matrix(x + sp.csr_matrix((np.ones(12_000), (range(12_000), [0] * 12_000)), x.shape))
+    size = x.shape[0] * x.shape[1] * 4
+
+    def peak(use_generator):
+        tracemalloc.start()
+        try:
+            fit = quick(
+                x_train=x,
+                use_generator=use_generator,
+                epochs=1,
+                steps_per_epoch=2,
+                batch_size=128,
+                encoder_layers=[keras.layers.Dense(4)],
+                decoder_layers=[keras.layers.Dense(4)],
+            )
+            return fit, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    streamed, low = peak(True)
+    _, high = peak(False)
+    assert sp.issparse(streamed.preprocessing.x_train)
+    assert low < 0.5 * size
+    assert high > size
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "gaussian", "bernoulli"])
+def test_use_generator_gives_the_same_fit(few, likelihood):
+    losses = [
+        quick(few, label_key="cell_type", likelihood=likelihood, use_generator=flag).history["loss"]
+        for flag in (True, False)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_optimizer_is_a_name_or_an_optimizer_which_is_copied(few):
+    mine = keras.optimizers.SGD(1e-6)
+    slow = quick(few, optimizer=mine, epochs=5).history["loss"]
+    fast = quick(few, optimizer="adam", epochs=5).history["loss"]
+    assert slow[0] - slow[-1] < 0.2 * (fast[0] - fast[-1])
+    assert not mine.built
+    quick(few, optimizer=mine)
+
+
+def test_validation_split_is_in_proportion_within_each_label(few):
+    fit = quick(few, label_key="cell_type", validation_split=0.2)
+    assert fit.preprocessing.val.obs["cell_type"].value_counts().unique().tolist() == [6]
+    assert len(fit.preprocessing.train) == 96
+    assert "val_loss" in fit.history
+
+
+def test_validation_split_is_ignored_where_there_are_validation_cells(few):
+    fit = quick(few, x_val=few[:10], validation_split=0.5)
+    assert len(fit.preprocessing.train) == 120
+    assert len(fit.preprocessing.val) == 10
+
+
+def test_a_fit_that_is_long_because_of_its_genes_says_so_once(few, capsys, monkeypatch):
+    for name in ("MANY_GENES", "SECONDS_TO_JUDGE", "MANY_MINUTES"):
+        monkeypatch.setattr(f"vaexprs.training.callbacks.{name}", 0)
+    vx.fit_vae(few, epochs=30)
+    said = capsys.readouterr().err
+    assert len(re.findall(r"With 50 genes this takes about \d+ more minutes\. n_top_genes=2000", said)) == 1
+    vx.fit_vae(few, epochs=3, verbose=0)
+    monkeypatch.setattr("vaexprs.training.callbacks.MANY_GENES", 50)
+    vx.fit_vae(few, epochs=30)
+    assert "more minutes" not in capsys.readouterr().err
+
+
+def test_further_arguments_reach_keras_fit(few, capsys):
+    stop = keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1)
+    assert len(quick(few, epochs=9, callbacks=stop).history["loss"]) == 2
+    assert len(quick(few, epochs=5, initial_epoch=3).history["loss"]) == 2
+    quick(few, verbose=2)
+    assert "Epoch 1/2" in capsys.readouterr().out
+
+
+def test_shuffle_and_sample_weight_reach_the_batches(few):
+    one, two = (quick(few, shuffle=flag).history["loss"] for flag in (True, False))
+    assert one != two
+    weight = np.zeros(120)
+    weight[:30] = 4
+    assert quick(few, sample_weight=weight, shuffle=False).history["loss"] != two
+
+
+# --- what Python adds ---------------------------------------------------------------------------------
+
+
+def test_covariates_get_columns_of_their_own(cells):
+    fit = quick(cells[:200], label_key="cell_type", covariate_keys=["phase"])
+    labels = cells[:200].obs["cell_type"].nunique()
+    assert fit.preprocessing.conditions.width == labels + 3
+    assert fit.preprocessing.y_train.sum(axis=1).tolist() == [2.0] * 200
+    assert quick(cells[:200], covariate_keys=["phase"]).preprocessing.conditions.labels == ()
+
+
+def test_layer_names_the_values(few):
+    both = few.copy()
+    both.layers["double"] = 2 * both.X
+    fit = quick(both, layer="double")
+    assert fit.preprocessing.x_train.sum() == 2 * few.X.sum()
+
+
+def test_likelihood_by_default_follows_values_and_layers(few):
+    assert quick(few).likelihood.name == "nb"
+    halves = few.copy()
+    halves.X = few.X / 2
+    assert quick(halves).likelihood.name == "gaussian"
+    ends_in_genes = [keras.layers.Dense(8), keras.layers.Dense(50, "sigmoid")]
+    assert quick(few, decoder_layers=ends_in_genes).likelihood.name == "bernoulli"
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "nb", "zinb", "poisson", "gaussian"])
+def test_every_likelihood_learns(few, likelihood):
+    loss = quick(few, label_key="cell_type", likelihood=likelihood, epochs=20).history["loss"]
+    assert loss[-1] < loss[0]
+    assert np.isfinite(loss).all()
+
+
+def test_same_seed_same_fit_and_the_global_generators_are_left_alone(few):
+    np.random.seed(1)  # noqa: NPY002 -- that it is left alone is what is tested
+    expected = np.random.random()  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002
+    runs = [quick(few, label_key="cell_type", seed=seed) for seed in (3, 3, 4)]
+    assert np.random.random() == expected  # noqa: NPY002
+    assert runs[0].history == runs[1].history
+    assert runs[0].history != runs[2].history
+    np.testing.assert_array_equal(runs[0].density.pooled, runs[1].density.pooled)
+
+
+def test_distribution_is_the_scope_of_model_and_training(tmp_path):
+    """Two devices in a process of their own; each then holds half of a batch."""
+    code = """
+import keras, numpy as np, vaexprs as vx
+x = np.random.default_rng(0).poisson(3.0, (64, 9))
+spread = keras.distribution.DataParallel(auto_shard_dataset=False)
+fits = [vx.fit_vae(x_train=x, epochs=3, batch_size=32, verbose=0, distribution=d) for d in (spread, None)]
+kernel = fits[0].model.get_layer("encoder_1").kernel.value
+print(len(kernel.sharding.device_set), max(abs(a - b) for a, b in zip(*[f.history["loss"] for f in fits])) < 0.01)
+"""
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout.split() == ["2", "True"], done.stderr[-2000:]
+
+
+def test_ctrl_c_keeps_what_was_learned(few):
+    class Press(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.warns(UserWarning, match="interrupted; what was learned so far is kept"):
+        fit = quick(few, epochs=50, callbacks=[Press()])
+    assert 2 <= len(fit.history["loss"]) < 10
+    assert vx.gen_exprs(fit, 5).adata.n_obs == 5
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_repr_says_what_it_is(conditional):
+    assert "765 genes, 700 cells, conditions: cell_type (10), phase (3)" in repr(conditional)
+    assert "likelihood 'nb', 10 latent dimensions, 120 epochs" in repr(conditional)
+
+
+# --- bad input ----------------------------------------------------------------------------------------
+
+
+def changed(few, value, where=(0, 0)):
+    x = dense(few)
+    x[where] = value
+    return ad.AnnData(x, obs=few.obs, var=few.var)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, "object must hold finite values, got 1 NaN"),
+        (np.inf, "object must hold finite values, got 1 infinite"),
+        (-1, "Counts must not be negative under likelihood 'nb', got -1. .*likelihood='gaussian'"),
+        (0.5, "Counts must be whole numbers under likelihood 'nb', got 1 fractions. Name the layer"),
+        (1e30, r"object must hold values between -1e\+15 and 1e\+15, got one of size 1e\+30. Does it stand"),
+        (2**32, r"Counts must be at most 2,147,483,647 under likelihood 'nb', got 4.29497e\+09"),
+    ],
+)
+def test_values_that_are_no_counts(few, value, words):
+    with pytest.raises(ValueError, match=words):
+        quick(changed(few, value), likelihood="nb")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_value_beyond_32_bits_is_infinite(few):
+    x = dense(few).astype(np.float64)
+    x[0, 0] = 1e300
+    with pytest.raises(ValueError, match="x_train must hold finite values, got 1 infinite values"):
+        quick(x_train=x)
+
+
+def test_values_in_too_large_a_unit(few):
+    words = (
+        "Some values must be 1e-30 or larger, got none above 9e-34, which 32 bits hardly hold. Multiply them"
+    )
+    values = np.random.default_rng(0).integers(0, 10, (60, 4)) * 1e-34
+    with pytest.raises(ValueError, match=words):
+        quick(x_train=values)
+    fit = quick(x_train=values * 1e5)
+    assert np.isfinite(fit.history["loss"]).all()
+    assert fit.preprocessing.scaling.unit == pytest.approx(1e-29)
+
+
+@pytest.mark.parametrize(("size", "low"), [(0.3, 0), (0.06, -0.1)])
+def test_values_in_a_small_unit_are_fitted_as_in_a_large_one(tmp_path, size, low):
+    """The logarithm of 1 + x is a straight line near 0, and the encoder saw nothing of values below 1e-6."""
+    rng = np.random.default_rng(0)
+    types = np.arange(200) % 2
+    values = rng.lognormal(types[:, None] * np.array([1, 0, -1, 0.5]), 0.5, (200, 4)) * size + low
+    obs = pd.DataFrame({"type": types.astype(str)}, index=[f"c{i}" for i in range(200)])
+    made = {}
+    for unit in (1, 1e-4, 1e-10):
+        fit = quick(ad.AnnData(values * unit, obs=obs), label_key="type", epochs=30, seed=0)
+        assert str(fit.preprocessing.scaling).endswith(f", in units of {unit / 10:g}")
+        made[unit] = vx.gen_exprs(fit, num_samples=400, seed=1)
+        np.testing.assert_allclose(made[unit].x_gen / unit, made[1].x_gen, rtol=0.05, atol=0.02)
+        np.testing.assert_allclose(made[unit].x_train / unit, values, rtol=1e-4)
+        assert made[unit].adata.uns["vaexprs"]["unit"] == fit.preprocessing.scaling.unit
+    again = vx.load_vae(fit.save(tmp_path / "model"))
+    assert again.preprocessing.scaling.unit == fit.preprocessing.scaling.unit
+    np.testing.assert_array_equal(vx.gen_exprs(again, num_samples=400, seed=1).x_gen, made[1e-10].x_gen)
+    about = json.loads((tmp_path / "model" / "meta.json").read_text())
+    del about["unit"]
+    (tmp_path / "model" / "meta.json").write_text(json.dumps(about))
+    assert vx.load_vae(tmp_path / "model").preprocessing.scaling.unit == 1
+
+
+def test_a_cell_without_counts(few):
+    bad = changed(few, 0, (7, slice(None)))
+    with pytest.raises(
+        ValueError, match=f"Every cell must have counts .* got 1 without any .'{few.obs_names[7]}'"
+    ):
+        quick(bad)
+    assert np.isfinite(quick(bad, likelihood="gaussian").history["loss"][-1])
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "gaussian", "bernoulli"])
+def test_a_constant_gene_is_said_and_harmless(few, likelihood):
+    bad = changed(few, 3, (slice(None), 4))
+    name = few.var_names[4]
+    with pytest.warns(
+        UserWarning, match=f"1 gene has the same value in every cell .'{name}'.*Leave them out"
+    ):
+        fit = quick(bad, likelihood=likelihood)
+    assert np.isfinite(fit.history["loss"]).all()
+    made = vx.gen_exprs(fit, 20).adata.to_df()
+    assert np.isfinite(made.to_numpy()).all()
+    if likelihood != "nb":
+        np.testing.assert_allclose(made[name], 3, atol=0.05)
+
+
+def test_duplicate_gene_names(few):
+    bad = few.copy()
+    bad.var_names = ["CD3E", "CD3E", *few.var_names[2:]]
+    with pytest.raises(
+        ValueError, match="Gene names must be unique, got 1 more than once: 'CD3E'.*make_unique"
+    ):
+        quick(bad)
+
+
+def test_genes_that_differ_between_training_and_validation(few):
+    with pytest.raises(
+        ValueError, match=f"must be the 50 of the training cells, got 49: missing '{few.var_names[3]}'"
+    ):
+        quick(few, x_val=few[:10, few.var_names != few.var_names[3]])
+    turned = few[:10, ::-1]
+    fit = quick(few, x_val=turned)
+    np.testing.assert_array_equal(fit.preprocessing.x_val, dense(few)[:10])
+
+
+def test_an_unknown_label_among_the_validation_cells(few):
+    y = few.obs["cell_type"].astype(str).to_numpy()
+    with pytest.raises(ValueError, match="label must be one of .* got 'CD19 B'. Did you mean 'CD19. B'"):
+        quick(x_train=few.X, y_train=y, x_val=few.X[:2], y_val=["CD19 B", y[0]])
+
+
+def test_a_label_key_that_is_not_there(few):
+    with pytest.raises(
+        ValueError, match="label_key must be a column of obs .* got 'celltype'. Did you mean 'cell_type'"
+    ):
+        quick(few, label_key="celltype")
+    with pytest.raises(ValueError, match="covariate_keys must be a column of obs .* Did you mean 'phase'"):
+        quick(few, covariate_keys=["fase"])
+
+
+def test_labels_that_are_missing_or_too_many(few):
+    y = few.obs["cell_type"].astype(str).tolist()
+    with pytest.raises(ValueError, match="a label for each of the 120 cells of x_train, got 121"):
+        quick(x_train=few.X, y_train=[*y, y[0]])
+    with pytest.raises(ValueError, match="has a value of its own for each of the 120 cells"):
+        quick(x_train=few.X, y_train=np.arange(120))
+    with pytest.raises(ValueError, match="'label' must have a value in every cell, got 1 without"):
+        quick(x_train=few.X, y_train=[None, *y[1:]])
+    with pytest.raises(ValueError, match="y_val must give the labels of x_val"):
+        quick(x_train=few.X, y_train=y, x_val=few.X)
+    with pytest.raises(TypeError, match="y_train must hold a label for each cell, got str"):
+        quick(x_train=few.X, y_train="B cell")
+    with pytest.raises(ValueError, match=r"y_train must have one dimension, got shape \(120, 2\)"):
+        quick(x_train=few.X, y_train=np.zeros((120, 2)))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
+def test_an_empty_matrix(shape):
+    with pytest.raises(
+        ValueError, match=f"at least one cell and one gene, got {shape[0]} cells x {shape[1]} genes"
+    ):
+        quick(x_train=np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "kind", "words"),
+    [
+        ("regularization", -1, ValueError, "regularization must be at least 0, got -1"),
+        ("regularization", "1", TypeError, "regularization must be a number, got '1'"),
+        ("epochs", 0, ValueError, "epochs must be at least 1, got 0"),
+        ("epochs", 2.5, TypeError, "epochs must be a whole number, got 2.5"),
+        ("batch_size", -3, ValueError, "batch_size must be at least 1, got -3"),
+        ("latent_dim", 0, ValueError, "latent_dim must be at least 1, got 0"),
+        ("seed", -1, ValueError, "seed must be at least 0, got -1"),
+        ("validation_split", 1, ValueError, "validation_split must be at least 0 and less than 1, got 1"),
+        ("validation_split", 0.001, ValueError, "must leave cells on both sides, got 0.001 of 120 cells"),
+        ("likelihood", "negbin", ValueError, "likelihood must be one of 'bernoulli', 'nb',.* got 'negbin'"),
+        ("optimizer", "adamm", ValueError, "optimizer must be a Keras optimizer or its name.*mean 'adam"),
+        ("optimizer", 3, ValueError, "optimizer must be a Keras optimizer or its name, got 3"),
+        ("label_key", ["phase"], TypeError, r"label_key must name columns of obs, got \['phase'\]"),
+        ("layer", "raw", ValueError, "layer must be one of none: there are no layers, got 'raw'"),
+        (
+            "label_keys",
+            "x",
+            TypeError,
+            "neither it nor Keras' fit has: 'label_keys'. Did you mean 'label_key'",
+        ),
+        ("validation_data", (), TypeError, "validation_data cannot be passed on .* use x_val and y_val"),
+        ("sample_weight", [1.0], ValueError, r"sample_weight must have shape \(120,\), got \(1,\)"),
+        (
+            "preprocessing",
+            {},
+            TypeError,
+            "preprocessing must be fit.preprocessing of an earlier fit, got dict",
+        ),
+        ("y_train", ["a"], ValueError, "come from its obs: use label_key instead of y_train"),
+        ("y_val", ["a"], ValueError, "y_val must come with x_val"),
+        ("x_train", [[1]], ValueError, "as object or as x_train, not both"),
+    ],
+)
+def test_arguments_out_of_bounds(few, argument, value, kind, words):
+    with pytest.raises(kind, match=words):
+        quick(few, **{argument: value})
+
+
+def test_boundary_values_are_accepted(few):
+    fit = quick(few, regularization=0, epochs=1, batch_size=1000, latent_dim=1, seed=0, validation_split=0)
+    assert len(fit.history["loss"]) == 1
+
+
+def test_no_cells_at_all():
+    with pytest.raises(ValueError, match="Give the cells: an AnnData as object, or a matrix as x_train"):
+        vx.fit_vae()
+    with pytest.raises(ValueError, match="y_train must come with x_train"):
+        vx.fit_vae(y_train=["a"])
+
+
+def test_an_object_of_another_kind(few):
+    with pytest.raises(
+        TypeError, match="object must be an AnnData.*got ndarray. Give a matrix .* as x_train"
+    ):
+        quick(dense(few))
+    with pytest.raises(TypeError, match="x_train must be an array.* of numbers, got"):
+        quick(x_train=np.array([["a", "b"]]))
+
+
+def test_layers_of_the_wrong_width(few):
+    with pytest.raises(ValueError, match="end in a sigmoid layer of 49 units, .* each of the 50 genes"):
+        quick(few, decoder_layers=[keras.layers.Dense(49, "sigmoid")])
+    with pytest.raises(
+        ValueError, match="as many units as there are genes under likelihood 'bernoulli': 50, got 9"
+    ):
+        quick(few, decoder_layers=[keras.layers.Dense(9)], likelihood="bernoulli")
+
+
+def test_preprocessing_of_another_likelihood_or_without_cells(few, tmp_path):
+    fit = quick(few)
+    with pytest.raises(ValueError, match="made for likelihood 'nb', got 'gaussian'. Fit without it"):
+        quick(preprocessing=fit.preprocessing, likelihood="gaussian")
+    fit.save(tmp_path / "m")
+    loaded = vx.load_vae(tmp_path / "m").preprocessing
+    with pytest.raises(ValueError, match="holds no cells, as it was loaded from disk"):
+        quick(preprocessing=loaded)
+    assert quick(few, preprocessing=loaded).preprocessing.x_train.shape == (120, 50)
+
+
+def test_a_learning_rate_that_diverges_is_said(few):
+    with pytest.raises(ValueError, match="Training diverged.*smaller learning rate"):
+        quick(few, optimizer=keras.optimizers.SGD(1e12), epochs=5)
+    # a single step to weights that are large, but finite: no loss has seen them
+    with pytest.raises(
+        ValueError, match="Training diverged: the encoder's output is not finite. Try a smaller"
+    ):
+        quick(few, optimizer=keras.optimizers.Adam(1e25), epochs=1, batch_size=120)
+
+
+def test_one_cell_and_one_gene_work(few):
+    assert quick(few[:1]).density.cells.tolist() == [1]
+    with pytest.warns(UserWarning, match="same value"):
+        quick(x_train=np.array([[3.0]]))
+    assert vx.gen_exprs(quick(few[:, :1][dense(few)[:, 0] > 0]), 4).adata.shape == (4, 1)
+
+
+def test_frames_with_text_are_refused(few):
+    with pytest.raises(TypeError, match="x_train must hold numbers only, got other columns: 'kind'"):
+        quick(x_train=few.to_df().assign(kind="a"))
+    assert isinstance(few.to_df(), pd.DataFrame)
+
+
+class Remember(keras.callbacks.Callback):
+    """Keeps the decoder's bias after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(np.array(self.model.get_layer("output").bias.value))
+
+
+def test_averaged_weights_are_the_ones_kept(few):
+    """The moving average over the steps with momentum 0.99, not the last step, is what the model has."""
+    remember = Remember()
+    fit = quick(few, epochs=20, batch_size=120, callbacks=[remember])  # an epoch is a step
+    average = remember.seen[0]
+    for weights in remember.seen[1:]:
+        average = 0.99 * average + 0.01 * weights
+    np.testing.assert_allclose(fit.model.get_layer("output").bias.value, average, rtol=1e-5)
+    assert np.abs(average - remember.seen[-1]).max() > 1e-3
+
+
+def test_learning_rate_is_smaller_for_deep_counts_and_other_values(few):
+    deep = few.copy()
+    deep.X = deep.X * 1000
+    rates = [
+        float(quick(cells, **kwargs).model.optimizer.learning_rate)
+        for cells, kwargs in (
+            (few, {}),
+            (deep, {}),
+            (few, {"likelihood": "gaussian"}),
+            (few, {"likelihood": "bernoulli"}),
+        )
+    ]
+    assert rates == pytest.approx([0.003, 0.001, 0.001, 0.001])
+    assert not quick(few, likelihood="bernoulli").model.optimizer.use_ema
+
+
+@pytest.mark.parametrize(("cells", "size"), [(5, 5), (20, 20), (90, 45), (300, 75), (778, 112), (1937, 122)])
+def test_batches_are_about_equal(cells, size):
+    assert _batch_size(cells) == size
+
+
+def test_a_validation_loss_that_rose_is_said_with_the_epochs_to_take(cells):
+    with pytest.warns(
+        UserWarning, match=r"loss of the validation cells rose from .* of 200 epochs.*Fit with epochs=\d+ "
+    ):
+        vx.fit_vae(
+            cells[:100].copy(),
+            label_key="cell_type",
+            validation_split=0.5,
+            epochs=200,
+            latent_dim=10,
+            verbose=0,
+        )
+
+
+def test_dispersions_at_their_limit_and_an_unused_latent_vector_are_said(few):
+    rng = np.random.default_rng(0)
+    wild = few.copy()
+    wild.X = (rng.random(few.shape) < 0.02) * rng.integers(1, 100_000, few.shape).astype(np.float32) + 1.0 * (
+        np.arange(few.n_vars) == 0
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        vx.fit_vae(
+            x_train=wild.X.astype(np.float32),
+            regularization=1e4,
+            epochs=300,
+            optimizer=keras.optimizers.Adam(0.01),
+            verbose=0,
+        )
+    texts = " ".join(str(w.message) for w in said)
+    assert "hardly used (KL divergence 0.0" in texts
+    assert "genes (" in texts
+    assert "is at its limit" in texts
+
+
+def test_a_gene_with_most_of_the_counts_does_not_make_training_diverge(cells):
+    """One gene in the place of all that are not among the first 50."""
+    rest = np.asarray(cells.X[:, 50:].sum(axis=1))
+    x = np.hstack([cells.X[:, :50].toarray(), rest]).astype(np.float32)
+    assert x[:, -1].sum() / x.sum() > 0.9
+    fit = vx.fit_vae(x_train=x, y_train=cells.obs["cell_type"], epochs=200, verbose=0)
+    loss = np.array(fit.history["loss"])
+    assert loss[-1] < loss.min() + 0.02 * (loss[0] - loss.min())
+    assert max(fit.history["kl"]) < 30
+
+
+def test_many_genes_do_not_make_training_diverge():
+    """Steps of the encoder grow with the number of its inputs unless they are scaled."""
+    x = np.random.default_rng(0).poisson(0.2, (100, 15_000)).astype(np.float32)
+    fit = vx.fit_vae(x_train=x, epochs=150, batch_size=50, verbose=0)
+    assert np.isfinite(fit.history["loss"]).all()
+    assert fit.history["loss"][-1] < fit.history["loss"][0]
+
+
+def test_the_recipe_tells_what_was_not_the_default(few):
+    fit = vx.fit_vae(
+        few, label_key="cell_type", covariate_keys=["phase"], epochs=2, validation_split=0, optimizer="adam",
+        encoder_layers=[keras.layers.Dense(8, "relu")], seed=3, verbose=0, shuffle=False,
+    )  # fmt: skip
+    assert fit.recipe["arguments"] == {
+        "label_key": "cell_type",
+        "covariate_keys": ["phase"],
+        "epochs": 2,
+        "optimizer": "adam",
+        "encoder_layers": ["Dense"],
+        "seed": 3,
+        "verbose": 0,
+        "shuffle": False,
+    }
+    assert fit.recipe["data"]["cells"] == 120
+    assert fit.recipe["data"]["sha256"] == fingerprint(few)
+    assert fit.recipe["versions"]["keras"] == keras.version()
+
+
+def test_what_is_compiled_is_kept_for_the_next_process(few, tmp_path):
+    few.write_h5ad(tmp_path / "few.h5ad")
+    code = (
+        "import vaexprs as vx; cells = vx.read('few.h5ad'); "
+        "vx.gen_exprs(vx.fit_vae(cells, label_key='cell_type', epochs=2, verbose=0), 5)"
+    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    for given, used in (
+        ({"XDG_CACHE_HOME": str(tmp_path / "cache")}, True),
+        ({"XDG_CACHE_HOME": str(tmp_path / "few.h5ad")}, False),
+    ):
+        kept = []
+        for _ in range(2 if used else 1):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=tmp_path,
+                env=own | given,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            kept.append({path.name for path in (tmp_path / "cache" / "vaexprs" / "jax").glob("*-cache")})
+        if used:
+            assert kept[0]  # the training step
+            # Found again; what compiled faster than JAX cares to keep may be kept the second time.
+            assert kept[0] <= kept[1]
+            assert len(kept[1] - kept[0]) < len(kept[0]) / 2
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["counts", "logarithms"])
+def test_the_most_variable_genes_are_those_of_scanpy(cells, counts):
+    import scanpy as sc
+
+    given, expected = cells.copy(), cells.copy()
+    expected.X = expected.X.astype(np.float32)
+    sc.pp.normalize_total(expected, target_sum=1e4)
+    sc.pp.log1p(expected)
+    if not counts:
+        given.X = expected.X.copy()
+    sc.pp.highly_variable_genes(expected, n_top_genes=80)
+    fit = quick(given, label_key="cell_type", n_top_genes=80, x_val=given[:50])
+    assert list(fit.genes) == list(expected.var_names[expected.var["highly_variable"]])
+    assert fit.preprocessing.x_train.shape == (700, 80)
+    assert fit.preprocessing.x_val.shape == (50, 80)
+    assert fit.recipe["arguments"]["n_top_genes"] == 80
+    assert vx.gen_exprs(fit, 3).adata.shape == (3, 80)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_variable_genes_of_large_values_are_those_of_their_logarithms(cells):
+    """Of transcripts per million, say: as logarithms they would be infinite counts."""
+    x = cells.X.toarray()
+    x *= 1e6 / x.sum(axis=1, keepdims=True)
+    genes = [
+        quick(x_train=values, n_top_genes=80, epochs=1, likelihood="gaussian").genes
+        for values in (x, np.log1p(x))
+    ]
+    assert list(genes[0]) == list(genes[1])
+
+
+@pytest.mark.parametrize("x", [np.zeros((6, 4)), np.full((6, 4), 3), np.array([[5, 2, 7, 0]])])
+def test_variable_genes_where_none_varies_are_refused(x):
+    with pytest.raises(
+        ValueError, match=rf"n_top_genes chooses genes that vary, but none does among {len(x)} c"
+    ):
+        quick(x_train=x, n_top_genes=2)
+
+
+@pytest.mark.parametrize(("value", "other"), [(0, [1, 1]), (7, [1, 7])], ids=["zeros", "one that varies"])
+def test_variable_genes_that_cannot_be_compared_are_refused(value, other):
+    x = np.full((70, 4), value, float)
+    x[0, :2] = other
+    with pytest.raises(
+        ValueError, match="n_top_genes needs genes with values that can be compared, .* 70 cells"
+    ):
+        quick(x_train=x, n_top_genes=2, likelihood="gaussian")
+
+
+def test_more_variable_genes_than_there_are_means_all(few):
+    assert len(quick(few, n_top_genes=51).genes) == 50
+    with pytest.raises(ValueError, match="n_top_genes must be at least 1, got 0"):
+        quick(few, n_top_genes=0)
+
+
+def test_a_large_sparse_matrix_is_left_sparse(few, monkeypatch):
+    import scipy.sparse as sp
+
+    sparse = few.copy()
+    sparse.X = sp.csr_matrix(sparse.X)
+    assert isinstance(quick(sparse).preprocessing.x_train, np.ndarray)
+    monkeypatch.setattr("vaexprs.training.inputs.MOST_DENSE", 4 * few.n_obs * few.n_vars - 1)
+    assert sp.issparse(quick(sparse).preprocessing.x_train)
+
+
+def test_labels_with_names_go_to_the_cells_of_these_names(few):
+    frame = few.to_df()
+    labels = few.obs["cell_type"].astype(str)
+    shuffled = labels.sample(frac=1, random_state=1)
+    kept = [
+        vx.fit_vae(x_train=frame, y_train=y, epochs=1, verbose=0).preprocessing.train.obs["label"].tolist()
+        for y in (labels, shuffled, labels.to_numpy())
+    ]
+    assert kept[0] == kept[1] == kept[2]
+    with pytest.raises(ValueError, match=r"y_train must name the cells of x_train, but 1 of its 120 names"):
+        vx.fit_vae(x_train=frame, y_train=labels.rename({labels.index[0]: "other"}), epochs=1)
+    with pytest.raises(
+        ValueError, match=r"for each of the 50 cells of x_train, got 120. Are the genes in its rows\?"
+    ):
+        vx.fit_vae(x_train=frame.T, y_train=labels, epochs=1)
