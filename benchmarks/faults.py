@@ -1,4 +1,4 @@
-"""What real faults do to the command line: kill -9, full disks, no permission, Ctrl-C, little memory, rivals.
+"""What real faults do to the command line: kill -9, full disks, no permission, Ctrl-C, rivals.
 
     python benchmarks/faults.py [--times 100] [--only kill,disk,...] [--verbs fit,report,...]
 
@@ -229,7 +229,9 @@ def kill_often(verb, folder, kept, old, new, times, rng, log):
         os.waitpid(number, 0)
         # what has the same bytes has been loaded before
         is_there = old if bytes_of(out) == before else digest(out)
-        if is_there in (old, new):
+        if is_there is None and any("-old" in name for name in left(out)):
+            found["old"] += 1  # set aside; the next writer puts it back
+        elif is_there in (old, new):
             found["old" if is_there == old else "new"] += 1
         else:
             wrong.append(f"{i}: {is_there}")
@@ -291,7 +293,7 @@ def without_rights():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--times", type=int, default=100)
-    parser.add_argument("--only", default="kill,disk,readonly,permission,ctrlc,rivals,memory")
+    parser.add_argument("--only", default="kill,disk,readonly,permission,ctrlc,rivals")
     parser.add_argument("--verbs", default="fit,save,h5ad,zarr,mtx,csv,report")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -382,10 +384,6 @@ def main():
         if "ctrlc" in only and verb.name in ("fit", "h5ad", "zarr", "csv", "report"):
             put(kept, verb.out)
             ctrl_c(verb, folder, log, old)
-        if "memory" in only:
-            for size in MEMORY:
-                put(kept, verb.out)
-                little_memory(verb, folder, size, old, digests[verb.name, "new"])
     shutil.rmtree(folder)
 
 
@@ -431,37 +429,6 @@ def ctrl_c(verb, folder, log, old):
         )
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     Path(f"{verb.out}.checkpoint").unlink(missing_ok=True)
-
-
-MEMORY = [1000, 1600, 1700, 1800, 1900, 2000, 2200, 2400]  # MiB
-
-
-def little_memory(verb, folder, size, old, new):
-    """Run the command in a process of its own, with so much address space."""
-    if verb.name == "save":
-        return
-    done = subprocess.run(
-        [sys.executable, "-m", "vaexprs", *map(str, verb.words)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        preexec_fn=limited(resource.RLIMIT_AS, size * 2**20),
-    )
-    said, found = done.stderr, digest(verb.out)
-    last = (said.strip().splitlines() or ["(nothing)"])[-1]
-    good = (done.returncode == 0 and found == new) or (
-        done.returncode == 2 and one_sentence(said) and found == old
-    )
-    good = good and not strange(verb.out)
-    fault = f"ulimit -v {size} MiB"
-    print(
-        f"| {verb.name} | {fault} | {done.returncode} | {'ok' if good else 'WRONG'} | {last[:230]} |",
-        flush=True,
-    )
-    if not good:
-        print("    ", found, strange(verb.out), said[-2000:], flush=True)
 
 
 MAKE = """

@@ -30,28 +30,12 @@ from vaexprs.io import rds_writer as rds
 CORPORA = HERE / "corpora"
 
 
-def cells(sparse=True):
+def cells():
     """Return 6 cells x 4 genes with two labels."""
     x = np.random.default_rng(0).poisson(1.0, (6, 4)).astype(np.float32)
     obs = pd.DataFrame({"label": pd.Categorical(["a", "b"] * 3)}, index=[f"c{i}" for i in range(6)])
     var = pd.DataFrame(index=["MT-A", "CD4", "g3", "g4"])
-    return ad.AnnData(sp.csr_matrix(x) if sparse else x, obs=obs, var=var)
-
-
-def rich():
-    """Return cells with a column of each kind, a layer, raw, an embedding, a graph and notes."""
-    adata = cells()
-    adata.obs["n"] = pd.array([1, 2, None, 4, 5, 6], "Int64")
-    adata.obs["seen"] = pd.array([True, None, False] * 2, "boolean")
-    adata.obs["donor"] = [f"d{i}" for i in range(6)]
-    adata.obs["size"] = np.arange(6.0)
-    adata.var["mt"] = [True, False, False, False]
-    adata.raw = adata.copy()
-    adata.layers["counts"] = adata.X.copy()
-    adata.obsm["X_pca"] = np.ones((6, 2))
-    adata.obsp["distances"] = sp.eye_array(6, format="csr")
-    adata.uns["notes"] = {"by": "x", "n": 3, "table": pd.DataFrame({"a": [1, 2]})}
-    return adata
+    return ad.AnnData(sp.csr_matrix(x), obs=obs, var=var)
 
 
 def put(form, name, content):
@@ -71,85 +55,8 @@ def compact(content):
     return new.getvalue()
 
 
-def tree(path):
-    """Return the parts of an HDF5 file (its path or content), as `fuzz.as_tree` puts them together."""
-    parts = []
-
-    def add(place, values):
-        values = np.asarray(values)
-        texts = values.dtype.kind in "OUS"
-        kind = "texts" if texts else values.dtype.str
-        content = "\n".join(map(text, values.ravel())).encode() if texts else values.tobytes()
-        parts.append(f"{' '.join([place, kind, *map(str, values.shape)])}\n".encode() + content)
-
-    def text(value):
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-    def visit(name, part):
-        if isinstance(part, h5py.Group):
-            parts.append(f"{name} group\n".encode())
-        else:
-            add(name, part[()])
-        for key, value in part.attrs.items():
-            add(f"{name}@{key}", value)
-
-    with h5py.File(path) as file:
-        for key, value in file.attrs.items():
-            add(f"/@{key}", value)
-        file.visititems(visit)
-    return CUT.join(parts)
-
-
-def of_stores(folder):
-    for kind, sparse in (("sparse", True), ("dense", False)):
-        path = folder / f"{kind}.h5ad"
-        cells(sparse).write_h5ad(path)
-        put("h5ad", kind, compact(path.read_bytes()))
-        put("h5ad-tree", kind, tree(path))
-    path = folder / "rich.h5ad"
-    rich().write_h5ad(path)
-    put("h5ad-tree", "rich", tree(path))
-    for name, adata, version in (("sparse", cells(), 3), ("older", cells(False), 2)):
-        path = folder / f"{name}.zarr"
-        with ad.settings.override(zarr_write_format=version):
-            adata.write_zarr(path)
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        put("zarr", name, CUT.join(f"{f.relative_to(path)}\n".encode() + f.read_bytes() for f in files))
-    for name, others in (("rna", {}), ("two", {"mod/prot": cells(False)[:4], "obsmap/rna": np.arange(1, 7)})):
-        content = io.BytesIO()
-        with h5py.File(content, "w", libver=("v110", "v110")) as file:
-            for place, part in ({"mod/rna": cells(), "obs": cells().obs} | others).items():
-                ad.io.write_elem(file, place, part)
-        if not others:
-            put("h5mu", name, content.getvalue())
-        put("h5mu-tree", name, tree(content))
-
-
-def matrix_in(file, name, x):
-    """Put counts of genes x 6 cells into a group, as CellRanger does, and return it."""
-    group = file.create_group(name)
-    group["data"], group["indices"] = x.data.astype(np.int32), x.indices.astype(np.int64)
-    group["indptr"], group["shape"] = x.indptr.astype(np.int64), np.array(x.shape, np.int32)
-    group["barcodes"] = np.array([b"AAAC-1", b"AAAG-1", b"AAAT-1", b"AACA-1", b"AACC-1", b"AACG-1"])
-    return group
-
-
 def of_10x(folder):
     x = sp.csc_matrix(cells().X.T)
-    content = io.BytesIO()
-    with h5py.File(content, "w", libver=("v110", "v110")) as file:
-        group = matrix_in(file, "matrix", x)
-        features = group.create_group("features")
-        features["id"] = features["name"] = np.array([b"g1", b"g2", b"g3", b"g4"])
-        features["feature_type"] = np.array([b"Gene Expression"] * 3 + [b"Antibody Capture"])
-        features["genome"] = np.array([b"x"] * 4)
-    put("10x-h5", "v3", content.getvalue())
-    put("10x-h5-tree", "v3", tree(content))
-    content = io.BytesIO()
-    with h5py.File(content, "w", libver=("v110", "v110")) as file:
-        group = matrix_in(file, "GRCh38", x)
-        group["genes"] = group["gene_names"] = np.array([b"g1", b"g2", b"g3", b"g4"])
-    put("10x-h5-tree", "v2", tree(content))
     lines = [f"{i + 1} {j + 1} {int(v)}" for i, j, v in zip(*sp.find(x), strict=True)]
     head = "%%MatrixMarket matrix coordinate integer general\n%\n"
     matrix = f"{head}4 6 {len(lines)}\n" + "\n".join(lines) + "\n"
@@ -164,29 +71,6 @@ def of_10x(folder):
     }
     for name, matrix in found.items():
         put("mtx", name, CUT.join(part.encode() for part in (matrix, genes, barcodes)))
-    import loompy
-
-    loompy.create(
-        str(folder / "a.loom"),
-        x.toarray(),
-        {"Gene": np.array(["g1", "g2", "g3", "g4"])},
-        {"CellID": np.array([f"c{i}" for i in range(6)])},
-    )
-    put("loom", "plain", compact((folder / "a.loom").read_bytes()))
-    put("loom-tree", "plain", tree(folder / "a.loom"))
-    loompy.create(
-        str(folder / "b.loom"),
-        {"": x.toarray(), "spliced": x.toarray() + 1},
-        {"Gene": np.array(["g1", "g1", "g3", "g4"]), "Accession": np.array(["e1", "e2", "e3", "e4"])},
-        {"CellID": np.arange(6), "label": np.array(list("ababab")), "PCA": np.ones((6, 2))},
-    )
-    put("loom-tree", "layers", tree(folder / "b.loom"))
-    # over damaged sequences that are not text HDF5 crashed
-    with h5py.File(folder / "a.loom", "r+") as file:
-        del file["col_attrs/CellID"]
-        names = file.create_dataset("col_attrs/CellID", (6,), h5py.vlen_dtype(np.uint8))
-        names[:] = [np.frombuffer(b"c%d" % i, np.uint8) for i in range(6)]
-    put("loom", "found-sequences", compact((folder / "a.loom").read_bytes()))
 
 
 def of_text(folder):
@@ -314,7 +198,7 @@ def of_fits(folder):
 
 def main():
     with tempfile.TemporaryDirectory() as name:
-        for make in (of_stores, of_10x, of_text, of_r, of_fits):
+        for make in (of_10x, of_text, of_r, of_fits):
             make(Path(name))
     sizes = {path.relative_to(CORPORA): path.stat().st_size for path in sorted(CORPORA.rglob("*/*"))}
     for path, size in sizes.items():

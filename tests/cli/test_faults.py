@@ -1,5 +1,6 @@
 """Real faults on the command line: kill -9, rivals, a folder that may not be written to, Ctrl-C, little memory."""
 
+import errno
 import json
 import os
 import re
@@ -8,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +26,6 @@ from pathlib import Path
 from vaexprs.io import atomic as writing
 
 out = Path(sys.argv[1])
-exchange = writing._exchange
 
 def write(text, overwrite=True):
     with writing.written_whole(out, overwrite=overwrite) as beside:
@@ -45,8 +44,7 @@ def deadly(function, n, done):
         return function(*given, **settings)
     return call
 
-def after_each_step(write, look, two_steps=False):
-    writing._exchange = (lambda *_: False) if two_steps else exchange
+def after_each_step(write, look):
     for n in range(1, 30):
         write("old")
         clean = sorted(path.name for path in out.parent.iterdir())
@@ -55,7 +53,6 @@ def after_each_step(write, look, two_steps=False):
             done = []
             for name in ("rename", "replace", "unlink", "rmdir"):
                 setattr(os, name, deadly(getattr(os, name), n, done))
-            writing._exchange = deadly(writing._exchange, n, done)
             write("new")
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -87,18 +84,14 @@ def test_a_folder_is_replaced_whole_wherever_the_process_is_killed(tmp_path):
     steps = after_each_step("after_each_step(write, look)", tmp_path / "m")
     assert steps[0]["clean"] == ["m"]
     found = [step["found"] for step in steps]
-    assert all(each in (["old", "old"], ["new", "new"]) for each in found)
+    assert all(each in (["old", "old"], ["new", "new"], None) for each in found)
     assert found[0] == ["old", "old"]
     assert found[-1] == ["new", "new"]
     assert len(steps) >= 5
-
-
-def test_where_names_cannot_be_exchanged_the_next_run_puts_the_old_folder_back(tmp_path):
-    steps = after_each_step("after_each_step(write, look, two_steps=True)", tmp_path / "m")
-    gone = [step for step in steps if step["found"] is None]
-    assert len(gone) == 1
-    assert any("-old" in name for name in gone[0]["names"])
-    assert gone[0]["claimed"] == ["old", "old"]
+    # between two renames there is no folder, and the next writer puts the old one back
+    (gone,) = [step for step in steps if step["found"] is None]
+    assert any("-old" in name for name in gone["names"])
+    assert gone["claimed"] == ["old", "old"]
     assert all(step["claimed"] in (["old", "old"], ["new", "new"]) for step in steps)
 
 
@@ -217,7 +210,7 @@ def test_claims(tmp_path, monkeypatch):
     import fcntl
 
     def none(*_):
-        raise OSError(95, "Operation not supported")
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", none)
     mine = tmp_path / ".a.vaexprs-0123abcd.h5ad"
@@ -331,103 +324,22 @@ def test_ctrl_c_keeps_whole_blocks(conditional, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [partial.name]
 
 
-def within(limit):
-    """Return what gives a process so many MiB of address space before it starts."""
-    return lambda: resource.setrlimit(resource.RLIMIT_AS, (limit * 2**20, limit * 2**20))
-
-
-@pytest.mark.parametrize("limit", [300, 1_000])
-def test_too_little_memory_to_start_is_one_sentence(few, tmp_path, limit):
-    few.write_h5ad(tmp_path / "few.h5ad")
-    process = command("fit", tmp_path / "few.h5ad", "--out", tmp_path / "m", preexec_fn=within(limit))
-    said = process.communicate(timeout=120)[1]
-    assert (process.returncode, said) == (
-        2,
-        f"Error: This shell allows {limit:,} MiB of address space (ulimit -v), and vaexprs needs 1,536 MiB to "
-        "start. Allow more of it.\n",
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["few.h5ad"]
-
-
-def test_memory_that_ends_is_one_sentence(tmp_path):
-    """More values than there is address space: in NumPy, in JAX, and where a library aborts the process."""
+def test_memory_that_ends_is_one_sentence():
+    """More values than there is address space: in NumPy and in JAX."""
     code = (
-        "import sys, numpy as np\nfrom vaexprs import cli\n"
-        "def work(**_):\n    {}\ncli.app = work\nsys.argv[0] = 'vaexprs'\ncli.main()\n"
+        "import sys, resource\nfrom vaexprs import cli\nimport numpy as np\nimport jax.numpy as jnp\n"
+        "def work(**_):\n    {}\ncli.app = work\nsys.argv[0] = 'vaexprs'\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))\ncli.main()\n"
     )
     works = {
         "np.ones(2**36)": r"Error: There is not enough memory \(Unable to allocate 512. GiB .*\)\. Take fewer genes",
-        "import jax.numpy as jnp; jnp.ones(2**36).block_until_ready()": r"Error: There is not enough memory \(.*",
-        "import os; os.abort()": r"Error: There is not enough memory: this shell allows 3,072 MiB of address space",
+        "jnp.ones(2**36).block_until_ready()": r"Error: There is not enough memory \(.*",
     }
-
     for work, words in works.items():
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(work)],
-            capture_output=True,
-            text=True,
-            preexec_fn=within(3_072),
-        )
+        done = subprocess.run([sys.executable, "-c", code.format(work)], capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
         assert re.match(words, done.stderr.splitlines()[-1]), done.stderr
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux'")
-def test_what_is_killed_where_memory_is_limited_does_not_go_on(tmp_path):
-    code = (
-        "import os, time\nfrom vaexprs import cli\n"
-        "def work(**_):\n    print(os.getpid(), flush=True)\n    time.sleep(100)\n"
-        "cli.app = work\ncli.main()\n"
-    )
-
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=within(3_072)
-    ) as process:
-        worker = int(process.stdout.readline())
-        assert worker != process.pid
-        process.kill()
-        end = time.monotonic() + 20
-        while state_of(worker) != "Z":
-            assert time.monotonic() < end, "it goes on"
-            time.sleep(0.01)
-
-
-def state_of(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return "Z"
-
-
-def test_figures_are_worked_out_in_one_process_where_memory_is_limited(few, tmp_path):
-    """joblib would wait without end where it cannot start a thread."""
-    few[:60].write_h5ad(tmp_path / "a.h5ad")
-    few[60:].write_h5ad(tmp_path / "b.h5ad")
-    code = (
-        "import resource, vaexprs as vx\n{}\n"
-        "vx.evaluate('a.h5ad', 'b.h5ad', only=['forest_auc_pcs'], progress=False)\n"
-        "from joblib.externals.loky import reusable_executor\n"
-        "print(reusable_executor._executor is None)\n"
-    )
-    for limit, alone in (("", "False"), ("resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))", "True")):
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(limit)], capture_output=True, text=True, cwd=tmp_path
-        )
-        assert (done.returncode, done.stdout) == (0, f"{alone}\n"), done.stderr
-
-
-def test_linear_algebra_goes_on_where_memory_has_ended():
-    """OpenBLAS would wait for its buffers without end."""
-    code = (
-        "import resource, numpy as np, scipy.linalg\nfrom vaexprs import cli\n"
-        "cli._reserve()\nx = np.random.default_rng(0).normal(size=(120, 50))\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**23,) * 2)\n"
-        "print(np.allclose(scipy.linalg.svd(x)[1], np.linalg.svd(x)[1]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 def test_other_errors_are_not_of_memory():

@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -40,7 +39,6 @@ from vaexprs.io import rds, rds_writer
 from vaexprs.io.tables import guarded, unguarded
 from vaexprs.io.untrusted import archives as packed
 from vaexprs.io.untrusted import keras_archive as architecture
-from vaexprs.io.untrusted.heaps import endless_heap
 from vaexprs.report import reproduce as gathering
 from vaexprs.training.checkpoint import read_state
 
@@ -362,13 +360,13 @@ def test_weights_that_lie_elsewhere_or_nowhere(saved, tmp_path):
         file.create_dataset("a", data=np.zeros(10**6, "f4"), compression="gzip")
 
     parts = members(saved)
-    elsewhere = "keeps '/a' in another file"
+    elsewhere = r"'/a'.*another file"
     for change, words in (
         (external, elsewhere),
         (linked, elsewhere),
         (virtual, elsewhere),
-        (nowhere, r"claims 4,000,000,000,000,000,000 bytes of '/a', shape .* but holds 0"),
-        (packed_up, "claims 4,000,000 bytes of '/a'"),
+        (nowhere, r"4,000,000,000,000,000,000 bytes\b.*'/a'.*shape.*\b0\b"),
+        (packed_up, r"4,000,000 bytes\b.*'/a'"),
     ):
         put(saved, parts | {"model.weights.h5": weights(change)})
         refused(lambda: vx.load_vae(saved), saved / "model.keras", words)
@@ -386,16 +384,16 @@ def test_a_network_larger_than_its_file(saved):
     refused(
         lambda: vx.load_vae(saved),
         saved / "model.keras",
-        "describes a network of [0-9]+,[0-9,]+,[0-9]{3} weights, but holds [0-9]{2,3}",
+        r"\bnetwork\b.*\b[0-9]+,[0-9,]+,[0-9]{3} weights.*\b[0-9]{2,3}\b",
     )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"units": -3}, "is damaged: .*`units`, expected a positive integer. Received: units=-3"),
-        ({"colour": 3}, "is damaged: Unrecognized keyword arguments passed to Dense: {'colour': 3}"),
-        ({"activation": 7}, "is damaged: Could not interpret activation function identifier: 7"),
+        ({"units": -3}, r"damaged.*`units`.*\bunits=-3\b"),
+        ({"colour": 3}, r"damaged.*\bDense\b.*'colour'"),
+        ({"activation": 7}, r"damaged.*activation.*\b7\b"),
     ],
 )
 def test_a_network_that_cannot_be_built(saved, change, words):
@@ -416,9 +414,7 @@ def test_a_network_of_a_newer_keras(saved):
         next(layers[name] for name in layers if name.startswith("dense"))["config"]["colour"] = 3
 
     with_config(saved, wrong)
-    newer = re.escape(
-        f", or needs the Keras that it was saved with, 99.1 (here is {keras.__version__}; update it): "
-    )
+    newer = rf".*\bKeras\b.*\b99\.1\b.*\b{re.escape(keras.__version__)}\b.*: "
     for versions, words in (
         ({"keras": "99.1"}, newer),
         ({"keras": "3.0"}, ": "),
@@ -428,7 +424,7 @@ def test_a_network_of_a_newer_keras(saved):
     ):
         meta["recipe"]["versions"] = versions
         (saved / "meta.json").write_text(json.dumps(meta))
-        refused(lambda: vx.load_vae(saved), saved / "model.keras", f"is damaged{words}Unrecognized keyword")
+        refused(lambda: vx.load_vae(saved), saved / "model.keras", rf"damaged{words}Unrecognized keyword")
 
 
 def test_a_network_that_blows_a_cell_up(small, tmp_path):
@@ -508,10 +504,10 @@ def test_arrays(saved, mark, monkeypatch):
         arrays = dict(file)
     for name in ("density.means", "density.seen", "extra"):
         for shape, dtype, words in (
-            ((HUGE, HUGE), "<f8", "claims 8,000,000,000,000,000,000 bytes"),
-            ((2**40,), "<U1000000", "claims"),
-            ((-4, -5), "<f8", "claims|shape"),
-            ((1,), "|O", "holds Python objects, which are not loaded"),
+            ((HUGE, HUGE), "<f8", r"\b8,000,000,000,000,000,000 bytes"),
+            ((2**40,), "<U1000000", r"\b[0-9]+(,[0-9]{3}){5,} bytes"),
+            ((-4, -5), "<f8", r"bytes|shape"),
+            ((1,), "|O", r"Python objects"),
         ):
             npz(path, arrays | {name: None}, **{name: (shape, dtype)})
             refused(lambda: vx.load_vae(saved), saved, words)
@@ -519,18 +515,16 @@ def test_arrays(saved, mark, monkeypatch):
                 read_state(path, {})
     # as long as the whole entry with its header, of which the header is not a value
     npz(path, arrays | {"density.bic": None}, **{"density.bic": ((20,), "<f8")})
-    refused(lambda: vx.load_vae(saved), saved, r"is damaged \(.*\): density.bic.npy is cut off\.")
-    with pytest.raises(ValueError, match="density.bic.npy is cut off. Delete it and begin anew"):
+    refused(lambda: vx.load_vae(saved), saved, r"damaged.*density\.bic\.npy")
+    with pytest.raises(ValueError, match=r"density\.bic\.npy"):
         read_state(path, {})
     # a name of a field that only the third version can hold
     with pytest.warns(UserWarning, match="format 3.0"):
         np.savez(path, **{**arrays, "density.bic": np.ones(3, [("\N{GREEK SMALL LETTER BETA}", "<f8")])})
-    refused(
-        lambda: vx.load_vae(saved), saved, r"density.bic.npy is of NumPy's format \(3, 0\), which holds no"
-    )
+    refused(lambda: vx.load_vae(saved), saved, r"density\.bic\.npy.*NumPy.*format.*\(3, 0\)")
     np.savez(path, **{**arrays, "density.seen": np.array([Evil(mark)], dtype=object)})
-    refused(lambda: vx.load_vae(saved), saved, "holds Python objects, which are not loaded")
-    with pytest.raises(ValueError, match="holds Python objects, which are not loaded"):
+    refused(lambda: vx.load_vae(saved), saved, r"Python objects")
+    with pytest.raises(ValueError, match=r"Python objects"):
         read_state(path, {})
     assert not mark.exists()
     monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 2**20)
@@ -707,62 +701,17 @@ def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
             del file[place].attrs["z"]
 
 
-@pytest.mark.parametrize(("kind", "size"), [("f8", 8), (h5py.string_dtype(), 16)])
-def test_chunks_shorter_than_they_should_be(tmp_path, kind, size):
-    """HDF5 reads beyond them, and crashes where they should be large."""
-    short = [(0, zlib.compress(bytes(16))), (1, bytes(16)), (0, zlib.compress(bytes(size * 500))[:12])]
-    for mask, content in short:
-        path = h5ad(tmp_path / "a.h5ad")
-        with h5py.File(path, "r+") as file:
-            data = file.create_dataset("uns/x", (700,), kind, chunks=(500,), compression="gzip")
-            data.id.write_direct_chunk((500,), content, mask)
-        told = rf"not safe to read: '/uns/x' has a chunk of \d+ bytes that should be of {size * 500:,}\. Copy"
-        refused(lambda path=path: vx.read(path), path, told)
-        with h5py.File(path, "r+") as file:
-            file["uns/x"].id.write_direct_chunk((500,), zlib.compress(bytes(size * 500)))
-        assert list(vx.read(path).uns["x"]) == [0 if size == 8 else ""] * 700
-
-
-def test_chunks_of_other_filters(tmp_path):
-    numbers, texts = np.arange(77 * 13).reshape(77, 13), [f"text {i}" for i in range(1000)]
-    filters = [{"compression": "gzip", "shuffle": True}, {"compression": "lzf"}]
-    for settings in (*filters, {"compression": "gzip", "fletcher32": True}, {"fletcher32": True}):
+def test_hdf5_filters_are_read(tmp_path):
+    numbers = np.arange(77 * 13).reshape(77, 13)
+    filters = [{"compression": "gzip", "shuffle": True}, {"compression": "lzf"}, {"fletcher32": True}]
+    filters += [{"scaleoffset": 0}, {"compression": "szip"}]
+    if not h5py.h5z.filter_avail(h5py.h5z.FILTER_SZIP):
+        filters.pop()
+    for settings in filters:
         path = h5ad(tmp_path / "a.h5ad")
         with h5py.File(path, "r+") as file:
             file.create_dataset("uns/x", data=numbers, chunks=(10, 5), **settings)
-            if "fletcher32" not in settings:
-                file.create_dataset("uns/y", data=texts, chunks=(300,), dtype=h5py.string_dtype(), **settings)
-        read = vx.read(path).uns
-        np.testing.assert_array_equal(read["x"], numbers)
-        assert list(read.get("y", texts)) == texts
-    for settings, name in (({"scaleoffset": 0}, "scale-offset"), ({"compression": "szip"}, "szip")):
-        if name == "szip" and not h5py.h5z.filter_avail(h5py.h5z.FILTER_SZIP):
-            continue
-        path = h5ad(tmp_path / "a.h5ad")
-        with h5py.File(path, "r+") as file:
-            file.create_dataset("uns/x", data=numbers, chunks=(10, 5), **settings)
-        refused(lambda path=path: vx.read(path), path, f"not safe to read: '/uns/x' is packed with {name}")
-
-
-@pytest.mark.parametrize("chunks", [(2,), None])
-def test_values_that_nothing_stands_for(tmp_path, chunks):
-    """HDF5 takes what was in memory for the addresses of texts."""
-    path = h5ad(tmp_path / "a.h5ad")
-    with h5py.File(path, "r+") as file:
-        data = file.create_dataset("uns/x", (4,), h5py.string_dtype(), chunks=chunks)
-        place = h5py.h5o.get_info(data.id).addr
-        if chunks:
-            data[:2] = ["x", "y"]
-    content = bytearray(path.read_bytes())
-    # version 2, when room is made and filled, and whether there is a value (File Format Specification, IV.A.2.f)
-    found = re.compile(rb"\x02[\x01-\x03][\x00-\x02]\x01").search(content, place)
-    content[found.end() - 1] = 0
-    path.write_bytes(content)
-    refused(
-        lambda: vx.read(path),
-        path,
-        "not safe to read: '/uns/x' lacks values, and does not say what stands for them",
-    )
+        np.testing.assert_array_equal(vx.read(path).uns["x"], numbers)
 
 
 @pytest.mark.skipif(find_spec("awkward") is not None, reason="awkward is installed")
@@ -774,9 +723,7 @@ def test_what_needs_a_package_is_said(tmp_path):
         airr.attrs.update(
             {"encoding-type": "awkward-array", "encoding-version": "0.1.0", "form": "{}", "length": 3}
         )
-    words = (
-        f"^'{re.escape(str(path))}' holds something .* not installed .*'awkward'.\\. Install it with pip\\.$"
-    )
+    words = rf"^'{re.escape(str(path))}'.*installed.*'awkward'.*\bpip\b"
     with pytest.raises(ImportError, match=words):
         vx.read(path)
 
@@ -840,30 +787,6 @@ def test_ends_of_rows_that_fall(tmp_path, where, middle):
     refused(lambda: vx.read(path), path, words)
 
 
-def test_a_chunk_within_a_shard_that_says_that_it_is_longer(small, tmp_path):
-    path = tmp_path / "cells.zarr"
-    x = small.X.toarray()
-    group = zarr.create_group(path, zarr_format=3)
-    ad.io.write_elem(group, "/", small)
-    del group["X"]
-    array = group.create_array(
-        "X",
-        shape=x.shape,
-        dtype=x.dtype,
-        chunks=(10, 8),
-        shards=(20, 8),
-        compressors=[zarr.codecs.BloscCodec()],
-    )
-    array[:] = x
-    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    np.testing.assert_array_equal(vx.read(path).X, x)
-    shard = path / "X" / "c" / "0" / "0"
-    content = bytearray(shard.read_bytes())
-    content[12:16] = (2**31 - 1).to_bytes(4, "little")  # of the header of its first chunk
-    shard.write_bytes(content)
-    refused(lambda: vx.read(path), path, "a chunk is not as long as it says")
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_zarr_store_of_pickles(tmp_path, mark, monkeypatch):
     with ad.settings.override(zarr_write_format=2):
@@ -881,7 +804,7 @@ def test_a_zarr_store_of_pickles(tmp_path, mark, monkeypatch):
 def test_names_that_lead_elsewhere(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("../../evil.npy", b"x")
-    with pytest.raises(ValueError, match="a.npz"):
+    with pytest.raises(ValueError, match=r"a\.npz"):
         read_state(tmp_path / "a.npz", {})
     assert not list(tmp_path.parent.glob("evil*"))
 
@@ -955,7 +878,6 @@ def bombs(folder):
     for kind in (9, 10, 13, 14, 15, 16, 19, 24):  # characters, logical, integer, ... lists, bytes
         add(f"long{kind}.rds", serialised(kind, 2**31 - 1, b"x" * 99))
         add(f"longer{kind}.rds", serialised(kind, -1, 2**20, 0, b"x" * 99))
-    add("code.rds", serialised(21, 2**31 - 1, 13, 0, 0))  # byte code, an empty vector of it, no constants
     add_claims(add)
     add("deep.rds", serialised(*[19, 1] * 10**5))
     add("pairs.rds", serialised(*[2] * 10**5))
@@ -1097,29 +1019,6 @@ def test_a_zarr_store_that_leads_out_of_itself_or_around_in_it(tmp_path, way):
     assert vx.read(linked).shape == (3, 4)
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_several_damaged_parts_of_a_zarr_store_are_one_sentence(tmp_path, version):
-    path = tmp_path / "a.zarr"
-    with ad.settings.override(zarr_write_format=version):
-        ad.AnnData(sp.csr_matrix(np.ones((3, 4), "f4"))).write_zarr(path)
-    (path / ".zmetadata").unlink(missing_ok=True)
-    if version == 3:
-        about = json.loads((path / "zarr.json").read_text())
-        (path / "zarr.json").write_text(json.dumps(about | {"consolidated_metadata": None}))
-    damaged = [
-        path / "X" / part / (".zarray" if version == 2 else "zarr.json") for part in ("data", "indices")
-    ]
-    for file in damaged:
-        assert file.is_file()
-        file.write_text("{")
-    command = [sys.executable, "-m", "vaexprs", "fit", str(path), "--out", str(tmp_path / "model")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"{str(path)!r} cannot be read as .zarr" in done.stderr.replace("\n", " ")
-    assert "Traceback" not in done.stderr
-    assert "asyncio" not in done.stderr
-
-
 def test_what_a_file_of_r_claims_is_looked_at_before_room_is_made(tmp_path):
     made = {}
     add_claims(lambda name, content: made.update({name: content}))
@@ -1131,9 +1030,6 @@ def test_what_a_file_of_r_claims_is_looked_at_before_room_is_made(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(made[name])
         refused(lambda name=name: vx.read(tmp_path / name), tmp_path / name, re.escape(words))
-    (tmp_path / "code.rds").write_bytes(serialised(21, 2**31 - 1, 13, 0, 0))
-    words = r"byte code of 2,147,483,647 parts is too much\.$"
-    refused(lambda: vx.read(tmp_path / "code.rds"), tmp_path / "code.rds", words)
     (tmp_path / "runs.rds").write_bytes(made["runs.rds"])
     assert list(vx.read(tmp_path / "runs.rds").obs) == []
 
@@ -1233,7 +1129,7 @@ def test_names_of_cells_and_genes_come_back_as_they_were(named, tmp_path, suffix
 
 
 def test_what_a_spreadsheet_would_run_is_guarded():
-    with pytest.raises(ValueError, match="cannot hold texts with a NUL or a carriage return"):
+    with pytest.raises(ValueError, match=r"\bNUL\b.*carriage return"):
         guarded(["\r=1"])
     for name in (name for name in EVIL if "\r" not in name):
         (safe,) = guarded([name])
@@ -1317,9 +1213,7 @@ def test_code_in_the_report_repeats_the_run_and_nothing_else(named, mark):
         *("vx.read", "vx.fit_vae", "vx.gen_exprs", "vx.write_report")
     }
     for odd in ({"labels": "{"}, {"library_size": "much"}, {"covariates": "[" * 10**5}, {"seed": "x"}):
-        with pytest.raises(
-            ValueError, match=r"uns\['vaexprs'\] of the generated cells is not what gen_exprs writes"
-        ):
+        with pytest.raises(ValueError, match=r"uns\['vaexprs'\].*gen_exprs"):
             recipe_of(ad.AnnData(np.ones((2, 2)), uns={"vaexprs": odd}))
 
 
@@ -1364,57 +1258,6 @@ def test_names_do_not_steer_the_terminal(tmp_path, monkeypatch, capsys):
     assert "\x07" not in told
     assert "[bold]g" in told
     assert plain("a\x1b[31m\u202eb[red]\nc") == r"a\x1b[31m\u202eb\[red]" + "\nc"
-
-
-# heaps of HDF5
-
-
-def heap_objects(content):
-    """Give the places of the objects in each global heap that h5py has written."""
-    place = content.find(b"GCOL")
-    assert place >= 0
-    while place >= 0:
-        start, end = place + 16, place + int.from_bytes(content[place + 8 : place + 16], "little")
-        while start + 16 <= end:
-            yield start
-            index = int.from_bytes(content[start : start + 2], "little")
-            size = int.from_bytes(content[start + 8 : start + 16], "little")
-            start += size if index == 0 else 16 + -(-size // 8) * 8
-        place = content.find(b"GCOL", place + 1)
-
-
-@pytest.mark.parametrize("damage", ["free", "overflow"])
-def test_heaps_that_hdf5_reads_without_end(cells, tmp_path, damage):
-    few = ad.AnnData(cells.X[:5, :5], obs=pd.DataFrame({"label": list("ababa")}, index=list("vwxyz")))
-    few.write_h5ad(tmp_path / "whole.h5ad")
-    whole = (tmp_path / "whole.h5ad").read_bytes()
-    assert endless_heap(tmp_path / "whole.h5ad") is None
-    assert endless_heap(io.BytesIO(whole)) is None
-    starts = list(heap_objects(whole))
-    assert len(starts) > 20
-    assert vx.read(tmp_path / "whole.h5ad").shape == (5, 5)
-    told = []
-    for i, start in enumerate(starts[:: len(starts) // 4]):
-        content = bytearray(whole)
-        if damage == "free":
-            content[start : start + 16] = bytes(16)
-        else:  # with its header it is of 2**64 bytes, which are none
-            content[start : start + 2] = b"\1\0"
-            content[start + 8 : start + 16] = (2**64 - 16).to_bytes(8, "little")
-        (tmp_path / f"bad{i}.h5ad").write_bytes(content)
-        place = whole.rindex(b"GCOL", 0, start)
-        assert endless_heap(io.BytesIO(content)) == place
-        told.append(f"'bad{i}.h5ad' is damaged: the heap of texts at byte {place:,} has no end.")
-    # in a process that can be killed if it goes on without end
-    code = (
-        "import sys, vaexprs\nfor path in sys.argv[1:]:\n"
-        "    try: vaexprs.read(path)\n    except ValueError as error: print(error)"
-    )
-    names = [f"bad{i}.h5ad" for i in range(len(told))]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, timeout=120, text=True
-    )
-    assert [line.partition(" Copy")[0] for line in done.stdout.splitlines()] == told, done.stderr
 
 
 # what fuzzing starts from

@@ -58,16 +58,6 @@ def lacks_memory(error: BaseException) -> bool:
     return before is not None and lacks_memory(before)
 
 
-def address_space() -> int | None:
-    """Return the bytes of address space that this process may have (``ulimit -v``); None for any number."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
-
-
 @contextmanager
 def memory_told() -> Iterator[None]:
     """Turn what is raised where memory ends into a MemoryError of one sentence."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from vaexprs.interface.validation import check_path
+from vaexprs.io.write import NO_LOCKS
 
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -59,9 +60,8 @@ def written_whole(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[
                 yield beside
             check_output(path, overwrite=overwrite)  # not everybody who writes asks whether he may
             if path.is_dir() or (path.exists() and beside.is_dir()):
-                # a folder cannot be replaced in one step: exchange the two, or set the old one aside first
-                if _exchange(beside, path):
-                    return
+                # a folder cannot be replaced in one step; if this process is killed before the second rename,
+                # the next writer puts the old folder back (`_clear_away`)
                 path.rename(retired)
             try:
                 beside.replace(path)
@@ -107,26 +107,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step, if the system can: a process that is killed leaves both whole."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # Linux alone has it
-        return False
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fs.h
-    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
-
-
-_CLAIMS = threading.local()  # the paths that this thread has claimed
-
-
 @contextmanager
 def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes from writing to `path` until the end.
 
-    The claim is a lock of the system on the file ``.name.lock`` beside it, so it ends with its process,
-    however that ends. On a network file system that has locks it holds for other machines too; where there
-    are none nobody is kept from anything, and the last to finish is told that something is there.
+    The claim is a lock on the file ``.name.lock`` next to it. The operating system releases it when the
+    process ends, however that ends. A thread may claim a path again that it has claimed. File systems without
+    locks keep nobody from writing: the last process to finish gets an error that something is there.
 
     Raises
     ------
@@ -136,52 +123,33 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
         If nothing can be written there.
     """
     path = Path(path)
-    key = path.absolute()
-    held: set[Path] = _CLAIMS.__dict__.setdefault("held", set())
-    if key in held or not key.parent.is_dir():  # `check_output` tells that there is no folder
+    folder = path.absolute().parent
+    if not folder.is_dir():  # `check_output` raises for it
         yield
         return
-    lock = path.with_name(f".{path.name}.lock")
-    with _clear_write_errors(path):
-        file, locked = _locked(lock, path)
-    held.add(key)
+    lock = FileLock(folder / f".{path.name}.lock", timeout=0, is_singleton=True)
     try:
-        if locked:  # else what lies there may be another's work
+        with _clear_write_errors(path):
+            lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(
+            f"{str(path)!r} is being written by another process. Wait for it, or choose another name."
+        ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    level = lock.lock_counter  # 0 without locks: temporary files may then belong to a running process
+    try:
+        if level == 1:
             _clear_away(path)
         yield
     finally:
-        held.discard(key)
-        if locked:
+        if level == 1:
             _clear_away(path)
-            lock.unlink(missing_ok=True)
-        os.close(file)
-        if not locked:  # Windows removes no open file
-            lock.unlink(missing_ok=True)
-
-
-def _locked(lock: Path, path: Path) -> tuple[int, bool]:
-    """Open a file and lock it; return its descriptor, and whether the file system has locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, which does not let go of an open file either
-        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666), False
-    while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # whoever had it before may have removed it since it was opened
-            if os.path.samestat(os.fstat(file), lock.stat()):
-                return file, True
-        except FileNotFoundError:
-            pass
-        except BlockingIOError as error:
-            os.close(file)
-            raise BlockingIOError(
-                f"{str(path)!r} is being written by another process. Wait for it, or choose another name."
-            ) from error
-        except OSError:
-            return file, False
-        os.close(file)
+        if level < 2:
+            with suppress(OSError):  # Windows does not remove an open file
+                os.unlink(lock.lock_file)
+        lock.release()
 
 
 @contextmanager

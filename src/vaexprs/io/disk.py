@@ -10,11 +10,11 @@ PAGE = 65_536
 
 
 class SafeFile(io.FileIO):
-    """A new file whose first failure to be written is kept in `error` rather than raised.
+    """A new file that stores the first write error in `error` instead of raising it.
 
-    HDF5 does not survive a write that fails: it crashes the process when it closes the file. From the
-    failure on everything is written to memory, so that HDF5 can close what nobody will read; call `check`
-    before there is much of it.
+    HDF5 (2.0.0, h5py 3.16) crashes with a segmentation fault if a write fails, when it deletes an object or
+    closes the file. After the first error all writes go to memory, so that HDF5 can close the file, which is
+    then removed; call `check` often to keep that memory small.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -7,7 +7,6 @@ which class hold the values.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ SEQUENCES = ("compact_intseq", "compact_realseq")  # vectors that R stores as fr
 
 NO_VALUE = "\x01NULL\x01"  # the symbol that stands for NULL in a slot
 
-MOST_NUMBERED = 2**22  # rows, columns or parts of byte code that are only counted: a file may claim any
+MOST_NUMBERED = 2**22  # maximum number of rows or columns without names: a file may claim any number
 
 MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold something else
 
@@ -105,7 +104,6 @@ def _parsed(path: Path) -> Any:
 
     from rdata.parser._parser import DEFAULT_ALTREP_MAP
 
-    _guard_byte_code()
     expanders = dict(DEFAULT_ALTREP_MAP)
     for name in SEQUENCES:
         expanders[name.encode()] = bounded(name, expanders[name.encode()])
@@ -121,27 +119,6 @@ def _parsed(path: Path) -> Any:
                 "neither matrix nor data frame, such as metadata(x) <- list(), and save it again."
             ) from error
     return parsed.object
-
-
-def _guard_byte_code() -> None:
-    """Have rdata look at how many parts byte code claims before it makes room for them."""
-    from rdata.parser._parser import Parser
-
-    parse = Parser._parse_bytecode
-    if hasattr(parse, "unguarded"):
-        return
-
-    @functools.wraps(parse)
-    def checked(self: Any, references: Any, repeated: Any = None) -> Any:
-        if repeated is None:
-            n = self.parse_int()
-            if n > MOST_NUMBERED:
-                raise ValueError(f"byte code of {n:,} parts is too much.")
-            repeated = [None] * n
-        return parse(self, references, repeated)
-
-    checked.unguarded = parse  # type: ignore[attr-defined]
-    Parser._parse_bytecode = checked
 
 
 def _from_experiment(root: Any, path: Path) -> ad.AnnData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,8 @@ WRITABLE = (*STORES, ".mtx", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".rds")
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
 
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITABLE) -> Path:

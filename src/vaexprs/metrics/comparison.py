@@ -11,7 +11,6 @@ import numpy as np
 
 from vaexprs.comparison.axes import Axes
 from vaexprs.data.matrix import densify
-from vaexprs.interface.errors import address_space
 from vaexprs.interface.progress import progress_bar
 from vaexprs.metrics import functions as metrics
 from vaexprs.metrics.floor import difference, pair_figures_and_gaps
@@ -117,9 +116,8 @@ def compare_sets(plan: Plan, wanted: set[str], resamples: int, seed: int, progre
                 parts[i][label] = Parts.of(a, b)
             yield a, b, i > 0
 
-    # processes where trees are grown, which hold Python's lock; they import no more than `scorecard`.
-    # joblib waits without end where it cannot start the threads that feed them
-    n_jobs = -1 if any(name.startswith("forest") for name in wanted) and address_space() is None else 1
+    # processes where trees are grown, which hold Python's lock; they import no more than `scorecard`
+    n_jobs = -1 if any(name.startswith("forest") for name in wanted) else 1
     with threadpool_limits(1), progress_bar(len(tasks), "comparing", "part", shown=progress) as bar:
         work = Parallel(n_jobs=n_jobs, return_as="generator")(
             delayed(pair_figures_and_gaps)(a, b, plan.shared, wanted, counts, floor)
