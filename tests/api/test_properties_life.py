@@ -94,7 +94,7 @@ class Life(RuleBasedStateMachine):
     def fit_the_cells_of_an_earlier_one(self, earlier):
         before = earlier[0].preprocessing
         if before.train is None:
-            with pytest.raises(ValueError, match="holds no cells, as it was loaded from disk"):
+            with pytest.raises(ValueError, match=r"\bcells\b.*disk"):
                 fit(None, label_key=None, preprocessing=before)
             return earlier
         return self.made(fit(None, label_key=None, preprocessing=before))
@@ -103,7 +103,7 @@ class Life(RuleBasedStateMachine):
     def save(self, one, slot, overwrite):
         path = self.folder / slot
         if slot in self.saved and not overwrite:
-            with pytest.raises(FileExistsError, match="exists already"):
+            with pytest.raises(FileExistsError, match=r"exists"):
                 one[0].save(path)
             return
         one[0].save(path, overwrite=overwrite)
@@ -112,7 +112,7 @@ class Life(RuleBasedStateMachine):
     @rule(target=fits, slot=SLOTS)
     def load(self, slot):
         if slot not in self.saved:
-            with pytest.raises(FileNotFoundError, match="There is no saved model"):
+            with pytest.raises(FileNotFoundError, match=r"saved model"):
                 vx.load_vae(self.folder / slot)
             return self.made(fit(cells_of(0)))
         loaded = vx.load_vae(self.folder / slot)
@@ -132,7 +132,7 @@ class Life(RuleBasedStateMachine):
     def generate_into_a_file(self, one, suffix, overwrite):
         path = self.folder / f"cells{suffix}"
         if suffix in self.written and not overwrite:
-            with pytest.raises(FileExistsError, match="exists already"):
+            with pytest.raises(FileExistsError, match=r"exists"):
                 vx.gen_exprs(one[0], 20, out=path, progress=False)
             return
         vx.gen_exprs(one[0], 20, out=path, overwrite=overwrite, progress=False)
@@ -150,9 +150,9 @@ class Life(RuleBasedStateMachine):
         path.unlink(missing_ok=True)
         part = fit(cells_of(0), seed=seed, checkpoint=path, callbacks=[Stop()])
         assert len(part.history["loss"]) == epochs
-        with pytest.raises(FileExistsError, match="Go on from it with resume=True"):
+        with pytest.raises(FileExistsError, match=r"resume=True"):
             fit(cells_of(0), seed=seed, checkpoint=path)
-        with pytest.raises(ValueError, match="belongs to another fit"):
+        with pytest.raises(ValueError, match=r"\bfit\b"):
             fit(cells_of(0), seed=seed + 1, checkpoint=path, resume=True)
         gone_on, whole = (
             fit(cells_of(0), seed=seed, checkpoint=path, resume=True),

@@ -93,7 +93,7 @@ def test_levels_and_their_codes(values, other):
     # 1, 1.0 and True are one value to pandas, and are named as the first of them
     assert len(set(map(str, column))) <= len(set(map(str, values)))
     if len(values) > 1 and len(column.cat.categories) == len(values):
-        with pytest.raises(ValueError, match="must group the cells"):
+        with pytest.raises(ValueError, match=r"^label_key\b"):
             learn_conditions(obs, "kind", [])
         return
     conditions = learn_conditions(obs, "kind", [])
@@ -103,7 +103,7 @@ def test_levels_and_their_codes(values, other):
     assert (code.sum(axis=1) == 1).all()
     assert [conditions.labels[i] for i in code.argmax(axis=1)] == list(column)
     if other not in conditions.labels:
-        with pytest.raises(ValueError, match="must be one of"):
+        with pytest.raises(ValueError, match=r"^kind\b"):
             conditions.one_hot(pd.DataFrame({"kind": [other]}))
 
 

@@ -106,9 +106,9 @@ def test_two_hidden_layers_and_three_latent_dimensions(x):
 def test_what_the_original_refuses_has_a_default_or_an_error(x):
     """It stops without encoder, epochs or batch_size, where we have defaults, and without data, as we do."""
     assert vx.fit_vae(x_train=x[:40], epochs=1, verbose=0)
-    with pytest.raises(ValueError, match="regularization must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"regularization.*\b0\b.*-1\b"):
         fit(x, regularization=-1)
-    with pytest.raises(ValueError, match="num_samples must be given"):
+    with pytest.raises(ValueError, match=r"num_samples"):
         vx.gen_exprs(fit(x, epochs=1))
     with pytest.raises(TypeError, match="plot_fun"):
         vx.plot_aug(vx.gen_exprs(fit(x, epochs=1), 5))

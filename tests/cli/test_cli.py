@@ -105,55 +105,58 @@ def test_plot_draws_models_and_cells(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["fit", "nothing.h5ad", "--out", "m"], "There is no file 'nothing.h5ad'"),
-        (["fit", "few.xlsx", "--out", "m"], "The file must be one of .h5ad, .zarr, .* got 'few.xlsx'"),
+        (["fit", "nothing.h5ad", "--out", "m"], r"'nothing\.h5ad'"),
+        (["fit", "few.xlsx", "--out", "m"], r"\.h5ad, \.zarr, .*'few\.xlsx'"),
         (
             ["fit", "few.h5ad", "--out", "model"],
-            "'model' exists already; choose another name or say --overwrite",
+            r"'model'.*exists.*--overwrite",
         ),
-        (["fit", "few.h5ad", "--out", "no/where"], "The folder .*no' does not exist"),
+        (["fit", "few.h5ad", "--out", "no/where"], r"(?i)folder.*\bno'"),
         (
             ["fit", "few.h5ad", "--label-key", "cel_type", "--out", "m"],
-            "got 'cel_type'. Did you mean 'cell_type'",
+            r"'cel_type'.*'cell_type'",
         ),
-        (["fit", "few.h5ad", "--likelihood", "nbb", "--out", "m"], "likelihood must be one of .* got 'nbb'"),
-        (["fit", "few.h5ad", "--epochs", "0", "--out", "m"], "epochs must be at least 1, got 0"),
+        (["fit", "few.h5ad", "--likelihood", "nbb", "--out", "m"], r"likelihood.*'nbb'"),
+        (["fit", "few.h5ad", "--epochs", "0", "--out", "m"], r"epochs.*\b1\b.*\b0\b"),
         (["fit", "few.h5ad", "--epochs", "x", "--out", "m"], "Input should be a valid integer"),
-        (["generate", "nothing", "-n", "5", "--out", "g.h5ad"], "There is no saved model 'nothing'"),
-        (["generate", "model", "--out", "g.h5ad"], "num_samples must be given, or numbers by label"),
-        (["generate", "model", "-n", "-1", "--out", "g.h5ad"], "num_samples must be at least 1, got -1"),
-        (["generate", "model", "-n", "5", "--label", "NK", "--out", "g.h5ad"], "Did you mean 'CD56"),
+        (["generate", "nothing", "-n", "5", "--out", "g.h5ad"], r"saved model.*'nothing'"),
+        (["generate", "model", "--out", "g.h5ad"], r"num_samples"),
+        (["generate", "model", "-n", "-1", "--out", "g.h5ad"], r"num_samples.*\b1\b.*-1\b"),
+        (["generate", "model", "-n", "5", "--label", "NK", "--out", "g.h5ad"], r"'CD56"),
         (
             ["generate", "model", "--labels", "NK", "--out", "g.h5ad"],
-            "--labels must look like 'NK=200', got 'NK'",
+            r"--labels.*'NK=200'.*'NK'",
         ),
-        (["generate", "model", "--labels", "NK=x", "--out", "g.h5ad"], "give a number of cells.* got 'NK=x'"),
-        (["generate", "model", "--label", "a", "--labels", "b=1", "--out", "g.h5ad"], "one of the three"),
-        (["generate", "model", "--labels-json", "few.h5ad", "--out", "g.h5ad"], "few.h5ad' is not JSON"),
+        (["generate", "model", "--labels", "NK=x", "--out", "g.h5ad"], r"number.*'NK=x'"),
+        (
+            ["generate", "model", "--label", "a", "--labels", "b=1", "--out", "g.h5ad"],
+            r"--label\b.*--labels\b.*--labels-json\b",
+        ),
+        (["generate", "model", "--labels-json", "few.h5ad", "--out", "g.h5ad"], r"few\.h5ad'.*JSON"),
         (
             ["generate", "model", "--labels-json", "list.json", "--out", "g.h5ad"],
-            "must hold numbers by label",
+            r"list\.json'",
         ),
-        (["generate", "model", "--labels-json", "no.json", "--out", "g.h5ad"], "There is no file 'no.json'"),
+        (["generate", "model", "--labels-json", "no.json", "--out", "g.h5ad"], r"'no\.json'"),
         (
             ["generate", "model", "--conditions", "few.h5ad", "--out", "g.h5ad"],
-            "few.h5ad' must be a CSV with names of conditions in its first row, and cannot be read .* decode byte",
+            r"few\.h5ad'.*CSV.*decode byte",
         ),
-        (["generate", "model", "--conditions", "no.csv", "--out", "g.h5ad"], "There is no file 'no.csv'"),
+        (["generate", "model", "--conditions", "no.csv", "--out", "g.h5ad"], r"'no\.csv'"),
         (
             ["split", "few.h5ad", "--train", "t.csv", "--holdout", "h.csv", "--fraction", "0.001"],
-            "Both sides must have cells, got 120 to fit and 0 held out. Choose another --fraction, or a column",
+            r"\b120\b.*\b0\b.*--fraction",
         ),
         (
             ["generate", "model", "-n", "5", "--out", "g.txt"],
-            "The output must be one of .h5ad, .zarr, .* got 'g.txt'",
+            r"\.h5ad, \.zarr, .*'g\.txt'",
         ),
-        (["plot", "few.h5ad", "--out", "p.png"], "Give the real cells too: --real DATA.h5ad"),
+        (["plot", "few.h5ad", "--out", "p.png"], r"--real"),
         (
             ["plot", "few.h5ad", "--real", "few.h5ad", "--method", "ump", "--out", "p.png"],
-            "Did you mean 'UMAP'",
+            r"'UMAP'",
         ),
-        (["plot", "model", "--out", "p.gif"], "must be one of 'svg', 'png', 'pdf', 'dot', got 'gif'"),
+        (["plot", "model", "--out", "p.gif"], r"'svg', 'png', 'pdf', 'dot'.*'gif'"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(folder, words, error):
@@ -190,7 +193,7 @@ def test_a_table_of_conditions(folder, tmp_path):
         "generate", folder / "model", "--conditions", tmp_path / "wishes.csv", "--out", tmp_path / "h.h5ad"
     )
     assert done.returncode == 2
-    assert "must hold numbers of cells, got 'many' in row 1" in done.stderr
+    assert re.search(r"number.*'many'.*row 1\b", done.stderr), done.stderr
 
 
 def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_path):
@@ -225,7 +228,7 @@ def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_
         "transform", folder / "model", folder / "few.h5ad", "--to", "fase=S", "--out", tmp_path / "no.h5ad"
     )
     assert (done.returncode, (tmp_path / "no.h5ad").exists()) == (2, False)
-    assert "got 'fase'. Did you mean 'phase'?" in done.stderr
+    assert re.search(r"'fase'.*'phase'", done.stderr), done.stderr
 
 
 def test_split_holds_cells_or_donors_out(folder, few, tmp_path):
@@ -240,14 +243,14 @@ def test_split_holds_cells_or_donors_out(folder, few, tmp_path):
     assert held.obs["phase"].nunique() == 1
     assert not set(held.obs["phase"]) & set(train.obs["phase"])
     for wrong, said in (
-        (["--fraction", 1.5], "--fraction must be between 0 and 1, got 1.5"),
-        (["--by", "fase"], "Did you mean 'phase'?"),
-        (["--by", "phase", "--label-key", "cell_type"], "Say --label-key or --by"),
+        (["--fraction", 1.5], r"--fraction.*\b0\b.*\b1\b.*\b1\.5\b"),
+        (["--by", "fase"], "'phase'"),
+        (["--by", "phase", "--label-key", "cell_type"], r"--label-key.*--by"),
     ):
         done = run(*words, *wrong, "--overwrite")
         assert done.returncode == 2
-        assert said in done.stderr
-    assert "exists already" in run(*words).stderr
+        assert re.search(said, done.stderr), done.stderr
+    assert "--overwrite" in run(*words).stderr
 
 
 def test_columns_of_the_cells_from_a_table(folder, few, tmp_path):
@@ -265,15 +268,15 @@ def test_columns_of_the_cells_from_a_table(folder, few, tmp_path):
         "--out",
         tmp_path / "m",
     ]
-    assert "label_key must be a column of obs" in run(*words).stderr
+    assert re.search(r"label_key.*\bobs\b", run(*words).stderr)
     done = run(*words, "--obs", tmp_path / "types.csv")
     assert done.returncode == 0, done.stderr
     assert vx.load_vae(tmp_path / "m").density.cells.tolist() == [30] * 4
     done = run(*words, "--obs", tmp_path / "no.csv", "--overwrite")
-    assert (done.returncode, "There is no file" in done.stderr) == (2, True)
+    assert (done.returncode, "no.csv" in done.stderr) == (2, True)
     few.obs[["cell_type"]][:5].to_csv(tmp_path / "types.csv")
     done = run(*words, "--obs", tmp_path / "types.csv", "--overwrite")
-    assert "must have a row for each cell, but lacks" in done.stderr
+    assert re.search(r"types\.csv'.*\brow\b.*\bcell", done.stderr), done.stderr
 
 
 def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
@@ -291,7 +294,7 @@ def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130
-    assert "is a model of part of the training. To go on give the same command with --resume" in said
+    assert re.search(r"part of the training.*--resume", said), said
     assert vx.load_vae(tmp_path / "m").recipe["interrupted"] is True
     assert (tmp_path / "m.checkpoint").exists()
 
@@ -322,10 +325,7 @@ def test_a_fit_interrupted_twice_says_what_is_kept(folder, tmp_path):
     process.wait()
     listener.join()
     assert process.returncode == 130
-    assert (
-        "Interrupted; no model was saved. The training so far is kept in "
-        f"'{tmp_path / 'm.checkpoint'}': give the same command with --resume.\n"
-    ) in said
+    assert re.search(rf"Interrupted.*'{re.escape(str(tmp_path / 'm.checkpoint'))}'.*--resume", said), said
     assert "Traceback" not in said
     # an interrupt may come in as the lock is let go of: the empty file of it is cleared away by the next run
     assert {path.name for path in tmp_path.iterdir()} - {".m.checkpoint.lock", ".m.lock"} == {"m.checkpoint"}
@@ -391,9 +391,9 @@ def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
     assert made.n_obs == 1000
     assert made.obs["cell_type"].value_counts()["CD34+"] == 200
     assert np.array_equal(made.X.data, np.round(made.X.data))
-    assert "1,000 cells x 765 genes of whole counts" in done.stdout
+    assert "1,000 cells x 765 genes" in done.stdout
     assert "fitting the model" in done.stdout
-    assert "560 real cells trained the model, 140 others judge it." in done.stdout
+    assert re.search(r"\b560\b.*\b140\b", done.stdout), done.stdout
     assert f"report: {Path('made here') / 'report.html'}" in done.stdout
     assert "Do they look real?" in (out / "report.html").read_text()
     commands = next_commands(out.relative_to(tmp_path), "CD34+")
@@ -441,10 +441,10 @@ def test_evaluate_gives_the_figures_asked_for(judged, few):
     assert done.stdout == table.to_csv(index=False)
     done = run(*words, "--only", "gene_mean", cwd=judged)
     assert done.returncode == 2
-    assert "must name metrics" in done.stderr
-    assert "Did you mean 'gene_mean_r'" in done.stderr
+    assert re.search(r"\bonly\b.*'gene_mean'.*'gene_mean_r'", done.stderr), done.stderr
     done = run(*words, "--resamples", 2, cwd=judged)
-    assert (done.returncode, done.stderr) == (2, "Error: resamples must be at least 3, got 2.\n")
+    assert done.returncode == 2
+    assert re.fullmatch(r"Error: resamples .*\b3\b.*\b2\.\n", done.stderr), done.stderr
 
 
 def test_warnings_are_the_users():
@@ -469,7 +469,7 @@ def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
         said += process.stderr.read()
         assert process.wait() == 130
-    assert b"Interrupted; nothing was written." in said
+    assert b"Interrupted" in said
     assert b"Traceback" not in said
     assert sorted(path.name for path in judged.iterdir()) == before
 
@@ -516,43 +516,43 @@ def test_report_writes_a_page(judged):
     assert "Did it copy its training cells?" in text
     again = run(*words, cwd=judged)
     assert again.returncode == 2
-    assert "'page.html' exists already" in again.stderr
+    assert re.search(r"'page\.html'.*exists", again.stderr), again.stderr
     (judged / "page.html").unlink()
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["evaluate", "made.h5ad"], "Missing option '--real'"),
-        (["evaluate", "made.h5ad", "--real", "no.h5ad"], "There is no file 'no.h5ad'"),
+        (["evaluate", "made.h5ad"], r"'--real'"),
+        (["evaluate", "made.h5ad", "--real", "no.h5ad"], r"'no\.h5ad'"),
         (
             ["evaluate", "made.h5ad", "--real", "held.h5ad", "--json", "--csv"],
-            "Say --json or --csv, one of the two",
+            r"--json.*--csv",
         ),
         (
             ["evaluate", "made.h5ad", "--real", "held.h5ad", "--out", "t.txt"],
-            "a .csv or .json file, got 't.txt'",
+            r"\.csv.*\.json.*'t\.txt'",
         ),
-        (["evaluate", "made.h5ad", "--real", "held.h5ad", "--out", "made.h5ad"], "a .csv or .json file"),
+        (["evaluate", "made.h5ad", "--real", "held.h5ad", "--out", "made.h5ad"], r"\.csv.*\.json"),
         (
             ["evaluate", "made.h5ad", "--real", "held.h5ad", "--label-key", "x"],
-            "label_key must be a column of obs",
+            r"label_key.*\bobs\b",
         ),
         (
             ["audit", "made.h5ad", "--train", "train.h5ad", "--holdout", "train.h5ad"],
-            "holdout must have at least 10",
+            r"holdout.*\b10\b",
         ),
         (
             ["report", "model", "made.h5ad", "--real", "held.h5ad", "--out", "p.pdf"],
-            "must end in .html, got 'p.pdf'",
+            r"\.html\b.*'p\.pdf'",
         ),
         (
             ["report", "no", "made.h5ad", "--real", "held.h5ad", "--out", "p.html"],
-            "There is no saved model 'no'",
+            r"saved model.*'no'",
         ),
         (
             ["report", "model", "no.h5ad", "--real", "held.h5ad", "--out", "p.html"],
-            "There is no file 'no.h5ad'",
+            r"'no\.h5ad'",
         ),
     ],
 )

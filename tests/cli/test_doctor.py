@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import requires, version
@@ -37,13 +38,13 @@ def test_a_sound_installation_works(tmp_path):
     found, parts = findings(done)
     assert found["works"] is True
     assert found["versions"]["keras"] == version("keras")
-    assert parts["packages"]["told"].startswith("All ")
-    assert parts["keras"]["told"] == "Keras runs on JAX."
-    assert "JAX computes on cpu" in parts["devices"]["told"]
-    assert parts["cache"]["told"] == f"Compiled programs are kept in {tmp_path / 'cache'}."
+    assert parts["packages"]["state"] == "good"
+    assert re.search(r"Keras.*JAX", parts["keras"]["told"])
+    assert re.search(r"JAX.*\bcpu\b", parts["devices"]["told"])
+    assert str(tmp_path / "cache") in parts["cache"]["told"]
     assert parts["graphviz"]["state"] == "good"
     assert parts["trial"]["state"] == "good"
-    assert any("[dask] generating on a Dask cluster" in f["told"] for f in found["findings"])
+    assert any("[dask]" in f["told"] for f in found["findings"])
 
 
 def test_requirements_are_those_of_the_installed_distribution():
@@ -56,9 +57,8 @@ def test_requirements_are_those_of_the_installed_distribution():
 def test_another_backend_is_told():
     done = run("doctor", KERAS_BACKEND="nonsense")
     assert done.returncode == 1
-    assert "Keras cannot start with the backend 'nonsense'" in done.stdout
-    assert "Try: unset KERAS_BACKEND" in done.stdout
-    assert "Fitting and generating do not work." in done.stdout
+    assert re.search(r"Keras.*backend.*'nonsense'", done.stdout), done.stdout
+    assert "unset KERAS_BACKEND" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -67,7 +67,7 @@ def test_platforms_that_are_not_there_are_told():
     assert done.returncode == 1
     _, parts = findings(done)
     assert parts["devices"]["state"] == "poor"
-    assert parts["devices"]["advice"] == "Try: unset JAX_PLATFORMS"
+    assert "unset JAX_PLATFORMS" in parts["devices"]["advice"]
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop():
@@ -79,7 +79,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop():
         check=True,
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": os.devnull},
     )
-    assert f"Compiled programs cannot be kept in {os.devnull}" in done.stdout
+    assert os.devnull in done.stdout
     assert "export JAX_COMPILATION_CACHE_DIR=" in done.stdout
     assert done.stdout.strip().endswith("True")
 
@@ -95,8 +95,8 @@ def test_old_and_broken_packages_are_told(tmp_path):
     done = run("doctor", "--json", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     _, parts = findings(done)
-    assert parts["packages"]["told"] == "h5py is 1.0, it must be >=3.11."
-    assert parts["packages"]["advice"] == "Try: pip install --upgrade vaexprs"
+    assert re.search(r"h5py.*\b1\.0\b.*>=3\.11\b", parts["packages"]["told"])
+    assert "pip install --upgrade vaexprs" in parts["packages"]["advice"]
     assert parts["graphviz"]["state"] == "fair"
     assert "libcgraph.so.6" in parts["graphviz"]["told"]
     assert "force-reinstall pygraphviz" in parts["graphviz"]["advice"]
@@ -113,8 +113,8 @@ def test_cells_that_come_back_with_other_values_are_told(monkeypatch):
     monkeypatch.setattr(h5py.Dataset, "__getitem__", misread)
     monkeypatch.setattr(doctor, "CHECKS", {"trial": doctor.CHECKS["trial"]})
     _, (found,) = doctor.examine()
-    assert found.told == "Cells that were written to .h5ad came back with other values."
-    assert found.advice == "Try: pip install --upgrade --force-reinstall h5py"
+    assert ".h5ad" in found.told
+    assert "pip install --upgrade --force-reinstall h5py" in found.advice
     assert not doctor.works([found])
 
 
@@ -123,7 +123,7 @@ def test_an_extra_that_is_missing_says_what_it_is_for():
     (cuda,) = absent
     if cuda.state == "good":
         pytest.skip("JAX's CUDA packages are installed")
-    assert cuda.advice == 'If wanted: pip install "vaexprs[cuda]"'
+    assert 'pip install "vaexprs[cuda]"' in cuda.advice
     assert doctor.works([cuda])
 
 

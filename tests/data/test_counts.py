@@ -16,9 +16,7 @@ from vaexprs.io import stores as ondisk
 from vaexprs.io.convert import from_object
 from vaexprs.io.stores import open_large
 
-RECOVERED = (
-    r"^X holds logarithms of normalised counts; .* are recovered and used\. To have X as it is, say layer='X'"
-)
+RECOVERED = r"^X\b.*logarithms.*counts.*recovered.*layer='X'"
 
 
 def logarithms(cells, target=1e4, base=None):
@@ -106,7 +104,7 @@ def test_names_of_counts():
 def test_a_layer(cells, name):
     logs = logarithms(cells)
     logs.layers[name] = cells.X
-    with pytest.warns(UserWarning, match=rf"^X holds no counts; those in layers\['{name}'\] are used\."):
+    with pytest.warns(UserWarning, match=rf"^X\b.*counts.*layers\['{name}'\]"):
         assert (from_object(logs).X != cells.X).nnz == 0
 
 
@@ -115,7 +113,7 @@ def test_raw_with_more_genes_than_x(cells):
     logs.raw = cells.copy()
     logs = logarithms(logs)[:, :100].copy()
     sc.pp.scale(logs)
-    with pytest.warns(UserWarning, match=r"^X holds no counts; those in raw are used\."):
+    with pytest.warns(UserWarning, match=r"^X\b.*counts.*\braw\b"):
         found = from_object(logs)
     assert list(found.var_names) == list(cells.var_names)
     assert (found.X != cells.X).nnz == 0
@@ -128,7 +126,7 @@ def test_logarithms_in_raw_beside_scaled_values(cells):
     logs.raw = logs.copy()
     logs = logs[:, :50].copy()
     sc.pp.scale(logs)
-    with pytest.warns(UserWarning, match=r"^raw holds logarithms of normalised counts; .* recovered"):
+    with pytest.warns(UserWarning, match=r"^raw\b.*logarithms.*counts"):
         found = from_object(logs)
     assert (found.X != cells.X).nnz == 0
 
@@ -159,12 +157,10 @@ def test_biocpy_and_data_frames(few):
     experiments = pytest.importorskip("singlecellexperiment")
     logs = logarithms(few)
     both = experiments.SingleCellExperiment({"logcounts": logs.X.T.tocsr(), "counts": few.X.T.tocsr()})
-    with pytest.warns(
-        UserWarning, match=r"^logcounts holds no counts; those in counts are used.*layer='logcounts'"
-    ):
+    with pytest.warns(UserWarning, match=r"^logcounts\b.*\bcounts\b.*layer='logcounts'"):
         assert (from_object(both).X != few.X).nnz == 0
     alone = experiments.SingleCellExperiment({"logcounts": logs.X.T.tocsr()})
-    with pytest.warns(UserWarning, match=r"^logcounts holds logarithms .* recovered and used"):
+    with pytest.warns(UserWarning, match=r"^logcounts\b.*logarithms.*recovered"):
         assert (from_object(alone).X != few.X).nnz == 0
     for layer in ("X", "logcounts"):
         np.testing.assert_array_equal(from_object(both, layer=layer).X.toarray(), logs.X.toarray())
@@ -244,7 +240,7 @@ def test_counts_in_a_large_file_are_found(few, tmp_path, monkeypatch, suffix, pl
         logs = logs[:, :40].copy()
     path = vx.write(logs, tmp_path / f"logs{suffix}")
     named = "raw" if place == "raw" else r"layers\['counts'\]"
-    with pytest.warns(UserWarning, match=rf"^X holds no counts; those in {named} are used\. .*layer='X'"):
+    with pytest.warns(UserWarning, match=rf"^X\b.*counts.*{named}.*layer='X'"):
         found = open_large(path, layer=None, keys=["cell_type"])
     assert list(found.var_names) == list(few.var_names)
     np.testing.assert_array_equal(densify(found.X[:]), few.X.toarray())
@@ -257,7 +253,7 @@ def test_counts_in_a_large_file_are_found(few, tmp_path, monkeypatch, suffix, pl
 def test_logarithms_in_a_large_file_are_told_of(few, tmp_path, monkeypatch):
     monkeypatch.setattr(ondisk, "IN_MEMORY", 1_000)
     path = vx.write(logarithms(few), tmp_path / "logs.h5ad")
-    words = r"^X holds logarithms of normalised counts and is left on disk, .*: read\(path\) instead of the path\.$"
+    words = r"^X\b.*logarithms.*counts.*disk.*\bread\(path\)"
     backed = ad.read_h5ad(path, backed="r")
     for given in (path, backed):
         with pytest.warns(UserWarning, match=words):
@@ -274,7 +270,7 @@ def test_a_backed_object_with_counts_elsewhere(few, tmp_path, monkeypatch):
     logs.layers["counts"] = few.X
     backed = ad.read_h5ad(vx.write(logs, tmp_path / "logs.h5ad"), backed="r")
     assert open_large(backed, layer=None, keys=[]) is None
-    with pytest.warns(UserWarning, match=r"those in layers\['counts'\] are used"):
+    with pytest.warns(UserWarning, match=r"layers\['counts'\]"):
         assert (from_object(backed).X != few.X).nnz == 0
     backed.file.close()
 

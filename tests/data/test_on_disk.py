@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -161,9 +162,7 @@ def test_file_that_changes_in_the_middle_of_a_fit(tmp_path, some_cells, large):
                 with path.open("ab") as file:
                     file.write(b"more")
 
-    with pytest.raises(
-        ValueError, match="cells.h5ad' was changed while it was being read. Leave it as it is"
-    ):
+    with pytest.raises(ValueError, match=r"cells\.h5ad'.*changed"):
         fit(path, epochs=50, callbacks=[Touch()])
 
 
@@ -181,13 +180,13 @@ def run(*words, in_memory=10_000):
 def cut_off(path):
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
-    return "cannot be read as .h5ad: Unable to synchronously open file"
+    return r"\.h5ad: Unable to synchronously open file"
 
 
 def half_written(path):
     with h5py.File(path, "r+") as file:
         del file["X/indptr"]
-    return "is not whole: 'indptr' of 'X' is missing. Copy or write it anew."
+    return r"'indptr'.*'X'"
 
 
 def shortened(path):
@@ -195,13 +194,13 @@ def shortened(path):
         values = file["X/data"][:-100]
         del file["X/data"]
         file["X/data"] = values
-    return "is not whole: 'indptr', 'indices' and 'data' of 'X' do not fit together. Copy or write it anew."
+    return r"'indptr', 'indices'.*'data'.*'X'"
 
 
 def without_x(path):
     with h5py.File(path, "r+") as file:
         del file["X"]
-    return "The AnnData has no X. Name the layer with the counts: layer='counts'."
+    return r"AnnData.*\bX\b.*layer='counts'"
 
 
 def without_labels(path):
@@ -210,7 +209,7 @@ def without_labels(path):
         file["obs"].attrs["column-order"] = [
             name for name in file["obs"].attrs["column-order"] if name != "cell_type"
         ]
-    return "label_key must be a column of obs ('"
+    return r"label_key.*\bobs\b.*'"
 
 
 def scrambled(path):
@@ -220,18 +219,18 @@ def scrambled(path):
     with path.open("r+b") as file:
         file.seek(place.byte_offset)
         file.write(b"\xff" * place.size)
-    return "cannot be read at its cells" if data is not None else ""
+    return r"\bcells\b" if data is not None else ""
 
 
 def missing_chunk(path):
     next(file for file in (path / "X" / "data").rglob("0")).unlink()
-    return "is not whole: 1 of 1 chunks of 'X/data' are missing. Copy or write it anew."
+    return r"\b1 of 1 chunks.*'X/data'"
 
 
 def missing_metadata(path):
     (path / ".zmetadata").unlink(missing_ok=True)
     (path / "X" / "data" / ".zarray").unlink()
-    return "cannot be read as .zarr: "
+    return r"\.zarr: "
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,7 @@ def test_damaged_files_end_in_one_line_and_leave_nothing(tmp_path, some_cells, d
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
     assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
-    assert words in lines[-1]
+    assert re.search(words, lines[-1])
     assert "Traceback" not in done.stderr
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -255,7 +254,7 @@ def test_layer_that_is_not_there_at_the_command_line(tmp_path, some_cells):
     path = write_as(some_cells, tmp_path / "cells.h5ad")
     done = run("fit", path, "--layer", "counts", "--out", tmp_path / "model")
     assert done.returncode == 2
-    assert done.stderr.strip() == "Error: layer must be one of none: there are no layers, got 'counts'."
+    assert re.fullmatch(r"Error: layer\b.*layers.*'counts'\.", done.stderr.strip()), done.stderr
 
 
 # ---- what looks at a sample
@@ -274,11 +273,15 @@ def sampling(large, monkeypatch):
     monkeypatch.setattr(plotting, "MOST_FROM_DISK", 60)
 
 
-def told(n, name, most=150):
-    return (
-        f"Of the {n} {name} cells, which are on disk, {most} drawn at random were looked at, in the "
-        "proportions of the labels but with some of each."
-    )
+def sampled(n, name, most=150):
+    """Return a pattern of the note that says how many of the cells on disk were used."""
+    return rf"\b{n} {name} cells\b.*\bdisk\b.*\b{most}\b"
+
+
+def assert_sampled(notes, *expected):
+    """Check that each note is of the set of cells expected in its place."""
+    for note, pattern in zip(notes, expected, strict=True):
+        assert re.search(pattern, note), note
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
@@ -326,8 +329,9 @@ def test_evaluate_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampli
     )
     given = {"only": ["gene_mean_r", "library_size_ks"], "resamples": 3, "progress": False}
     table = vx.evaluate(made, real, train=train, **given)
-    notes = [told(400, "generated"), told(300, "real"), told(300, "train")]
-    assert table.attrs["notes"][:3] == notes
+    assert_sampled(
+        table.attrs["notes"][:3], sampled(400, "generated"), sampled(300, "real"), sampled(300, "train")
+    )
     assert set(table["metric"]) == {"gene_mean_r", "library_size_ks"}
     assert 50 < table.attrs["cells"] <= 150
     assert max(rows_read) < 200
@@ -348,7 +352,7 @@ def test_the_same_file_twice_is_noticed(tmp_path, some_cells, sampling):
     table = vx.evaluate(
         some_cells, path, train=path, label_key="cell_type", only=["gene_mean_r"], resamples=3, progress=False
     )
-    assert any("The training cells are among the real cells" in note for note in table.attrs["notes"])
+    assert any(re.search(r"training cells.*real cells", note) for note in table.attrs["notes"])
 
 
 def test_audit_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampling, rows_read):
@@ -359,12 +363,8 @@ def test_audit_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampling,
     cells.X.data[:] = 1  # without the layer a copy is none
     train, held = (write_as(cells[i::2].copy(), tmp_path / f"{i}.h5ad") for i in range(2))
     table = vx.audit_privacy(made, train, held, layer="counts")
-    assert table.attrs["notes"][:4] == [
-        told(400, "generated"),
-        told(300, "train"),
-        told(300, "holdout"),
-        "Copies among the cells that were not looked at were not found.",
-    ]
+    expected = (sampled(400, "generated"), sampled(300, "train"), sampled(300, "holdout"), r"\bcells\b")
+    assert_sampled(table.attrs["notes"][:4], *expected)
     assert max(rows_read) < 200
     assert vx.audit_privacy(path, train, held, layer="counts").equals(table)
     copies = vx.audit_privacy(some_cells[::2], train, held, layer="counts", label_key="cell_type")
@@ -374,20 +374,21 @@ def test_audit_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampling,
 def test_plot_shows_a_sample_of_files(tmp_path, some_cells, fitted, sampling):
     made = vx.gen_exprs(fitted, 300, out=tmp_path / "made.zarr")
     path = write_as(some_cells, tmp_path / "real.h5ad")
-    notes = (told(300, "generated", 60), told(600, "real", 60))
+    expected = (sampled(300, "generated", 60), sampled(600, "real", 60))
     for given in (made, tmp_path / "made.zarr", made.adata):
-        with pytest.warns(UserWarning, match="which are on disk") as caught:
+        with pytest.warns(UserWarning, match=r"disk") as caught:
             figure = vx.plot_aug(given, "PCA", real=path)
-        assert [str(w.message) for w in caught if "on disk" in str(w.message)] == list(notes)
+        notes = [str(w.message) for w in caught if "disk" in str(w.message)]
+        assert_sampled(notes, *expected)
         assert figure.get_supxlabel() == "\n".join(notes)
         assert [len(c.get_offsets()) for c in figure.axes[0].collections] == [60, 60]
         assert len(figure.axes) == 1 + some_cells.obs["cell_type"].nunique()
-    with pytest.warns(UserWarning, match="Of the 300 generated cells, which are on disk, 60 drawn"):
+    with pytest.warns(UserWarning, match=r"\b300 generated cells.*disk.*\b60\b"):
         figure = vx.plot_aug(made, "PCA")  # with the training cells of the fit, which are in memory
     assert [len(c.get_offsets()) for c in figure.axes[0].collections] == [300, 60]
     both = ad.concat({"real": some_cells, "generated": some_cells}, label="group", index_unique="-")
     both = write_as(both, tmp_path / "both.h5ad")
-    with pytest.warns(UserWarning, match="Of the 1,200 given cells, which are on disk, 60 drawn"):
+    with pytest.warns(UserWarning, match=r"\b1,200 given cells.*disk.*\b60\b"):
         figure = vx.plot_aug(both, "PCA", label_key="cell_type")
     assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == 60
 
@@ -408,18 +409,17 @@ def test_everything_works_with_a_fit_that_left_its_cells_on_disk(tmp_path, some_
     np.testing.assert_array_equal(made.x_train[:].toarray(), some_cells.X[::2].toarray())
     assert made.latent_vector.shape == (300, 10)
     assert len(made.y_train) == 300
-    with pytest.warns(UserWarning, match="Of the 300 training cells, which are on disk, 60 drawn"):
+    with pytest.warns(UserWarning, match=r"\b300 training cells.*disk.*\b60\b"):
         vx.plot_aug(made, "PCA")
     page = tmp_path / "page.html"
     rows_read.clear()
     vx.write_report(found, made, held, page, progress=False)
     assert max(rows_read) < 200
     text = html.unescape(page.read_text(encoding="utf-8"))
-    assert "Report on 200 generated cells" in text
+    assert "200 generated cells" in text
     for n, name in ((200, "generated"), (300, "real"), (300, "train")):
-        assert told(n, name) in text
-    assert "not taken: the cells are on disk" in text
-    assert "left on disk in cells.h5ad" in text
+        assert re.search(sampled(n, name), text)
+    assert re.search(r"disk.*cells\.h5ad", text)
     both = made.to_anndata(real=True)
     assert both.obs["group"].value_counts().to_dict() == {"real": 300, "generated": 200}
     assert made.to_anndata().X.shape == (200, 100)
@@ -443,9 +443,9 @@ def test_commands_look_at_samples_of_files(tmp_path, some_cells, fitted):
         assert done.returncode == 0, done.stderr
         return done
 
-    said = "300 generated cells, which are on disk"
-    assert said in command("audit", made, "--train", train, "--holdout", real).stdout
+    note = re.compile(r"\b300 generated cells\b.*\bdisk\b")
+    assert note.search(command("audit", made, "--train", train, "--holdout", real).stdout)
     figure = tmp_path / "figure.png"
-    assert said in command("plot", made, "--real", real, "--method", "PCA", "--out", figure).stderr
+    assert note.search(command("plot", made, "--real", real, "--method", "PCA", "--out", figure).stderr)
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert said in command("evaluate", made, "--real", real).stdout
+    assert note.search(command("evaluate", made, "--real", real).stdout)

@@ -1,6 +1,7 @@
 """A fit with differential privacy: its accounting, its bounds, what it refuses, what it keeps."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -102,15 +103,15 @@ def test_a_guarantee_is_the_same_after_json():
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"epsilon": 0}, ValueError, "epsilon must be at least 0.001, got 0"),
-        ({"epsilon": -1}, ValueError, "epsilon must be at least 0, got -1"),
-        ({"epsilon": float("inf")}, ValueError, "epsilon must be finite"),
-        ({"epsilon": "3"}, TypeError, "epsilon must be a number, got '3'"),
-        ({"epsilon": 3, "delta": 0}, ValueError, "delta must be above 0, got 0.*Try 1e-5"),
-        ({"epsilon": 3, "delta": 1}, ValueError, "delta must be at least 0 and less than 1, got 1"),
-        ({"epsilon": 3, "unit": 5}, TypeError, "unit must be 'cell' or the name of a column of obs, got 5"),
-        ({"epsilon": 3, "secret": 2**128}, ValueError, r"secret must be less than 2\*\*128"),
-        ({"epsilon": 3, "secret": -1}, ValueError, "secret must be at least 0"),
+        ({"epsilon": 0}, ValueError, r"epsilon.*\b0\.001\b.*\b0\b"),
+        ({"epsilon": -1}, ValueError, r"epsilon.*\b0\b.*-1\b"),
+        ({"epsilon": float("inf")}, ValueError, r"epsilon.*finite"),
+        ({"epsilon": "3"}, TypeError, r"epsilon.*number.*'3'"),
+        ({"epsilon": 3, "delta": 0}, ValueError, r"delta.*\b0\b.*\b0\b.*\b1e-5\b"),
+        ({"epsilon": 3, "delta": 1}, ValueError, r"delta.*\b0\b.*\b1\b.*\b1\b"),
+        ({"epsilon": 3, "unit": 5}, TypeError, r"\bunit\b.*'cell'.*\bobs\b.*\b5\b"),
+        ({"epsilon": 3, "secret": 2**128}, ValueError, r"secret.*2\*\*128"),
+        ({"epsilon": 3, "secret": -1}, ValueError, r"secret.*\b0\b"),
     ],
 )
 def test_what_is_asked_for_is_checked(arguments, error, words):
@@ -119,9 +120,7 @@ def test_what_is_asked_for_is_checked(arguments, error, words):
 
 
 def test_a_delta_that_gives_a_unit_away_is_refused():
-    with pytest.raises(
-        ValueError, match=r"delta must be less than 1 over the number of units \(40 of 'donor'\)"
-    ):
+    with pytest.raises(ValueError, match=r"delta.*units.*\b40\b.*'donor'"):
         plan(Privacy(3, 0.1, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
 
 
@@ -347,12 +346,12 @@ def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
     if steps == "gone":
         del meta["guarantee"]["steps"]
     (path / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=r"damaged"):
         vx.load_vae(path)
 
 
 def test_donors_are_units_and_few_of_them_are_warned_of(cells):
-    with pytest.warns(UserWarning, match="There are 40 units .'donor'. only"):
+    with pytest.warns(UserWarning, match=r"\b40 units.*'donor'"):
         fit = fitted(cells, epsilon=10.0, unit="donor", epochs=2)
     assert fit.guarantee.unit == "donor"
     assert fit.guarantee.units == 40
@@ -413,20 +412,20 @@ def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, m
     [
         (
             {"n_top_genes": 20},
-            "n_top_genes cannot come with privacy: which genes vary most is told by the priv",
+            r"n_top_genes.*privacy",
         ),
         (
             {"validation_split": 0.1},
-            "validation_split cannot come with privacy: to stop or choose by the loss",
+            r"validation_split.*privacy",
         ),
-        ({"x_val": np.ones((3, 60))}, "x_val cannot come with privacy"),
-        ({"callbacks": [keras.callbacks.EarlyStopping()]}, "callbacks cannot come with privacy: of the argu"),
-        ({"sample_weight": np.ones(3)}, "sample_weight cannot come with privacy"),
-        ({"checkpoint": "c"}, "checkpoint cannot come with privacy: a state of the training holds"),
-        ({"likelihood": "gaussian"}, "likelihood must be one for counts where there is privacy"),
+        ({"x_val": np.ones((3, 60))}, r"x_val.*privacy"),
+        ({"callbacks": [keras.callbacks.EarlyStopping()]}, r"callbacks.*privacy"),
+        ({"sample_weight": np.ones(3)}, r"sample_weight.*privacy"),
+        ({"checkpoint": "c"}, r"checkpoint.*privacy"),
+        ({"likelihood": "gaussian"}, r"likelihood.*counts.*privacy"),
         (
             {"encoder_layers": [keras.layers.Dense(4), keras.layers.BatchNormalization()]},
-            "must have no state besides their weights where there is privacy, got 'batch_normalization",
+            r"state.*weights.*privacy.*'batch_normalization",
         ),
         ({"decoder_layers": [keras.layers.Dense(4), keras.layers.Dropout(0.5)]}, "Dropout"),
     ],
@@ -437,17 +436,17 @@ def test_what_would_break_the_guarantee_is_refused(cells, arguments, words):
 
 
 def test_an_earlier_preprocessing_is_refused(fit, cells):
-    with pytest.raises(ValueError, match="preprocessing cannot come with privacy: its limits were learned"):
+    with pytest.raises(ValueError, match=r"preprocessing.*privacy"):
         fitted(cells, preprocessing=fit.preprocessing)
 
 
 @pytest.mark.parametrize(
     ("unit", "words"),
     [
-        ("doner", "unit must be 'cell' or a column of obs .*Did you mean 'donor'"),
-        ("cell_type", "unit must not be one of the conditions, got 'cell_type'"),
-        ("same", r"at least two units \('same'\), got 1"),
-        ("gap", "'gap' must have a value in every cell, got 1 without one"),
+        ("doner", r"\bunit\b.*'cell'.*\bobs\b.*'donor'"),
+        ("cell_type", r"\bunit\b.*conditions.*'cell_type'"),
+        ("same", r"units.*'same'.*\b1\b"),
+        ("gap", r"'gap'.*value.*\bcell\b.*\b1\b"),
     ],
 )
 def test_a_unit_that_is_none_is_refused(cells, unit, words):
@@ -459,7 +458,7 @@ def test_a_unit_that_is_none_is_refused(cells, unit, words):
 
 
 def test_privacy_must_be_a_privacy(cells):
-    with pytest.raises(TypeError, match="privacy must be vaexprs.Privacy"):
+    with pytest.raises(TypeError, match=r"^privacy\b.*vaexprs\.Privacy"):
         vx.fit_vae(cells, privacy=3.0)
 
 
@@ -476,7 +475,7 @@ def test_a_unit_without_an_epsilon_is_no_privacy_and_refused(cells, tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert "--unit is for a fit with differential privacy, but no --epsilon was given." in done.stderr
+    assert re.search(r"--unit.*--epsilon", done.stderr), done.stderr
     assert not (tmp_path / "model").exists()
 
 
@@ -499,7 +498,7 @@ def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=300)
     assert process.returncode == 130, seen + rest
-    assert "is a model of part of the training." in rest
+    assert "part of the training" in rest
     assert "--resume" not in rest
     told = json.loads((tmp_path / "model" / "meta.json").read_text())["guarantee"]
     assert 0 < told["steps"] < 500_000
@@ -509,11 +508,9 @@ def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
 
 def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
     sentences = reproduce.told(fit)
-    assert sentences[0].startswith(
-        "The model says of itself that it is (3, 0.0001)-differentially private for each cell of"
-    )
-    assert f"{fit.guarantee.steps} steps of training" in sentences[1]
-    assert sentences[2].startswith("This page is not covered: it was made with real cells")
+    assert "(3, 0.0001)-differentially private for each cell" in sentences[0]
+    assert f"{fit.guarantee.steps} steps" in sentences[1]
+    assert "real cells" in sentences[2]
     nothing = pd.DataFrame(
         columns=["metric", "label", "value", "floor", "floor_low", "floor_high", "verdict"]
     )
@@ -523,7 +520,7 @@ def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
     code = reproduce.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
     assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell')," in code
     model = collect.of_model(fit)
-    assert model["epochs"] == "not told"
+    assert not model["epochs"].isdigit()
     assert "trained on" not in model
 
 

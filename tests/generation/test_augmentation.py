@@ -72,17 +72,14 @@ def test_a_number_a_dict_and_a_fit_made_here(few):
 
 
 def test_nothing_to_add_is_said(conditional, cells):
-    with pytest.warns(UserWarning, match=r"as many cells as asked for \(to=5\): nothing was generated"):
+    with pytest.warns(UserWarning, match=r"cells.*\bto=5\b"):
         made = vx.augment(cells, "cell_type", to=5, fit=conditional)
     assert made.n_obs == 700
     assert set(made.obs["group"]) == {"real"}
 
 
 def test_cells_without_genes_of_the_fit(conditional, cells):
-    words = (
-        rf"must have the genes of the fit, but lack '{cells.var_names[0]}', '{cells.var_names[1]}'\. Give cells "
-        "that have them, or no fit: then one is made of these cells"
-    )
+    words = rf"genes.*\bfit\b.*'{cells.var_names[0]}', '{cells.var_names[1]}'"
     with pytest.raises(ValueError, match=words):
         vx.augment(cells[:, 2:].copy(), "cell_type", fit=conditional)
 
@@ -90,12 +87,12 @@ def test_cells_without_genes_of_the_fit(conditional, cells):
 @pytest.mark.parametrize(
     ("key", "kwargs", "error", "words"),
     [
-        ("cell_typ", {}, ValueError, "label_key must be a column of obs .* Did you mean 'cell_type'"),
-        ("cell_type", {"to": "even"}, ValueError, "to must be 'balanced', a number of cells, or numbers by label, got 'even'"),
-        ("cell_type", {"to": 2.5}, TypeError, "to must be a whole number, got 2.5"),
-        ("cell_type", {"to": {"NK": 5}}, ValueError, "to must give numbers of labels of the cells, got 'NK'"),
-        ("phase", {"fit": True}, ValueError, "The fit must have 'phase' as its label, it has 'cell_type'"),
-        ("cell_type", {"fit": True, "epochs": 3}, ValueError, "With a fit there is nothing left to fit"),
+        ("cell_typ", {}, ValueError, r"label_key.*\bobs\b.*'cell_type'"),
+        ("cell_type", {"to": "even"}, ValueError, r"\bto\b.*'balanced'.*'even'"),
+        ("cell_type", {"to": 2.5}, TypeError, r"\bto\b.*\b2\.5"),
+        ("cell_type", {"to": {"NK": 5}}, ValueError, r"\bto\b.*label.*'NK'"),
+        ("phase", {"fit": True}, ValueError, r"'phase'.*label.*'cell_type'"),
+        ("cell_type", {"fit": True, "epochs": 3}, ValueError, r"covariate_keys"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(conditional, cells, key, kwargs, error, words):

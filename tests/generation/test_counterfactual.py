@@ -83,27 +83,27 @@ def test_files_in_and_out_a_block_at_a_time(conditional, cells, cycling, tmp_pat
     back = vx.read(tmp_path / "s.zarr")
     assert same(back, cycling)
     assert list(back.obs_names) == list(cells.obs_names)
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match=r"exists"):
         vx.transform(conditional, cells, phase="S", out=tmp_path / "s.zarr")
 
 
 @pytest.mark.parametrize(
     ("change", "kwargs", "error", "words"),
     [
-        (None, {}, ValueError, r"Say which condition to give the cells, one of 'cell_type', 'phase'"),
-        (None, {"fase": "S"}, ValueError, "got 'fase'. Did you mean 'phase'"),
-        (None, {"phase": "s"}, ValueError, "phase must be one of 'G1', 'G2M', 'S', got 's'. Did you mean 'S'"),
-        (lambda a: a[:, :700], {"phase": "S"}, ValueError, "The genes must be the 765 of the training cells, got 700"),
-        (lambda a: a[:0], {"phase": "S"}, ValueError, "object must hold at least one cell"),
-        (lambda a: ad.AnnData(a.X, var=a.var), {"phase": "S"}, ValueError, "label_key must be a column of obs"),
-        (lambda a: ad.AnnData(a.X * 0.5, obs=a.obs, var=a.var), {"phase": "S"}, ValueError, "Counts must be whole"),
-        (None, {"phase": "S", "library_size": 0}, ValueError, "library_size must be more than 0"),
+        (None, {}, ValueError, r"condition.*'cell_type', 'phase'"),
+        (None, {"fase": "S"}, ValueError, r"'fase'.*'phase'"),
+        (None, {"phase": "s"}, ValueError, r"phase.*'G1', 'G2M', 'S'.*'s'.*'S'"),
+        (lambda a: a[:, :700], {"phase": "S"}, ValueError, r"genes.*\b765\b.*\b700\b"),
+        (lambda a: a[:0], {"phase": "S"}, ValueError, r"object.*\bcell"),
+        (lambda a: ad.AnnData(a.X, var=a.var), {"phase": "S"}, ValueError, r"label_key.*\bobs\b"),
+        (lambda a: ad.AnnData(a.X * 0.5, obs=a.obs, var=a.var), {"phase": "S"}, ValueError, r"Counts.*whole"),
+        (None, {"phase": "S", "library_size": 0}, ValueError, r"library_size.*\b0\b"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(conditional, cells, change, kwargs, error, words):
     with pytest.raises(error, match=words):
         vx.transform(conditional, cells if change is None else change(cells), **kwargs)
-    with pytest.raises(TypeError, match="fit must be what fit_vae or load_vae returned, got str"):
+    with pytest.raises(TypeError, match=r"\bfit\b.*fit_vae.*load_vae.*\bstr\b"):
         vx.transform("model", cells, phase="S")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,7 +187,7 @@ def test_no_scheduler_at_the_address(model, tmp_path):
     done = run("generate", model, "-n", 5, "--dask", "tcp://127.0.0.1:9", "--out", tmp_path / "g.h5ad")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "A Dask scheduler must answer at tcp://127.0.0.1:9 within 10 s, and none does." in done.stderr
+    assert re.search(r"Dask scheduler.*tcp://127\.0\.0\.1:9\b.*\b10 s\b", done.stderr), done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,7 +204,7 @@ def test_a_scheduler_lost_in_mid_generation(model, tmp_path):
         said = client.communicate()[1]
     assert client.returncode == 2
     assert said.count("\n") == 1, said
-    assert f"The Dask scheduler at {address} must answer within 10 s, and does not." in said
+    assert re.search(rf"Dask scheduler.*{address}.*\b10 s\b", said), said
     assert list(tmp_path.glob("*g*.h5ad")) + list(tmp_path.glob(".g*")) == []
 
 
@@ -212,9 +213,7 @@ def test_a_cluster_without_workers(conditional, tmp_path, monkeypatch):
     with (
         processes(tmp_path) as (file, _),
         cluster.connected(str(file)) as client,
-        pytest.raises(
-            ConnectionError, match="must have workers, and has had none for 0.5 s. Start some: dask"
-        ),
+        pytest.raises(ConnectionError, match=r"workers.*\b0\.5 s\b.*\bdask\b"),
     ):
         vx.gen_exprs(conditional, 5, client=client, out=tmp_path / "g.h5ad")
     assert not (tmp_path / "g.h5ad").exists()
@@ -223,9 +222,9 @@ def test_a_cluster_without_workers(conditional, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ({"worker": HIDE}, "tcp://127.0.0.1:[0-9]+ has none"),
-        ({"worker": OLD}, "tcp://127.0.0.1:[0-9]+ has 0.0.1"),
-        ({"worker": "", "scheduler": HIDE}, "the scheduler has none"),
+        ({"worker": HIDE}, r"tcp://127\.0\.0\.1:[0-9]+"),
+        ({"worker": OLD}, r"tcp://127\.0\.0\.1:[0-9]+.*\b0\.0\.1\b"),
+        ({"worker": "", "scheduler": HIDE}, r"scheduler"),
     ],
 )
 def test_workers_without_this_version(conditional, tmp_path, code, words):
@@ -233,7 +232,7 @@ def test_workers_without_this_version(conditional, tmp_path, code, words):
         client.wait_for_workers(1)
         with pytest.raises(
             ImportError,
-            match=f"must have vaexprs {vx.__version__}, as the process has that asks them; {words}",
+            match=rf"vaexprs {re.escape(vx.__version__)}.*{words}",
         ):
             vx.gen_exprs(conditional, 5, client=client)
 
@@ -260,7 +259,7 @@ def test_what_is_lost_in_mid_generation_one_after_the_other(conditional, expecte
             patch.setattr(cluster, "WORKERLESS", 0.5)
             with pytest.raises(
                 ConnectionError,
-                match=f"must have workers, and has had none for 0.5 s. Start some: dask worker {address}",
+                match=rf"workers.*\b0\.5 s\b.*dask worker {address}",
             ):
                 list(one)
         # an old installation, which comes when versions have been compared
@@ -270,14 +269,12 @@ def test_what_is_lost_in_mid_generation_one_after_the_other(conditional, expecte
         started.append(a_worker(tmp_path, env={**os.environ, "PYTHONPATH": str(mark.parent)}))
         with pytest.raises(
             ImportError,
-            match=f"must have vaexprs {vx.__version__}, as the process has .*; a worker has 0.0.1. Install it",
+            match=rf"vaexprs {re.escape(vx.__version__)}.*worker.*\b0\.0\.1\b",
         ):
             list(other)
         asleep = client.submit(time.sleep, 100)
         started[0].kill()
-        lost = (
-            f"The Dask scheduler at {address} must answer within 10 s, and does not. Start the cluster again"
-        )
+        lost = rf"Dask scheduler.*{address}.*\b10 s\b"
         with pytest.raises(ConnectionError, match=lost):
             cluster._result(client, asleep)
         with pytest.raises(ConnectionError, match=lost):
@@ -296,7 +293,7 @@ def test_a_task_that_times_out_by_itself_says_so(conditional):
             processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
-        pytest.raises(TimeoutError, match="^the disk did not answer$"),
+        pytest.raises(TimeoutError, match=r"^the disk did not answer$"),
     ):
         list(cluster.drawn_by(client, late, conditional, [0]))
 
@@ -307,13 +304,11 @@ def test_what_is_no_scheduler(model, tmp_path):
         done = run("generate", model, "-n", 5, "--dask", name, "--out", tmp_path / "g.h5ad")
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
-        assert "The Dask scheduler must be an address (tcp://HOST:8786) or a scheduler file" in done.stderr
+        assert re.search(r"Dask scheduler.*tcp://HOST:8786.*scheduler file", done.stderr), done.stderr
 
 
 def test_what_is_no_client(conditional):
-    with pytest.raises(
-        TypeError, match="client must be a distributed.Client, got str. Make one: distributed"
-    ):
+    with pytest.raises(TypeError, match=r"client.*distributed\.Client.*\bstr\b"):
         vx.gen_exprs(conditional, 5, client="tcp://127.0.0.1:8786")
 
 
@@ -322,7 +317,7 @@ def test_a_client_that_must_be_awaited_is_refused(conditional):
 
     async def ask():
         async with distributed.Client(asynchronous=True, **settings) as client:
-            with pytest.raises(TypeError, match="with asynchronous=False, got an asynchronous one"):
+            with pytest.raises(TypeError, match=r"asynchronous=False"):
                 vx.gen_exprs(conditional, 5, client=client)
 
     asyncio.run(ask())
@@ -333,4 +328,4 @@ def test_without_dask_it_says_what_to_install(model, tmp_path):
     words = ["generate", model, "-n", "5", "--dask", "tcp://127.0.0.1:9", "--out", tmp_path / "g.h5ad"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "Work on a Dask cluster needs 'vaexprs[dask]': pip install 'vaexprs[dask]'" in done.stderr
+    assert "pip install 'vaexprs[dask]'" in done.stderr

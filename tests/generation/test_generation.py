@@ -1,6 +1,7 @@
 """gen_exprs: the cells asked for."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -166,9 +167,9 @@ def test_cells_written_as_they_are_made_are_the_same(conditional, tmp_path, monk
 
 def test_writing_cells_overwrites_nothing(conditional, tmp_path):
     (tmp_path / "g.h5ad").write_text("mine")
-    with pytest.raises(FileExistsError, match="g.h5ad' exists already"):
+    with pytest.raises(FileExistsError, match=r"g\.h5ad'.*exists"):
         vx.gen_exprs(conditional, 5, out=tmp_path / "g.h5ad")
-    with pytest.raises(ValueError, match="The output must be one of .h5ad, .zarr, .* got 'g.loom'"):
+    with pytest.raises(ValueError, match=r"\.h5ad, \.zarr, .*'g\.loom'"):
         vx.gen_exprs(conditional, 5, out=tmp_path / "g.loom")
     assert (tmp_path / "g.h5ad").read_text() == "mine"
 
@@ -198,8 +199,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(conditional, tmp_path, n
     process = generating(model, n, tmp_path / "out" / name, limit)
     said = process.communicate()[1]
     assert process.returncode == 2, said
-    assert said.splitlines()[-1].startswith(
-        f"Error: '{tmp_path / 'out' / name}' cannot be written: file too large."
+    assert re.match(
+        rf"Error: '{re.escape(str(tmp_path / 'out' / name))}'.*file too large", said.splitlines()[-1]
     )
     assert said.count("\n") == 1, said
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
@@ -226,18 +227,17 @@ def test_ctrl_c_leaves_nothing_half_written(conditional, tmp_path, name, sent, s
     assert out.read_text() == "mine"
     found = {path.name for path in out.parent.iterdir()} - {name}
     if sent == signal.SIGTERM:
-        assert (said, found) == ("Terminated; nothing is left half-written.\n", set())
+        assert found == set()
+        assert re.fullmatch(r"Terminated.*\n", said), said
     elif found:  # it had come to the counts
         (partial,) = found
         assert partial == f"g.partial{out.suffix}"
         kept = vx.read(out.with_name(partial))
-        assert said == (
-            f"Interrupted; the first {kept.n_obs:,} of 1,000,000 cells are kept in "
-            f"{str(out.with_name(partial))!r}. The same command makes all of them.\n"
-        )
+        path = re.escape(str(out.with_name(partial)))
+        assert re.fullmatch(rf"Interrupted.*\b{kept.n_obs:,} of 1,000,000 cells.*'{path}'.*\n", said), said
         assert kept.X.sum(axis=1).min() > 0
     else:
-        assert said == "Interrupted; nothing was written.\n"
+        assert re.fullmatch(r"Interrupted.*\n", said), said
 
 
 def test_values_that_are_not_counts_are_written_too(few, tmp_path):
@@ -266,20 +266,20 @@ def test_a_table_of_conditions(conditional):
 @pytest.mark.parametrize(
     ("table", "error", "words"),
     [
-        ({"cell_type": ["CD34+"]}, ValueError, "must have a column 'n' with numbers of cells, got 'cell_type'"),
-        ({"celltype": ["CD34+"], "n": [1]}, ValueError, "got 'celltype'. Did you mean 'cell_type'"),
-        ({"cell_type": ["CD34"], "n": [1]}, ValueError, "cell_type must be one of .* got 'CD34'. Did you mean"),
-        ({"cell_type": ["CD34+"], "n": [1.5]}, TypeError, "n in row 1 of conditions must be a whole number, got 1.5"),
-        ({"cell_type": ["CD34+"], "n": [-1]}, ValueError, "n in row 1 of conditions must be at least 0, got -1"),
-        ({"cell_type": ["CD34+"], "n": [0]}, ValueError, "must ask for at least one cell"),
-        ({"cell_type": [], "n": []}, ValueError, "conditions must have at least one row, got none"),
-        ("CD34+", TypeError, "conditions must be a DataFrame with a column 'n'"),
+        ({"cell_type": ["CD34+"]}, ValueError, r"column 'n'.*'cell_type'"),
+        ({"celltype": ["CD34+"], "n": [1]}, ValueError, r"'celltype'.*'cell_type'"),
+        ({"cell_type": ["CD34"], "n": [1]}, ValueError, r"cell_type.*'CD34'"),
+        ({"cell_type": ["CD34+"], "n": [1.5]}, TypeError, r"\bn in row 1 of conditions\b.*whole number.*\b1\.5"),
+        ({"cell_type": ["CD34+"], "n": [-1]}, ValueError, r"\bn in row 1 of conditions\b.*\b0\b.*-1\b"),
+        ({"cell_type": ["CD34+"], "n": [0]}, ValueError, r"\bcell"),
+        ({"cell_type": [], "n": []}, ValueError, r"conditions.*\brow\b"),
+        ("CD34+", TypeError, r"conditions.*DataFrame.*column 'n'"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be(conditional, table, error, words):
     with pytest.raises(error, match=words):
         vx.gen_exprs(conditional, conditions=table)
-    with pytest.raises(ValueError, match="leave out num_samples, labels and covariates"):
+    with pytest.raises(ValueError, match=r"num_samples.*labels.*covariates"):
         vx.gen_exprs(conditional, 5, conditions={"n": [3]})
 
 
@@ -345,23 +345,23 @@ def test_it_says_what_it_is(generated):
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
-        ({}, ValueError, "num_samples must be given, or numbers by label"),
-        ({"num_samples": 0}, ValueError, "num_samples must be at least 1, got 0"),
-        ({"num_samples": -5}, ValueError, "num_samples must be at least 1, got -5"),
-        ({"num_samples": 2.5}, TypeError, "num_samples must be a whole number, got 2.5"),
-        ({"num_samples": 5, "labels": "CD34"}, ValueError, "got 'CD34'. Did you mean 'CD34.'"),
-        ({"labels": {"CD34+": 0}}, ValueError, r"labels\['CD34\+'\] must be at least 1, got 0"),
-        ({"labels": {"CD34+": "x"}}, TypeError, "must be a whole number, got 'x'"),
-        ({"num_samples": 3, "labels": ["CD34+"]}, TypeError, r"numbers by label .* got \['CD34\+'\]"),
-        ({"num_samples": 3, "covariates": "S"}, TypeError, "covariates must give levels by name .* got 'S'"),
-        ({"labels": {}}, ValueError, "labels must name at least one label, got an empty dict"),
-        ({"num_samples": 3, "labels": {"CD34+": 3}}, ValueError, "num_samples must be left out"),
-        ({"num_samples": 3, "covariates": {"fase": "S"}}, ValueError, "got 'fase'. Did you mean 'phase'"),
-        ({"num_samples": 3, "covariates": {"phase": "G3"}}, ValueError, "phase must be one of .* got 'G3'"),
-        ({"num_samples": 3, "library_size": 0}, ValueError, "library_size must be more than 0, got 0"),
-        ({"num_samples": 3, "library_size": "big"}, ValueError, "must be a number or 'real', got 'big'"),
-        ({"num_samples": 3, "batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-        ({"num_samples": 3, "seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({}, ValueError, r"num_samples"),
+        ({"num_samples": 0}, ValueError, r"num_samples.*\b1\b.*\b0\b"),
+        ({"num_samples": -5}, ValueError, r"num_samples.*\b1\b.*-5\b"),
+        ({"num_samples": 2.5}, TypeError, r"num_samples.*whole number.*\b2\.5"),
+        ({"num_samples": 5, "labels": "CD34"}, ValueError, r"'CD34'.*'CD34.'"),
+        ({"labels": {"CD34+": 0}}, ValueError, r"labels\['CD34\+'\].*\b1\b.*\b0\b"),
+        ({"labels": {"CD34+": "x"}}, TypeError, r"whole number.*'x'"),
+        ({"num_samples": 3, "labels": ["CD34+"]}, TypeError, r"label.*\['CD34\+'\]"),
+        ({"num_samples": 3, "covariates": "S"}, TypeError, r"covariates.*levels.*'S'"),
+        ({"labels": {}}, ValueError, r"labels.*\bdict\b"),
+        ({"num_samples": 3, "labels": {"CD34+": 3}}, ValueError, r"num_samples"),
+        ({"num_samples": 3, "covariates": {"fase": "S"}}, ValueError, r"'fase'.*'phase'"),
+        ({"num_samples": 3, "covariates": {"phase": "G3"}}, ValueError, r"phase.*'G3'"),
+        ({"num_samples": 3, "library_size": 0}, ValueError, r"library_size.*\b0\b"),
+        ({"num_samples": 3, "library_size": "big"}, ValueError, r"number.*'real'.*'big'"),
+        ({"num_samples": 3, "batch_size": 0}, ValueError, r"batch_size.*\b1\b.*\b0\b"),
+        ({"num_samples": 3, "seed": -1}, ValueError, r"seed.*\b0\b.*-1\b"),
     ],
 )
 def test_wishes_that_cannot_be_granted(conditional, arguments, kind, words):
@@ -371,17 +371,13 @@ def test_wishes_that_cannot_be_granted(conditional, arguments, kind, words):
 
 
 def test_wishes_the_fit_knows_nothing_of(r_fit, few):
-    with pytest.raises(
-        ValueError, match="labels cannot be asked for: the model was fitted without label_key"
-    ):
+    with pytest.raises(ValueError, match=r"labels.*label_key"):
         vx.gen_exprs(r_fit, 5, labels="B")
-    with pytest.raises(
-        ValueError, match="library_size applies to counts; this fit has likelihood 'bernoulli'"
-    ):
+    with pytest.raises(ValueError, match=r"library_size.*counts.*likelihood.*'bernoulli'"):
         vx.gen_exprs(r_fit, 5, library_size=100)
-    with pytest.raises(ValueError, match="covariates of the fit .it has none., got 'phase'"):
+    with pytest.raises(ValueError, match=r"covariates.*\bfit\b.*'phase'"):
         vx.gen_exprs(r_fit, 5, covariates={"phase": "S"})
-    with pytest.raises(TypeError, match="x must be what fit_vae or load_vae returned, got AnnData"):
+    with pytest.raises(TypeError, match=r"^x\b.*fit_vae.*load_vae.*\bAnnData\b"):
         vx.gen_exprs(few, 5)
 
 

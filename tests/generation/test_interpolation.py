@@ -68,19 +68,19 @@ def test_values_that_are_not_counts(few):
 @pytest.mark.parametrize(
     ("args", "kwargs", "error", "words"),
     [
-        (("CD34+", "NK", 5), {}, ValueError, "cell_type must be one of .* got 'NK'. Did you mean 'CD56+ NK'"),
-        (("CD34+", "CD34+", 5), {}, ValueError, "must be different labels, got 'CD34+' twice"),
-        (("CD34+", "CD19+ B", 0), {}, ValueError, "num_samples must be at least 1, got 0"),
-        (("CD34+", "CD19+ B", 5), {"steps": 1}, ValueError, "steps must be at least 2, got 1"),
-        (("CD34+", "CD19+ B", 5), {"covariates": {"fase": "S"}}, ValueError, "Did you mean 'phase'"),
+        (("CD34+", "NK", 5), {}, ValueError, r"cell_type.*'NK'.*'CD56\+ NK'"),
+        (("CD34+", "CD34+", 5), {}, ValueError, r"labels.*'CD34\+'"),
+        (("CD34+", "CD19+ B", 0), {}, ValueError, r"num_samples.*\b1\b.*\b0\b"),
+        (("CD34+", "CD19+ B", 5), {"steps": 1}, ValueError, r"steps.*\b2\b.*\b1\b"),
+        (("CD34+", "CD19+ B", 5), {"covariates": {"fase": "S"}}, ValueError, r"'phase'"),
     ],
 )
 def test_what_cannot_be(conditional, args, kwargs, error, words):
-    with pytest.raises(error, match=words.replace("+", r"\+")):
+    with pytest.raises(error, match=words):
         vx.interpolate(conditional, *args, **kwargs)
 
 
 def test_a_fit_without_labels(few):
     fit = vx.fit_vae(few, epochs=1, verbose=0)
-    with pytest.raises(ValueError, match="the model was fitted without label_key"):
+    with pytest.raises(ValueError, match=r"label_key"):
         vx.interpolate(fit, "a", "b", 5)

@@ -54,14 +54,14 @@ def test_choice_is_returned():
 
 
 def test_wrong_choice_names_the_options_and_the_nearest():
-    words = r"^kind must be one of 'none', 'log1p', got 'log'\. Did you mean 'log1p'\?$"
+    words = r"^kind .*'none', 'log1p'.*'log'.*'log1p'"
     with pytest.raises(ValueError, match=words):
         check_choice("kind", "log", ("none", "log1p"))
 
 
 @pytest.mark.parametrize("value", [5, None, ["none"]])
 def test_choice_of_another_type_is_refused_by_value(value):
-    with pytest.raises(ValueError, match=r"^kind must be one of 'none', 'log1p', got ") as caught:
+    with pytest.raises(ValueError, match=r"^kind .*'none', 'log1p'") as caught:
         check_choice("kind", value, ("none", "log1p"))
     assert repr(value) in str(caught.value)
 
@@ -77,14 +77,14 @@ def test_whole_number_of_any_type_becomes_an_int(value):
     "value", [2.5, True, np.True_, "3", None, np.nan, np.inf, -np.inf, [3], np.array([3])]
 )
 def test_anything_but_a_whole_number_is_a_type_error(value):
-    with pytest.raises(TypeError, match=r"^epochs must be a whole number, got ") as caught:
+    with pytest.raises(TypeError, match=r"^epochs .*whole number") as caught:
         check_integer("epochs", value, 1)
     assert repr(value) in str(caught.value)
 
 
 def test_whole_number_below_the_minimum_is_refused_and_the_minimum_taken():
     assert check_integer("epochs", 1, 1) == 1
-    with pytest.raises(ValueError, match=r"^epochs must be at least 1, got 0\.$"):
+    with pytest.raises(ValueError, match=r"^epochs .*\b1\b.*\b0\b"):
         check_integer("epochs", 0, 1)
 
 
@@ -97,27 +97,27 @@ def test_real_number_of_any_type_becomes_a_float(value):
 
 @pytest.mark.parametrize("value", ["0.5", None, True, np.True_, 1j, [0.5]])
 def test_anything_but_a_real_number_is_a_type_error(value):
-    with pytest.raises(TypeError, match=r"^regularization must be a number, got ") as caught:
+    with pytest.raises(TypeError, match=r"^regularization .*number") as caught:
         check_real("regularization", value, 0)
     assert repr(value) in str(caught.value)
 
 
 def test_real_minimum_is_taken_and_less_refused():
     assert check_real("regularization", 0, 0) == 0.0
-    with pytest.raises(ValueError, match=r"^regularization must be at least 0, got -0\.5\.$"):
+    with pytest.raises(ValueError, match=r"^regularization .*\b0\b.*-0\.5\b"):
         check_real("regularization", -0.5, 0)
 
 
 def test_real_upper_limit_is_refused_and_just_less_taken():
     just_less = float(np.nextafter(1, 0))
     assert check_real("validation_split", just_less, 0, below=1) == just_less
-    with pytest.raises(ValueError, match=r"^validation_split must be at least 0 and less than 1, got 1\.$"):
+    with pytest.raises(ValueError, match=r"^validation_split .*\b0\b.*\b1\b.* 1\b"):
         check_real("validation_split", 1, 0, below=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_real_must_be_finite(value):
-    with pytest.raises(ValueError, match=rf"^library_size must be .*, got {value}\.$"):
+    with pytest.raises(ValueError, match=rf"^library_size .*{value}"):
         check_real("library_size", value, 0)
 
 
@@ -131,7 +131,7 @@ def test_dependency_is_imported():
 
 
 def test_missing_dependency_comes_with_the_command_that_installs_it():
-    with pytest.raises(ImportError, match=r"^Drawing trees needs no-such: pip install no-such$") as caught:
+    with pytest.raises(ImportError, match=r"no-such.*pip install no-such$") as caught:
         require("no_such_module", "no-such", "Drawing trees")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
@@ -142,6 +142,6 @@ def test_a_warning_is_at_the_line_of_the_user():
     from vaexprs.mixture.gaussian_mixture import GaussianMixture
 
     values = np.random.default_rng(0).normal(size=(60, 2))
-    with pytest.warns(ConvergenceWarning, match="try a larger max_iter or tol") as caught:
+    with pytest.warns(ConvergenceWarning, match=r"max_iter.*\btol\b") as caught:
         GaussianMixture(3, max_iter=1, tol=0).fit(values)
     assert [warning.filename for warning in caught] == [__file__]

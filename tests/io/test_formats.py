@@ -126,17 +126,17 @@ def assert_same(found, cells, obs=()):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("no_assay", "^The experiment in .* has no assay"),
-        ("old_class", "was written by old classes of R. In R: saveRDS"),
-        ("odd_names", "has 200 cells, but names of 3"),
-        ("seurat_bare", "^The Seurat object in .* has no assay"),
-        ("seurat_hollow", "^The assay 'RNA' in .* has neither counts nor data"),
+        ("no_assay", r"experiment.*\bassay"),
+        ("old_class", r"classes.*saveRDS"),
+        ("odd_names", r"\b200 cells.*\b3\b"),
+        ("seurat_bare", r"Seurat.*\bassay"),
+        ("seurat_hollow", r"assay 'RNA'.*counts.*data"),
         (
             "seurat_split",
-            r"are split into 'counts\.a', 'counts\.b'\. In R: saveRDS\(JoinLayers\(x\), \.\.\.\)",
+            r"'counts\.a', 'counts\.b'.*saveRDS\(JoinLayers\(x\), \.\.\.\)",
         ),
-        ("words", "must hold numbers, but its column 'a' holds others"),
-        ("factor", "cannot be read as .rds: a factor has more values than levels"),
+        ("words", r"numbers.*column 'a'"),
+        ("factor", r"\.rds\b.*factor.*levels"),
     ],
 )
 def test_objects_of_r_without_what_is_needed(from_r, name, words):
@@ -169,11 +169,9 @@ def test_a_single_cell_experiment(from_r, some_cells):
 
 def test_code_in_a_file_is_not_run(from_r, some_cells):
     assert_same(quiet_read(from_r / "sce_with_code.rds"), some_cells, ["cell_type"])
-    with pytest.raises(
-        ValueError, match=r"function\.rds' must hold a Single.* or a matrix .*, got a function\.$"
-    ):
+    with pytest.raises(ValueError, match=r"function\.rds'.*Single.*matrix.*\bfunction\b"):
         vx.read(from_r / "function.rds")
-    with pytest.raises(ValueError, match=r"promise\.rds' holds something that rdata cannot read yet"):
+    with pytest.raises(ValueError, match=r"promise\.rds'.*\brdata\b"):
         vx.read(from_r / "promise.rds")
     assert not list(from_r.glob("**/pwned"))
 
@@ -189,7 +187,7 @@ def test_a_seurat_object(from_r, some_cells):
     assert_same(found, some_cells, ["cell_type", "phase"])
     assert sorted(found.layers) == ["counts", "data"]
     assert set(found.obs["ident"]) == {"SeuratProject"}
-    with pytest.warns(UserWarning, match=r"^'seurat_two\.rds': of its assays 'RNA', 'ADT', 'RNA' is read\.$"):
+    with pytest.warns(UserWarning, match=r"'seurat_two\.rds'.*assays 'RNA', 'ADT'.*'RNA'"):
         assert_same(vx.read(from_r / "seurat_two.rds"), some_cells)
 
 
@@ -206,9 +204,9 @@ def test_a_seurat_object_of_version_5(from_r, some_cells):
 def test_matrices_of_r(from_r, some_cells, name):
     """Genes in rows, as R's packages have it, or turned round as the names of genes and barcodes tell."""
     words = (
-        r"its 200 rows are taken as cells and its 300 columns as genes, because columns are named like genes"
+        r"\b200 rows\b.*\bcells\b.*\b300 columns\b.*\bgenes\b"
         if name == "turned"
-        else r"its 300 rows are taken as genes and its 200 columns as cells, because .* named like"
+        else r"\b300 rows\b.*\bgenes\b.*\b200 columns\b.*\bcells\b"
     )
     with pytest.warns(UserWarning, match=words):
         assert_same(vx.read(from_r / f"{name}.rds"), some_cells)
@@ -218,9 +216,9 @@ def test_matrices_of_r(from_r, some_cells, name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("vector", r"got a plain vector\.$"),
-        ("pattern", r"got a 'ngCMatrix'\. In R: saveRDS\(as\(assay\(x\), 'dgCMatrix'\), 'counts\.rds'\)"),
-        ("bytes", r"holds something that rdata cannot read yet .*RAW.* In R take out"),
+        ("vector", r"\bvector\b"),
+        ("pattern", r"'ngCMatrix'.*saveRDS\(as\(assay\(x\), 'dgCMatrix'\), 'counts\.rds'\)"),
+        ("bytes", r"\brdata\b.*RAW"),
     ],
 )
 def test_other_objects_of_r_are_named(from_r, name, words):
@@ -229,7 +227,7 @@ def test_other_objects_of_r_are_named(from_r, name, words):
 
 
 def test_an_experiment_says_itself_which_are_the_cells(from_r):
-    with pytest.raises(ValueError, match="'sce.rds' is a 'SingleCellExperiment', which says what is what"):
+    with pytest.raises(ValueError, match=r"'sce\.rds'.*'SingleCellExperiment'"):
         vx.read(from_r / "sce.rds", transpose=True)
 
 
@@ -244,16 +242,14 @@ def test_damaged_files_of_r(from_r, tmp_path):
         b"RDX3\nX\n" + whole[2:100],
     ):
         (tmp_path / "cut.rds").write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"cut\.rds' (cannot be read as \.rds: .|is not what R's|holds something)"
-        ):
+        with pytest.raises(ValueError, match=r"cut\.rds' "):
             vx.read(tmp_path / "cut.rds")
 
 
 def test_bombs_of_r(tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 2**20)
     (tmp_path / "zeros.rds").write_bytes(gzip.compress(b"X\n" + bytes(2**23)))
-    with pytest.raises(ValueError, match=r"of more than 1,6\d\d,\d\d\d when it is unpacked"):
+    with pytest.raises(ValueError, match=r"\b1,6\d\d,\d\d\d\b"):
         vx.read(tmp_path / "zeros.rds")
     import rdata.unparser
     from rdata.conversion.to_r import ConverterFromPythonToR
@@ -263,7 +259,7 @@ def test_bombs_of_r(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     rdata.unparser.unparse_fileobj(buffer, data)
     (tmp_path / "long.rds").write_bytes(buffer.getvalue())
-    with pytest.raises(ValueError, match="a compact_intseq of 1,000,000,000,000,000 values is more than"):
+    with pytest.raises(ValueError, match=r"compact_intseq.*1,000,000,000,000,000 values"):
         vx.read(tmp_path / "long.rds")
 
 
@@ -272,7 +268,7 @@ def test_deep_nesting_of_r_is_refused(tmp_path):
     level = struct.pack(">ii", 19, 1)
     head = b"X\n" + struct.pack(">iiii", 3, 0x40202, 0x30500, 5) + b"UTF-8"
     (tmp_path / "deep.rds").write_bytes(head + level * 100_000 + struct.pack(">i", 254))
-    with pytest.raises(ValueError, match=r"deep\.rds' cannot be read as \.rds: maximum recursion depth"):
+    with pytest.raises(ValueError, match=r"deep\.rds'.*\.rds\b.*recursion"):
         vx.read(tmp_path / "deep.rds")
 
 
@@ -281,13 +277,11 @@ def test_without_the_package_the_extra_is_named(tmp_path, some_cells, monkeypatc
     monkeypatch.setitem(sys.modules, "loompy", None)
     (tmp_path / "a.rds").write_bytes(b"X\n")
     (tmp_path / "a.loom").write_bytes(b"")
-    with pytest.raises(
-        ImportError, match=r"^Reading and writing \.rds files needs .*: pip install 'vaexprs\[r\]'$"
-    ):
+    with pytest.raises(ImportError, match=r"\.rds files.*pip install 'vaexprs\[r\]'$"):
         vx.read(tmp_path / "a.rds")
     with pytest.raises(ImportError, match=r"pip install 'vaexprs\[r\]'$"):
         vx.write(some_cells, tmp_path / "b.rds")
-    with pytest.raises(ImportError, match=r"^Reading \.loom files needs .*pip install 'vaexprs\[loom\]'$"):
+    with pytest.raises(ImportError, match=r"\.loom files.*pip install 'vaexprs\[loom\]'$"):
         vx.read(tmp_path / "a.loom")
 
 
@@ -401,12 +395,10 @@ def test_files_of_cellranger(cellranger, name, shape, total):
 
 def test_an_h5_file_of_several_genomes(cellranger, tmp_path):
     path = cellranger / "1.2.0" / "multiple_genomes.h5"
-    with pytest.raises(
-        ValueError, match=r"holds cells of several genomes, 'another_genome', 'hg19_chr21'\. Give"
-    ):
+    with pytest.raises(ValueError, match=r"genomes.*'another_genome', 'hg19_chr21'"):
         vx.read(path)
     (tmp_path / "cut.h5").write_bytes(path.read_bytes()[:20_000])
-    with pytest.raises(ValueError, match=r"cut\.h5' cannot be read as \.h5: .*truncated file"):
+    with pytest.raises(ValueError, match=r"cut\.h5'.*\.h5: .*truncated file"):
         vx.read(tmp_path / "cut.h5")
 
 
@@ -425,9 +417,7 @@ def test_other_features_than_genes_are_left_out(some_cells, tmp_path):
     features.loc[290:, 2] = "Antibody Capture"
     features.loc[1, 1] = features.loc[0, 1]
     features.to_csv(folder / "features.tsv.gz", sep="\t", header=False, index=False)
-    with pytest.warns(
-        UserWarning, match=r"'out\.mtx': 10 of its 300 features are not genes .*'Antibody Capture'"
-    ):
+    with pytest.warns(UserWarning, match=r"'out\.mtx'.*\b10\b.*\b300 features.*genes.*'Antibody Capture'"):
         found = vx.read(folder)
     assert found.shape == (200, 290)
     assert list(found.var_names[:2]) == ["HES4", "HES4-1"]
@@ -452,50 +442,48 @@ def test_damaged_10x_folders(some_cells, tmp_path):
     for name in ("features", "barcodes", "matrix"):
         folder = shutil.copytree(whole, tmp_path / f"no_{name}")
         next(folder.glob(f"{name}.*")).unlink()
-        with pytest.raises(ValueError, match=rf"no_{name}' is not whole: there is no {name}\..* in it"):
+        with pytest.raises(ValueError, match=rf"no_{name}'.*\b{name}\b"):
             vx.read(folder)
     folder = shutil.copytree(whole, tmp_path / "fewer")
     names = gzip.decompress((whole / "barcodes.tsv.gz").read_bytes()).splitlines()[:-1]
     (folder / "barcodes.tsv.gz").write_bytes(gzip.compress(b"\n".join(names)))
-    with pytest.raises(
-        ValueError, match=r"is of 300 genes x 200 cells, but .* 300 and barcodes\.tsv\.gz 199\."
-    ):
+    with pytest.raises(ValueError, match=r"\b300 genes x 200 cells.*\b300\b.*barcodes\.tsv\.gz.*\b199\b"):
         vx.read(folder)
     text = gzip.decompress((whole / "matrix.mtx.gz").read_bytes())
     entries = str(some_cells.X.nnz).encode()
     for content in (text[: len(text) // 2], text.replace(entries, b"9" * 12, 1), b"", b"hello\n"):
         (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
-        with pytest.raises(ValueError, match=r"whole\.mtx.*(cannot be read|is cut off)"):
+        with pytest.raises(ValueError, match=r"whole\.mtx"):
             vx.read(whole)
     head, first, rest = re.fullmatch(rb"((?:%.*\n)*[0-9 ]+\n)(.*\n)((?s:.*))", text).groups()
     gene, cell, value = first.split()
     for content, words in (
         (
             head + b"301 %b %b\n" % (cell, value) + rest,
-            r"has an entry of a gene that is not one of its 300\.",
+            r".*\bgene\b.*\b300\b",
         ),
-        (head + b"0 %b %b\n" % (cell, value) + rest, r"has an entry of a gene that is not one of its 300\."),
+        (head + b"0 %b %b\n" % (cell, value) + rest, r".*\bgene\b.*\b300\b"),
         (
             head + b"%b 201 %b\n" % (gene, value) + rest,
-            r"has an entry of a cell that is not one of its 200\.",
+            r".*\bcell\b.*\b200\b",
         ),
-        (head + rest, rf"should have {some_cells.X.nnz:,} entries, but has {some_cells.X.nnz - 1:,}\."),
-        (text + first, rf"should have {some_cells.X.nnz:,} entries, but has more\."),
+        (head + rest, rf".*\b{some_cells.X.nnz:,} entries.*\b{some_cells.X.nnz - 1:,}\b"),
+        (text + first, rf".*\b{some_cells.X.nnz:,} entries"),
     ):
         (whole / "matrix.mtx.gz").write_bytes(gzip.compress(content))
         with pytest.raises(ValueError, match=rf"whole\.mtx/matrix\.mtx\.gz' {words}"):
             vx.read(whole)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"The file must be one of .* got 'nothing'"):
+    with pytest.raises(ValueError, match=r"'nothing'"):
         vx.read(tmp_path / "nothing")
 
 
 def test_an_h5_file_that_is_not_from_10x(some_cells, tmp_path):
     some_cells.write_h5ad(tmp_path / "cells.h5")
-    with pytest.raises(ValueError, match=r"cells\.h5' is not CellRanger's, but an \.h5ad file"):
+    with pytest.raises(ValueError, match=r"cells\.h5'.*CellRanger.*\.h5ad\b"):
         vx.read(tmp_path / "cells.h5")
     pd.DataFrame({"a": [1]}).to_numpy().tofile(tmp_path / "bytes.h5")
-    with pytest.raises(ValueError, match=r"bytes\.h5' cannot be read as \.h5: "):
+    with pytest.raises(ValueError, match=r"bytes\.h5'.*\.h5: "):
         vx.read(tmp_path / "bytes.h5")
 
 
@@ -515,7 +503,7 @@ def test_loom(some_cells, tmp_path):
     )
     assert_same(quiet_read(tmp_path / "cells.loom"), some_cells, ["cell_type"])
     (tmp_path / "cut.loom").write_bytes((tmp_path / "cells.loom").read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"cut\.loom' cannot be read as \.loom: "):
+    with pytest.raises(ValueError, match=r"cut\.loom'.*\.loom: "):
         vx.read(tmp_path / "cut.loom")
 
 
@@ -531,7 +519,7 @@ def test_the_rna_of_mudata(some_cells, tmp_path):
     found = quiet_read(tmp_path / "both.h5mu")
     assert_same(found, some_cells, ["cell_type"])
     assert set(found.obs["donor"]) == {"d1"}
-    with pytest.raises(ValueError, match=r"two\.h5mu' must have a modality 'rna', got 'atac', 'prot'\."):
+    with pytest.raises(ValueError, match=r"two\.h5mu'.*'rna'.*'atac', 'prot'"):
         vx.read(tmp_path / "two.h5mu")
 
 
@@ -547,9 +535,9 @@ def test_tables_either_way_round(some_cells, tmp_path, suffix):
     table, separator = table_of(some_cells), "," if "csv" in suffix else "\t"
     table.to_csv(tmp_path / f"cells{suffix}", sep=separator)
     table.T.to_csv(tmp_path / f"genes{suffix}", sep=separator)
-    with pytest.warns(UserWarning, match="200 rows are taken as cells .* named like .*say transpose=True"):
+    with pytest.warns(UserWarning, match=r"\b200 rows\b.*\bcells\b.*transpose=True"):
         assert_same(vx.read(tmp_path / f"cells{suffix}"), some_cells)
-    with pytest.warns(UserWarning, match="300 rows are taken as genes .* named like .*say transpose=False"):
+    with pytest.warns(UserWarning, match=r"\b300 rows\b.*\bgenes\b.*transpose=False"):
         assert_same(vx.read(tmp_path / f"genes{suffix}"), some_cells)
     assert_same(quiet_read(tmp_path / f"cells{suffix}", transpose=False), some_cells)
     assert_same(quiet_read(tmp_path / f"genes{suffix}", transpose=True), some_cells)
@@ -569,27 +557,21 @@ def test_labels_in_the_table(some_cells, tmp_path):
     table.insert(0, "cell_type", some_cells.obs["cell_type"].astype(str))
     table.insert(1, "phase", some_cells.obs["phase"].astype(str))
     table.to_csv(tmp_path / "cells.csv")
-    with pytest.warns(UserWarning, match="as cells .* because there are columns of text that label the rows"):
+    with pytest.warns(UserWarning, match=r"\bcells\b.*columns.*text.*label"):
         found = vx.read(tmp_path / "cells.csv")
     assert_same(found, some_cells, ["cell_type", "phase"])
     table.T.to_csv(tmp_path / "odd.csv")
-    with pytest.raises(
-        ValueError, match=r"odd\.csv' must hold numbers, but has '.*' in row 'cell_type', column"
-    ):
+    with pytest.raises(ValueError, match=r"odd\.csv'.*numbers.*'.*'.*row 'cell_type', column"):
         vx.read(tmp_path / "odd.csv")
 
 
 def test_the_shape_tells_where_names_do_not(tmp_path):
     tall = pd.DataFrame(np.arange(12).reshape(4, 3), index=list("abcd"), columns=list("xyz"))
     tall.to_csv(tmp_path / "tall.csv")
-    with pytest.warns(
-        UserWarning, match="4 rows are taken as genes .* the names do not tell, and there are more"
-    ):
+    with pytest.warns(UserWarning, match=r"\b4 rows\b.*\bgenes\b"):
         assert vx.read(tmp_path / "tall.csv").shape == (3, 4)
     tall.T.to_csv(tmp_path / "wide.csv")
-    with pytest.warns(
-        UserWarning, match="3 rows are taken as cells .* the names do not tell, and there are no more"
-    ):
+    with pytest.warns(UserWarning, match=r"\b3 rows\b.*\bcells\b"):
         assert vx.read(tmp_path / "wide.csv").shape == (3, 4)
 
 
@@ -612,8 +594,8 @@ def test_names_of_the_cells_tell_what_the_shape_would_not(tmp_path, suffix):
             np.testing.assert_array_equal(densify(read.X), few.to_numpy())
     obs.write_text("sample\ttype\na\tB\n")
     with (
-        pytest.warns(UserWarning, match="4 rows are taken as genes"),
-        pytest.raises(ValueError, match="must have a row for each cell, but lacks 'x', 'y', 'z'"),
+        pytest.warns(UserWarning, match=r"\b4 rows\b.*\bgenes\b"),
+        pytest.raises(ValueError, match=r"\brow\b.*\bcell.*'x', 'y', 'z'"),
     ):
         vx.read(path, obs=obs)
 
@@ -668,7 +650,7 @@ def test_gct(some_cells, tmp_path):
     assert_same(found, cells)
     assert list(found.var["Description"]) == [f"symbol {i}" for i in range(40)]
     (tmp_path / "new.gct").write_text(text.replace("#1.2", "#1.3"))
-    with pytest.raises(ValueError, match=r"new\.gct' must begin with #1\.2, the version"):
+    with pytest.raises(ValueError, match=r"new\.gct'.*#1\.2\b"):
         vx.read(tmp_path / "new.gct")
 
 
@@ -677,10 +659,10 @@ def test_comments_before_the_names(some_cells, tmp_path):
     text = table_of(cells).rename_axis("#cell").to_csv()
     (tmp_path / "counts.csv").write_text("# made by, for\n#\n" + text)
     assert_same(quiet_read(tmp_path / "counts.csv", transpose=False), cells)
-    with pytest.raises(UserWarning, match=r"^'counts\.csv': its 6 rows are taken as cells"):
+    with pytest.raises(UserWarning, match=r"^'counts\.csv'.*\b6 rows\b.*\bcells\b"):
         quiet_read(tmp_path / "counts.csv")
     (tmp_path / "only.csv").write_text("# one\n# two\n")
-    with pytest.raises(ValueError, match=r"only\.csv' must be a table with names"):
+    with pytest.raises(ValueError, match=r"only\.csv'.*table.*names"):
         vx.read(tmp_path / "only.csv")
 
 
@@ -693,16 +675,16 @@ def test_reads_of_no_gene_are_left_out(tmp_path):
     }
     table = pd.DataFrame(rows, index=["s1", "s2"]).T
     table.to_csv(tmp_path / "counts.tsv", sep="\t")
-    words = r"^'counts\.tsv': '__no_feature', 'N_unmapped' count reads of no gene, and are left out\.$"
-    with pytest.warns(UserWarning, match="2 columns as cells"), pytest.warns(UserWarning, match=words):
+    words = r"'counts\.tsv'.*'__no_feature', 'N_unmapped'"
+    with pytest.warns(UserWarning, match=r"\b2 columns\b.*\bcells\b"), pytest.warns(UserWarning, match=words):
         found = vx.read(tmp_path / "counts.tsv")
     assert found.to_df().to_dict("list") == {"ENSG00000000003": [1, 2], "ENSG00000000005": [0, 3]}
 
 
 def test_genes_that_became_dates_are_told(tmp_path):
     (tmp_path / "excel.csv").write_text("cell,CD4,ACTB,2-Sep,Mar-01\nc1,1,2,3,4\nc2,5,6,7,8\n")
-    words = r"^'excel\.csv': a spreadsheet has made dates of the names of genes: '2-Sep', 'Mar-01'\.$"
-    with pytest.warns(UserWarning, match="as genes"), pytest.warns(UserWarning, match=words):
+    words = r"'excel\.csv'.*dates.*'2-Sep', 'Mar-01'"
+    with pytest.warns(UserWarning, match=r"\bgenes\b"), pytest.warns(UserWarning, match=words):
         assert vx.read(tmp_path / "excel.csv").shape == (2, 4)
 
 
@@ -710,7 +692,7 @@ def test_genes_with_their_kinds_are_still_genes(tmp_path):
     ids = [f"ENSG0000000{i:04}" for i in range(8)]
     table = pd.DataFrame({"biotype": ["coding", "other"] * 4, "s1": range(8), "s2": range(8)}, index=ids)
     table.to_csv(tmp_path / "counts.csv")
-    with pytest.warns(UserWarning, match="8 rows are taken as genes .* because rows are named like genes"):
+    with pytest.warns(UserWarning, match=r"\b8 rows\b.*\bgenes\b"):
         found = vx.read(tmp_path / "counts.csv")
     assert found.shape == (2, 8)
     assert list(found.var["biotype"]) == ["coding", "other"] * 4
@@ -724,9 +706,7 @@ def test_the_texts_of_excel(tmp_path):
         "ACTB": [2, 4],
     }
     (tmp_path / "windows.txt").write_text(text, encoding="cp1252")
-    with pytest.raises(
-        ValueError, match=r"windows\.txt' must be text in UTF-8: .* 0xe9 .* save it as 'CSV UTF-8'"
-    ):
+    with pytest.raises(ValueError, match=r"windows\.txt'.*UTF-8.*\b0xe9\b.*'CSV UTF-8'"):
         vx.read(tmp_path / "windows.txt")
 
 
@@ -741,12 +721,12 @@ def test_cells_as_a_table_and_back(some_cells, tmp_path):
     )
     for name in ("out.csv.gz", "out.obs.csv"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(FileExistsError, match="exists already"):
+        with pytest.raises(FileExistsError, match=r"exists"):
             vx.write(cells, tmp_path / "out.csv.gz")
         assert (tmp_path / name).read_text() == "mine"
     vx.write(cells, tmp_path / "out.csv.gz", overwrite=True)
     (tmp_path / "out.obs.csv").write_text("cell,cell_type\nAAAGCCTGGCTAAC-1,B\n")
-    with pytest.raises(ValueError, match="must have a row for each cell, but lacks"):
+    with pytest.raises(ValueError, match=r"\brow\b.*\bcell"):
         vx.read(tmp_path / "out.csv.gz", transpose=False)
 
 
@@ -769,19 +749,19 @@ def test_a_spreadsheet_does_not_run_names(some_cells, tmp_path):
     [
         (
             "",
-            "names in its first row and its first column, got 0 fields in its first row and 0 in its second",
+            r"\bnames\b.*\b0 fields.*\b0\b",
         ),
-        ("a,b\n", "got 2 fields in its first row and 0 in its second"),
-        ("cell,A,B\nc1,1,2\nc2,x,3\n", "must hold numbers, but has 'x' in row 'c2', column 'A'"),
-        ("cell,A,B\nc1,1,2\nc2,,3\n", "must hold numbers, but has nothing in row 'c2', column 'A'"),
+        ("a,b\n", r"\b2 fields.*\b0\b"),
+        ("cell,A,B\nc1,1,2\nc2,x,3\n", r"numbers.*'x'.*row 'c2', column 'A'"),
+        ("cell,A,B\nc1,1,2\nc2,,3\n", r"numbers.*row 'c2', column 'A'"),
         (
             "cell,A,B\nc1,1,2\nc2,1,3,4,5\n",
-            r"cannot be read as \.csv: .*[Ee]xpected 3 fields in line 3, saw 5",
+            r"\.csv: .*[Ee]xpected 3 fields in line 3, saw 5",
         ),
-        ("cell,A,B\nc1,1,2\nc2,1\n", "has nothing in row 'c2', column 'B'"),
-        ("cell,A,B,C,D\nc1,1,2\n", "has 5 names in its first row, but 3 fields in its second"),
-        ("A,B\nx,y\n", "has no column of numbers"),
-        ("A,B,C\n1,2,3\n1,4,5\n", "names in its first column, got numbers that come more than once"),
+        ("cell,A,B\nc1,1,2\nc2,1\n", r"row 'c2', column 'B'"),
+        ("cell,A,B,C,D\nc1,1,2\n", r"\b5 names.*\b3 fields"),
+        ("A,B\nx,y\n", r"column.*numbers"),
+        ("A,B,C\n1,2,3\n1,4,5\n", r"names.*column.*numbers"),
     ],
 )
 def test_damaged_tables(tmp_path, content, words):
@@ -796,9 +776,9 @@ def test_tables_that_are_no_text(tmp_path, some_cells):
     whole = gzip.compress(table_of(some_cells).to_csv().encode())
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
     for name, words in (
-        ("bad.csv.gz", "cannot be read as "),
-        ("bad.tsv", "must be text"),
-        ("cut.csv.gz", "cannot be read as "),
+        ("bad.csv.gz", r".*\.csv"),
+        ("bad.tsv", r".*\btext\b"),
+        ("cut.csv.gz", r".*\.csv"),
     ):
         with pytest.raises(ValueError, match=rf"{name}' {words}"):
             vx.read(tmp_path / name)
@@ -819,7 +799,7 @@ def test_texts_that_readers_of_tables_stop_at_are_refused(some_cells, tmp_path, 
         cells.obs["kind"] = [name, *"abcd"]
     else:
         setattr(cells, where, [name, *getattr(cells, where)[1:]])
-    with pytest.raises(ValueError, match="A table cannot hold texts with a NUL or a carriage return: 'a"):
+    with pytest.raises(ValueError, match=r"(?i)table.*\bNUL\b.*carriage return.*'a"):
         vx.write(cells, tmp_path / f"cells{suffix}")
     assert not any(tmp_path.iterdir())
 
@@ -828,7 +808,7 @@ def test_a_cell_without_a_name(tmp_path):
     cells = ad.AnnData(np.ones((1, 2), np.float32), obs=pd.DataFrame(index=[""]))
     back = vx.read(vx.write(cells, tmp_path / "cells.csv"), transpose=False)
     assert list(back.obs_names) == [""]
-    with pytest.raises(ValueError, match="cannot hold names that are empty or have tabs"):
+    with pytest.raises(ValueError, match=r"names.*\bempty\b.*tabs"):
         vx.write(cells, tmp_path / "cells.mtx")
 
 
@@ -841,19 +821,17 @@ def test_names_that_anndata_cannot_write_are_said(some_cells, tmp_path):
     cells = some_cells[:5].copy()
     cells.obs["_index"] = "a"
     for suffix in (".h5ad", ".zarr"):
-        with pytest.raises(ValueError, match="^The cells cannot be written: '_index' is a reserved name"):
+        with pytest.raises(ValueError, match=r"'_index'"):
             vx.write(cells, tmp_path / f"cells{suffix}")
     cells.obs = cells.obs[[]].assign(**{"a/b": "x"})
-    with pytest.raises(ValueError, match=r"cannot have a slash, as 'a/b' has\. Rename it, or write \.csv"):
+    with pytest.raises(ValueError, match=r"slash.*'a/b'.*\.csv\b"):
         vx.write(cells, tmp_path / "cells.zarr")
     assert not any(tmp_path.iterdir())
 
 
 def test_transpose_is_for_tables(some_cells, tmp_path):
     some_cells.write_h5ad(tmp_path / "cells.h5ad")
-    with pytest.raises(
-        ValueError, match=r"^transpose is for tables .*'cells\.h5ad' says itself what its cells are"
-    ):
+    with pytest.raises(ValueError, match=r"transpose.*'cells\.h5ad'"):
         vx.read(tmp_path / "cells.h5ad", transpose=True)
 
 
@@ -869,7 +847,7 @@ def test_from_ones_file_to_ones_file(few, tmp_path, suffix):
     assert fit.likelihood.name == "nb"
     made = vx.gen_exprs(fit, 60, out=out, progress=False)
     assert_same(quiet_read(out), made.adata, ["cell_type"])
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match=r"exists"):
         vx.gen_exprs(fit, 60, out=out, progress=False)
     only = ["gene_mean_r"]
     settings = {"label_key": "cell_type", "only": only, "progress": False}
@@ -922,7 +900,7 @@ def test_the_command_line(few, tmp_path):
 
     options = ["--label-key", "cell_type", "--epochs", 2, "--quiet", "--out", "model"]
     said = run("fit", "few.csv", "--no-transpose", *options, status=2).stderr
-    assert "few.obs.csv' must have a row for each cell" in said
+    assert re.search(r"few\.obs\.csv'.*\brow\b.*\bcell", said), said
     run("fit", "few.csv", *options)
     run("generate", "model", "-n", 50, "--out", "made.rds", "--quiet")
     done = run(
@@ -967,8 +945,8 @@ def test_lines_of_a_table_may_end_as_on_any_system(tmp_path, end):
 def test_carriage_returns_between_lines_make_no_lines_of_nothing(tmp_path):
     """Where some lines end so and the last one in nothing, pandas found as many as were asked for."""
     (tmp_path / "x.csv").write_bytes(b"\r\r\t'")
-    with pytest.raises(ValueError, match=r"x\.csv' must be a table with names in its first row"):
+    with pytest.raises(ValueError, match=r"x\.csv'.*table.*names"):
         vx.read(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes(b'a;"b";c\n;25,;2"\n;5"\n\0;1e3;"c;2"\n;\r')
-    with pytest.raises(ValueError, match=r"x\.csv' must hold numbers, but has '5\"' in row ''"):
+    with pytest.raises(ValueError, match=r"x\.csv'.*numbers.*'5\"'.*row ''"):
         vx.read(tmp_path / "x.csv", transpose=False)

@@ -1,5 +1,6 @@
 """Reading, writing and converting: any accepted input becomes an AnnData of cells x genes."""
 
+import re
 import warnings
 
 import anndata as ad
@@ -52,7 +53,7 @@ def names_in(folder):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^There is no file '.*/cells\.h5ad'\.$"):
+    with pytest.raises(FileNotFoundError, match=r"/cells\.h5ad'"):
         read(tmp_path / "cells.h5ad")
 
 
@@ -60,8 +61,8 @@ def test_missing_file_is_named(tmp_path):
 def test_other_suffixes_are_refused_with_those_that_can_be_read(tmp_path, name):
     (tmp_path / name).write_text("")
     words = (
-        r"^The file must be one of \.h5ad, \.zarr, \.h5mu, \.h5, \.loom, \.mtx, \.mtx\.gz, a folder with "
-        rf"matrix\.mtx, \.csv, \.csv\.gz, .*, \.rds, got '{name}'\.$"
+        r"\.h5ad, \.zarr, \.h5mu, \.h5, \.loom, \.mtx, \.mtx\.gz, .*\bmatrix\.mtx, \.csv, \.csv\.gz, .*, \.rds"
+        rf".*'{re.escape(name)}'"
     )
     with pytest.raises(ValueError, match=words):
         read(tmp_path / name)
@@ -70,7 +71,7 @@ def test_other_suffixes_are_refused_with_those_that_can_be_read(tmp_path, name):
 def test_truncated_h5ad_is_named_with_its_reason(tmp_path, small):
     whole = write(small, tmp_path / "whole.h5ad").read_bytes()
     (tmp_path / "cut.h5ad").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.h5ad' cannot be read as \.h5ad: .*truncated file") as caught:
+    with pytest.raises(ValueError, match=r"cut\.h5ad'.*\.h5ad: .*truncated file") as caught:
         read(tmp_path / "cut.h5ad")
     assert isinstance(caught.value.__cause__, OSError)
 
@@ -78,20 +79,20 @@ def test_truncated_h5ad_is_named_with_its_reason(tmp_path, small):
 @pytest.mark.parametrize("content", [b"", b"gene,cell\n1,2\n"])
 def test_h5ad_that_is_not_hdf5_is_named(tmp_path, content):
     (tmp_path / "other.h5ad").write_bytes(content)
-    with pytest.raises(ValueError, match=r"other\.h5ad' cannot be read as \.h5ad: .*signature"):
+    with pytest.raises(ValueError, match=r"other\.h5ad'.*\.h5ad: .*signature"):
         read(tmp_path / "other.h5ad")
 
 
 def test_hdf5_that_is_not_an_anndata_is_named(tmp_path):
     with h5py.File(tmp_path / "other.h5ad", "w"):
         pass
-    with pytest.raises(ValueError, match=r"other\.h5ad' cannot be read as \.h5ad: .*obs"):
+    with pytest.raises(ValueError, match=r"other\.h5ad'.*\.h5ad: .*obs"):
         read(tmp_path / "other.h5ad")
 
 
 def test_folder_that_is_not_zarr_is_named(tmp_path):
     (tmp_path / "other.zarr").mkdir()
-    with pytest.raises(ValueError, match=r"other\.zarr' cannot be read as \.zarr: No group"):
+    with pytest.raises(ValueError, match=r"other\.zarr'.*\.zarr: No group"):
         read(tmp_path / "other.zarr")
 
 
@@ -122,9 +123,7 @@ def test_h5ad_is_compressed(tmp_path, cells):
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
 def test_nothing_is_overwritten_unless_asked(tmp_path, small, name):
     path = write(small, tmp_path / name)
-    with pytest.raises(
-        FileExistsError, match=rf"{name}' exists already; choose another name or say overwrite"
-    ):
+    with pytest.raises(FileExistsError, match=rf"{name}'.*exists.*overwrite"):
         write(small[:2], path)
     assert read(path).n_obs == 4
     write(small[:2], path, overwrite=True)
@@ -137,24 +136,24 @@ def test_overwrite_may_be_said_where_nothing_stands(tmp_path, small):
 
 
 def test_what_is_neither_cells_nor_a_path_is_told(tmp_path, small):
-    with pytest.raises(TypeError, match="path must be text or a pathlib.Path, got NoneType"):
+    with pytest.raises(TypeError, match=r"\bpath\b.*pathlib\.Path.*\bNoneType\b"):
         read(None)
-    with pytest.raises(TypeError, match="path must be text or a pathlib.Path, got int"):
+    with pytest.raises(TypeError, match=r"\bpath\b.*pathlib\.Path.*\bint\b"):
         write(small, 5)
-    with pytest.raises(TypeError, match="adata must be an AnnData, such as gen.adata, got dict"):
+    with pytest.raises(TypeError, match=r"adata.*AnnData.*\bdict\b"):
         write({}, tmp_path / "a.h5ad")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_output_of_another_suffix_is_refused(tmp_path, small):
-    words = r"^The output must be one of \.h5ad, \.zarr, \.mtx, \.csv, .*, \.rds, got 'cells\.loom'\.$"
+    words = r"\.h5ad, \.zarr, \.mtx, \.csv, .*, \.rds.*'cells\.loom'"
     with pytest.raises(ValueError, match=words):
         write(small, tmp_path / "cells.loom")
     assert names_in(tmp_path) == []
 
 
 def test_output_in_a_missing_folder_names_the_folder(tmp_path, small):
-    with pytest.raises(FileNotFoundError, match=r"^The folder '.*/nowhere' does not exist\.$"):
+    with pytest.raises(FileNotFoundError, match=r"(?i)folder.*/nowhere'"):
         write(small, tmp_path / "nowhere" / "cells.h5ad")
     assert names_in(tmp_path) == []
 
@@ -297,21 +296,21 @@ def test_named_layer_becomes_x(small):
 
 
 def test_unknown_layer_suggests_the_nearest(small):
-    words = r"^layer must be one of 'counts', 'log', got 'count'\. Did you mean 'counts'\?$"
+    words = r"^layer\b.*'counts', 'log'.*'count'.*'counts'"
     with pytest.raises(ValueError, match=words):
         from_object(small, layer="count")
 
 
 def test_layer_where_there_are_none_is_told_so(small):
     del small.layers["counts"], small.layers["log"]
-    with pytest.raises(ValueError, match=r"^layer must be one of none: there are no layers, got 'counts'\."):
+    with pytest.raises(ValueError, match=r"^layer\b.*layers.*'counts'"):
         from_object(small, layer="counts")
 
 
 def test_anndata_without_x_is_told_to_name_a_layer(small):
     bare = ad.AnnData(obs=small.obs, var=small.var, layers={"mine": COUNTS})
     for layer in (None, "X"):
-        with pytest.raises(ValueError, match=r"^The AnnData has no X\. .*layer='counts'"):
+        with pytest.raises(ValueError, match=r"AnnData.*\bX\b.*layer='counts'"):
             from_object(bare, layer=layer)
     np.testing.assert_array_equal(from_object(bare, layer="mine").X, COUNTS)
     bare.layers["counts"] = 2 * COUNTS
@@ -321,7 +320,7 @@ def test_anndata_without_x_is_told_to_name_a_layer(small):
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix, sp.csc_matrix])
 def test_counts_in_a_layer_are_found_where_x_has_fractions(small, kind):
     small.X, small.layers["counts"] = kind(np.log1p(COUNTS)), kind(COUNTS)
-    words = r"^X holds no counts; those in layers\['counts'\] are used\. .*layer='X' \(--layer X\)\.$"
+    words = r"^X\b.*counts.*layers\['counts'\].*layer='X' \(--layer X\)"
     with pytest.warns(UserWarning, match=words):
         taken = from_object(small)
     np.testing.assert_array_equal(densify(taken.X), COUNTS)
@@ -380,10 +379,10 @@ def test_new_column_in_the_taken_object_is_not_in_the_users(small):
 
 @pytest.mark.parametrize("given", [COUNTS, None, 5])
 def test_anything_else_is_a_type_error_that_tells_where_matrices_go(given):
-    words = rf"a path, got {type(given).__name__}\. Give a matrix of shape \(n_cells, n_genes\) as x_train\."
+    words = rf"path.*\b{type(given).__name__}\b.*matrix.*\(n_cells, n_genes\).*x_train"
     with pytest.raises(TypeError, match=words):
         from_object(given, matrix="x_train")
-    with pytest.raises(TypeError, match=r"shape \(n_cells, n_genes\) as anndata\.AnnData\(matrix\)\.$"):
+    with pytest.raises(TypeError, match=r"\(n_cells, n_genes\).*anndata\.AnnData\(matrix\)"):
         from_object(given)
 
 
@@ -467,20 +466,20 @@ def test_experiment_without_names_is_converted_without_a_warning(kind, columns):
 
 @both_experiments
 def test_unknown_assay_suggests_the_nearest(kind):
-    words = r"^layer must be one of 'counts', 'log', got 'count'\. Did you mean 'counts'\?$"
+    words = r"^layer\b.*'counts', 'log'.*'count'.*'counts'"
     with pytest.raises(ValueError, match=words):
         from_object(experiment(kind), layer="count")
 
 
 @both_experiments
 def test_experiment_without_an_assay_is_refused(kind):
-    with pytest.raises(ValueError, match=r"^The experiment has no assay\.$"):
+    with pytest.raises(ValueError, match=r"experiment.*assay"):
         from_object(kind())
 
 
 @both_experiments
 def test_assay_asked_of_an_experiment_without_any_is_told_so(kind):
-    with pytest.raises(ValueError, match="no assay"):
+    with pytest.raises(ValueError, match=r"assay"):
         from_object(kind(), layer="counts")
 
 
@@ -557,9 +556,7 @@ def test_data_frame_of_any_numeric_columns_is_accepted(frame):
 
 def test_data_frame_with_other_columns_names_them():
     frame = pd.DataFrame({"g1": [1, 2], "cell_type": ["T", "B"], "g2": [3, 4]})
-    with pytest.raises(
-        TypeError, match=r"^x_train must hold numbers only, got other columns: 'cell_type'\.$"
-    ):
+    with pytest.raises(TypeError, match=r"^x_train\b.*numbers.*columns.*'cell_type'"):
         from_matrix(frame, "x_train")
 
 
@@ -574,7 +571,7 @@ def test_anndata_is_taken_as_it_is(small):
 @pytest.mark.parametrize("given", [np.ones(3), np.ones((2, 2, 2)), 5.0, range(3), sp.coo_array(np.ones(3))])
 def test_matrix_must_have_two_dimensions(given):
     shape = np.shape(given) if not sp.issparse(given) else given.shape
-    with pytest.raises(ValueError, match=r"^x_val must have two dimensions .*, got shape ") as caught:
+    with pytest.raises(ValueError, match=r"^x_val\b.*\btwo dimensions\b.*shape") as caught:
         from_matrix(given, "x_val")
     assert str(shape) in str(caught.value)
 
@@ -590,27 +587,23 @@ def test_matrix_must_have_two_dimensions(given):
     ],
 )
 def test_anything_but_numbers_is_a_type_error(given, dtype):
-    with pytest.raises(
-        TypeError, match=rf"^x_train must be an array, .* of numbers, got ndarray of {dtype}\.$"
-    ):
+    with pytest.raises(TypeError, match=rf"^x_train\b.*array.*numbers.*\bndarray of {dtype}"):
         from_matrix(given, "x_train")
 
 
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix, sp.coo_array])
 def test_complex_numbers_are_a_type_error(kind):
-    with pytest.raises(TypeError, match=r"^x_train must hold real numbers, got complex128\.$"):
+    with pytest.raises(TypeError, match=r"^x_train\b.*real numbers.*\bcomplex128\b"):
         from_matrix(kind(COUNTS + 1j), "x_train")
 
 
 def test_columns_of_complex_numbers_are_a_type_error():
-    with pytest.raises(TypeError, match="^x_train must hold numbers only, got other columns: '0'"):
+    with pytest.raises(TypeError, match=r"^x_train\b.*numbers.*columns.*'0'"):
         from_matrix(pd.DataFrame(COUNTS + 1j), "x_train")
 
 
 def test_ragged_lists_are_a_type_error():
-    with pytest.raises(
-        TypeError, match=r"^x_train must be a matrix of shape \(n_cells, n_genes\): .*inhomogen"
-    ):
+    with pytest.raises(TypeError, match=r"^x_train\b.*\(n_cells, n_genes\).*inhomogen"):
         from_matrix([[1, 2], [3]], "x_train")
 
 
@@ -839,7 +832,7 @@ def test_matrix_by_genes_is_refused_with_what_to_do(tmp_path, large):
     cells = some_cells()
     cells.X = sp.csc_matrix(cells.X)
     path = write_as(cells, tmp_path / "cells.h5ad")
-    sentence = r"^'.*cells\.h5ad' holds its matrix by genes \(CSC\).*adata\.X = scipy\.sparse\.csr_matrix"
+    sentence = r"^'.*cells\.h5ad'.*\bCSC\b.*adata\.X = scipy\.sparse\.csr_matrix"
     for given in (path, ad.read_h5ad(path, backed="r")):
         with pytest.raises(ValueError, match=sentence):
             open_large(given, layer=None, keys=[])
@@ -877,7 +870,7 @@ def test_file_that_is_cut_off(tmp_path, monkeypatch, share, size):
     path = write_as(some_cells(), tmp_path / "cells.h5ad")
     cut(path, share)
     for call in (read, lambda path: open_large(path, layer=None, keys=["cell_type"])):
-        with pytest.raises(ValueError, match=r"^'.*cells\.h5ad' cannot be read as \.h5ad: .*[a-z]") as told:
+        with pytest.raises(ValueError, match=r"^'.*cells\.h5ad'.*\.h5ad: .*[a-z]") as told:
             call(path)
         assert "\n" not in str(told.value)
 
@@ -944,9 +937,7 @@ def test_store_whose_parts_do_not_fit_together(tmp_path, monkeypatch, suffix, si
         found = open_large(path, layer=None, keys=["cell_type"])
         return read(path) if found is None else found
 
-    with pytest.raises(
-        ValueError, match=r"^'.*cells\.(h5ad|zarr)' (cannot be read as|is not whole: )"
-    ) as told:
+    with pytest.raises(ValueError, match=r"^'.*cells\.(h5ad|zarr)' ") as told:
         get()
     assert "\n" not in str(told.value)
 
@@ -956,9 +947,7 @@ def test_genes_that_are_none_are_not_read(tmp_path, large):
     with h5py.File(path, "r+") as file:
         file["X/indices"][200] = 40
     x = open_large(path, layer=None, keys=[]).X
-    with pytest.raises(
-        ValueError, match=r"cannot be read at its cells 0 to 90: .* It may be cut off; copy it anew"
-    ):
+    with pytest.raises(ValueError, match=r"\bcells 0 to 90\b"):
         x[:]
 
 
@@ -993,7 +982,7 @@ def test_missing_chunks_of_a_sparse_matrix_are_not_taken_for_zeros(tmp_path, mon
     path = chunked(tmp_path / "cells.zarr", "csr")
     read(path)
     chunk_files(path, f"X/{array}")[3].unlink()
-    with pytest.raises(ValueError, match=rf"is not whole: 1 of \d+ chunks of 'X/{array}' are missing. Copy"):
+    with pytest.raises(ValueError, match=rf"\b1 of \d+ chunks.*'X/{array}'"):
         if open_large(path, layer=None, keys=[]) is None:
             read(path)
 
@@ -1012,11 +1001,11 @@ def test_missing_chunks_of_a_dense_matrix_are_told(tmp_path, monkeypatch, size):
         warnings.simplefilter("error")
         whole = get()
     chunk_files(path, "X")[0].unlink()
-    with pytest.warns(UserWarning, match="has no values in 1 of the 10 chunks of 'X': they count as zeros"):
+    with pytest.warns(UserWarning, match=r"\b1 of the 10 chunks.*'X'.*\bzero"):
         assert (get() != whole).any()
     for file in chunk_files(path, "X"):
         file.unlink()
-    with pytest.raises(ValueError, match="is not whole: all 10 chunks of 'X' are missing"):
+    with pytest.raises(ValueError, match=r"\b10 chunks.*'X'"):
         get()
 
 
@@ -1051,10 +1040,10 @@ def test_store_with_shards_is_whole_unless_one_is_missing(tmp_path, monkeypatch,
         np.testing.assert_array_equal(get(), some_cells().X.toarray())
     chunk_files(path, names[0])[0].unlink()
     if form == "csr":
-        with pytest.raises(ValueError, match="is not whole: .* chunks of 'X/data' are missing"):
+        with pytest.raises(ValueError, match=r"\bchunks.*'X/data'"):
             get()
     else:
-        with pytest.warns(UserWarning, match="has no values in .* chunks of 'X'"):
+        with pytest.warns(UserWarning, match=r"\bchunks.*'X'"):
             get()
 
 
@@ -1064,19 +1053,17 @@ def test_layer_or_x_that_is_not_there(tmp_path, monkeypatch, suffix, size):
     monkeypatch.setattr(stores, "IN_MEMORY", size)
     cells = some_cells()
     path = write_as(cells, tmp_path / f"cells{suffix}")
-    with pytest.raises(
-        ValueError, match="must be one of 'double', got 'doubel'. Did you mean 'double'"
-    ) as told:
+    with pytest.raises(ValueError, match=r"'double'.*'doubel'.*'double'") as told:
         open_large(path, layer="doubel", keys=[])
-    with pytest.raises(ValueError, match="The AnnData has no X|layer must") as same:
+    with pytest.raises(ValueError, match=r"AnnData.*\bX\b|^layer\b") as same:
         from_object(cells, layer="doubel")
     assert str(told.value) == str(same.value)
     bare = ad.AnnData(obs=cells.obs, var=cells.var)
     path = write_as_is(bare, tmp_path / f"bare{suffix}")
     for layer in (None, "counts"):
-        with pytest.raises(ValueError, match="The AnnData has no X|layer must") as told:
+        with pytest.raises(ValueError, match=r"AnnData.*\bX\b|^layer\b") as told:
             open_large(path, layer=layer, keys=[])
-        with pytest.raises(ValueError, match="The AnnData has no X|layer must") as same:
+        with pytest.raises(ValueError, match=r"AnnData.*\bX\b|^layer\b") as same:
             from_object(bare, layer=layer)
         assert str(told.value) == str(same.value)
 
@@ -1107,9 +1094,7 @@ def test_file_that_changes_while_it_is_read(tmp_path, large, change):
     x = open_large(path, layer=None, keys=[]).X
     assert x[:10].shape == (10, 40)
     change(path, other)
-    with pytest.raises(
-        ValueError, match="cells.h5ad' was changed while it was being read. Leave it as it is"
-    ):
+    with pytest.raises(ValueError, match=r"cells\.h5ad'.*changed"):
         x[10:20]
 
 
@@ -1132,9 +1117,7 @@ def test_store_that_changes_while_it_is_read(tmp_path, large, how, change):
         group["X/data"][:] = 7.0
     else:
         shutil.rmtree(path)
-    with pytest.raises(
-        ValueError, match="cells.zarr' was changed while it was being read. Leave it as it is"
-    ):
+    with pytest.raises(ValueError, match=r"cells\.zarr'.*changed"):
         x[10:20]
 
 

@@ -10,31 +10,29 @@ from vaexprs.io import rds_writer as rds
 
 
 def test_folders_and_files_that_are_none(few, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no file or folder '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere'"):
         vx.read(tmp_path / "nowhere")
     (tmp_path / "cells.csv").mkdir()
-    with pytest.raises(ValueError, match="cells.csv' is a folder without matrix.mtx; name the file in it"):
+    with pytest.raises(ValueError, match=r"cells\.csv'.*folder.*matrix\.mtx"):
         vx.read(tmp_path / "cells.csv")
     few.write_h5ad(tmp_path / "few.h5ad")
-    with pytest.raises(FileNotFoundError, match="There is no file '.*none.csv'"):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv'"):
         vx.read(tmp_path / "few.h5ad", obs=tmp_path / "none.csv")
 
 
 def test_h5_files_of_others(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["table"] = np.ones(3)
-    with pytest.raises(ValueError, match="other.h5' is not CellRanger's: it has 'table' in it"):
+    with pytest.raises(ValueError, match=r"other\.h5'.*CellRanger.*'table'"):
         vx.read(tmp_path / "other.h5")
     with h5py.File(tmp_path / "empty.h5", "w"):
         pass
-    with pytest.raises(ValueError, match="empty.h5' is not CellRanger's: it has nothing in it"):
+    with pytest.raises(ValueError, match=r"empty\.h5'.*CellRanger"):
         vx.read(tmp_path / "empty.h5")
     with h5py.File(tmp_path / "two.h5", "w") as file:
         for genome in ("hg38", "mm10"):
             file[f"{genome}/barcodes"] = np.array([b"a"])
-    with pytest.raises(
-        ValueError, match=r"cells of several genomes, 'hg38', 'mm10'\. Give those of one: scanpy"
-    ):
+    with pytest.raises(ValueError, match=r"genomes.*'hg38', 'mm10'.*scanpy"):
         vx.read(tmp_path / "two.h5")
 
 
@@ -42,11 +40,11 @@ def test_10x_folders(few, tmp_path):
     vx.write(few, tmp_path / "few.mtx")
     (tmp_path / "few.mtx" / "barcodes.tsv.gz").unlink()
     (tmp_path / "few.mtx" / "barcodes.tsv").write_text("")
-    with pytest.raises(ValueError, match="barcodes.tsv' is empty"):
+    with pytest.raises(ValueError, match=r"barcodes\.tsv'.*empty"):
         vx.read(tmp_path / "few.mtx")
     odd = few[:3].copy()
     odd.obs_names = ["a", "b\tc", "d"]
-    with pytest.raises(ValueError, match="cannot hold names that are empty or have tabs or line breaks: 'b"):
+    with pytest.raises(ValueError, match=r"names.*empty.*tabs.*line breaks.*'b"):
         vx.write(odd, tmp_path / "odd.mtx")
     assert [path.name for path in tmp_path.iterdir()] == ["few.mtx"]
 
@@ -57,7 +55,7 @@ def test_cells_without_values_for_formats_that_need_them(few, tmp_path, suffix):
     form = suffix.removesuffix(".gz")
     with pytest.raises(
         ValueError,
-        match=rf"must have the values for a \{form}\S* file in X, but has no X\. Put them there, as in",
+        match=rf"values.*\{form}\S* file.*\bX\b",
     ):
         vx.write(bare, tmp_path / f"bare{suffix}")
     assert not any(tmp_path.iterdir())
@@ -69,9 +67,7 @@ def test_cells_without_values_for_formats_that_need_them(few, tmp_path, suffix):
 
 def test_more_values_than_a_matrix_of_r_holds(few, tmp_path, monkeypatch):
     monkeypatch.setattr(rds, "MOST_VALUES", few.X.nnz - 1)  # rather than 2**31 values
-    words = (
-        rf"must have at most {few.X.nnz - 1:,} values that are not 0, got {few.X.nnz:,}\. Write fewer cells"
-    )
+    words = rf"\b{few.X.nnz - 1:,} values.*\b{few.X.nnz:,}\b"
     with pytest.raises(ValueError, match=words):
         vx.write(few, tmp_path / "few.rds")
     assert not any(tmp_path.iterdir())
@@ -80,7 +76,7 @@ def test_more_values_than_a_matrix_of_r_holds(few, tmp_path, monkeypatch):
 def test_an_annotation_without_columns(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     (tmp_path / "none.csv").write_text("\n")
-    with pytest.raises(ValueError, match=r"none\.csv' cannot be read as \.csv: No columns to parse"):
+    with pytest.raises(ValueError, match=r"none\.csv'.*\.csv: No columns to parse"):
         vx.read(tmp_path / "few.h5ad", obs=tmp_path / "none.csv")
 
 
@@ -88,7 +84,5 @@ def test_sets_of_counts_and_of_other_values(few):
     logs = few.copy()
     logs.X = logs.X.log1p() * 0.37
     made = few.copy()
-    with pytest.raises(
-        ValueError, match="The sets must all hold counts or all other values, got generated counts"
-    ):
+    with pytest.raises(ValueError, match=r"generated counts"):
         vx.evaluate(made, logs, label_key="cell_type", layer="X")

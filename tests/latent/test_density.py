@@ -249,9 +249,7 @@ def test_summary_has_a_column_for_each_key_and_only_seen_combinations(additive):
 
 
 def test_level_that_is_none_is_refused_with_the_nearest(additive):
-    with pytest.raises(
-        ValueError, match=r"^cell_type must be one of 'T', 'B', 'NK', got 'nk'\. Did you mean 'NK'"
-    ):
+    with pytest.raises(ValueError, match=r"^cell_type\b.*'T', 'B', 'NK'.*'nk'.*'NK'"):
         additive[0].mixture({"cell_type": "nk", "batch": "1"})
 
 

@@ -339,10 +339,10 @@ def test_cells_beyond_two_thousand_do_not_hold_conditions_more():
 @each_count_likelihood
 def test_negative_counts_are_refused_with_the_smallest(likelihood, form):
     x = form(np.array([[1, 0], [2, -1], [-2.5, 4]], np.float32))
-    words = rf"^Counts must not be negative under likelihood '{likelihood.name}', got -2\.5\. .*'gaussian'"
+    words = rf"(?i)counts.*negative.*likelihood.*'{likelihood.name}'.*-2\.5\..*'gaussian'"
     with pytest.raises(ValueError, match=words):
         likelihood.check(Summary.of(x), list("abc"))
-    with pytest.raises(ValueError, match=r"must not be negative .*, got -1\."):
+    with pytest.raises(ValueError, match=r"negative.*-1\."):
         likelihood.check(Summary.of(form(np.array([[1, 0], [2, -1]], np.float32))), list("ab"))
 
 
@@ -350,7 +350,7 @@ def test_negative_counts_are_refused_with_the_smallest(likelihood, form):
 @each_count_likelihood
 def test_fractions_are_counted(likelihood, form):
     x = form(np.array([[1, 0.5], [2, 0], [2.25, 4]], np.float32))
-    words = rf"^Counts must be whole numbers under likelihood '{likelihood.name}', got 2 fractions\."
+    words = rf"(?i)counts.*whole.*likelihood.*'{likelihood.name}'.*\b2 fractions"
     with pytest.raises(ValueError, match=words):
         likelihood.check(Summary.of(x), list("abc"))
 
@@ -359,7 +359,7 @@ def test_fractions_are_counted(likelihood, form):
 @each_count_likelihood
 def test_cells_without_counts_are_counted_and_the_first_named(likelihood, form):
     x = form(np.array([[1, 0], [0, 0], [0, 0]], np.float32))
-    words = rf"under likelihood '{likelihood.name}', got 2 without any \('b'\)\. .*min_counts=1"
+    words = rf"likelihood.*'{likelihood.name}'.*\b2\b.*'b'.*min_counts=1"
     with pytest.raises(ValueError, match=words):
         likelihood.check(Summary.of(x), pd.Index(list("abc")))
 
@@ -582,9 +582,7 @@ def test_every_likelihood_has_its_name():
 
 
 def test_unknown_likelihood_lists_them_and_suggests_the_nearest():
-    words = (
-        r"^likelihood must be one of 'bernoulli', .*, 'gaussian', got 'gausian'\. Did you mean 'gaussian'\?$"
-    )
+    words = r"^likelihood\b.*'bernoulli', .*, 'gaussian'.*'gausian'.*'gaussian'"
     with pytest.raises(ValueError, match=words):
         likelihood_named("gausian")
 
@@ -1077,5 +1075,5 @@ def test_counts_are_at_most_what_an_integer_holds(likelihood):
     x = np.array([[2.0**31 - 1, 0], [0, 1]])
     likelihood.check(Summary.of(x), list("ab"))
     x[0, 0] += 1
-    with pytest.raises(ValueError, match=r"Counts must be at most 2,147,483,647 under .*, got 2.14748e\+09"):
+    with pytest.raises(ValueError, match=r"(?i)counts.*2,147,483,647.*\b2\.14748e\+09\b"):
         likelihood.check(Summary.of(x), list("ab"))

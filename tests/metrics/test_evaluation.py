@@ -1,5 +1,7 @@
 """The scorecard on real cells: what is real is within the floor, what is spoilt is off, and only there."""
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -135,7 +137,7 @@ def test_the_composition_asked_for_does_not_count(thirds):
         set() if "CD56+ NK" in set(table["label"]) else {"CD56+ NK"}
     )
     assert (table["verdict"] != "off").all()
-    assert any(note.startswith("No generated cells, so not compared:") for note in table.attrs["notes"])
+    assert any(re.search(r"generated cells.*'CD19\+ B'", note) for note in table.attrs["notes"])
 
 
 @pytest.mark.parametrize(
@@ -165,9 +167,9 @@ def test_training_cells_that_are_among_the_real_ones_are_left_out(thirds):
     kwargs = {"label_key": "cell_type", "only": ["gene_mean_r"], "progress": False}
     table, alone = vx.evaluate(a, b, train=b, **kwargs), vx.evaluate(a, b, **kwargs)
     pd.testing.assert_frame_equal(table, alone)
-    assert "a model that copies them would look perfect here. Hold some out." in table.attrs["notes"][0]
+    assert "training cells" in table.attrs["notes"][0]
     some = vx.evaluate(a, b, train=ad.concat([b[:9], train]), **kwargs)
-    assert some.attrs["notes"][0].startswith(f"9 of {9 + train.n_obs} training cells are also among the real")
+    assert some.attrs["notes"][0].startswith(f"9 of {9 + train.n_obs} training cells")
 
 
 def test_what_generated_cells_are_worth_to_a_classifier(thirds):
@@ -251,9 +253,7 @@ def test_expected_counts_are_taken_with_a_warning(thirds):
     x = thirds[0].X.toarray()
     noisy = like(thirds[0], x + np.random.default_rng(0).normal(0, 0.2, x.shape))
     only = ["gene_mean_r", "zero_difference", "library_size_ratio"]
-    with pytest.warns(
-        UserWarning, match="not whole numbers while the real ones are counts.*negative ones as 0"
-    ):
+    with pytest.warns(UserWarning, match=r"whole numbers.*counts"):
         rows, _ = off(score(noisy, thirds, only=only))
     assert rows.loc["zero_difference", "verdict"] == "off"
     assert rows.loc["zero_difference", "value"] < -0.2
@@ -267,7 +267,7 @@ def test_without_labels_there_are_figures_for_all_cells_only(thirds):
     assert table["label"].tolist() == ["all"]
     lights = {answer.question: answer for answer in metric_answers.answers(table)}
     assert lights["Is each type right?"].light == "unknown"
-    assert "it takes a label" in lights["Is each type right?"].sentence
+    assert "label" in lights["Is each type right?"].sentence
 
 
 def test_generated_objects_and_files_are_taken(generated, cells, tmp_path):
@@ -299,25 +299,25 @@ def test_real_cells_may_have_more_genes_in_another_order(thirds):
         (
             {"label_key": "cell_typ"},
             ValueError,
-            "label_key must be a column of obs .* Did you mean 'cell_type'",
+            r"label_key.*\bobs\b.*'cell_type'",
         ),
         (
             {"only": ["gene_mean"]},
             ValueError,
-            "only must name metrics .* got 'gene_mean'. Did you mean 'gene_mean_",
+            r"\bonly\b.*metrics.*'gene_mean'.*'gene_mean_",
         ),
-        ({"resamples": 2}, ValueError, "resamples must be at least 3, got 2"),
-        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
-        ({"donor_key": "cell_type"}, ValueError, "donor_key must be another column than label_key"),
-        ({"donor_key": "donor"}, ValueError, "donor_key must be a column of obs of the generated cells"),
+        ({"resamples": 2}, ValueError, r"resamples.*\b3\b.*\b2\b"),
+        ({"seed": -1}, ValueError, r"seed.*\b0\b.*-1\b"),
+        ({"donor_key": "cell_type"}, ValueError, r"donor_key.*label_key"),
+        ({"donor_key": "donor"}, ValueError, r"donor_key.*\bobs\b.*generated cells"),
         (
             {"generated": np.ones((3, 3))},
             TypeError,
-            "generated must be what gen_exprs returned.* got ndarray",
+            r"generated.*gen_exprs.*\bndarray\b",
         ),
-        ({"layer": "counts"}, ValueError, "layer must be one of"),
-        ({"real": None}, TypeError, r"real must be an AnnData, .* a DataFrame or a path, got NoneType\.$"),
-        ({"train": 5}, TypeError, r"train must be an AnnData, .* a DataFrame or a path, got int\.$"),
+        ({"layer": "counts"}, ValueError, r"^layer\b"),
+        ({"real": None}, TypeError, r"^real\b.*AnnData.*DataFrame.*NoneType\.$"),
+        ({"train": 5}, TypeError, r"^train\b.*AnnData.*DataFrame.*\bint\.$"),
     ],
 )
 def test_mistakes_get_one_clear_sentence(thirds, change, error, words):
@@ -328,31 +328,25 @@ def test_mistakes_get_one_clear_sentence(thirds, change, error, words):
 
 def test_sets_that_cannot_be_compared(thirds):
     a, b, _ = thirds
-    with pytest.raises(
-        ValueError, match="real must have the genes of the generated cells; 5 of 765 are missing"
-    ):
+    with pytest.raises(ValueError, match=r"real\b.*genes.*\b5 of 765\b"):
         vx.evaluate(a, b[:, 5:].copy())
     other = b.copy()
     other.X = other.X * 0.5
-    with pytest.raises(
-        ValueError, match="must all hold counts or all other values, got generated counts, real other"
-    ):
+    with pytest.raises(ValueError, match=r"generated counts, real other"):
         vx.evaluate(a, other)
-    with pytest.raises(
-        ValueError, match="There must be at least 5 generated cells and 10 real ones .* got 2 on a"
-    ):
+    with pytest.raises(ValueError, match=r"\b5 generated.*\b10 real.*\b2\b"):
         vx.evaluate(a[:2].copy(), b)
     strange = a.copy()
     strange.obs["cell_type"] = "neuron"
-    with pytest.raises(ValueError, match="of the same labels, got 0 on a side; the real cells have 'CD14"):
+    with pytest.raises(ValueError, match=r"labels.*\b0\b.*'CD14"):
         vx.evaluate(strange, b, label_key="cell_type")
     named = b.copy()
     named.obs["cell_type"] = "all"
-    with pytest.raises(ValueError, match="No label may be named 'all'.*rename it in 'cell_type'"):
+    with pytest.raises(ValueError, match=r"label.*'all'.*'cell_type'"):
         vx.evaluate(a, named, label_key="cell_type")
     nan = a.copy()
     nan.X = nan.X.toarray() * np.nan
-    with pytest.raises(ValueError, match="generated must hold finite values"):
+    with pytest.raises(ValueError, match=r"generated.*finite"):
         vx.evaluate(nan, b)
 
 
@@ -410,12 +404,10 @@ def test_verdicts_with_a_floor_from_04_to_06(name, value, verdict):
 
 def test_few_cells_are_said_to_show_little(table, thirds):
     answers = metric_answers.answers(table)
-    assert "only large differences show" not in answers[0].sentence
+    assert f"{table.attrs['cells']} cells" not in answers[0].sentence
     few = vx.evaluate(thirds[0], thirds[1][:40].copy(), only=["gene_mean_r"], resamples=3, progress=False)
     assert few.attrs["cells"] == 20
-    assert metric_answers.answers(few)[0].sentence.endswith(
-        "With 20 cells on a side only large differences show."
-    )
+    assert "20 cells" in metric_answers.answers(few)[0].sentence
 
 
 def test_the_number_of_real_cells_is_read_off_the_rising_curve():

@@ -409,45 +409,41 @@ def test_start_from_labels_is_start_from_responsibilities(clusters):
     "start", [np.zeros(5), np.full(300, 3), np.full((300, 3), 1 / 3), -np.ones((3, 300))]
 )
 def test_start_of_another_form_is_refused(clusters, start):
-    with pytest.raises(
-        ValueError, match=r"start must be responsibilities, \(3, 300\), not negative, or whole"
-    ):
+    with pytest.raises(ValueError, match=r"start\b.*responsibilities.*\(3, 300\)"):
         GaussianMixture(3, start=start).fit(clusters[0])
 
 
 def test_unknown_model_is_refused_with_the_nearest(iris):
-    with pytest.raises(ValueError, match=r"model must be one of 'EII', .* got 'VVW'\. Did you mean"):
+    with pytest.raises(ValueError, match=r"^model\b.*'EII'.*'VVW'"):
         GaussianMixture(2, model="VVW").fit(iris)
-    with pytest.raises(ValueError, match="model must be one of 'EII'"):
+    with pytest.raises(ValueError, match=r"^model\b.*'EII'"):
         GaussianMixture(2, model="E").fit(iris)
 
 
 def test_number_of_components_is_that_of_points_at_most(iris):
-    with pytest.raises(ValueError, match="n_components must be at most the number of points, 150, got 151"):
+    with pytest.raises(ValueError, match=r"n_components.*points.*\b150\b.*\b151\b"):
         GaussianMixture(151).fit(iris)
-    with pytest.raises(ValueError, match="n_components must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"n_components.*\b1\b.*\b0\b"):
         GaussianMixture(0).fit(iris)
-    with pytest.raises(ValueError, match="max_iter must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"max_iter.*\b1\b.*\b0\b"):
         GaussianMixture(2, max_iter=0).fit(iris)
 
 
 def test_points_in_fewer_dimensions_are_singular(iris):
     flat = np.c_[iris, iris.sum(axis=1)]
-    with pytest.raises(
-        SingularFitError, match="model 'EEE' with 2 components is singular: .* fewer than the 5 dim"
-    ):
+    with pytest.raises(SingularFitError, match=r"'EEE'.*\b2 components.*singular.*\b5 dim"):
         GaussianMixture(2, model="EEE").fit(flat)
     assert GaussianMixture(2, model="VVI").fit(flat).converged_
 
 
 @each_model
 def test_component_without_points_is_singular(iris, model):
-    with pytest.raises(SingularFitError, match=f"model '{model}' with 3 components is singular"):
+    with pytest.raises(SingularFitError, match=rf"'{model}'.*\b3 components.*singular"):
         GaussianMixture(3, model=model, start=np.arange(150) % 2).fit(iris)
 
 
 def test_fit_that_has_not_converged_says_so(iris):
-    with pytest.warns(ConvergenceWarning, match="has not converged in 3 steps"):
+    with pytest.warns(ConvergenceWarning, match=r"converge.*\b3\b"):
         fit = GaussianMixture(5, model="VVI", max_iter=3).fit(iris)
     assert (fit.n_iter_, fit.converged_) == (3, False)
 
@@ -462,7 +458,7 @@ def test_draws_of_the_estimator_are_those_of_the_seed(iris):
     np.testing.assert_array_equal(first, fit.sample(10, random_state=rng)[0])
     assert (fit.sample(10, random_state=rng)[0] != first).all()  # a generator goes on
     assert set(component) == {0, 1}
-    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"n_samples.*\b1\b.*\b0\b"):
         fit.sample(0)
 
 
@@ -552,23 +548,23 @@ def test_repeated_points_do_not_make_more_components():
 
 
 def test_points_all_alike_cannot_be_fitted():
-    with pytest.raises(SingularFitError, match=r"None of the models .* can be fitted to 20 points in 2 dim"):
+    with pytest.raises(SingularFitError, match=r"models\b.*\b20 points.*\b2 dim"):
         select_mixture(np.ones((20, 2)), components=[1, 2])
 
 
 @pytest.mark.parametrize("x", [np.ones(5), np.full((5, 2), np.nan), np.empty((0, 2))])
 def test_what_is_not_points_is_refused(x):
-    with pytest.raises(ValueError, match="x must be finite points"):
+    with pytest.raises(ValueError, match=r"^x\b.*finite"):
         select_mixture(x)
 
 
 def test_arguments_of_the_choice_are_checked(iris):
     for arguments, message in (
-        ({"components": []}, "components and models must name at least one each"),
-        ({"models": []}, "components and models must name at least one each"),
-        ({"components": [0, 1]}, "components must be at least 1, got 0"),
-        ({"models": ["EEK"]}, "model must be one of 'EII'"),
-        ({"starting_points": 5}, "starting_points must be at least 9, got 5"),
+        ({"components": []}, r"components.*models"),
+        ({"models": []}, r"components.*models"),
+        ({"components": [0, 1]}, r"components.*\b1\b.*\b0\b"),
+        ({"models": ["EEK"]}, r"^model\b.*'EII'"),
+        ({"starting_points": 5}, r"starting_points.*\b9\b.*\b5\b"),
     ):
         with pytest.raises(ValueError, match=message):
             select_mixture(iris, **arguments)
@@ -667,7 +663,7 @@ def test_two_points_are_the_fewest_and_one_component_for_each_the_most():
     np.testing.assert_allclose(GaussianMixture(model="EII").fit(x[:2]).covariances_[0], np.eye(2) * 5 / 8)
     with pytest.raises(ValueError, match="minimum of 2 is required"):
         GaussianMixture(model="EII").fit(x[:1])
-    with pytest.raises(SingularFitError, match="with 3 components is singular: .* fewer than the 2 dimen"):
+    with pytest.raises(SingularFitError, match=r"\b3 components.*singular.*\b2 dim"):
         GaussianMixture(3, model="EII").fit(x)
 
 
@@ -677,7 +673,7 @@ def test_names_of_models_in_one_dimension_stand_for_their_first_letter(model, pa
     fit = GaussianMixture(3, model=model).fit(x)
     assert fit.n_parameters() == parameters
     assert (np.ptp(fit.covariances_) == 0) == (model[0] == "E")
-    with pytest.raises(ValueError, match="model must be one of 'E', 'V', 'EII'"):
+    with pytest.raises(ValueError, match=r"^model\b.*'E', 'V', 'EII'"):
         GaussianMixture(3, model="X").fit(x)
 
 
@@ -743,9 +739,7 @@ def test_full_covariances_need_more_points_than_dimensions():
 
 
 def test_none_that_can_be_fitted_is_said_with_names_and_numbers():
-    with pytest.raises(
-        SingularFitError, match=r"None of the models EII, EEE can .* 4 points in 2 dimensions with 1, 3 comp"
-    ):
+    with pytest.raises(SingularFitError, match=r"models EII, EEE\b.*\b4 points.*\b2 dimensions.*\b1, 3 comp"):
         select_mixture(np.ones((4, 2)), components=[1, 3], models=["EII", "EEE"])
 
 
@@ -767,9 +761,7 @@ def test_start_of_shares_and_of_numbers_is_taken_as_it_is():
         np.vstack([shares, shares]),
         shares * np.nan,
     ):
-        with pytest.raises(
-            ValueError, match=r"start must be responsibilities, \(2, 6\), .* from 0 to 1, \(6,\)"
-        ):
+        with pytest.raises(ValueError, match=r"start\b.*responsibilities.*\(2, 6\).*\b0\b.*\b1\b.*\(6,\)"):
             GaussianMixture(2, start=start).fit(x)
 
 

@@ -76,7 +76,7 @@ def test_the_optimizer_is_not_saved_and_the_fit_can_go_on(few, tmp_path):
 def test_saving_replaces_nothing_unless_told(few, saved):
     before = (saved / "meta.json").read_bytes()
     fit = vx.fit_vae(few, epochs=2, verbose=0)
-    with pytest.raises(FileExistsError, match="exists already; choose another name or say overwrite"):
+    with pytest.raises(FileExistsError, match=r"exists.*overwrite"):
         fit.save(saved)
     assert (saved / "meta.json").read_bytes() == before
     fit.save(saved, overwrite=True)
@@ -88,15 +88,15 @@ def test_saving_leaves_other_folders_alone(few, saved, tmp_path):
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "chapter1.tex").write_text("x")
-    with pytest.raises(FileExistsError, match="is not a saved model; it is left as it is"):
+    with pytest.raises(FileExistsError, match=r"thesis'.*saved model"):
         vx.load_vae(saved).save(precious, overwrite=True)
     assert files(precious) == {"chapter1.tex"}
 
 
 def test_loading_nothing(tmp_path):
-    with pytest.raises(TypeError, match="path must be text or a pathlib.Path, got NoneType"):
+    with pytest.raises(TypeError, match=r"\bpath\b.*pathlib\.Path.*\bNoneType\b"):
         vx.load_vae(None)
-    with pytest.raises(FileNotFoundError, match="There is no saved model '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match=r"saved model.*nowhere'"):
         vx.load_vae(tmp_path / "nowhere")
 
 
@@ -107,16 +107,14 @@ def test_a_file_that_is_missing_or_damaged(saved, name):
     with pytest.raises(ValueError, match=f"({name}.*damaged|damaged .*{name})"):
         vx.load_vae(saved)
     (saved / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is not a saved model: {name} is missing"):
+    with pytest.raises(FileNotFoundError, match=rf"saved model.*{name}"):
         vx.load_vae(saved)
 
 
 def test_a_newer_format(saved):
     meta = json.loads((saved / "meta.json").read_text())
     (saved / "meta.json").write_text(json.dumps(meta | {"format": 99}))
-    with pytest.raises(
-        ValueError, match="has format 99, this vaexprs .* reads up to 1. Update it: pip install -U"
-    ):
+    with pytest.raises(ValueError, match=r"format.*\b99\b.*vaexprs.*\b1\b.*pip install -U"):
         vx.load_vae(saved)
 
 
@@ -124,19 +122,19 @@ def test_meta_that_lacks_something(saved):
     meta = json.loads((saved / "meta.json").read_text())
     del meta["levels"]
     (saved / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="is damaged .arrays.npz or meta.json.: 'levels'"):
+    with pytest.raises(ValueError, match=r"damaged.*arrays\.npz.*meta\.json.*'levels'"):
         vx.load_vae(saved)
 
 
 def test_arrays_with_pickles_are_refused(saved):
     np.savez(saved / "arrays.npz", **{"density.seen": np.array([{"a": 1}], dtype=object)})
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=r"damaged"):
         vx.load_vae(saved)
 
 
 def test_a_model_that_is_not_ours(saved):
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(saved / "model.keras")
-    with pytest.raises(ValueError, match="is not a vaexprs model, it holds a Sequential"):
+    with pytest.raises(ValueError, match=r"vaexprs model.*\bSequential\b"):
         vx.load_vae(saved)
 
 
@@ -145,7 +143,7 @@ def test_code_in_a_model_does_not_run(saved, tmp_path):
     layer = keras.layers.Lambda(lambda x: open(mark, "w").close() or x, output_shape=(3,))
     keras.Sequential([keras.Input((3,)), layer]).save(saved / "model.keras")
     (tmp_path / "ran").unlink(missing_ok=True)  # building it ran it once
-    with pytest.raises(ValueError, match="is not a vaexprs model, it holds a Sequential"):
+    with pytest.raises(ValueError, match=r"vaexprs model.*\bSequential\b"):
         vx.load_vae(saved)
     assert not (tmp_path / "ran").exists()
 
@@ -161,7 +159,7 @@ def test_a_layer_of_ones_own_is_named_when_loading(few, tmp_path):
     layers = [keras.layers.Dense(4), Doubled()]
     fit = vx.fit_vae(few, encoder_layers=layers, epochs=1, verbose=0)
     fit.save(tmp_path / "m")
-    with pytest.raises(ValueError, match="asks for .*not among the layers.*custom_objects"):
+    with pytest.raises(ValueError, match=r"\bDoubled\b.*layers.*custom_objects"):
         vx.load_vae(tmp_path / "m")
     loaded = vx.load_vae(tmp_path / "m", custom_objects={"Doubled": Doubled})
     assert vx.gen_exprs(loaded, 4).adata.n_obs == 4

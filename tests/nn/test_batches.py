@@ -283,7 +283,7 @@ def test_what_is_in_memory_is_bounded_by_the_buffer(on_disk, buffer_of):
 def test_batches_must_be_shared_evenly(on_disk):
     with pytest.raises(
         ValueError,
-        match="batch_size must give each of the 4 processes as many cells, got 34. Choose a multiple",
+        match=r"batch_size.*\b4 processes.*\b34\b",
     ):
         batches(on_disk(640), batch_size=34, share=(1, 4))
 

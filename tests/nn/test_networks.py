@@ -165,18 +165,18 @@ def test_predictions_do_not_depend_on_the_batch():
 @pytest.mark.parametrize(
     ("encoder", "decoder", "words"),
     [
-        ([keras.Input((8,)), keras.layers.Dense(4)], None, r"shape of a cell, \(7,\), got \(8,\)"),
-        ([keras.layers.Reshape((7, 1))], None, r"encoder_layers must end in .* Add keras.layers.Flatten"),
-        ([keras.layers.Reshape((3, 3))], None, r"encoder_layers must fit together, but 'reshape"),
+        ([keras.Input((8,)), keras.layers.Dense(4)], None, r"shape.*\bcell.*\(7,\).*\(8,\)"),
+        ([keras.layers.Reshape((7, 1))], None, r"encoder_layers.*keras\.layers\.Flatten"),
+        ([keras.layers.Reshape((3, 3))], None, r"encoder_layers.*'reshape"),
         (
             [keras.layers.Lambda(lambda v: v)],
             None,
-            "encoder_layers must hold layers that can be saved.*Lambda",
+            r"encoder_layers.*layers.*Lambda",
         ),
         (
             None,
             [keras.layers.Lambda(lambda v: v)],
-            "decoder_layers must hold layers that can be saved.*Lambda",
+            r"decoder_layers.*layers.*Lambda",
         ),
     ],
 )
@@ -188,8 +188,8 @@ def test_layers_that_do_not_fit(encoder, decoder, words):
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        (keras.layers.Dense(3), "encoder_layers must be a list of Keras layers, got Dense"),
-        (["relu"], r"encoder_layers must hold Keras layers, got str \('relu'\)"),
+        (keras.layers.Dense(3), r"encoder_layers.*\blist\b.*Keras layers.*\bDense\b"),
+        (["relu"], r"encoder_layers.*Keras layers.*\bstr\b.*'relu'"),
     ],
 )
 def test_things_that_are_no_layers(layers, words):
@@ -204,13 +204,13 @@ def test_a_layer_that_cannot_be_rebuilt():
 
     with pytest.raises(
         ValueError,
-        match=r"rebuilt from their configuration, but Stubborn cannot: .*argument .trainable. Give it get_config",
+        match=r"configuration.*\bStubborn\b.*argument .trainable.*\bget_config\b",
     ):
         vae([Stubborn(3)])
 
 
 def test_the_output_layer_must_be_as_wide_as_the_genes():
-    with pytest.raises(ValueError, match="as many units as there are genes .*: 7, got 6"):
+    with pytest.raises(ValueError, match=r"units.*genes.*\b7\b.*\b6\b"):
         vae(likelihood=Bernoulli(), decoder=[keras.layers.Dense(6, "sigmoid")])
 
 

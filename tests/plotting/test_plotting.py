@@ -79,7 +79,7 @@ def test_encoder_and_decoder_can_be_drawn(conditional):
 def test_the_graph_is_written(conditional, tmp_path, suffix, start):
     path = vx.plot_vae(conditional).save(tmp_path / f"model.{suffix}")
     assert path.read_bytes().startswith(start)
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match=r"exists"):
         vx.plot_vae(conditional).save(path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -95,11 +95,11 @@ def test_the_graph_shows_itself_in_a_notebook(conditional):
     [
         (
             {"encoder": "red"},
-            "node_color must be one of 'encoder_col',.* got 'encoder'. Did you mean 'encoder_col'",
+            r"node_color.*'encoder_col',.*'encoder'.*'encoder_col'",
         ),
         (
             {"encoder_col": "tomatoe"},
-            "must be a colour such as 'tomato'.* got 'tomatoe'. Did you mean 'tomato'",
+            r"colour.*'tomatoe'.*'tomato'",
         ),
     ],
 )
@@ -109,9 +109,9 @@ def test_colours_that_are_none(conditional, colors, words):
 
 
 def test_a_graph_of_something_else(few, conditional, tmp_path):
-    with pytest.raises(TypeError, match="x must be a fit or a Keras model, got AnnData"):
+    with pytest.raises(TypeError, match=r"^x\b.*fit.*Keras model.*\bAnnData\b"):
         vx.plot_vae(few)
-    with pytest.raises(ValueError, match="must be one of 'svg', 'png', 'pdf', 'dot', got 'gif'"):
+    with pytest.raises(ValueError, match=r"'svg', 'png', 'pdf', 'dot'.*'gif'"):
         vx.plot_vae(conditional).save(tmp_path / "a.gif")
 
 
@@ -164,18 +164,18 @@ def test_further_arguments_reach_the_reduction(small):
 @pytest.mark.parametrize(
     ("method", "given", "words"),
     [
-        ("PCA", {"colour": 1}, r"\(colour\): .* unexpected keyword argument 'colour'"),
-        ("TSNE", {"perplexity": "x", "init": "pca"}, r"\(perplexity, init\): The 'perplexity' .* Got 'x'"),
+        ("PCA", {"colour": 1}, r"\bcolour\b.*'colour'"),
+        ("TSNE", {"perplexity": "x", "init": "pca"}, r"perplexity, init\b.*'perplexity' .* Got 'x'"),
         (
             "DiffusionMap",
             {"n_neighbors": "x"},
-            r"\(n_neighbors\): '>' not supported between .* 'str' and 'int'",
+            r"n_neighbors\b.*'str' and 'int'",
         ),
     ],
 )
 def test_arguments_that_a_reduction_does_not_take(small, method, given, words):
     before = set(small.adata.obsm)
-    with pytest.raises(TypeError, match=f"^{method} cannot be made with the arguments given {words}"):
+    with pytest.raises(TypeError, match=rf"^{method}\b.*arguments.*{words}"):
         vx.plot_aug(small, method, **given)
     assert set(small.adata.obsm) == before
 
@@ -203,11 +203,11 @@ def test_the_space_is_the_models(small, simulated, r_fit):
 def test_real_cells_of_ones_own_for_a_loaded_fit(few, small, tmp_path):
     small.fit.save(tmp_path / "m")
     made = vx.gen_exprs(vx.load_vae(tmp_path / "m"), 20)
-    with pytest.raises(ValueError, match="There are no real cells: a fit loaded from disk holds none"):
+    with pytest.raises(ValueError, match=r"real cells.*disk"):
         vx.plot_aug(made, "PCA")
     assert len(vx.plot_aug(made, "PCA", real=few).axes) == 5
     assert len(vx.plot_aug(made.adata, "PCA", real=few, label_key="cell_type").axes) == 5
-    with pytest.raises(ValueError, match="The real cells must have the generated genes, missing: "):
+    with pytest.raises(ValueError, match=r"real cells.*genes.*: "):
         vx.plot_aug(made, "PCA", real=few[:, :-1])
 
 
@@ -221,17 +221,17 @@ def test_many_labels_get_as_many_panels_as_can_be_read(few):
     both.obs["group"] = ["real"] * 120 + ["generated"] * 120
     both.obs["many"] = [f"type {i % 40}" for i in range(240)]
     both.obs_names_make_unique()
-    with pytest.warns(UserWarning, match="40 labels are too many for a panel each; the 24 with"):
+    with pytest.warns(UserWarning, match=r"\b40 labels.*panel.*\b24\b"):
         assert len(vx.plot_aug(both, "PCA", label_key="many").axes) == 25
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"plot_fun": "umap"}, "plot_fun must be one of 'PCA',.* got 'umap'. Did you mean 'UMAP'"),
+        ({"plot_fun": "umap"}, r"plot_fun.*'PCA',.*'umap'.*'UMAP'"),
         (
             {"plot_fun": "PCA", "label_key": "type"},
-            "must be a column that real and generated cells have.* got 'type'",
+            r"column.*real.*generated.*'type'",
         ),
     ],
 )
@@ -241,14 +241,14 @@ def test_plots_that_cannot_be_drawn(small, arguments, words):
 
 
 def test_plots_of_something_else(few, small, tmp_path):
-    with pytest.raises(ValueError, match=r"obs\['group'\] must say 'real' or 'generated'"):
+    with pytest.raises(ValueError, match=r"obs\['group'\].*'real'.*'generated'"):
         vx.plot_aug(few, "PCA")
-    with pytest.raises(TypeError, match="must be what gen_exprs returned, an AnnData, .* got int"):
+    with pytest.raises(TypeError, match=r"gen_exprs.*AnnData.*\bint\b"):
         vx.plot_aug(3, "PCA")
     with pytest.raises(TypeError, match="plot_fun"):
         vx.plot_aug(small)
-    with pytest.raises(ValueError, match="must be one of 'svg', 'png', 'pdf', got 'txt'"):
+    with pytest.raises(ValueError, match=r"'svg', 'png', 'pdf'.*'txt'"):
         save_figure(vx.plot_aug(small, "PCA"), tmp_path / "a.txt")
     centred = vx.gen_exprs(vx.fit_vae(x_train=few.X.toarray() - 3.5, epochs=1, verbose=0), 10)
-    with pytest.raises(ValueError, match="NMF needs values that are not negative"):
+    with pytest.raises(ValueError, match=r"NMF.*negative"):
         vx.plot_aug(centred, "NMF")

@@ -135,7 +135,7 @@ def test_only_minmax_has_limits():
 
 
 def test_unknown_scaling_suggests_the_nearest():
-    words = r"^kind must be one of 'none', .*'minmax', got 'min-max'\. Did you mean 'minmax'\?$"
+    words = r"^kind\b.*'none', .*'minmax'.*'min-max'.*'minmax'"
     with pytest.raises(ValueError, match=words):
         Scaling.fit("min-max", *limits(VALUES))
 
@@ -194,20 +194,20 @@ def test_one_hot_of_no_cells_has_no_rows(conditions):
 
 def test_one_hot_names_the_first_value_that_is_no_level(conditions):
     frame = pd.DataFrame({"batch": ["1", "1", "1"], "cell_type": ["T", "nk", "b"]})
-    words = r"^cell_type must be one of 'T', 'B', 'NK', got 'nk'\. Did you mean 'NK'\?$"
+    words = r"^cell_type\b.*'T', 'B', 'NK'.*'nk'.*'NK'"
     with pytest.raises(ValueError, match=words):
         conditions.one_hot(frame)
 
 
 def test_level_is_checked_as_a_string(conditions):
     assert conditions.check("batch", 2) == "2"
-    with pytest.raises(ValueError, match=r"^batch must be one of '1', '2', got '3'\.$"):
+    with pytest.raises(ValueError, match=r"^batch\b.*'1', '2'.*'3'"):
         conditions.check("batch", 3)
 
 
 def test_message_lists_twenty_levels_at_most():
     many = Conditions("n", {"n": tuple(f"level {i}" for i in range(23))})
-    with pytest.raises(ValueError, match=r"'level 19' and 3 more, got 'zzz'\.$"):
+    with pytest.raises(ValueError, match=r"'level 19'.*\b3 more\b.*'zzz'"):
         many.check("n", "zzz")
 
 
@@ -269,30 +269,26 @@ def test_no_keys_make_no_conditions(obs):
     ],
 )
 def test_missing_column_suggests_the_nearest(obs, label, covariates, what, given, nearest):
-    words = (
-        rf"^{what} must be a column of obs \('cell_type', .*\), got '{given}'\. Did you mean '{nearest}'\?$"
-    )
+    words = rf"^{what}\b.*\bobs\b.*'cell_type', .*'{given}'.*'{nearest}'"
     with pytest.raises(ValueError, match=words):
         learn_conditions(obs, label, covariates)
 
 
 def test_missing_column_of_an_empty_obs_is_told_so(obs):
-    with pytest.raises(
-        ValueError, match=r"^label_key must be a column of obs \(it has none\), got 'cell_type'\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^label_key\b.*\bobs\b.*'cell_type'"):
         learn_conditions(obs[[]], "cell_type", [])
 
 
 @pytest.mark.parametrize(("key", "missing"), [("phase", 2), ("group", 1)])
 def test_missing_values_are_counted_with_how_to_leave_them_out(obs, key, missing):
-    words = rf"^'{key}' must have a value in every cell, got {missing} without one\. .*obs\['{key}'\]\.notna"
+    words = rf"^'{key}'.*value.*\bcell\b.*\b{missing}\b.*obs\['{key}'\]\.notna"
     with pytest.raises(ValueError, match=words):
         learn_conditions(obs, key, [])
 
 
 @pytest.mark.parametrize(("label", "covariates"), [("donor", ["donor"]), (None, ["donor", "donor"])])
 def test_key_named_twice_is_refused(obs, label, covariates):
-    with pytest.raises(ValueError, match=r"^covariate_keys must name each column once, got 'donor' twice\.$"):
+    with pytest.raises(ValueError, match=r"^covariate_keys\b.*'donor'"):
         learn_conditions(obs, label, covariates)
 
 
@@ -300,7 +296,7 @@ def test_key_named_twice_is_refused(obs, label, covariates):
     ("label", "covariates", "what"), [("barcode", [], "label_key"), (None, ["barcode"], "covariate_keys")]
 )
 def test_value_of_its_own_for_every_cell_is_refused(obs, label, covariates, what):
-    words = rf"^{what} must group the cells, but 'barcode' has a value of its own for each of the 4 cells\."
+    words = rf"^{what}\b.*'barcode'.*\b4 cells"
     with pytest.raises(ValueError, match=words):
         learn_conditions(obs, label, covariates)
 
@@ -334,7 +330,7 @@ def test_categories_that_read_the_same_are_one_level_as_other_values_are():
 @both_forms
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
 def test_cells_without_cells_or_genes_are_refused(form, shape):
-    words = rf"^x_val must hold at least one cell and one gene, got {shape[0]} cells x {shape[1]} genes\.$"
+    words = rf"^x_val\b.*\b{shape[0]} cells x {shape[1]} genes"
     with pytest.raises(ValueError, match=words):
         check_cells(ad.AnnData(form(np.zeros(shape))), "x_val")
 
@@ -349,7 +345,7 @@ def test_one_cell_of_one_gene_is_accepted(form):
 def test_values_that_are_not_finite_are_counted(form, value, word):
     x = VALUES.copy()
     x[0, 1] = x[2, 3] = value
-    with pytest.raises(ValueError, match=rf"^x_train must hold finite values, got 2 {word} values\.$"):
+    with pytest.raises(ValueError, match=rf"^x_train\b.*finite.*\b2 {word}"):
         check_cells(ad.AnnData(form(x)), "x_train")
 
 
@@ -362,7 +358,7 @@ def test_finite_values_of_any_type_are_accepted(form, dtype):
 @pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_duplicate_genes_are_named_with_how_to_make_them_unique():
     var = pd.DataFrame(index=["CD4", "CD8", "CD4", "CD4"])
-    words = r"^Gene names must be unique, got 1 more than once: 'CD4'\. .*adata\.var_names_make_unique\(\)"
+    words = r"(?i)gene names.*unique.*\b1\b.*'CD4'.*adata\.var_names_make_unique\(\)"
     adata = ad.AnnData(VALUES, var=var)
     with pytest.raises(ValueError, match=words):
         check_cells(adata, "x_train")
@@ -408,40 +404,36 @@ def test_genes_are_matched_by_name_whatever_their_order(preprocessing, adata):
 
 def test_genes_that_differ_are_named(preprocessing, adata):
     adata.var_names = ["g1", "x2", "g3", "x4"]
-    words = r"must be the 4 of the training cells, got 4: missing 'g2', 'g4'; not among them 'x2', 'x4'\.$"
+    words = r"\b4\b.*training cells.*\b4\b.*'g2', 'g4'.*'x2', 'x4'"
     with pytest.raises(ValueError, match=words):
         preprocessing.prepare(adata, dense=True)
 
 
 def test_fewer_and_further_genes_are_named(preprocessing, adata):
-    with pytest.raises(ValueError, match=r"got 3: missing 'g2'; not among them none\.$"):
+    with pytest.raises(ValueError, match=r"\b3\b.*'g2'"):
         preprocessing.prepare(adata[:, ["g1", "g3", "g4"]], dense=True)
     extra = ad.concat(
         [adata, ad.AnnData(VALUES[:, :1], adata.obs, pd.DataFrame(index=["g5"]))], axis=1, merge="same"
     )
-    with pytest.raises(ValueError, match=r"got 5: missing none; not among them 'g5'\.$"):
+    with pytest.raises(ValueError, match=r"\b5\b.*'g5'"):
         preprocessing.prepare(extra, dense=True)
 
 
 def test_label_that_the_training_cells_lack_is_refused(preprocessing, adata):
     adata.obs["cell_type"] = ["T", "Tcell", "B"]
-    with pytest.raises(ValueError, match=r"^cell_type must be one of 'T', 'B', 'NK', got 'Tcell'\."):
+    with pytest.raises(ValueError, match=r"^cell_type\b.*'T', 'B', 'NK'.*'Tcell'"):
         preprocessing.prepare(adata, dense=True)
 
 
 def test_missing_label_column_of_other_cells_is_named(preprocessing, adata):
     del adata.obs["cell_type"]
-    with pytest.raises(
-        ValueError, match=r"^label_key must be a column of obs \('batch'\), got 'cell_type'\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^label_key\b.*\bobs\b.*'batch'.*'cell_type'"):
         preprocessing.prepare(adata, dense=True)
 
 
 def test_missing_covariate_column_of_other_cells_is_not_called_the_label(preprocessing, adata):
     del adata.obs["batch"]
-    with pytest.raises(
-        ValueError, match=r"^covariate_keys must be a column of obs \('cell_type'\), got 'batch'"
-    ):
+    with pytest.raises(ValueError, match=r"^covariate_keys\b.*\bobs\b.*'cell_type'.*'batch'"):
         preprocessing.prepare(adata, dense=True)
 
 
@@ -629,7 +621,7 @@ def test_values_on_disk_that_are_not_finite_are_refused(tmp_path, monkeypatch, f
     monkeypatch.setattr(ondisk, "BLOCK_BYTES", 200)
     x = np.ones((60, 4), np.float32)
     x[55, 2] = np.nan
-    with pytest.raises(ValueError, match="object must hold finite values, got 1 NaN values"):
+    with pytest.raises(ValueError, match=r"object.*finite.*\b1 NaN\b"):
         summarise(on_disk(form(x), tmp_path / "x.h5ad"), "object")
 
 

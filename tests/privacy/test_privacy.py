@@ -1,5 +1,6 @@
 """The audit on real cells: copies are caught, cells that tell nothing are cleared."""
 
+import re
 import warnings
 
 import anndata as ad
@@ -117,12 +118,8 @@ def test_a_few_copies_among_many_cells_are_found_and_listed(thirds):
 def test_held_out_cells_that_were_trained_on_are_left_out(thirds):
     both = ad.concat([thirds[1], thirds[0][:50]])
     table = vx.audit_privacy(thirds[2], thirds[0], both, label_key="cell_type")
-    assert table.attrs["notes"][0].startswith(
-        f"50 of {both.n_obs} held-out cells are also among the training"
-    )
-    with pytest.raises(
-        ValueError, match="holdout must have at least 10 cells .* training cells too left out"
-    ):
+    assert table.attrs["notes"][0].startswith(f"50 of {both.n_obs} held-out cells")
+    with pytest.raises(ValueError, match=r"holdout.*\b10 cells.*training cells"):
         vx.audit_privacy(thirds[2], thirds[0], thirds[0])
 
 
@@ -130,7 +127,7 @@ def test_cells_with_few_genes_are_the_same_only_by_name_too(thirds):
     a, b, c = (part[:, :8].copy() for part in thirds)
     table = vx.audit_privacy(c, a, b)
     assert table.set_index("metric").loc["exact_copies", "value"] == 0
-    assert not any("held-out cells are also" in note for note in table.attrs["notes"])
+    assert not any(re.match(r"\d+ of \d+ held-out cells", note) for note in table.attrs["notes"])
     copied = vx.audit_privacy(a, a, b).set_index("metric")
     assert copied.loc["exact_copies", "value"] == 1
 
@@ -138,7 +135,7 @@ def test_cells_with_few_genes_are_the_same_only_by_name_too(thirds):
 def test_only_labels_that_were_generated_are_looked_at(thirds):
     one = thirds[0][thirds[0].obs["cell_type"] == "CD14+ Monocyte"].copy()
     table = audit(one, thirds)
-    assert "Only cells of labels that were generated were looked at." in table.attrs["notes"]
+    assert any(re.search(r"cells.*labels.*generated", note) for note in table.attrs["notes"])
     assert {cell["label"] for cell in table.attrs["exposed_cells"]} == {"CD14+ Monocyte"}
     assert table.set_index("metric").loc["membership_auc", "value"] >= 0.9
 
@@ -163,7 +160,7 @@ def test_donors_are_given_away_by_copies_and_not_by_others(thirds):
     assert 0.5 < rows.loc["donor_membership_auc", "low"] < 1
     assert rows.loc["donor_membership_tpr_at_1pct_fpr", "value"] == 1
     assert rows.loc["donor_copy_ratio", "verdict"] == "fail"
-    assert "Donors: 8 in the training cells, 8 held out." in copied.attrs["notes"]
+    assert any(re.search(r"(?i)donors.*\b8\b.*training.*\b8\b", note) for note in copied.attrs["notes"])
     del fresh.obs["donor"]  # generated cells need not have any
     rows = vx.audit_privacy(fresh, train, held, **kwargs).set_index("metric")
     assert rows.loc["donor_membership_auc", "low"] <= 0.5 <= rows.loc["donor_membership_auc", "high"]
@@ -177,26 +174,20 @@ def test_one_donor_against_one_says_little(real_data):
     train, held = data[first].copy(), data[~first].copy()
     audit = vx.audit_privacy(train[:300].copy(), train, held, donor_key="donor")
     assert not audit["metric"].str.startswith("donor").any()
-    assert (
-        audit.attrs["notes"][-1] == "Whether donors are given away takes 3 on each side to say: not measured."
-    )
+    assert re.search(r"donors.*\b3\b", audit.attrs["notes"][-1])
 
 
 def test_mistakes_get_one_clear_sentence(thirds):
     a, b, c = (part.copy() for part in thirds)
-    with pytest.raises(ValueError, match="generated must have at least 10 cells .*, got 5"):
+    with pytest.raises(ValueError, match=r"generated.*\b10 cells.*\b5\b"):
         vx.audit_privacy(c[:5].copy(), a, b)
-    with pytest.raises(
-        ValueError, match="donor_key must be a column of obs of the train cells .* got 'donor'"
-    ):
+    with pytest.raises(ValueError, match=r"donor_key.*\bobs\b.*\btrain\b.*'donor'"):
         vx.audit_privacy(c, a, b, donor_key="donor")
     for part in (a, b):
         part.obs["donor"] = "one"
-    with pytest.raises(
-        ValueError, match="holdout must have donors that train has not.*'one'.*Hold whole donors"
-    ):
+    with pytest.raises(ValueError, match=r"holdout.*donors.*\btrain\b.*'one'"):
         vx.audit_privacy(c, a, b, donor_key="donor")
-    with pytest.raises(ValueError, match="holdout must have the genes of the generated cells; 1 of 765"):
+    with pytest.raises(ValueError, match=r"holdout.*genes.*\b1 of 765\b"):
         vx.audit_privacy(c, a, b[:, 1:].copy())
     of = [part.obs["cell_type"] for part in (c, b)]
     kinds = of[0].value_counts().index[:2]
@@ -206,12 +197,12 @@ def test_mistakes_get_one_clear_sentence(thirds):
     ]
     with pytest.raises(
         ValueError,
-        match="at least 10 generated and as many held-out cells of the same labels, got 4. Generate more cells",
+        match=r"\b10 generated.*held-out cells.*labels.*\b4\b",
     ):
         vx.audit_privacy(c[few_alike[0]].copy(), a, b[few_alike[1]].copy(), label_key="cell_type")
-    with pytest.raises(TypeError, match=r"holdout must be an AnnData, .* got NoneType\.$"):
+    with pytest.raises(TypeError, match=r"holdout.*AnnData.*\bNoneType\b"):
         vx.audit_privacy(c, a, None)
-    with pytest.raises(TypeError, match="seed must be a whole number, got 0.5"):
+    with pytest.raises(TypeError, match=r"seed.*whole number.*\b0\.5\b"):
         vx.audit_privacy(c, a, b, seed=0.5)
 
 
@@ -241,7 +232,7 @@ def test_newcombes_interval_stays_inside_and_widens_with_few():
 
 def test_the_answer_without_an_audit():
     assert audit_answers.answer(None).light == "unknown"
-    assert "real cells the model has not seen" in audit_answers.answer(None).sentence
+    assert "real cells" in audit_answers.answer(None).sentence
 
 
 @pytest.mark.parametrize(
@@ -249,8 +240,8 @@ def test_the_answer_without_an_audit():
     [
         ([], "green", "by chance)."),
         (["membership_auc_distance"], "green", "by chance)."),  # of several attacks
-        (["exposed_cells"], "amber", "Beyond chance: Exposed training cells."),
-        (["close_copies", "exposed_cells"], "amber", "Beyond chance: Close copies; Exposed training cells."),
+        (["exposed_cells"], "amber", "Exposed training cells."),
+        (["close_copies", "exposed_cells"], "amber", "Close copies; Exposed training cells."),
     ],
 )
 def test_the_answer_names_what_is_beyond_chance(beyond, light, end):

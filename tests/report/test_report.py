@@ -1,5 +1,6 @@
 """write_report: what is in the page, and what a browser makes of it."""
 
+import html
 import json
 import os
 import re
@@ -176,15 +177,13 @@ def background(tab):
 def test_nothing_is_overwritten_unasked_and_the_suffix_is_checked_before_any_work(tmp_path):
     there = tmp_path / "there.html"
     there.write_text("mine")
-    with pytest.raises(
-        FileExistsError, match=r"there.html' exists already; choose another name or say overwrite"
-    ):
+    with pytest.raises(FileExistsError, match=r"there\.html'.*exists.*overwrite"):
         write_report(None, None, None, there)
-    with pytest.raises(ValueError, match=r"must end in \.html, got 'report\.pdf'. Try 'report\.html'"):
+    with pytest.raises(ValueError, match=r"\.html\b.*'report\.pdf'.*'report\.html'"):
         write_report(None, None, None, tmp_path / "report.pdf")
-    with pytest.raises(FileNotFoundError, match="The folder .*nowhere' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"(?i)folder.*nowhere'"):
         write_report(None, None, None, tmp_path / "nowhere" / "report.html")
-    with pytest.raises(TypeError, match="fit must be what fit_vae or load_vae returned, got NoneType"):
+    with pytest.raises(TypeError, match=r"^fit\b.*fit_vae.*load_vae.*\bNoneType\b"):
         write_report(None, None, None, there, overwrite=True)
     assert there.read_text() == "mine"
 
@@ -224,7 +223,7 @@ def test_a_report_has_the_tables_of_evaluate_and_of_the_audit(written):
         assert [None if value != value else value for value in row] == there
     assert {row[0] for row in found["privacy"]["data"]} >= {"copy_ratio", "membership_auc"}
     assert len(text.encode()) < 8e6
-    assert "Report on 80 generated cells" in text
+    assert "80 generated cells" in text
 
 
 def few_train(written):
@@ -274,10 +273,8 @@ def test_a_fit_from_disk_is_reported_without_an_audit(written, tmp_path, opened)
     assert page.answers[-1].light == "unknown"
     assert len(page.latent.cells) == len(written.real)
     text = render(page)
-    assert (
-        "Not measured: it takes the training cells, which a fit loaded from disk or made with privacy does not hold."
-        in text
-    )
+    assert "training cells" in page.answers[-1].sentence
+    assert page.answers[-1].sentence in html.unescape(text)
     with opened(text):
         pass
 
@@ -289,10 +286,10 @@ def test_donors_are_audited_only_where_some_are_held_out(written):
     real.obs["donor"] = ["2", "1"] * 30
     table, notes = collect.audit(written.made.adata, train, real, "cell_type", "donor", 0)
     assert not table["metric"].str.startswith("donor").any()
-    assert "No donor was held out" in notes[0]
+    assert "donor" in notes[0]
     table, notes = collect.audit(written.made.adata, train, train, "cell_type", None, 0)
     assert table is None
-    assert notes[0].startswith("Not measured: holdout must have at least")
+    assert re.search(r"\bholdout\b.*\b10\b", notes[0])
 
 
 def test_the_fingerprint_is_that_of_the_values_however_they_are_stored(few):
@@ -373,10 +370,9 @@ except ImportError as error:
         check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert done.stdout == (
-        "The page needs a plotly.js that holds no end tag of a script, and that of plotly "
-        f"{plotly.__version__} does. Install another one: pip install 'plotly!={plotly.__version__}'\n"
-    ), done.stderr
+    version = re.escape(plotly.__version__)
+    pattern = rf"[^\n]*plotly\.js.*script.*{version}.*pip install 'plotly!={version}'\n"
+    assert re.fullmatch(pattern, done.stdout), done.stdout + done.stderr
 
 
 def test_figures_are_valid_plotly_figures(page):

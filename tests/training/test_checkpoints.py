@@ -1,6 +1,7 @@
 """Checkpoints: a fit that was killed goes on to the same result, and nobody else's state is taken."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -134,7 +135,7 @@ def test_without_a_checkpoint_resume_begins(few, whole, tmp_path):
 def test_a_checkpoint_is_not_overwritten_unasked(few, tmp_path):
     path = tmp_path / "state"
     path.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"state' exists already\. Go on from it with resume=True"):
+    with pytest.raises(FileExistsError, match=r"state'.*exists.*resume=True"):
         fit(few, path)
     assert path.read_text() == "mine"
 
@@ -142,11 +143,11 @@ def test_a_checkpoint_is_not_overwritten_unasked(few, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"seed": 1}, r"'seed' differ \(seed: 0 there, 1 here\)"),
-        ({"epochs": 7}, r"'epochs' differ \(epochs: 6 there, 7 here\)"),
-        ({"batch_size": 30}, "'batch_size' differ"),
-        ({"likelihood": "zinb"}, "'likelihood' differ"),
-        ({"x": 2}, "'data' differ"),
+        ({"seed": 1}, r"'seed'.*\b0\b.*\b1\b"),
+        ({"epochs": 7}, r"'epochs'.*\b6\b.*\b7\b"),
+        ({"batch_size": 30}, r"'batch_size'"),
+        ({"likelihood": "zinb"}, r"'likelihood'"),
+        ({"x": 2}, r"'data'"),
     ],
 )
 def test_a_checkpoint_of_another_fit_is_refused(few, tmp_path, change, words):
@@ -156,14 +157,14 @@ def test_a_checkpoint_of_another_fit_is_refused(few, tmp_path, change, words):
     if "x" in change:
         cells.X = cells.X * 2
     settings = {name: value for name, value in change.items() if name != "x"}
-    with pytest.raises(ValueError, match=f"belongs to another fit: .*{words}"):
+    with pytest.raises(ValueError, match=rf"fit.*{words}"):
         fit(cells, path, resume=True, **settings)
 
 
 def test_a_damaged_checkpoint_is_said(tmp_path):
     path = tmp_path / "state"
     path.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(ValueError, match=r"state' cannot be read: .* Delete it and begin anew\."):
+    with pytest.raises(ValueError, match=r"state'.*\bread\b"):
         read_state(path, ABOUT)
     assert read_state(tmp_path / "none", ABOUT) == State()
 
@@ -177,7 +178,7 @@ def test_a_checkpoint_of_another_format_is_refused(few, tmp_path):
     np.savez(tmp_path / "newer.npz", **arrays | {"about": json.dumps(told | {"format": 99})})
     (tmp_path / "newer.npz").rename(path)
     before = path.read_bytes()
-    words = r"state' cannot be read: it has format 99, this vaexprs reads 1\. Delete it and begin anew\.$"
+    words = r"state'.*format.*\b99\b.*vaexprs.*\b1\b"
     with pytest.raises(ValueError, match=words):
         fit(few, path, resume=True)
     assert path.read_bytes() == before
@@ -186,19 +187,17 @@ def test_a_checkpoint_of_another_format_is_refused(few, tmp_path):
 def test_a_checkpoint_with_a_pickle_is_refused(tmp_path):
     path = tmp_path / "state.npz"
     np.savez(path, about=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(
-        ValueError, match="cannot be read: about.npy holds Python objects, which are not loaded"
-    ):
+    with pytest.raises(ValueError, match=r"about\.npy.*Python objects"):
         read_state(path, ABOUT)
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"resume": True}, ValueError, "resume must come with checkpoint"),
-        ({"checkpoint_steps": 0}, ValueError, "checkpoint_steps must be at least 1, got 0"),
-        ({"checkpoint_minutes": -1}, ValueError, "checkpoint_minutes must be at least 0, got -1"),
-        ({"checkpoint": "no/such/folder/state"}, FileNotFoundError, "folder .* does not exist"),
+        ({"resume": True}, ValueError, r"resume.*checkpoint"),
+        ({"checkpoint_steps": 0}, ValueError, r"checkpoint_steps.*\b1\b.*\b0\b"),
+        ({"checkpoint_minutes": -1}, ValueError, r"checkpoint_minutes.*\b0\b.*-1\b"),
+        ({"checkpoint": "no/such/folder/state"}, FileNotFoundError, r"(?i)folder.*'no/such/folder'"),
     ],
 )
 def test_wrong_settings(few, settings, error, words):
@@ -227,7 +226,7 @@ def test_a_killed_command_goes_on(few, tmp_path):
     assert not (tmp_path / "b").exists()
     refused = run("b")
     assert refused.returncode == 2
-    assert "is left of an earlier run; go on from it with --resume, or say --overwrite" in refused.stderr
+    assert re.search(r"--resume.*--overwrite", refused.stderr), refused.stderr
     assert run("b", "--resume").returncode == 0
     assert not state.exists()
     assert run("a").returncode == 0

@@ -255,7 +255,7 @@ def test_a_fit_that_is_long_because_of_its_genes_says_so_once(few, capsys, monke
         monkeypatch.setattr(f"vaexprs.training.callbacks.{name}", 0)
     vx.fit_vae(few, epochs=30)
     said = capsys.readouterr().err
-    assert len(re.findall(r"With 50 genes this takes about \d+ more minutes\. n_top_genes=2000", said)) == 1
+    assert len(re.findall(r"\b50 genes\b.*\b\d+ more minutes.*n_top_genes=2000", said)) == 1
     vx.fit_vae(few, epochs=3, verbose=0)
     monkeypatch.setattr("vaexprs.training.callbacks.MANY_GENES", 50)
     vx.fit_vae(few, epochs=30)
@@ -345,7 +345,7 @@ def test_ctrl_c_keeps_what_was_learned(few):
                 os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.warns(UserWarning, match="interrupted; what was learned so far is kept"):
+    with pytest.warns(UserWarning, match=r"interrupted"):
         fit = quick(few, epochs=50, callbacks=[Press()])
     assert 2 <= len(fit.history["loss"]) < 10
     assert vx.gen_exprs(fit, 5).adata.n_obs == 5
@@ -369,12 +369,12 @@ def changed(few, value, where=(0, 0)):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (np.nan, "object must hold finite values, got 1 NaN"),
-        (np.inf, "object must hold finite values, got 1 infinite"),
-        (-1, "Counts must not be negative under likelihood 'nb', got -1. .*likelihood='gaussian'"),
-        (0.5, "Counts must be whole numbers under likelihood 'nb', got 1 fractions. Name the layer"),
-        (1e30, r"object must hold values between -1e\+15 and 1e\+15, got one of size 1e\+30. Does it stand"),
-        (2**32, r"Counts must be at most 2,147,483,647 under likelihood 'nb', got 4.29497e\+09"),
+        (np.nan, r"object.*finite.*\b1 NaN\b"),
+        (np.inf, r"object.*finite.*\b1 infinite\b"),
+        (-1, r"(?i)counts.*negative.*likelihood.*'nb'.*-1\b.*likelihood='gaussian'"),
+        (0.5, r"(?i)counts.*whole.*likelihood.*'nb'.*\b1 fraction"),
+        (1e30, r"object.*-1e\+15\b.*\b1e\+15\b.*\b1e\+30\b"),
+        (2**32, r"(?i)counts.*2,147,483,647.*likelihood.*'nb'.*\b4\.29497e\+09\b"),
     ],
 )
 def test_values_that_are_no_counts(few, value, words):
@@ -386,14 +386,12 @@ def test_values_that_are_no_counts(few, value, words):
 def test_a_value_beyond_32_bits_is_infinite(few):
     x = dense(few).astype(np.float64)
     x[0, 0] = 1e300
-    with pytest.raises(ValueError, match="x_train must hold finite values, got 1 infinite values"):
+    with pytest.raises(ValueError, match=r"x_train.*finite.*\b1 infinite\b"):
         quick(x_train=x)
 
 
 def test_values_in_too_large_a_unit(few):
-    words = (
-        "Some values must be 1e-30 or larger, got none above 9e-34, which 32 bits hardly hold. Multiply them"
-    )
+    words = r"values.*\b1e-30\b.*\b9e-34\b"
     values = np.random.default_rng(0).integers(0, 10, (60, 4)) * 1e-34
     with pytest.raises(ValueError, match=words):
         quick(x_train=values)
@@ -428,9 +426,7 @@ def test_values_in_a_small_unit_are_fitted_as_in_a_large_one(tmp_path, size, low
 
 def test_a_cell_without_counts(few):
     bad = changed(few, 0, (7, slice(None)))
-    with pytest.raises(
-        ValueError, match=f"Every cell must have counts .* got 1 without any .'{few.obs_names[7]}'"
-    ):
+    with pytest.raises(ValueError, match=rf"cell.*counts.*\b1\b.*'{few.obs_names[7]}'"):
         quick(bad)
     assert np.isfinite(quick(bad, likelihood="gaussian").history["loss"][-1])
 
@@ -439,9 +435,7 @@ def test_a_cell_without_counts(few):
 def test_a_constant_gene_is_said_and_harmless(few, likelihood):
     bad = changed(few, 3, (slice(None), 4))
     name = few.var_names[4]
-    with pytest.warns(
-        UserWarning, match=f"1 gene has the same value in every cell .'{name}'.*Leave them out"
-    ):
+    with pytest.warns(UserWarning, match=rf"\b1 gene.*'{name}'"):
         fit = quick(bad, likelihood=likelihood)
     assert np.isfinite(fit.history["loss"]).all()
     made = vx.gen_exprs(fit, 20).adata.to_df()
@@ -453,16 +447,12 @@ def test_a_constant_gene_is_said_and_harmless(few, likelihood):
 def test_duplicate_gene_names(few):
     bad = few.copy()
     bad.var_names = ["CD3E", "CD3E", *few.var_names[2:]]
-    with pytest.raises(
-        ValueError, match="Gene names must be unique, got 1 more than once: 'CD3E'.*make_unique"
-    ):
+    with pytest.raises(ValueError, match=r"(?i)gene names.*unique.*\b1\b.*'CD3E'.*make_unique"):
         quick(bad)
 
 
 def test_genes_that_differ_between_training_and_validation(few):
-    with pytest.raises(
-        ValueError, match=f"must be the 50 of the training cells, got 49: missing '{few.var_names[3]}'"
-    ):
+    with pytest.raises(ValueError, match=rf"\b50\b.*\b49\b.*'{few.var_names[3]}'"):
         quick(few, x_val=few[:10, few.var_names != few.var_names[3]])
     turned = few[:10, ::-1]
     fit = quick(few, x_val=turned)
@@ -471,77 +461,73 @@ def test_genes_that_differ_between_training_and_validation(few):
 
 def test_an_unknown_label_among_the_validation_cells(few):
     y = few.obs["cell_type"].astype(str).to_numpy()
-    with pytest.raises(ValueError, match="label must be one of .* got 'CD19 B'. Did you mean 'CD19. B'"):
+    with pytest.raises(ValueError, match=r"^label\b.*'CD19 B'.*'CD19. B'"):
         quick(x_train=few.X, y_train=y, x_val=few.X[:2], y_val=["CD19 B", y[0]])
 
 
 def test_a_label_key_that_is_not_there(few):
-    with pytest.raises(
-        ValueError, match="label_key must be a column of obs .* got 'celltype'. Did you mean 'cell_type'"
-    ):
+    with pytest.raises(ValueError, match=r"label_key.*\bobs\b.*'celltype'.*'cell_type'"):
         quick(few, label_key="celltype")
-    with pytest.raises(ValueError, match="covariate_keys must be a column of obs .* Did you mean 'phase'"):
+    with pytest.raises(ValueError, match=r"covariate_keys.*\bobs\b.*'phase'"):
         quick(few, covariate_keys=["fase"])
 
 
 def test_labels_that_are_missing_or_too_many(few):
     y = few.obs["cell_type"].astype(str).tolist()
-    with pytest.raises(ValueError, match="a label for each of the 120 cells of x_train, got 121"):
+    with pytest.raises(ValueError, match=r"label.*\b120 cells.*x_train.*\b121\b"):
         quick(x_train=few.X, y_train=[*y, y[0]])
-    with pytest.raises(ValueError, match="has a value of its own for each of the 120 cells"):
+    with pytest.raises(ValueError, match=r"\b120 cells"):
         quick(x_train=few.X, y_train=np.arange(120))
-    with pytest.raises(ValueError, match="'label' must have a value in every cell, got 1 without"):
+    with pytest.raises(ValueError, match=r"'label'.*value.*\bcell\b.*\b1\b"):
         quick(x_train=few.X, y_train=[None, *y[1:]])
-    with pytest.raises(ValueError, match="y_val must give the labels of x_val"):
+    with pytest.raises(ValueError, match=r"y_val.*x_val"):
         quick(x_train=few.X, y_train=y, x_val=few.X)
-    with pytest.raises(TypeError, match="y_train must hold a label for each cell, got str"):
+    with pytest.raises(TypeError, match=r"y_train.*label.*\bstr\b"):
         quick(x_train=few.X, y_train="B cell")
-    with pytest.raises(ValueError, match=r"y_train must have one dimension, got shape \(120, 2\)"):
+    with pytest.raises(ValueError, match=r"y_train.*\bdimension.*\(120, 2\)"):
         quick(x_train=few.X, y_train=np.zeros((120, 2)))
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
 def test_an_empty_matrix(shape):
-    with pytest.raises(
-        ValueError, match=f"at least one cell and one gene, got {shape[0]} cells x {shape[1]} genes"
-    ):
+    with pytest.raises(ValueError, match=rf"cell.*gene.*\b{shape[0]} cells x {shape[1]} genes"):
         quick(x_train=np.zeros(shape))
 
 
 @pytest.mark.parametrize(
     ("argument", "value", "kind", "words"),
     [
-        ("regularization", -1, ValueError, "regularization must be at least 0, got -1"),
-        ("regularization", "1", TypeError, "regularization must be a number, got '1'"),
-        ("epochs", 0, ValueError, "epochs must be at least 1, got 0"),
-        ("epochs", 2.5, TypeError, "epochs must be a whole number, got 2.5"),
-        ("batch_size", -3, ValueError, "batch_size must be at least 1, got -3"),
-        ("latent_dim", 0, ValueError, "latent_dim must be at least 1, got 0"),
-        ("seed", -1, ValueError, "seed must be at least 0, got -1"),
-        ("validation_split", 1, ValueError, "validation_split must be at least 0 and less than 1, got 1"),
-        ("validation_split", 0.001, ValueError, "must leave cells on both sides, got 0.001 of 120 cells"),
-        ("likelihood", "negbin", ValueError, "likelihood must be one of 'bernoulli', 'nb',.* got 'negbin'"),
-        ("optimizer", "adamm", ValueError, "optimizer must be a Keras optimizer or its name.*mean 'adam"),
-        ("optimizer", 3, ValueError, "optimizer must be a Keras optimizer or its name, got 3"),
-        ("label_key", ["phase"], TypeError, r"label_key must name columns of obs, got \['phase'\]"),
-        ("layer", "raw", ValueError, "layer must be one of none: there are no layers, got 'raw'"),
+        ("regularization", -1, ValueError, r"regularization.*\b0\b.*-1\b"),
+        ("regularization", "1", TypeError, r"regularization.*number.*'1'"),
+        ("epochs", 0, ValueError, r"epochs.*\b1\b.*\b0\b"),
+        ("epochs", 2.5, TypeError, r"epochs.*whole number.*\b2\.5"),
+        ("batch_size", -3, ValueError, r"batch_size.*\b1\b.*-3\b"),
+        ("latent_dim", 0, ValueError, r"latent_dim.*\b1\b.*\b0\b"),
+        ("seed", -1, ValueError, r"seed.*\b0\b.*-1\b"),
+        ("validation_split", 1, ValueError, r"validation_split.*\b0\b.*\b1\b.* 1\b"),
+        ("validation_split", 0.001, ValueError, r"\b0\.001\b.*\b120 cells"),
+        ("likelihood", "negbin", ValueError, r"likelihood.*'bernoulli', 'nb',.*'negbin'"),
+        ("optimizer", "adamm", ValueError, r"optimizer.*Keras optimizer.*'adam"),
+        ("optimizer", 3, ValueError, r"optimizer.*Keras optimizer.*\b3\b"),
+        ("label_key", ["phase"], TypeError, r"label_key.*\bobs\b.*\['phase'\]"),
+        ("layer", "raw", ValueError, r"^layer\b.*layers.*'raw'"),
         (
             "label_keys",
             "x",
             TypeError,
-            "neither it nor Keras' fit has: 'label_keys'. Did you mean 'label_key'",
+            r"'label_keys'.*'label_key'",
         ),
-        ("validation_data", (), TypeError, "validation_data cannot be passed on .* use x_val and y_val"),
-        ("sample_weight", [1.0], ValueError, r"sample_weight must have shape \(120,\), got \(1,\)"),
+        ("validation_data", (), TypeError, r"validation_data.*x_val.*y_val"),
+        ("sample_weight", [1.0], ValueError, r"sample_weight.*shape.*\(120,\).*\(1,\)"),
         (
             "preprocessing",
             {},
             TypeError,
-            "preprocessing must be fit.preprocessing of an earlier fit, got dict",
+            r"preprocessing.*\bfit\.preprocessing\b.*\bdict\b",
         ),
-        ("y_train", ["a"], ValueError, "come from its obs: use label_key instead of y_train"),
-        ("y_val", ["a"], ValueError, "y_val must come with x_val"),
-        ("x_train", [[1]], ValueError, "as object or as x_train, not both"),
+        ("y_train", ["a"], ValueError, r"\bobs\b.*label_key.*y_train"),
+        ("y_val", ["a"], ValueError, r"y_val.*x_val"),
+        ("x_train", [[1]], ValueError, r"object.*x_train"),
     ],
 )
 def test_arguments_out_of_bounds(few, argument, value, kind, words):
@@ -555,60 +541,54 @@ def test_boundary_values_are_accepted(few):
 
 
 def test_no_cells_at_all():
-    with pytest.raises(ValueError, match="Give the cells: an AnnData as object, or a matrix as x_train"):
+    with pytest.raises(ValueError, match=r"AnnData.*object.*matrix.*x_train"):
         vx.fit_vae()
-    with pytest.raises(ValueError, match="y_train must come with x_train"):
+    with pytest.raises(ValueError, match=r"y_train.*x_train"):
         vx.fit_vae(y_train=["a"])
 
 
 def test_an_object_of_another_kind(few):
-    with pytest.raises(
-        TypeError, match="object must be an AnnData.*got ndarray. Give a matrix .* as x_train"
-    ):
+    with pytest.raises(TypeError, match=r"object.*AnnData.*\bndarray\b.*x_train"):
         quick(dense(few))
-    with pytest.raises(TypeError, match="x_train must be an array.* of numbers, got"):
+    with pytest.raises(TypeError, match=r"x_train.*array.*numbers"):
         quick(x_train=np.array([["a", "b"]]))
 
 
 def test_layers_of_the_wrong_width(few):
-    with pytest.raises(ValueError, match="end in a sigmoid layer of 49 units, .* each of the 50 genes"):
+    with pytest.raises(ValueError, match=r"sigmoid.*\b49\b.*\b50 genes"):
         quick(few, decoder_layers=[keras.layers.Dense(49, "sigmoid")])
-    with pytest.raises(
-        ValueError, match="as many units as there are genes under likelihood 'bernoulli': 50, got 9"
-    ):
+    with pytest.raises(ValueError, match=r"units.*genes.*'bernoulli'.*\b50\b.*\b9\b"):
         quick(few, decoder_layers=[keras.layers.Dense(9)], likelihood="bernoulli")
 
 
 def test_preprocessing_of_another_likelihood_or_without_cells(few, tmp_path):
     fit = quick(few)
-    with pytest.raises(ValueError, match="made for likelihood 'nb', got 'gaussian'. Fit without it"):
+    with pytest.raises(ValueError, match=r"likelihood.*'nb'.*'gaussian'"):
         quick(preprocessing=fit.preprocessing, likelihood="gaussian")
     fit.save(tmp_path / "m")
     loaded = vx.load_vae(tmp_path / "m").preprocessing
-    with pytest.raises(ValueError, match="holds no cells, as it was loaded from disk"):
+    with pytest.raises(ValueError, match=r"\bcells.*disk"):
         quick(preprocessing=loaded)
     assert quick(few, preprocessing=loaded).preprocessing.x_train.shape == (120, 50)
 
 
 def test_a_learning_rate_that_diverges_is_said(few):
-    with pytest.raises(ValueError, match="Training diverged.*smaller learning rate"):
+    with pytest.raises(ValueError, match=r"diverged.*learning rate"):
         quick(few, optimizer=keras.optimizers.SGD(1e12), epochs=5)
     # a single step to weights that are large, but finite: no loss has seen them
-    with pytest.raises(
-        ValueError, match="Training diverged: the encoder's output is not finite. Try a smaller"
-    ):
+    with pytest.raises(ValueError, match=r"diverged.*encoder.*finite"):
         quick(few, optimizer=keras.optimizers.Adam(1e25), epochs=1, batch_size=120)
 
 
 def test_one_cell_and_one_gene_work(few):
     assert quick(few[:1]).density.cells.tolist() == [1]
-    with pytest.warns(UserWarning, match="same value"):
+    with pytest.warns(UserWarning, match=r"same value"):
         quick(x_train=np.array([[3.0]]))
     assert vx.gen_exprs(quick(few[:, :1][dense(few)[:, 0] > 0]), 4).adata.shape == (4, 1)
 
 
 def test_frames_with_text_are_refused(few):
-    with pytest.raises(TypeError, match="x_train must hold numbers only, got other columns: 'kind'"):
+    with pytest.raises(TypeError, match=r"x_train.*numbers.*columns.*'kind'"):
         quick(x_train=few.to_df().assign(kind="a"))
     assert isinstance(few.to_df(), pd.DataFrame)
 
@@ -657,9 +637,7 @@ def test_batches_are_about_equal(cells, size):
 
 
 def test_a_validation_loss_that_rose_is_said_with_the_epochs_to_take(cells):
-    with pytest.warns(
-        UserWarning, match=r"loss of the validation cells rose from .* of 200 epochs.*Fit with epochs=\d+ "
-    ):
+    with pytest.warns(UserWarning, match=r"loss.*validation cells.*\b200 epochs.*epochs=\d+"):
         vx.fit_vae(
             cells[:100].copy(),
             label_key="cell_type",
@@ -686,9 +664,9 @@ def test_dispersions_at_their_limit_and_an_unused_latent_vector_are_said(few):
             verbose=0,
         )
     texts = " ".join(str(w.message) for w in said)
-    assert "hardly used (KL divergence 0.0" in texts
+    assert "KL divergence 0.0" in texts
     assert "genes (" in texts
-    assert "is at its limit" in texts
+    assert "dispersion" in texts
 
 
 def test_a_gene_with_most_of_the_counts_does_not_make_training_diverge(cells):
@@ -793,9 +771,7 @@ def test_variable_genes_of_large_values_are_those_of_their_logarithms(cells):
 
 @pytest.mark.parametrize("x", [np.zeros((6, 4)), np.full((6, 4), 3), np.array([[5, 2, 7, 0]])])
 def test_variable_genes_where_none_varies_are_refused(x):
-    with pytest.raises(
-        ValueError, match=rf"n_top_genes chooses genes that vary, but none does among {len(x)} c"
-    ):
+    with pytest.raises(ValueError, match=rf"n_top_genes.*genes.*\b{len(x)} c"):
         quick(x_train=x, n_top_genes=2)
 
 
@@ -803,15 +779,13 @@ def test_variable_genes_where_none_varies_are_refused(x):
 def test_variable_genes_that_cannot_be_compared_are_refused(value, other):
     x = np.full((70, 4), value, float)
     x[0, :2] = other
-    with pytest.raises(
-        ValueError, match="n_top_genes needs genes with values that can be compared, .* 70 cells"
-    ):
+    with pytest.raises(ValueError, match=r"n_top_genes.*genes.*\b70 cells"):
         quick(x_train=x, n_top_genes=2, likelihood="gaussian")
 
 
 def test_more_variable_genes_than_there_are_means_all(few):
     assert len(quick(few, n_top_genes=51).genes) == 50
-    with pytest.raises(ValueError, match="n_top_genes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"n_top_genes.*\b1\b.*\b0\b"):
         quick(few, n_top_genes=0)
 
 
@@ -834,9 +808,7 @@ def test_labels_with_names_go_to_the_cells_of_these_names(few):
         for y in (labels, shuffled, labels.to_numpy())
     ]
     assert kept[0] == kept[1] == kept[2]
-    with pytest.raises(ValueError, match=r"y_train must name the cells of x_train, but 1 of its 120 names"):
+    with pytest.raises(ValueError, match=r"y_train.*cells.*x_train.*\b1 of\b.*\b120\b"):
         vx.fit_vae(x_train=frame, y_train=labels.rename({labels.index[0]: "other"}), epochs=1)
-    with pytest.raises(
-        ValueError, match=r"for each of the 50 cells of x_train, got 120. Are the genes in its rows\?"
-    ):
+    with pytest.raises(ValueError, match=r"\b50 cells.*x_train.*\b120\b.*genes.*rows"):
         vx.fit_vae(x_train=frame.T, y_train=labels, epochs=1)

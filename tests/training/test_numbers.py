@@ -98,15 +98,12 @@ def diverging(few, good=3, **settings):
 @pytest.mark.parametrize("averaged", [False, True])
 def test_a_fit_that_diverges_keeps_the_last_good_weights(few, averaged):
     optimizer = SGD(1e-5, use_ema=averaged, ema_momentum=0.9)
-    said = (
-        r"^Training diverged: loss or weights were no finite numbers in epoch 4, so it was stopped; the weights "
-        r"after epoch 3 \(loss [\d.]+\) are kept\. Try a smaller learning rate"
-    )
+    said = r"diverged.*loss.*weights.*finite.*epoch 4\b.*weights.*epoch 3 \(loss [\d.]+\).*learning rate"
     with pytest.warns(UserWarning, match=said):
         fit = diverging(few, optimizer=optimizer)
     whole = diverging(few, optimizer=optimizer, epochs=3)
     assert whole.recipe.get("diverged") is None
-    assert fit.recipe["diverged"].startswith("Training diverged")
+    assert "diverged" in fit.recipe["diverged"]
     assert fit.history == whole.history
     assert len(fit.history["loss"]) == 3
     for a, b in zip(fit.model.get_weights(), whole.model.get_weights(), strict=True):
@@ -122,9 +119,7 @@ def test_it_stops_at_once(few):
             self.epochs += 1
 
     seen = Seen()
-    with pytest.raises(
-        ValueError, match=r"in epoch \d, and there are no good ones from before\. Try a smaller"
-    ):
+    with pytest.raises(ValueError, match=r"epoch \d\b"):
         vx.fit_vae(few, epochs=50, verbose=0, optimizer=SGD(1e6), callbacks=[seen])
     assert seen.epochs < 5
 
@@ -140,7 +135,7 @@ def test_the_last_step_of_all_may_be_the_bad_one(few):
         def on_epoch_begin(self, epoch, logs=None):
             self.epoch = epoch
 
-    with pytest.warns(UserWarning, match="in epoch 4, so it was stopped; the weights after epoch 3 "):
+    with pytest.warns(UserWarning, match=r"epoch 4\b.*weights.*epoch 3\b"):
         fit = diverging(few, epochs=4, callbacks=[Leap()])
     assert len(fit.history["loss"]) == 3
     check_finite(fit)
@@ -164,7 +159,7 @@ def test_no_checkpoint_holds_what_diverged(few, tmp_path):
     assert about["epoch"] == 3
     state = read_state(path, {})
     assert list(state.history["loss"]) == fit.history["loss"]
-    with pytest.warns(UserWarning, match="in epoch 4, so it was stopped; the weights after epoch 3 "):
+    with pytest.warns(UserWarning, match=r"epoch 4\b.*weights.*epoch 3\b"):
         again = diverging(few, checkpoint=path, resume=True)
     assert again.history == fit.history
     for a, b in zip(fit.model.get_weights(), again.model.get_weights(), strict=True):
@@ -178,7 +173,7 @@ def test_the_command_line_says_it(few, tmp_path):
         [sys.executable, "-m", "vaexprs", *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "Error: Training diverged: loss or weights were no finite numbers in epoch 1" in done.stderr
+    assert re.search(r"Error: .*diverged.*finite.*epoch 1\b", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "model").exists()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -88,11 +89,11 @@ def test_a_process_that_is_killed_ends_the_other_and_a_resumed_run_completes(fol
     assert state.exists()
     processes[victim].kill()
     ((status, text),) = ended([processes[1 - victim]], 60)
-    ours = f"Process {1 - victim} of 2 stopped, because another one ended or cannot be reached"
+    ours = f"Process {1 - victim} of 2"
     if victim:
         assert status == 2, text
         assert ours in text
-        assert "go on from the checkpoint" in text
+        assert "checkpoint" in text
     else:  # JAX may be faster than we are to end a process whose coordinator is gone
         assert status != 0
         assert ours in text or "the leader task was preempted/died" in text
@@ -107,9 +108,9 @@ def test_a_process_that_is_killed_ends_the_other_and_a_resumed_run_completes(fol
 @pytest.mark.parametrize(
     ("each", "words"),
     [
-        ([["--epochs", 2], ["--epochs", 3]], "processes 0 and 1 differ in 'epochs' (epochs: 2 and 3)"),
-        ([["--seed", 1], ["--seed", 2]], "processes 0 and 1 differ in 'seed' (seed: 1 and 2)"),
-        ([["--layer", "double"], []], "processes 0 and 1 differ in 'data', 'layer'"),
+        ([["--epochs", 2], ["--epochs", 3]], r"'epochs'.*\b2\b.*\b3\b"),
+        ([["--seed", 1], ["--seed", 2]], r"'seed'.*\b1\b.*\b2\b"),
+        ([["--layer", "double"], []], r"'data', 'layer'"),
     ],
 )
 def test_processes_that_disagree_say_in_what(folder, few, each, words):
@@ -119,9 +120,8 @@ def test_processes_that_disagree_say_in_what(folder, few, each, words):
     more = [] if "--epochs" in each[0] else ["--epochs", 2]
     for status, text in ended(several(folder, "never", *more, each=each)):
         assert status == 2
-        assert "All processes must be given the same data and settings" in text
-        assert words.split(" (")[0].split("'")[0] in text
-        assert words in text or "'data'" in words
+        assert re.search(r"(?i)processes.*\bdata\b.*settings", text), text
+        assert re.search(words, text) or "'data'" in words, text
     assert not list(folder.glob("never*"))
 
 
@@ -135,8 +135,7 @@ def test_a_coordinator_that_does_not_answer_is_said(folder):
     )
     ((status, text),) = ended([process], 100)
     assert status == 2
-    assert f"The coordinator 127.0.0.1:{port} does not answer within 2 s" in text
-    assert "Is process 0 running" in text
+    assert re.search(rf"coordinator.*127\.0\.0\.1:{port}\b.*\b2 s\b.*process 0\b", text), text
     assert "Traceback" not in text
     assert not list(folder.glob("never*"))
 
@@ -146,12 +145,11 @@ def test_a_coordinator_that_does_not_answer_is_said(folder):
     [
         (
             {"KERAS_BACKEND": "numpy"},
-            "Error: Several processes need Keras on JAX, got the backend 'numpy'. Unset KERAS_BACKEND.",
+            r"Error: .*Keras.*JAX.*'numpy'.*KERAS_BACKEND",
         ),
         (
             {"SLURM_STEP_NUM_TASKS": "2"},  # and none of the others that srun sets
-            "Error: The other processes could not be joined at the SLURM coordinator within 60 s: "
-            "'SLURM_JOB_ID'. Does srun start all processes, and was its environment (SLURM_...) left as it is?",
+            r"Error: .*SLURM.*\b60 s\b.*'SLURM_JOB_ID'.*srun",
         ),
     ],
 )
@@ -159,7 +157,8 @@ def test_an_environment_in_which_processes_cannot_join_is_said(folder, env, word
     here = ["--processes", 1, "--coordinator", f"127.0.0.1:{free_port()}", "--process-id", 0]
     given = [] if "SLURM_STEP_NUM_TASKS" in env else here
     ((status, text),) = ended([start(folder, "few.h5ad", *WORDS, "--out", "never", *given, **env)], 100)
-    assert (status, text.splitlines()[-1]) == (2, words)  # JAX may have said something before
+    assert status == 2
+    assert re.match(words, text.splitlines()[-1]), text  # JAX may have printed lines before it
     assert "Traceback" not in text
     assert not list(folder.glob("never*"))
     assert not list(folder.glob(".never*"))
@@ -170,7 +169,7 @@ def test_a_port_that_another_program_listens_at_is_said():
         port = other.getsockname()[1]
         with pytest.raises(
             ConnectionError,
-            match=rf"must listen at port {port} of this machine, and cannot: .* in use.*\. Choose another port",
+            match=rf"\bport {port}\b.* in use",
         ):
             join(2, f"127.0.0.1:{port}", 0)
 
@@ -178,24 +177,22 @@ def test_a_port_that_another_program_listens_at_is_said():
 @pytest.mark.parametrize("told", ["soon", "0", "-1", "2.5", ""])
 def test_seconds_to_connect_in_that_are_none_are_said(monkeypatch, told):
     monkeypatch.setenv("VAEXPRS_CONNECT_SECONDS", told)
-    with pytest.raises(
-        ValueError, match=rf"must be a whole number of seconds, at least 1, got '{told}'\. Unset it for 60\."
-    ):
+    with pytest.raises(ValueError, match=rf"whole number.*seconds.*\b1\b.*'{told}'.*\b60\b"):
         join(2, "127.0.0.1:9", 1)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"processes": 2}, "need processes, coordinator and process_id, got no coordinator. Under SLURM"),
-        ({}, "got no processes"),
-        ({"processes": 2, "coordinator": "here", "process_id": 0}, "look like 'HOST:PORT', got 'here'"),
-        ({"processes": 2, "coordinator": "h:70000", "process_id": 0}, "look like 'HOST:PORT', got 'h:70000'"),
-        ({"processes": 2, "coordinator": "here:1", "process_id": 2}, "less than processes, 2, got 2"),
-        ({"processes": 0, "coordinator": "here:1", "process_id": 0}, "processes must be at least 1, got 0"),
+        ({"processes": 2}, r"processes.*coordinator.*process_id.*coordinator.*SLURM"),
+        ({}, r"processes"),
+        ({"processes": 2, "coordinator": "here", "process_id": 0}, r"'HOST:PORT'.*'here'"),
+        ({"processes": 2, "coordinator": "h:70000", "process_id": 0}, r"'HOST:PORT'.*'h:70000'"),
+        ({"processes": 2, "coordinator": "here:1", "process_id": 2}, r"processes\b.*\b2\b.*\b2\b"),
+        ({"processes": 0, "coordinator": "here:1", "process_id": 0}, r"^processes\b.*\b1\b.*\b0\b"),
         (
             {"processes": 2, "coordinator": "here:1", "process_id": -1},
-            "process_id must be at least 0, got -1",
+            r"^process_id\b.*\b0\b.*-1\b",
         ),
     ],
 )
@@ -213,9 +210,7 @@ def test_batches_that_cannot_be_shared_are_refused(few, tmp_path, monkeypatch):
     few.write_h5ad(tmp_path / "few.h5ad")
     on_disk = ondisk.open_large(tmp_path / "few.h5ad", layer=None, keys=["cell_type"])
     settings = {"codes": None, "shuffle": True, "seed": 0, "share": (0, 3)}
-    with pytest.raises(
-        ValueError, match=r"each of the 3 processes as many cells, got 40\. Choose a multiple"
-    ):
+    with pytest.raises(ValueError, match=r"\b3 processes\b.*\b40\b"):
         CellBatches(on_disk.X, batch_size=40, **settings)
     assert vx.read(tmp_path / "few.h5ad").n_obs == 120
 
