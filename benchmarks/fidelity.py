@@ -37,7 +37,7 @@ from vaexprs.latent import density
 from vaexprs.likelihoods import counts as likelihoods
 from vaexprs.mixture import selection as mixture
 
-MOST_CELLS = 1000  # of each side in a forest
+MAX_CELLS = 1000  # of each side in a forest
 COLUMNS = ("genes", "pcs", "sd", "zeros", "library", "library sd", "labels", "folds", "copies", "members")
 
 
@@ -63,7 +63,7 @@ def log_normalised(x: np.ndarray) -> np.ndarray:
 
 
 def forest_auc(a: np.ndarray, b: np.ndarray) -> float:
-    rng, n = np.random.default_rng(0), min(len(a), len(b), MOST_CELLS)
+    rng, n = np.random.default_rng(0), min(len(a), len(b), MAX_CELLS)
     x = np.concatenate([rng.permutation(a)[:n], rng.permutation(b)[:n]])
     y = np.repeat([0, 1], n)
     forest = RandomForestClassifier(100, n_jobs=-1, random_state=0)

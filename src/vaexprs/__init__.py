@@ -46,7 +46,6 @@ _HOME = {
     "write": "io.write",
     "write_report": "report",
 }
-
 __all__ = [
     "Generated",
     "Privacy",

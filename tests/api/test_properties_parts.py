@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from vaexprs.data.matrix import MOST_COUNT
+from vaexprs.data.matrix import MAX_COUNT
 from vaexprs.io.convert import fingerprint
 from vaexprs.latent.density import LatentDensity, fit_density
 from vaexprs.likelihoods.count_sampling import count_quantiles, evenly_spread
@@ -147,7 +147,7 @@ def test_quantiles_are_counts_and_rise(u, mean, dispersion):
     assert found.dtype == np.int64
     assert (np.diff(found) >= 0).all()
     assert found[0] >= 0
-    assert found[2] <= MOST_COUNT
+    assert found[2] <= MAX_COUNT
     if 1 < mean < 1e6 and np.isinf(dispersion) and 1e-3 < u < 1 - 1e-3:
         assert abs(found[1] - stats.poisson.ppf(u, mean)) <= 1
 

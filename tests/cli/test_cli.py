@@ -362,7 +362,7 @@ def started(*words):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the disk is full.")])
 def test_where_nothing_is_kept_nothing_is_told(tmp_path, error, capsys):
-    with pytest.raises(type(error)) as caught, fit._told_how_to_go_on(tmp_path / "m.checkpoint"):
+    with pytest.raises(type(error)) as caught, fit._hint_at_resume(tmp_path / "m.checkpoint"):
         raise error
     assert caught.value is error
     with pytest.raises(type(error)) as caught, output.report_kept_cells():

@@ -343,17 +343,17 @@ def test_memory_that_ends_is_one_sentence():
 
 
 def test_other_errors_are_not_of_memory():
-    with pytest.raises(RuntimeError, match="of another kind"), _checks.memory_told():
+    with pytest.raises(RuntimeError, match="of another kind"), _checks.memory_errors():
         raise RuntimeError("of another kind")
     words = r"not enough memory \(RESOURCE_EXHAUSTED: .*\)\. Take fewer genes"
-    with pytest.raises(MemoryError, match=words), _checks.memory_told():
+    with pytest.raises(MemoryError, match=words), _checks.memory_errors():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 274877906944 bytes.")
     assert _checks.lacks_memory(OSError(12, "Cannot allocate memory"))
     assert not _checks.lacks_memory(ValueError("bad_alloc"))
     assert _checks.lacks_memory(SystemError("<function f> returned NULL without setting an exception"))
     with (
         pytest.raises(MemoryError, match=r"not enough memory \(Could not load lib\.so\)"),
-        _checks.memory_told(),
+        _checks.memory_errors(),
     ):
         try:
             raise OSError("lib.so: failed to map segment from shared object")

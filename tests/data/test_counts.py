@@ -10,7 +10,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import vaexprs as vx
-from vaexprs.data.count_detection import count_names, holds_counts, recovered
+from vaexprs.data.count_detection import count_layers, holds_counts, recovered
 from vaexprs.data.matrix import densify
 from vaexprs.io import stores as ondisk
 from vaexprs.io.convert import from_object
@@ -94,7 +94,7 @@ def test_cells_without_counts_stay_so(cells):
 
 
 def test_names_of_counts():
-    assert count_names(["log", "Counts", "raw", "spliced", "UMI"]) == ["Counts", "UMI", "raw"]
+    assert count_layers(["log", "Counts", "raw", "spliced", "UMI"]) == ["Counts", "UMI", "raw"]
     assert holds_counts(np.array([[0, 2.0]]))
     assert not holds_counts(np.array([[0, 2.5]]))
     assert not holds_counts(np.array([[0, -1.0]]))

@@ -17,7 +17,7 @@ import pytest
 import vaexprs as vx
 from vaexprs.comparison import subsample as comparison
 from vaexprs.data import backed
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.io import stores
 from vaexprs.nn import batches
 from vaexprs.plotting import embedding as plotting
@@ -57,13 +57,13 @@ def fit(given, **more):
 @pytest.fixture
 def rows_read(monkeypatch):
     """Numbers of rows that were read from disk at once."""
-    found, read = [], DiskMatrix._read
+    found, read = [], BackedMatrix._read
 
     def recorded(self, first, stop):
         found.append(stop - first)
         return read(self, first, stop)
 
-    monkeypatch.setattr(DiskMatrix, "_read", recorded)
+    monkeypatch.setattr(BackedMatrix, "_read", recorded)
     return found
 
 
@@ -88,7 +88,7 @@ def test_fit_from_disk_is_like_one_from_memory(
     wanted = fit(cells, likelihood=likelihood, validation_split=0.2)
     assert not rows_read
     found = fit(write_as(cells, tmp_path / f"cells{suffix}"), likelihood=likelihood, validation_split=0.2)
-    assert isinstance(found.preprocessing.x_train, DiskMatrix)
+    assert isinstance(found.preprocessing.x_train, BackedMatrix)
     assert found.preprocessing.scaling.kind == wanted.preprocessing.scaling.kind
     assert list(found.genes) == list(wanted.genes)
     assert found.preprocessing.conditions == wanted.preprocessing.conditions
@@ -121,7 +121,7 @@ def test_layers_backed_objects_and_views_are_left_on_disk(tmp_path, some_cells, 
     backed = ad.read_h5ad(path, backed="r")
     for given in (backed, backed[::-1, :], str(path)):
         found = fit(given, epochs=1)
-        assert isinstance(found.preprocessing.x_train, DiskMatrix)
+        assert isinstance(found.preprocessing.x_train, BackedMatrix)
         assert found.history == wanted.history
     assert max(rows_read) < 300
 
@@ -269,8 +269,8 @@ def fitted(some_cells):
 @pytest.fixture
 def sampling(large, monkeypatch):
     """Of a set on disk 150 cells are looked at."""
-    monkeypatch.setattr(comparison, "MOST_FROM_DISK", 150)
-    monkeypatch.setattr(plotting, "MOST_FROM_DISK", 60)
+    monkeypatch.setattr(comparison, "MAX_FROM_DISK", 150)
+    monkeypatch.setattr(plotting, "MAX_FROM_DISK", 60)
 
 
 def sampled(n, name, most=150):
@@ -405,7 +405,7 @@ def test_everything_works_with_a_fit_that_left_its_cells_on_disk(tmp_path, some_
     held = write_as(some_cells[1::2].copy(), tmp_path / "held.h5ad")
     found = fit(path)
     made = vx.gen_exprs(found, 200, out=tmp_path / "made.h5ad")
-    assert isinstance(made.x_train, DiskMatrix)
+    assert isinstance(made.x_train, BackedMatrix)
     np.testing.assert_array_equal(made.x_train[:].toarray(), some_cells.X[::2].toarray())
     assert made.latent_vector.shape == (300, 10)
     assert len(made.y_train) == 300

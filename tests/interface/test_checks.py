@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vaexprs.interface.errors import reason, require
-from vaexprs.interface.validation import check_choice, check_integer, check_real, did_you_mean, some
+from vaexprs.interface.validation import check_choice, check_integer, check_real, did_you_mean, listed
 
 # isort: split
 import keras  # after vaexprs, which chooses its backend
@@ -30,11 +30,11 @@ def test_options_that_are_not_strings_are_suggested_too():
 
 
 def test_five_items_are_shown_and_further_ones_counted():
-    assert some(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
-    assert some(list("abcdef")) == "'a', 'b', 'c', 'd', 'e' and 1 more"
-    assert some(range(2005)) == "'0', '1', '2', '3', '4' and 2,000 more"
-    assert some(list("abc"), 2) == "'a', 'b' and 1 more"
-    assert some([]) == ""
+    assert listed(list("abcde")) == "'a', 'b', 'c', 'd', 'e'"
+    assert listed(list("abcdef")) == "'a', 'b', 'c', 'd', 'e' and 1 more"
+    assert listed(range(2005)) == "'0', '1', '2', '3', '4' and 2,000 more"
+    assert listed(list("abc"), 2) == "'a', 'b' and 1 more"
+    assert listed([]) == ""
 
 
 def test_reason_of_a_keras_error_is_the_line_that_says_what_is_wrong():

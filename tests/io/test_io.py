@@ -15,7 +15,7 @@ from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
 from vaexprs.data import backed
-from vaexprs.data.backed import DiskMatrix, row_blocks, stamp_of
+from vaexprs.data.backed import BackedMatrix, row_blocks, stamp_of
 from vaexprs.data.demo import demo_cells
 from vaexprs.data.matrix import as_float, densify, limits, stored
 from vaexprs.io import stores
@@ -769,7 +769,7 @@ class Slices:
 
 def test_rows_far_apart_are_read_without_those_between(tmp_path, large):
     path = write_as(some_cells(), tmp_path / "cells.h5ad", "dense")
-    x = DiskMatrix(Slices(open_group(path)["X"]), path, stamp_of(path))  # 160 bytes a row
+    x = BackedMatrix(Slices(open_group(path)["X"]), path, stamp_of(path))  # 160 bytes a row
     x.take(np.array([0, 2, 20, 22, 60]))
     assert x.source.read == [3, 3, 1]
     x.source.read.clear()

@@ -66,7 +66,7 @@ def test_cells_without_values_for_formats_that_need_them(few, tmp_path, suffix):
 
 
 def test_more_values_than_a_matrix_of_r_holds(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(rds, "MOST_VALUES", few.X.nnz - 1)  # rather than 2**31 values
+    monkeypatch.setattr(rds, "MAX_VALUES", few.X.nnz - 1)  # rather than 2**31 values
     words = rf"\b{few.X.nnz - 1:,} values.*\b{few.X.nnz:,}\b"
     with pytest.raises(ValueError, match=words):
         vx.write(few, tmp_path / "few.rds")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from vaexprs.latent.density import CELLS_FOR_OWN_COVARIANCE, FLOOR, MOST_CELLS, fit_density
+from vaexprs.latent.density import CELLS_FOR_OWN_COVARIANCE, FLOOR, MAX_CELLS, fit_density
 from vaexprs.mixture.covariances import n_parameters
 from vaexprs.preprocessing.conditions import Conditions
 
@@ -165,11 +165,11 @@ def test_bic_of_a_borrowed_covariance_counts_the_mean_alone():
 
 
 def test_label_with_very_many_cells_is_counted_whole_and_fitted_to_some():
-    n = MOST_CELLS + 1000
+    n = MAX_CELLS + 1000
     mean = np.random.default_rng(0).standard_normal((n, 1))
     density = fit(mean, pd.DataFrame({"cell_type": ["T"] * n}), one_key("T"))
     assert list(density.summary()["cells"]) == [n]
-    assert density.pooled[0, 0] == pytest.approx(1, abs=5 * np.sqrt(2 / MOST_CELLS))
+    assert density.pooled[0, 0] == pytest.approx(1, abs=5 * np.sqrt(2 / MAX_CELLS))
     assert density.pooled[0, 0] != pytest.approx(mean.var() + FLOOR, abs=1e-9)
 
 

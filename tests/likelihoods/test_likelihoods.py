@@ -1056,7 +1056,7 @@ def test_head_started_from_what_was_told_learns_no_dispersions():
     told, effects = np.log([0.2, 0.5, 0.3]), np.array([[1.0, 0, 0], [0, -1, 0]])
     head = NegativeBinomial().head(GENES, 100, [2, 3])
     head(np.zeros_like(HIDDEN), CONDITION)
-    NegativeBinomial().start_told(head, told, effects)
+    NegativeBinomial().start_released(head, told, effects)
     output = head(np.zeros_like(HIDDEN), CONDITION)
     expected = softmax(told + CONDITION @ effects, axis=1)
     np.testing.assert_allclose(f64(output["proportion"]), expected, rtol=1e-5)
@@ -1065,7 +1065,7 @@ def test_head_started_from_what_was_told_learns_no_dispersions():
     for likelihood in (NegativeBinomial(), Poisson()):
         alone = likelihood.head(GENES, 100)
         alone(HIDDEN)
-        likelihood.start_told(alone, told, np.zeros((0, GENES)))
+        likelihood.start_released(alone, told, np.zeros((0, GENES)))
         assert {weight.name for weight in alone.trainable_weights} == {"kernel", "bias"}
         np.testing.assert_allclose(f64(alone.bias), told, rtol=1e-6)
 

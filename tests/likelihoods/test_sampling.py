@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
-from vaexprs.data.matrix import MOST_COUNT
+from vaexprs.data.matrix import MAX_COUNT
 from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts, evenly_spread
 
 CELLS, BLOCKS = 250, 4_000  # a million draws of each gene
@@ -330,16 +330,16 @@ def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion
         True,
     )
     assert counts.data.min() > 0
-    assert counts.data.max() <= MOST_COUNT
+    assert counts.data.max() <= MAX_COUNT
     if mean < 1e9 and dispersion >= 1:
         assert counts.toarray().mean() == pytest.approx(mean, rel=0.02)
     if mean > 1e9 and dispersion > 1:
-        assert (counts.data == MOST_COUNT).all()
+        assert (counts.data == MAX_COUNT).all()
 
 
 @pytest.mark.parametrize("theta", [0.5, 40.0, 1e7, 1e8, np.inf])
 def test_counts_of_very_large_means_are_as_good_as_continuous(theta):
-    """Gamma where the dispersion rules, nearly normal where the Poisson part counts as well; at most MOST_COUNT."""
+    """Gamma where the dispersion rules, nearly normal where the Poisson part counts as well; at most MAX_COUNT."""
     u, mean = np.linspace(0.001, 0.999, 60), 1e8
     counts = count_quantiles(u, np.full(60, mean), np.full(60, theta))
     sd = np.sqrt(mean + mean**2 / theta)
@@ -348,7 +348,7 @@ def test_counts_of_very_large_means_are_as_good_as_continuous(theta):
     else:
         skewness = 2 * sd / mean  # at most that of a gamma distribution
         np.testing.assert_allclose(counts, stats.norm(mean, sd).ppf(u), atol=2 * skewness * sd)
-    assert count_quantiles(u[-1:], np.array([1e13]), np.array([theta])).tolist() == [MOST_COUNT]
+    assert count_quantiles(u[-1:], np.array([1e13]), np.array([theta])).tolist() == [MAX_COUNT]
 
 
 @pytest.mark.parametrize("theta", [3.0, np.inf])

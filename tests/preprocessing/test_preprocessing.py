@@ -9,7 +9,7 @@ from scipy.special import boxcox
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
 from vaexprs.data import backed as ondisk
-from vaexprs.data.backed import DiskCells, DiskMatrix, stamp_of
+from vaexprs.data.backed import BackedCells, BackedMatrix, stamp_of
 from vaexprs.data.demo import demo_cells
 from vaexprs.data.matrix import limits
 from vaexprs.io.stores import open_group
@@ -551,7 +551,7 @@ def on_disk(x, path):
     """Return a matrix as one that is left on disk."""
     ad.AnnData(x).write_h5ad(path)
     part = open_group(path)["X"]
-    return DiskMatrix(ad.io.sparse_dataset(part) if sp.issparse(x) else part, path, stamp_of(path))
+    return BackedMatrix(ad.io.sparse_dataset(part) if sp.issparse(x) else part, path, stamp_of(path))
 
 
 def test_summary_says_what_is_known_of_the_values(cells):
@@ -631,17 +631,17 @@ def test_cells_on_disk_are_prepared_as_those_in_memory(tmp_path, form, kind, ada
     x = form(VALUES if kind == "minmax" else np.abs(VALUES))
     turned = ad.AnnData(x, obs=adata.obs, var=adata.var)[:, ::-1].copy()
     prep = Preprocessing(adata.var_names, conditions, Scaling.fit(kind, *limits(x)), "gaussian")
-    disk = DiskCells(
+    disk = BackedCells(
         on_disk(turned.X, tmp_path / "x.h5ad"), turned.obs.reset_index(drop=True), turned.var_names
     )
     found, wanted = prep.prepare(disk, dense=False), prep.prepare(turned, dense=True)
-    assert isinstance(found.x, DiskMatrix)
+    assert isinstance(found.x, BackedMatrix)
     np.testing.assert_allclose(dense(found.x[:]), wanted.x, atol=1e-6)
     np.testing.assert_array_equal(found.obs.to_numpy(str), wanted.obs.to_numpy(str))
     rows = np.array([0, 2])
     left, taken = found.keep(rows), found.take(rows)
-    assert isinstance(left.x, DiskMatrix)
-    assert not isinstance(taken.x, DiskMatrix)
+    assert isinstance(left.x, BackedMatrix)
+    assert not isinstance(taken.x, BackedMatrix)
     for part in (dense(left.x[:]), dense(taken.x)):
         np.testing.assert_allclose(part, wanted.x[rows], atol=1e-6)
     assert len(left) == len(taken) == 2

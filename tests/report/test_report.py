@@ -397,7 +397,7 @@ def test_the_gene_plots_show_the_genes_furthest_off(page):
     far[0, 1234] = 50
     statistics = GeneStatistics(np.arange(n).astype(str), values, far, (values, values))
     rows = figures.shown_genes(statistics)
-    assert len(rows) == figures.MOST_GENES
+    assert len(rows) == figures.MAX_GENES
     assert 1234 in rows
     plot = figures.gene_plots(page.genes)["mean"]["data"][2]
     assert plot["name"] == "generated"

@@ -795,7 +795,7 @@ def test_a_large_sparse_matrix_is_left_sparse(few, monkeypatch):
     sparse = few.copy()
     sparse.X = sp.csr_matrix(sparse.X)
     assert isinstance(quick(sparse).preprocessing.x_train, np.ndarray)
-    monkeypatch.setattr("vaexprs.training.inputs.MOST_DENSE", 4 * few.n_obs * few.n_vars - 1)
+    monkeypatch.setattr("vaexprs.training.inputs.MAX_DENSE", 4 * few.n_obs * few.n_vars - 1)
     assert sp.issparse(quick(sparse).preprocessing.x_train)
 
 

@@ -26,10 +26,9 @@ from vaexprs.cli.commands import (
     transform,
 )
 from vaexprs.cli.options import INTERRUPTED, OUTPUTS, Stopped, plain
-from vaexprs.interface.errors import memory_told
+from vaexprs.interface.errors import memory_errors
 
 TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,7 +66,7 @@ def main() -> None:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's own default, which children inherit
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # no log of XLA: what goes wrong is told in our words
     try:
-        with OUTPUTS, memory_told():
+        with OUTPUTS, memory_errors():
             app(prog_name="vaexprs")
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         text = str(error)

@@ -25,13 +25,9 @@ ENABLES = {
     "privacy": "fitting with differential privacy",
     "r": "reading and writing .rds files of R",
 }
-
 FOR_DEVELOPERS = ("dev", "test")
-
 SHOWN = ("keras", "jax", "anndata", "scanpy", "numpy", "zarr", "h5py")
-
 BACKEND = "jax"
-
 REINSTALL = "pip install --upgrade --force-reinstall {}"
 
 
@@ -266,7 +262,6 @@ def _trial() -> Iterator[Finding]:
 
 
 AFTER_OTHERS = ("cache", "trial")
-
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "packages": _packages,
     "keras": _keras,

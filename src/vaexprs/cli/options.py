@@ -11,33 +11,23 @@ from rich.console import Console
 from rich.markup import escape
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-
 LibrarySize = Annotated[
     float | None, typer.Option(help="Counts a generated cell to aim at; by default like the real ones.")
 ]
-
 CountsLayer = Annotated[
     str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
 ]
-
 WRITABLE = "File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
-
 READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt, .gct or .rds"
-
 CovariateKey = Annotated[
     list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
 ]
-
 Covariate = Annotated[list[str] | None, typer.Option(help="Level of a covariate: 'donor=101' (repeatable).")]
-
 NTopGenes = Annotated[
     int | None, typer.Option(help="Take only so many of the genes, the most variable; by default all.")
 ]
-
 Epochs = Annotated[int | None, typer.Option(help="Passes over the cells; by default from their number.")]
-
 Transpose = Annotated[
     bool | None,
     typer.Option(
@@ -46,12 +36,10 @@ Transpose = Annotated[
         show_default=False,
     ),
 ]
-
 Obs = Annotated[
     Path | None,
     typer.Option(help="CSV with columns of the cells, such as their types; its first column names them."),
 ]
-
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there under the name.")]
 
 
@@ -130,20 +118,14 @@ def cells_at(path: Path | None, transpose: bool | None, obs: Path | None = None)
 
 
 Generated = Annotated[Path, typer.Argument(help=f"Generated cells: {READABLE}.")]
-
 LabelKey = Annotated[
     str | None, typer.Option(help="Column of obs with the label; by default that of the generated cells.")
 ]
-
 DonorKey = Annotated[str | None, typer.Option(help="Column of obs with the donor.")]
-
 Layer = Annotated[
     str | None,
     typer.Option(help="Layer of the real cells with the counts, X for X; by default they are looked for."),
 ]
-
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON, a list of rows.")]
-
 Csv = Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")]
-
 TableOut = Annotated[Path | None, typer.Option(help="File for the table: .csv or .json.")]

@@ -45,7 +45,6 @@ def output_table(
 
 
 LIGHTS = {"green": "[green]● good[/]", "amber": "[yellow]▲ fair[/]", "red": "[red]■ poor[/]", "unknown": "○"}
-
 VERDICTS = {
     **dict.fromkeys(("within", "pass"), "green"),
     **dict.fromkeys(("close", "caution"), "yellow"),

@@ -10,8 +10,7 @@ import numpy as np
 from vaexprs.data.matrix import Matrix, densify
 
 PCS = 50
-
-MOST_CELLS_FOR_AXES = 2_500  # of each set
+MAX_CELLS_FOR_AXES = 2_500  # of each set
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Axes:
         from sklearn.decomposition import PCA
 
         rng = np.random.default_rng(seed)
-        n = min(MOST_CELLS_FOR_AXES, *(part.shape[0] for part in parts))
+        n = min(MAX_CELLS_FOR_AXES, *(part.shape[0] for part in parts))
         some_cells = [densify(part[np.sort(rng.permutation(part.shape[0])[:n])]) for part in parts]
         x = np.concatenate(some_cells)
         pca = PCA(max(1, min(n_axes, len(x) - 1, x.shape[1])), random_state=seed)

@@ -15,16 +15,16 @@ import scipy.sparse as sp
 
 from vaexprs.comparison.matching import at_one_depth, only_generated, with_levels_asked
 from vaexprs.comparison.provenance import layer_like, recipe_of
-from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import Matrix, as_float, densify, limits, log_normalised, stacked, stored
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import did_you_mean, some
+from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.io.convert import from_object
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.summary import check_cells
 
-LEAST_TELLING = 20  # genes with a value in a cell, for the values to tell which cell it is
+MIN_TELLING = 20  # genes with a value in a cell, for the values to tell which cell it is
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def side_by_side(
     recipe = recipe_of(generated)
     layer = layer_like(generated, layer)
     generated = only_generated(generated, notes)
-    sets = {"generated": from_object(generated, layer=AS_IT_IS if recipe or layer == AS_IT_IS else None)}
+    sets = {"generated": from_object(generated, layer=X_LAYER if recipe or layer == X_LAYER else None)}
     sets |= {name: from_object(cells, layer=layer, name=name) for name, cells in others.items()}
     genes = sets["generated"].var_names
     for name, cells in sets.items():
@@ -154,7 +154,7 @@ def side_by_side(
         if len(missing):
             raise ValueError(
                 f"{name} must have the genes of the generated cells; {len(missing):,} of {len(genes):,} are "
-                f"missing: {some(list(missing))}."
+                f"missing: {listed(list(missing))}."
             )
     real_sets = {name: cells for name, cells in sets.items() if name != "generated"}
     sets |= with_levels_asked(real_sets, recipe, notes)
@@ -231,7 +231,7 @@ def _columns(
         if key not in cells.obs:
             raise ValueError(
                 f"{argument} must be a column of obs of the {name} cells "
-                f"({some(list(cells.obs.columns), 20) or 'they have none'}), got {key!r}."
+                f"({listed(list(cells.obs.columns), 20) or 'they have none'}), got {key!r}."
                 f"{did_you_mean(key, cells.obs.columns)}"
             )
         columns[key] = column_of_levels(cells.obs, key, argument).astype(str)
@@ -245,7 +245,7 @@ def rows_in(cells: CellSet, others: CellSet) -> np.ndarray:
     """
     known = set(_fingerprints(others.raw))
     named = set(zip(others.obs.index, _fingerprints(others.raw), strict=True))
-    many = np.asarray((cells.raw != 0).sum(axis=1)).ravel() >= LEAST_TELLING
+    many = np.asarray((cells.raw != 0).sum(axis=1)).ravel() >= MIN_TELLING
     marks = zip(cells.obs.index, _fingerprints(cells.raw), many, strict=True)
     return np.array([mark in known if tells else (name, mark) in named for name, mark, tells in marks], bool)
 

@@ -13,10 +13,8 @@ import scipy.sparse as sp
 
 from vaexprs.data.matrix import Matrix, as_float
 
-LEAST_CELLS = 20  # real cells with the levels asked for, for a comparison with them alone
-
+MIN_CELLS = 20  # real cells with the levels asked for, for a comparison with them alone
 ALIKE = 1.1  # ratio of library sizes up to which they are taken as alike
-
 SEED = 0  # of which counts are kept
 
 
@@ -61,7 +59,7 @@ def with_levels_asked(
         mask = np.ones(cells.n_obs, bool)
         for key, level in asked.items():
             mask &= (cells.obs[key].astype(str) == level).to_numpy()
-        if mask.sum() < LEAST_CELLS:
+        if mask.sum() < MIN_CELLS:
             notes.append(
                 f"The cells were asked for with {told}; of the {name} cells only {mask.sum():,} are so, and "
                 "all were compared: some differences are those that were asked for."

@@ -10,7 +10,7 @@ from typing import Any
 
 import anndata as ad
 
-from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.count_detection import X_LAYER
 from vaexprs.interface.errors import reason
 from vaexprs.io.stores import note_of
 
@@ -25,7 +25,7 @@ def layer_like(generated: Any, layer: str | None) -> str | None:
     layer
         What the user named; None to look for counts where the generated cells are counts.
     """
-    return AS_IT_IS if layer is None and not recipe_of(generated).get("counts", True) else layer
+    return X_LAYER if layer is None and not recipe_of(generated).get("counts", True) else layer
 
 
 def label_key_of(generated: ad.AnnData | Path, label_key: str | None) -> str | None:

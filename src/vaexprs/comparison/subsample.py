@@ -10,15 +10,14 @@ import anndata as ad
 import numpy as np
 
 from vaexprs.comparison.provenance import recipe_of
-from vaexprs.data.backed import DiskCells, DiskMatrix, in_memory
-from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.backed import BackedCells, BackedMatrix, in_memory
+from vaexprs.data.count_detection import X_LAYER
 from vaexprs.io.read import read
 from vaexprs.io.stores import open_large
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.splits import stratified
 
-MOST_FROM_DISK = 20_000  # cells of a set that is left on disk that are looked at ...
-
+MAX_FROM_DISK = 20_000  # cells of a set that is left on disk that are looked at ...
 BYTES_FROM_DISK = 256 * 2**20  # ... and what they take in memory
 
 
@@ -72,7 +71,7 @@ def at_hand(
             return AtHand(read(cells))
         return AtHand(in_memory(cells) if isinstance(cells, ad.AnnData) else cells)
     found = sampled(large, keys=wanted, seed=seed, most=most)
-    if layer not in (None, AS_IT_IS):
+    if layer not in (None, X_LAYER):
         found.cells.layers[layer] = found.cells.X
     recipe = recipe_of(cells)
     if recipe:
@@ -80,7 +79,7 @@ def at_hand(
     return found
 
 
-def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int | None = None) -> AtHand:
+def sampled(large: BackedCells, *, keys: Sequence[str], seed: int, most: int | None = None) -> AtHand:
     """Return a random sample of cells left on disk: in the proportions of the levels, with some of each.
 
     Parameters
@@ -98,14 +97,14 @@ def sampled(large: DiskCells, *, keys: Sequence[str], seed: int, most: int | Non
     strata = np.zeros(large.n_obs, int)
     if known:
         strata = large.obs.groupby(known, observed=True, dropna=False).ngroup().to_numpy()
-    most = min(most or MOST_FROM_DISK, large.X.rows_in(BYTES_FROM_DISK))
+    most = min(most or MAX_FROM_DISK, large.X.rows_in(BYTES_FROM_DISK))
     rows = stratified(strata, most, np.random.default_rng(seed))
     return AtHand(large.take(rows), large.n_obs if len(rows) < large.n_obs else None)
 
 
 def sampled_training(prep: Preprocessing, *, seed: int, most: int | None = None) -> AtHand | None:
     """Return a random sample of the training cells of a fit that has left them on disk, else None."""
-    if prep.train is None or not isinstance(prep.train.x, DiskMatrix):
+    if prep.train is None or not isinstance(prep.train.x, BackedMatrix):
         return None
-    large = DiskCells(prep.train.x.mapped(None, None), prep.train.obs, prep.genes)
+    large = BackedCells(prep.train.x.mapped(None, None), prep.train.obs, prep.genes)
     return sampled(large, keys=prep.conditions.keys, seed=seed, most=most)

@@ -13,12 +13,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.matrix import Matrix, as_float, stacked
-from vaexprs.interface.errors import Told, reason
+from vaexprs.interface.errors import FileFormatError, reason
 
 NAMES_AT_ONCE = 16_384  # that are read of those of cells on disk
-
 BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
-
 GAP_BYTES = 256 * 2**10  # of rows between two that are wanted, up to which they are read along
 
 
@@ -28,7 +26,7 @@ def in_memory(adata: ad.AnnData) -> ad.AnnData:
 
 
 @dataclass(frozen=True)
-class DiskMatrix:
+class BackedMatrix:
     """A matrix left on disk; its rows are read as they are asked for, as float32.
 
     Parameters
@@ -85,11 +83,11 @@ class DiskMatrix:
         """Return some of the rows, given by their sorted numbers, in memory; few of the others are read."""
         return self._prepared(self._gathered(rows if self.kept is None else self.kept[rows]))
 
-    def keep(self, rows: np.ndarray) -> DiskMatrix:
+    def keep(self, rows: np.ndarray) -> BackedMatrix:
         """Return some of the rows, given by their sorted numbers, left on disk."""
         return replace(self, kept=rows if self.kept is None else self.kept[rows])
 
-    def mapped(self, columns: np.ndarray | None, forward: Callable[[Matrix], Matrix] | None) -> DiskMatrix:
+    def mapped(self, columns: np.ndarray | None, forward: Callable[[Matrix], Matrix] | None) -> BackedMatrix:
         """Return the same with its columns in order and its values prepared."""
         if columns is None:
             columns = self.columns
@@ -127,7 +125,7 @@ class DiskMatrix:
                 raise IndexError("there are values of genes that it has not.")
         except Exception as error:  # h5py, zarr and their compressors each have their own
             self._check_unchanged()
-            raise Told(
+            raise FileFormatError(
                 f"{str(self.path)!r} cannot be read at its cells {first:,} to {stop:,}: {reason(error)} "
                 "It may be cut off; copy it anew."
             ) from error
@@ -152,7 +150,7 @@ def storage_of(source: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class DiskCells:
+class BackedCells:
     """Cells whose matrix is left on disk, with the names of an AnnData.
 
     Parameters
@@ -167,7 +165,7 @@ class DiskCells:
         Those of the cells, in memory or on disk; None where they are numbered only.
     """
 
-    X: DiskMatrix
+    X: BackedMatrix
     obs: pd.DataFrame
     var_names: pd.Index
     names: Any = None
@@ -207,7 +205,6 @@ class DiskCells:
 
 # of a Zarr matrix: its arrays where it is sparse, and what is written anew with each of their chunks
 ZARR_ARRAYS = ("", "data", "indices", "indptr")
-
 ZARR_FILES = ("", "zarr.json", ".zarray", ".zattrs", "c")
 
 
@@ -250,14 +247,14 @@ def file_of(source: Any) -> Path | None:
     return None if root is None else Path(root)
 
 
-def library_sizes(x: Matrix | DiskMatrix) -> np.ndarray:
+def library_sizes(x: Matrix | BackedMatrix) -> np.ndarray:
     """Return the sum of each row, (n_cells,), float64."""
     return np.concatenate([np.asarray(block.sum(axis=1), np.float64).ravel() for block in row_blocks(x)])
 
 
-def row_blocks(x: Matrix | DiskMatrix) -> Iterator[Matrix]:
+def row_blocks(x: Matrix | BackedMatrix) -> Iterator[Matrix]:
     """Yield all rows of a matrix in order: at once where it is in memory, else block by block."""
-    if not isinstance(x, DiskMatrix):
+    if not isinstance(x, BackedMatrix):
         yield x
         return
     step = x.rows_in(BLOCK_BYTES)

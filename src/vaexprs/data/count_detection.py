@@ -12,26 +12,16 @@ from vaexprs.data.matrix import Matrix, as_float, stored
 
 # names that layers and assays with counts go by, the surest first
 COUNT_NAMES = ("counts", "raw_counts", "rawcounts", "count", "umi_counts", "umis", "umi", "raw")
-
-AS_IT_IS = "X"  # the name that means X, whatever it holds
-
-AS_IT_IS_SAID = "To have X as it is, say layer='X' (--layer X)."
-
+X_LAYER = "X"  # the name that means X, whatever it holds
+X_LAYER_HINT = "To have X as it is, say layer='X' (--layer X)."
 BASES = (np.e, 2.0, 10.0)
-
-MOST_LOWEST = 10  # the lowest count of a cell is looked for up to this
-
-LEAST_ONES = 0.05  # of the recovered counts: low ones are common among counts, and rare among other values
-
-MOST_COUNTS = 2**31  # of a gene in a cell, which no machine counts to
-
+MAX_LOWEST = 10  # the lowest count of a cell is looked for up to this
+MIN_ONES = 0.05  # of the recovered counts: low ones are common among counts, and rare among other values
+MAX_COUNTS = 2**31  # of a gene in a cell, which no machine counts to
 SAMPLE = 100  # cells that are looked at before all are
-
 CLOSE = 0.02  # how near to a whole number a recovered count must be ...
-
 CLOSE_TO_LARGE = 4e-6  # ... and how much farther for each count: logarithms are of 32 bits ...
-
-CLOSE_AT_MOST = 0.25  # ... but never so far that it could be another number
+MAX_CLOSE = 0.25  # ... but never so far that it could be another number
 
 
 def holds_counts(x: Any) -> bool:
@@ -45,7 +35,7 @@ def holds_counts(x: Any) -> bool:
     return bool(np.all(values >= 0) and np.all(values == np.round(values)))
 
 
-def count_names(names: Iterable[str]) -> list[str]:
+def count_layers(names: Iterable[str]) -> list[str]:
     """Return those of the names that stand for counts, the surest first."""
     known = {str(name).lower(): str(name) for name in reversed(list(names))}
     return [known[name] for name in COUNT_NAMES if name in known]
@@ -63,7 +53,7 @@ def chosen(sources: Mapping[str, Any]) -> tuple[str, Any, str]:
         Matrices by name, in memory or on disk; the first is the one that is meant if all else is equal.
     """
     first = next(iter(sources))
-    as_it_is = AS_IT_IS_SAID.replace(AS_IT_IS, first)
+    as_it_is = X_LAYER_HINT.replace(X_LAYER, first)
     for name, x in sources.items():
         if holds_counts(x):
             told = "" if name == first else f"{first} holds no counts; those in {name} are used. {as_it_is}"
@@ -107,7 +97,7 @@ def recovered(x: Matrix) -> Matrix | None:
         if _counts(sample, base) is not None:
             found = _counts(csr, base)
             if found is not None:
-                if np.mean(found == 1) < LEAST_ONES or found.max() >= MOST_COUNTS:
+                if np.mean(found == 1) < MIN_ONES or found.max() >= MAX_COUNTS:
                     return None
                 whole = sp.csr_matrix((found.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
                 return whole if sp.issparse(values) else whole.toarray()
@@ -124,7 +114,7 @@ def _counts(x: sp.csr_matrix, base: float) -> np.ndarray | None:
     lowest = np.minimum.reduceat(values, starts)
     counts, scales = np.zeros(len(values)), np.zeros(len(sizes))
     open_ = np.ones(len(sizes), bool)  # cells whose lowest count is not known yet
-    for number in range(1, MOST_LOWEST + 1):
+    for number in range(1, MAX_LOWEST + 1):
         here = open_[cell]
         of, mine = cell[here], values[here]
         if not len(of):
@@ -133,7 +123,7 @@ def _counts(x: sp.csr_matrix, base: float) -> np.ndarray | None:
         # the lowest value alone is not exact: least squares over the cell
         over, under = (np.bincount(of, weights, len(sizes)) for weights in (mine * guess, guess * guess))
         scale = np.divide(over, under, out=np.ones(len(sizes)), where=under > 0)
-        near = np.minimum(CLOSE + CLOSE_TO_LARGE * guess, CLOSE_AT_MOST)
+        near = np.minimum(CLOSE + CLOSE_TO_LARGE * guess, MAX_CLOSE)
         off = np.abs(mine / scale[of] - guess) > near
         solved = open_ & (np.bincount(of, off, len(sizes)) == 0)
         take = solved[of]

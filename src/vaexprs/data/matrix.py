@@ -10,8 +10,7 @@ import scipy.sparse as sp
 
 # A float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no types to say it with.
 Matrix: TypeAlias = Any
-
-MOST_COUNT = 2**31 - 1  # that one of generated counts can hold
+MAX_COUNT = 2**31 - 1  # that one of generated counts can hold
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:

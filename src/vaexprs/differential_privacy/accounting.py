@@ -20,20 +20,13 @@ from vaexprs.interface.errors import require
 from vaexprs.interface.validation import check_integer, check_real
 
 CELL = "cell"
-
 # Shares of the budget, in units of 1 / (noise multiplier)^2: for releases after each other these add up.
 MARGINALS = 0.3
-
 DENSITY = 0.1
-
 TOLERANCE = 1e-3  # of the noise multiplier of training; what is left over stays unspent
-
 INTERVAL = 3e-4  # losses are rounded up to multiples of so many epsilons, or ...
-
-LEAST_INTERVAL = 1e-4  # ... of this, the default of JAX Privacy
-
+MIN_INTERVAL = 1e-4  # ... of this, the default of JAX Privacy
 SMALLEST_EPSILON = 1e-3
-
 NEIGHBOURS = "zero-out"
 
 
@@ -261,7 +254,7 @@ def accountant(epsilon: float) -> Any:
     accounting = _accounting()
     return accounting.pld.PLDAccountant(
         accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
-        value_discretization_interval=max(LEAST_INTERVAL, INTERVAL * epsilon),
+        value_discretization_interval=max(MIN_INTERVAL, INTERVAL * epsilon),
     )
 
 

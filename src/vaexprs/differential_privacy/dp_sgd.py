@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.differential_privacy.accounting import Guarantee
 from vaexprs.differential_privacy.mechanisms import Units
@@ -23,17 +23,14 @@ from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import LevelCodes
 
 CLIP = 1.0
-
 CELL_BYTES = 32 * 2**20  # of cells that are handed over together, ...
-
-MOST_UNITS = 256
-
+MAX_UNITS = 256
 GRADIENT_BYTES = 2 * 2**20  # ... and of gradients of single units that are there together: they fit a cache
 
 
 def train_privately(
     model: VAE,
-    x: Matrix | DiskMatrix,
+    x: Matrix | BackedMatrix,
     codes: LevelCodes | None,
     units: Units,
     told: Guarantee,
@@ -112,8 +109,8 @@ def train_privately(
 
 
 def _power_of_two(most: float) -> int:
-    """Return the largest power of two up to `most`, from 1 to MOST_UNITS."""
-    return int(2 ** np.floor(np.log2(np.clip(most, 1, MOST_UNITS))))
+    """Return the largest power of two up to `most`, from 1 to MAX_UNITS."""
+    return int(2 ** np.floor(np.log2(np.clip(most, 1, MAX_UNITS))))
 
 
 def clipped_gradient(model: VAE, clip: float, together: int | None = None) -> Any:
@@ -154,7 +151,7 @@ class _Batches:
 
     def __init__(
         self,
-        x: Matrix | DiskMatrix,
+        x: Matrix | BackedMatrix,
         codes: LevelCodes | None,
         units: Units,
         cells: int,
@@ -183,7 +180,9 @@ class _Batches:
         rows, back = np.unique(places[there], return_inverse=True)  # a file is read in the order of its rows
         part = there / np.maximum(there.sum(axis=1, keepdims=True), 1)
         cells = np.zeros((*places.shape, self._x.shape[1]), np.float32)
-        cells[there] = densify(self._x.take(rows) if isinstance(self._x, DiskMatrix) else self._x[rows])[back]
+        cells[there] = densify(self._x.take(rows) if isinstance(self._x, BackedMatrix) else self._x[rows])[
+            back
+        ]
         width = 1 if self._codes is None else self._codes.conditions.width
         codes = np.zeros((*places.shape, width), np.float32)
         if self._codes is not None:

@@ -10,14 +10,14 @@ import keras
 import numpy as np
 import pandas as pd
 
-from vaexprs.data.backed import DiskCells, library_sizes
+from vaexprs.data.backed import BackedCells, library_sizes
 from vaexprs.differential_privacy.accounting import CELL, Guarantee, Privacy, plan
 from vaexprs.differential_privacy.dp_sgd import train_privately
 from vaexprs.differential_privacy.latent import release_density
 from vaexprs.differential_privacy.marginals import Marginals, release_marginals
 from vaexprs.differential_privacy.mechanisms import Units
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import did_you_mean, some
+from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.latent.density import LatentDensity, without_noise
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.nn.build import build_vae
@@ -28,29 +28,17 @@ from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.summary import summarise
 
 STEPS = 300
-
 MANY_UNITS = 5_000  # beyond which there are more steps, in proportion to the square root
-
 RATE = 0.2  # of the units are in a step ...
-
-MOST_EXPECTED = 1_024  # ... but not more than so many
-
+MAX_EXPECTED = 1_024  # ... but not more than so many
 CELLS_PER_UNIT = 32  # of a donor that a step looks at
-
 HIDDEN = 16
-
 LATENT_DIM = 5
-
 LEARNING_RATE = 1e-2
-
 AVERAGING = 0.99
-
 START_CELLS = 2_000
-
 DRAWN_FOR_NOISE = 256  # from the density of each condition tell how much totals of drawn counts spread
-
 FEW_UNITS = 100
-
 WHY_NOT = {
     "n_top_genes": "which genes vary most is told by the private cells. Choose the genes by other data, such "
     "as a public set: adata[:, genes]",
@@ -62,7 +50,6 @@ WHY_NOT = {
     "resume": "a state of the training holds what the noise can be computed from. Leave it out",
     "distribution": "one process draws the units and the noise. Leave it out",
 }
-
 WHY_NO_MORE = (
     "of the arguments of Keras' fit it takes verbose alone: the others show losses of private cells to code "
     "that may act on them, or let one cell count more than another"
@@ -90,7 +77,7 @@ def check_request(privacy: Any, given: Mapping[str, Any], fit_arguments: Mapping
             raise ValueError(f"{name} cannot come with privacy: {WHY_NO_MORE}.")
 
 
-def units_of(cells: ad.AnnData | DiskCells, unit: str, conditions: Sequence[str]) -> Units:
+def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[str]) -> Units:
     """Return whom the cells are of.
 
     Raises
@@ -108,7 +95,7 @@ def units_of(cells: ad.AnnData | DiskCells, unit: str, conditions: Sequence[str]
         )
     elif unit not in cells.obs:
         raise ValueError(
-            f"unit must be 'cell' or a column of obs ({some(list(cells.obs.columns), 20) or 'it has none'}), "
+            f"unit must be 'cell' or a column of obs ({listed(list(cells.obs.columns), 20) or 'it has none'}), "
             f"got {unit!r}.{did_you_mean(unit, cells.obs.columns)}"
         )
     else:
@@ -121,7 +108,7 @@ def units_of(cells: ad.AnnData | DiskCells, unit: str, conditions: Sequence[str]
 
 def schedule(units: int, batch_size: int | None, epochs: int | None) -> tuple[float, int]:
     """Return the probability of a unit to be in a step, and the number of steps; None for the default."""
-    expected = batch_size or max(1, min(round(RATE * units), MOST_EXPECTED))
+    expected = batch_size or max(1, min(round(RATE * units), MAX_EXPECTED))
     rate = min(expected / units, 1.0)
     if epochs is not None:
         return rate, max(1, round(epochs / rate))
@@ -247,7 +234,7 @@ def _model(
                 f"privacy, got {layer.name!r} ({type(layer).__name__}): it would take something of one cell "
                 "to another, or draw one number for all. Leave it out."
             )
-    likelihood.start_told(
+    likelihood.start_released(
         model.get_layer(model.decoder_layers[-1]), np.log(marginals.proportions), marginals.effects
     )
     return model

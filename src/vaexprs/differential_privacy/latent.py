@@ -11,10 +11,8 @@ from vaexprs.latent.density import LatentDensity
 from vaexprs.preprocessing.conditions import Conditions
 
 IN_CELLS, IN_MEAN, IN_MOMENT = 0.2, 0.4, 0.4
-
 RADIUS = 1.5  # of a latent vector, times the square root of its dimensions: longer ones are shortened
-
-LEAST_VARIANCE = 0.05  # of the latent density in any direction
+MIN_VARIANCE = 0.05  # of the latent density in any direction
 
 
 def density_sums(points: np.ndarray, combination: np.ndarray, n: int, units: Units) -> Sums:
@@ -101,7 +99,7 @@ def release_density(
     moment[upper] = products / factors / cells.sum()
     moment = moment + np.triu(moment, 1).T
     values, vectors = np.linalg.eigh((moment - (means.T * share) @ means) * radius**2)
-    covariance = (vectors * np.maximum(values, LEAST_VARIANCE)) @ vectors.T
+    covariance = (vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T
     units_of_axes = np.append(np.ones(d - 1), spread)
     centre = np.append(np.zeros(d - 1), middle)
     return LatentDensity.normal(

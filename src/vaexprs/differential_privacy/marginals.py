@@ -12,28 +12,21 @@ import scipy.sparse as sp
 from scipy import ndimage
 from scipy.stats import norm, poisson
 
-from vaexprs.data.backed import DiskMatrix, library_sizes, row_blocks
+from vaexprs.data.backed import BackedMatrix, library_sizes, row_blocks
 from vaexprs.data.matrix import Matrix
 from vaexprs.differential_privacy.mechanisms import Sums, Units
 from vaexprs.preprocessing.conditions import Conditions
 
 # Parts of the vector that a cell contributes, by their share of its squared length.
 IN_COMBINATION, IN_LIBRARY, IN_PROFILE = 0.1, 0.1, 0.8
-
 BINS = np.arange(0.0, 7.05, 0.1)  # of log10 library sizes: 1 to 10 million counts
-
 # standard deviations of the noise that a number of units must exceed to be more than nothing, and that one
 # among neighbouring bins must: there are many, and an empty one far out would make enormous cells
 STANDOUT = 2.0
-
 STANDOUT_OF_BINS = 4.0
-
-LEAST_SPREAD = 0.05  # of log library sizes
-
-LEAST_OF_OVERALL = 0.02  # of the overall profile, what a level has of a gene at least
-
+MIN_SPREAD = 0.05  # of log library sizes
+MIN_OF_OVERALL = 0.02  # of the overall profile, what a level has of a gene at least
 START_DISPERSION = 5.0
-
 SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)
 
 
@@ -88,7 +81,7 @@ def log_library(bins: np.ndarray) -> tuple[float, float]:
     """Return median and standard deviation of log library sizes, given the share of each bin."""
     middles = np.log(10) * (BINS[:-1] + BINS[1:]) / 2
     median = middles[np.searchsorted(np.cumsum(bins), 0.5)]
-    return float(median), float(max(np.sqrt(bins @ (middles - median) ** 2), LEAST_SPREAD))
+    return float(median), float(max(np.sqrt(bins @ (middles - median) ** 2), MIN_SPREAD))
 
 
 def all_combinations(conditions: Conditions) -> tuple[dict[str, str], ...]:
@@ -111,7 +104,7 @@ def combination_of(obs: pd.DataFrame, conditions: Conditions) -> np.ndarray:
     return number
 
 
-def marginal_sums(x: Matrix | DiskMatrix, obs: pd.DataFrame, conditions: Conditions, units: Units) -> Sums:
+def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Conditions, units: Units) -> Sums:
     """Return what marginals are made of: units by combination and by bin of library sizes, profiles.
 
     A cell contributes its combination of levels, its bin of log10 library sizes and, once for each of its
@@ -147,7 +140,7 @@ def marginal_sums(x: Matrix | DiskMatrix, obs: pd.DataFrame, conditions: Conditi
 
 
 def release_marginals(
-    x: Matrix | DiskMatrix,
+    x: Matrix | BackedMatrix,
     obs: pd.DataFrame,
     conditions: Conditions,
     units: Units,
@@ -228,7 +221,7 @@ def _shrunken(values: np.ndarray, overall: np.ndarray, noise: float) -> np.ndarr
     deviation = values - overall
     factor = max(((deviation**2).sum() - len(values) * noise**2) / (overall**2).sum(), 0.0)
     prior = factor * overall**2
-    return np.maximum(overall + deviation * prior / (prior + noise**2), LEAST_OF_OVERALL * overall)
+    return np.maximum(overall + deviation * prior / (prior + noise**2), MIN_OF_OVERALL * overall)
 
 
 def _proportions(roots: np.ndarray, depth: float) -> np.ndarray:

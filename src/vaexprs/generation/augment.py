@@ -9,11 +9,11 @@ import anndata as ad
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import densify
 from vaexprs.generation.generate import gen_exprs
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import check_integer, some
+from vaexprs.interface.validation import check_integer, listed
 from vaexprs.io.convert import from_object
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.preprocessing.conditions import column_of_levels
@@ -86,7 +86,7 @@ def augment(
     seed = check_integer("seed", seed, 0)
     earlier = fit_arguments.get("preprocessing") if fit is None else fit.preprocessing
     if layer is None and not may_be_counts(fit_arguments.get("likelihood"), earlier):
-        layer = AS_IT_IS
+        layer = X_LAYER
     real = from_object(object, layer=layer)
     labels = column_of_levels(real.obs, label_key)
     missing = _missing(labels, to)
@@ -106,7 +106,7 @@ def augment(
     lacking = fit.genes.difference(real.var_names, sort=False)
     if len(lacking):
         raise ValueError(
-            f"The cells must have the genes of the fit, but lack {some(list(lacking))}. Give cells that have "
+            f"The cells must have the genes of the fit, but lack {listed(list(lacking))}. Give cells that have "
             "them, or no fit: then one is made of these cells."
         )
     if not missing:

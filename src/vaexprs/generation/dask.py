@@ -28,13 +28,9 @@ from vaexprs.model.load import load_vae
 from vaexprs.model.vae_fit import VAEFit
 
 ANSWER = 10.0  # seconds in which a scheduler has to answer
-
 WORKERLESS = 60.0  # seconds a cluster may be without workers: lost ones are started again in less
-
 RETRIES = 2  # of a task that failed, where another worker may do better
-
 TASKS_A_THREAD = 2  # in flight: one in work, one ready to be
-
 VERSION = version("vaexprs")
 
 
@@ -70,7 +66,6 @@ class SavedFit:
 
 
 _loading = Lock()  # threads of one worker wait for the first of them
-
 _loaded = lru_cache(maxsize=1)(SavedFit.load)
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.data.backed import DiskMatrix, in_memory
+from vaexprs.data.backed import BackedMatrix, in_memory
 from vaexprs.data.matrix import Matrix, densify, stacked
 from vaexprs.interface import html as markup
-from vaexprs.interface.errors import memory_told, require
-from vaexprs.interface.validation import some
+from vaexprs.interface.errors import memory_errors, require
+from vaexprs.interface.validation import listed
 from vaexprs.io.stores import STORES, open_backed
 from vaexprs.io.write import write, write_blocks
 from vaexprs.model.vae_fit import VAEFit
@@ -53,7 +53,7 @@ class Generated:
         return self._labels(self.adata.obs)
 
     @property
-    def x_train(self) -> Matrix | DiskMatrix | None:
+    def x_train(self) -> Matrix | BackedMatrix | None:
         """Real values, (n_cells, n_genes), in the user's units, on disk where the fit left them there.
 
         None after loading from disk.
@@ -62,7 +62,7 @@ class Generated:
         if prep.train is None:
             return None
         x = prep.train.x
-        if isinstance(x, DiskMatrix):
+        if isinstance(x, BackedMatrix):
             return x.mapped(None, None)
         if prep.scaling.kind == "none" and prep.scaling.unit == 1:
             return x
@@ -170,7 +170,7 @@ def real_cells(generated: Generated) -> ad.AnnData:
             "plot_aug(gen, 'UMAP', real=adata)."
         )
     obs = train.obs.set_axis(train.obs.index.astype(str), axis=0)
-    return ad.AnnData(x[:] if isinstance(x, DiskMatrix) else x, obs=obs, var=generated.adata.var)
+    return ad.AnnData(x[:] if isinstance(x, BackedMatrix) else x, obs=obs, var=generated.adata.var)
 
 
 def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
@@ -180,7 +180,7 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     """
     missing = generated.var_names.difference(real.var_names)
     if len(missing):
-        raise ValueError(f"The real cells must have the generated genes, missing: {some(list(missing))}.")
+        raise ValueError(f"The real cells must have the generated genes, missing: {listed(list(missing))}.")
     parts = {"real": real[:, generated.var_names], "generated": generated}
     for name, part in parts.items():
         columns = [key for key in generated.obs if key in real.obs]
@@ -219,7 +219,7 @@ def with_values(
     overwrite
         Whether what is at `out` may be replaced.
     """
-    with memory_told():
+    with memory_errors():
         if out is not None and counts and Path(out).suffix in STORES:
             return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
         adata.X = stacked(list(blocks))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vaexprs.interface.validation import check_integer, check_real, did_you_mean, some
+from vaexprs.interface.validation import check_integer, check_real, did_you_mean, listed
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.preprocessing.splits import apportion
 
@@ -102,12 +102,12 @@ def _rows_asked(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str
         if column != NUMBER and column not in known.keys:
             raise ValueError(
                 f"The columns of conditions must be {NUMBER!r} and conditions of the fit "
-                f"({some(known.keys) or 'it has none'}), got {column!r}."
+                f"({listed(known.keys) or 'it has none'}), got {column!r}."
                 f"{did_you_mean(column, [NUMBER, *known.keys])}"
             )
     if NUMBER not in columns:
         raise ValueError(
-            f"conditions must have a column {NUMBER!r} with numbers of cells, got {some(columns)}."
+            f"conditions must have a column {NUMBER!r} with numbers of cells, got {listed(columns)}."
         )
     if not len(table):
         raise ValueError("conditions must have at least one row, got none.")
@@ -146,7 +146,7 @@ def wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict
     for key, level in (covariates or {}).items():
         if key not in known:
             raise ValueError(
-                f"covariates must name covariates of the fit ({some(known) or 'it has none'}), got {key!r}."
+                f"covariates must name covariates of the fit ({listed(known) or 'it has none'}), got {key!r}."
                 f"{did_you_mean(key, known)}"
             )
         wanted[key] = conditions.check(key, level)

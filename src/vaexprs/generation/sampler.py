@@ -25,7 +25,6 @@ from vaexprs.nn.compilation import keep_compiled
 # Cells are drawn in blocks of this size, each with a seed of its own, and decoded in matrices of this many
 # rows: the same cells come out whatever the batch size.
 BLOCK = 256
-
 SLOW = 10  # blocks from which on a progress bar is shown
 
 

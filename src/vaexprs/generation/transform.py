@@ -11,13 +11,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from vaexprs.data.backed import DiskCells
-from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.backed import BackedCells
+from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import Matrix
 from vaexprs.generation.generated import origin, with_values
 from vaexprs.generation.requests import counts_a_cell
 from vaexprs.generation.sampler import BLOCK, Drawer, with_progress
-from vaexprs.interface.validation import check_integer, did_you_mean, some
+from vaexprs.interface.validation import check_integer, did_you_mean, listed
 from vaexprs.io.convert import from_object
 from vaexprs.io.stores import open_large
 from vaexprs.io.write import check_new_cells
@@ -114,10 +114,10 @@ def transform(
         check_new_cells(out, overwrite=overwrite)
     prep = fit.preprocessing
     if layer is None and not fit.likelihood.counts:
-        layer = AS_IT_IS
+        layer = X_LAYER
     source = open_large(object, layer=layer, keys=prep.conditions.keys) or from_object(object, layer=layer)
     check_cells(source, "object")
-    whole = source.obs if isinstance(source, DiskCells) else source.obs.copy()
+    whole = source.obs if isinstance(source, BackedCells) else source.obs.copy()
     cells = prep.prepare(_with_genes(source, fit.genes), dense=False)
     fit.likelihood.check(summarise(source.X, "object"), source.obs_names)
     new = cells.obs.assign(**wanted)
@@ -140,30 +140,30 @@ def _wanted(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, str]:
     known = fit.preprocessing.conditions
     if not given:
         raise ValueError(
-            f"Say which condition to give the cells, one of {some(known.keys) or 'none: the fit has none'}: "
+            f"Say which condition to give the cells, one of {listed(known.keys) or 'none: the fit has none'}: "
             "transform(fit, adata, stim='ctrl')."
         )
     for key in given:
         if key not in known.keys:
             raise ValueError(
-                f"The condition must be one of the fit's ({some(known.keys) or 'it has none'}), got {key!r}."
+                f"The condition must be one of the fit's ({listed(known.keys) or 'it has none'}), got {key!r}."
                 f"{did_you_mean(key, known.keys)}"
             )
     return {key: known.check(key, level) for key, level in given.items()}
 
 
-def _with_genes(cells: ad.AnnData | DiskCells, genes: pd.Index) -> ad.AnnData | DiskCells:
+def _with_genes(cells: ad.AnnData | BackedCells, genes: pd.Index) -> ad.AnnData | BackedCells:
     """Return cells with these genes, where they have them and more."""
     if len(genes.difference(cells.var_names)) or len(genes) == cells.n_vars:
         return cells  # what does not fit is told where they are prepared
-    if isinstance(cells, DiskCells):
+    if isinstance(cells, BackedCells):
         columns = cells.var_names.get_indexer(genes)
-        return DiskCells(cells.X.mapped(columns, None), cells.obs, genes, cells.names)
+        return BackedCells(cells.X.mapped(columns, None), cells.obs, genes, cells.names)
     return cells[:, genes]
 
 
-def _names(cells: ad.AnnData | DiskCells) -> pd.Index:
-    if isinstance(cells, DiskCells):
+def _names(cells: ad.AnnData | BackedCells) -> pd.Index:
+    if isinstance(cells, BackedCells):
         return cells.take_names(np.arange(cells.n_obs))
     return cells.obs_names
 

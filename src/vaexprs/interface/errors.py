@@ -59,7 +59,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """Turn what is raised where memory ends into a MemoryError of one sentence."""
     try:
         yield
@@ -86,16 +86,16 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
         raise ImportError(f"{purpose} needs {package}: pip install {package}") from error
 
 
-class Told(ValueError):
+class FileFormatError(ValueError):
     """What is wrong with a file, in a sentence that is not to be put into another."""
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def file_errors(path: Path) -> Iterator[None]:
     """Turn what readers raise over a damaged file into one sentence."""
     try:
         yield
-    except (Told, MemoryError, Warning):  # a warning is one where the user asks for that
+    except (FileFormatError, MemoryError, Warning):  # a warning is one where the user asks for that
         raise
     except ImportError as error:
         if error.name is None:  # `require` has said what to install
@@ -107,4 +107,4 @@ def damage_told(path: Path) -> Iterator[None]:
         ) from error
     except Exception as error:  # h5py, zarr and others each have their own: a stranger's file may raise any
         form = path.suffix or "a folder"
-        raise Told(f"{str(path)!r} cannot be read as {form}: {reason(error)}") from error
+        raise FileFormatError(f"{str(path)!r} cannot be read as {form}: {reason(error)}") from error

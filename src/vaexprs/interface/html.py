@@ -12,7 +12,6 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 LIGHTS = {"green": "good", "amber": "fair", "red": "poor"}
-
 VERDICTS = {
     "within": "good",
     "pass": "good",
@@ -21,12 +20,9 @@ VERDICTS = {
     "off": "poor",
     "fail": "poor",
 }
-
 DASH, MINUS, TIMES, INFINITY = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{INFINITY}"
-
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-MOST_LEVELS = 12  # of a condition, the largest, that a notebook shows
+MAX_LEVELS = 12  # of a condition, the largest, that a notebook shows
 
 
 def render(name: str, **values: Any) -> str:
@@ -136,7 +132,7 @@ def levels(counts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         For each level numbers of cells; the first decides the order.
     """
     largest = sorted(counts.items(), key=lambda item: -item[1][0])
-    return {"rows": largest[:MOST_LEVELS], "more": max(0, len(largest) - MOST_LEVELS)}
+    return {"rows": largest[:MAX_LEVELS], "more": max(0, len(largest) - MAX_LEVELS)}
 
 
 def sparkline(values: Sequence[float]) -> str:

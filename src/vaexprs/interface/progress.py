@@ -6,7 +6,6 @@ import sys
 from typing import Any, TextIO
 
 SECONDS_A_LINE = 60.0
-
 LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} gone, {remaining} to go{postfix}"
 
 

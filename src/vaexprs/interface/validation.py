@@ -24,7 +24,7 @@ def did_you_mean(word: object, options: Iterable[object]) -> str:
     return f" Did you mean {lowered[near[0]]!r}?" if near else ""
 
 
-def some(items: Sequence[object], most: int = 5) -> str:
+def listed(items: Sequence[object], most: int = 5) -> str:
     """Return the first few items for a message: ``'a', 'b', 'c' and 12 more``."""
     shown = ", ".join(repr(str(item)) for item in items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"

@@ -14,8 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vaexprs.interface.validation import check_path
-from vaexprs.io.write import NO_LOCKS
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -12,10 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.backed import file_of
-from vaexprs.data.count_detection import AS_IT_IS, chosen, count_names
+from vaexprs.data.count_detection import X_LAYER, chosen, count_layers
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import did_you_mean, some
+from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.io.read import read
 from vaexprs.io.stores import no_layer, no_x
 
@@ -69,8 +69,8 @@ def from_object(
 def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
     var = adata.var
     if layer is None:
-        sources = {} if adata.X is None else {AS_IT_IS: adata.X}
-        sources |= {f"layers[{name!r}]": adata.layers[name] for name in count_names(adata.layers)}
+        sources = {} if adata.X is None else {X_LAYER: adata.X}
+        sources |= {f"layers[{name!r}]": adata.layers[name] for name in count_layers(adata.layers)}
         if adata.raw is not None:
             sources["raw"] = adata.raw.X
         if not sources:
@@ -82,7 +82,7 @@ def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
             warn(told)
     elif layer in adata.layers:
         values = adata.layers[layer]
-    elif layer == AS_IT_IS:
+    elif layer == X_LAYER:
         values = adata.X
         if values is None:
             raise no_x()
@@ -97,10 +97,10 @@ def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:
     names = list(experiment.get_assay_names())
     if not names:
         raise ValueError("The experiment has no assay.")
-    if layer == AS_IT_IS not in names:
+    if layer == X_LAYER not in names:
         layer = names[0]
     if layer is not None and layer not in names:
-        raise ValueError(f"layer must be one of {some(names)}, got {layer!r}.{did_you_mean(layer, names)}")
+        raise ValueError(f"layer must be one of {listed(names)}, got {layer!r}.{did_you_mean(layer, names)}")
 
     def values_of(name: str) -> Any:
         # not its to_anndata(): that needs a further package, and takes every assay along
@@ -111,7 +111,7 @@ def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:
         values = values_of(layer)
     else:
         _, values, told = chosen(
-            {name: values_of(name) for name in dict.fromkeys((names[0], *count_names(names)))}
+            {name: values_of(name) for name in dict.fromkeys((names[0], *count_layers(names)))}
         )
         if told:
             warn(told)
@@ -151,7 +151,7 @@ def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
         numeric, complex_ = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
         other = [str(c) for c, kind in x.dtypes.items() if not numeric(kind) or complex_(kind)]
         if other:
-            raise TypeError(f"{name} must hold numbers only, got other columns: {some(other)}.")
+            raise TypeError(f"{name} must hold numbers only, got other columns: {listed(other)}.")
         cells, genes, x = x.index, x.columns, x.to_numpy(np.float64, na_value=np.nan)
     if not sp.issparse(x):
         try:

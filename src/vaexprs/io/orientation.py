@@ -15,11 +15,10 @@ GENE = re.compile(
     r"(ACTB|GAPDH|MALAT1|B2M|EEF1A1|TMSB4X|FTL|FTH1|TPT1|UBC|HSP90AB1|CD3[DEG]|CD4|CD8A|CD74|LYZ)$)",
     re.IGNORECASE,
 )
-
 BARCODE = re.compile(r"(?:^|[^A-Za-z])[ACGT]{10,}(?:[^A-Za-z]|$)")
 
 
-def told_orientation(
+def infer_orientation(
     name: str,
     rows: Sequence[str],
     columns: Sequence[str],

@@ -17,23 +17,18 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.data.count_detection import count_names
+from vaexprs.data.count_detection import count_layers
 from vaexprs.data.matrix import as_float, check_compressed
-from vaexprs.interface.errors import Told, require, warn
-from vaexprs.interface.validation import some
-from vaexprs.io.orientation import told_orientation
+from vaexprs.interface.errors import FileFormatError, require, warn
+from vaexprs.interface.validation import listed
+from vaexprs.io.orientation import infer_orientation
 from vaexprs.io.untrusted.archives import content_of
 
 STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: portable, as text, or the machine's
-
 SEQUENCES = ("compact_intseq", "compact_realseq")  # vectors that R stores as from and to
-
 NO_VALUE = "\x01NULL\x01"  # the symbol that stands for NULL in a slot
-
-MOST_NUMBERED = 2**22  # maximum number of rows or columns without names: a file may claim any number
-
+MAX_NUMBERED = 2**22  # maximum number of rows or columns without names: a file may claim any number
 MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold something else
-
 IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') for its matrix alone."
 
 
@@ -58,14 +53,14 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
     kind = _class(root)
     slots = _attributes(root)
     if "colData" in slots:
-        _check_told_side(path, kind, transpose)
+        _check_orientation(path, kind, transpose)
         return _from_experiment(root, path)
     if kind == "Seurat":
-        _check_told_side(path, kind, transpose)
+        _check_orientation(path, kind, transpose)
         return _from_seurat(root, path)
     x, rows, others = _matrix(root, path, kind)
     if transpose is None:
-        transpose = told_orientation(
+        transpose = infer_orientation(
             path.name, list(rows), list(others), (columns,), like="how R's packages have it"
         )
     if transpose:
@@ -73,9 +68,9 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
     return ad.AnnData(as_float(x), obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=others))
 
 
-def _check_told_side(path: Path, kind: str, transpose: bool | None) -> None:
+def _check_orientation(path: Path, kind: str, transpose: bool | None) -> None:
     if transpose is not None:
-        raise Told(
+        raise FileFormatError(
             f"transpose is for tables and matrices: {path.name!r} is a {kind!r}, which says what is what."
         )
 
@@ -90,7 +85,9 @@ def _parsed(path: Path) -> Any:
     package = rdata()
     content = content_of(path)
     if not content.startswith(STARTS):
-        raise Told(f"{str(path)!r} is not what R's saveRDS writes; files of save() hold several objects.")
+        raise FileFormatError(
+            f"{str(path)!r} is not what R's saveRDS writes; files of save() hold several objects."
+        )
 
     def bounded(name: str, expand: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def expanded(state: Any) -> Any:
@@ -114,7 +111,7 @@ def _parsed(path: Path) -> Any:
         except (NotImplementedError, ValueError) as error:
             if "RObjectType" not in str(error):  # not of a kind that is missing
                 raise
-            raise Told(
+            raise FileFormatError(
                 f"{str(path)!r} holds something that rdata cannot read yet ({error}). In R take out what is "
                 "neither matrix nor data frame, such as metadata(x) <- list(), and save it again."
             ) from error
@@ -128,10 +125,12 @@ def _from_experiment(root: Any, path: Path) -> ad.AnnData:
     if "assays" in slots:  # R leaves the slot out where there are none
         data = _attributes(slots["assays"]).get("data")
         if data is None:
-            raise Told(f"{str(path)!r} was written by old classes of R. In R: saveRDS(updateObject(x), ...).")
+            raise FileFormatError(
+                f"{str(path)!r} was written by old classes of R. In R: saveRDS(updateObject(x), ...)."
+            )
         assays = _named(_attributes(data)["listData"])
     if not assays:
-        raise Told(f"The experiment in {str(path)!r} has no assay.")
+        raise FileFormatError(f"The experiment in {str(path)!r} has no assay.")
     annotation = _attributes(slots["colData"])
     cells, genes = _strings(annotation.get("rownames")), _gene_names(slots)
     matrices: dict[str, Any] = {}
@@ -163,16 +162,16 @@ def _from_seurat(root: Any, path: Path) -> ad.AnnData:
     active = (_strings(slots.get("active.assay")) or [""])[0]
     name = next((each for each in (MAIN_ASSAY, active, *assays) if each in assays), None)
     if name is None:
-        raise Told(f"The Seurat object in {str(path)!r} has no assay.")
+        raise FileFormatError(f"The Seurat object in {str(path)!r} has no assay.")
     if len(assays) > 1:
-        warn(f"{path.name!r}: of its assays {some(list(assays))}, {name!r} is read.")
+        warn(f"{path.name!r}: of its assays {listed(list(assays))}, {name!r} is read.")
     parts = _attributes(assays[name])
     named = _attributes(slots["meta.data"])
     cells = _strings(named.get("row.names"))
     matrices, genes, owned = _layers(assays[name], parts, path)
     cells = owned if owned is not None else cells
     if not matrices:
-        raise Told(f"The assay {name!r} in {str(path)!r} has neither counts nor data.")
+        raise FileFormatError(f"The assay {name!r} in {str(path)!r} has neither counts nor data.")
     n, m = next(iter(matrices.values())).shape
     obs = _frame(_named(slots["meta.data"]), n)
     identity = slots.get("active.ident")
@@ -193,8 +192,8 @@ def _layers(assay: Any, parts: Mapping[str, Any], path: Path) -> tuple[dict[str,
             if x.shape == (len(genes or ()), len(cells or ()))
         }
         if not whole and split:
-            raise Told(
-                f"The counts in {str(path)!r} are split into {some(split)}. In R: "
+            raise FileFormatError(
+                f"The counts in {str(path)!r} are split into {listed(split)}. In R: "
                 "saveRDS(JoinLayers(x), ...)."
             )
         return whole, genes, cells
@@ -217,10 +216,10 @@ def _assembled(
     matrices: dict[str, Any], obs: pd.DataFrame, cells: Any, genes: Any, shape: tuple[int, int], path: Path
 ) -> ad.AnnData:
     """Return matrices, columns and names as an AnnData, the counts in X."""
-    first = (*count_names(matrices), *matrices)[0]
+    first = (*count_layers(matrices), *matrices)[0]
     for kind, names, n in (("cells", cells, shape[0]), ("genes", genes, shape[1])):
         if names is not None and len(names) != n:
-            raise Told(f"{str(path)!r} has {n:,} {kind}, but names of {len(names):,}.")
+            raise FileFormatError(f"{str(path)!r} has {n:,} {kind}, but names of {len(names):,}.")
     obs_names, var_names = _index(cells, shape[0], "cell"), _index(genes, shape[1], "gene")
     return ad.AnnData(
         matrices[first],
@@ -236,8 +235,8 @@ def _index(names: Sequence[str] | None, n: int, kind: str) -> pd.Index:
 
 def _numbered(n: int, kind: str = "") -> list[str]:
     """Return names for what has none."""
-    if n > MOST_NUMBERED:
-        raise ValueError(f"{n:,} {kind or 'row'}s without names are more than {MOST_NUMBERED:,}. Name them.")
+    if n > MAX_NUMBERED:
+        raise ValueError(f"{n:,} {kind or 'row'}s without names are more than {MAX_NUMBERED:,}. Name them.")
     return [f"{kind}{i + 1}" for i in range(n)]
 
 
@@ -365,14 +364,14 @@ def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
         names = slots.get("dimnames")
     if x is None:
         got = f"{name!r}.{IN_R}" if name else f"{_plain(node)}."
-        raise Told(
+        raise FileFormatError(
             f"{str(path)!r} must hold a SingleCellExperiment, a SummarizedExperiment, a Seurat object or a "
             f"matrix with its values in it, got a {got}"
         )
     sides = [None, None] if names is None else [_strings(_here(each)) for each in names.value]
     for side, n, what in zip(sides, shape, ("rows", "columns"), strict=True):
         if side is not None and len(side) != n:
-            raise Told(f"{str(path)!r} has a matrix of {n:,} {what}, but names of {len(side):,}.")
+            raise FileFormatError(f"{str(path)!r} has a matrix of {n:,} {what}, but names of {len(side):,}.")
     rows, columns = (
         _index(each, n, what) for each, n, what in zip(sides, shape, ("row", "column"), strict=True)
     )
@@ -388,7 +387,7 @@ def _plain(node: Any) -> str:
 
 def _number_column(path: Path, key: str, node: Any) -> np.ndarray:
     if type_of(node) not in ("INT", "REAL") or "levels" in _attributes(node):
-        raise Told(f"{str(path)!r} must hold numbers, but its column {key!r} holds others.")
+        raise FileFormatError(f"{str(path)!r} must hold numbers, but its column {key!r} holds others.")
     return np.ma.filled(node.value.astype(np.float64), np.nan)
 
 

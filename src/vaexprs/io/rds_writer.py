@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from vaexprs.data.matrix import densify, stored
 from vaexprs.io.rds import NO_VALUE, rdata, type_of
 
-MOST_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
+MAX_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
 
 
 # a SingleCellExperiment as a tree
@@ -152,9 +152,9 @@ class _Tree:
             )
         by_cell = sp.csc_matrix(x)
         by_cell.sort_indices()
-        if by_cell.nnz > MOST_VALUES:
+        if by_cell.nnz > MAX_VALUES:
             raise ValueError(
-                f"A sparse matrix of R must have at most {MOST_VALUES:,} values that are not 0, got "
+                f"A sparse matrix of R must have at most {MAX_VALUES:,} values that are not 0, got "
                 f"{by_cell.nnz:,}. Write fewer cells, or .h5ad."
             )
         return self.s4(

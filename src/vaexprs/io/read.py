@@ -10,8 +10,8 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 
-from vaexprs.interface.errors import Told, damage_told, require
-from vaexprs.interface.validation import check_file, check_path, some, suffix_of
+from vaexprs.interface.errors import FileFormatError, file_errors, require
+from vaexprs.interface.validation import check_file, check_path, listed, suffix_of
 from vaexprs.io.rds import read_rds
 from vaexprs.io.stores import STORES, check_store
 from vaexprs.io.tables import read_obs, read_table, with_obs
@@ -76,12 +76,12 @@ def read(
             "itself what its cells are. Leave it out."
         )
     beside = path if obs is None else check_file(obs)
-    with damage_told(beside):
+    with file_errors(beside):
         columns = None if obs is None else read_obs(beside)
-    with damage_told(path):
+    with file_errors(path):
         cells = READERS[suffix](path) if turned is None else turned(path, transpose, columns)
         check_sparse(cells)
-    with damage_told(beside):
+    with file_errors(beside):
         return with_obs(cells, columns, beside)
 
 
@@ -109,7 +109,7 @@ def _read_h5mu(path: Path) -> ad.AnnData:
         parts = list(file["mod"]) if "mod" in file else []
         name = next((each for each in RNA if each in parts), parts[0] if len(parts) == 1 else None)
         if name is None:
-            raise Told(f"{str(path)!r} must have a modality 'rna', got {some(parts) or 'none'}.")
+            raise FileFormatError(f"{str(path)!r} must have a modality 'rna', got {listed(parts) or 'none'}.")
         check_parts(file["mod"][name], path)
         cells: ad.AnnData = ad.io.read_elem(file["mod"][name])
         obs = ad.io.read_elem(file["obs"]) if "obs" in file else pd.DataFrame()
@@ -120,9 +120,7 @@ def _read_h5mu(path: Path) -> ad.AnnData:
 
 
 FOLDER = "a folder with matrix.mtx"
-
 RNA = ("rna", "RNA", "gex", "GEX", "Gene Expression")  # what the modality with the genes is called
-
 READERS: dict[str, Callable[[Path], ad.AnnData]] = {
     ".h5ad": _read_store,
     ".zarr": _read_store,
@@ -133,7 +131,6 @@ READERS: dict[str, Callable[[Path], ad.AnnData]] = {
     ".mtx.gz": read_folder,
     FOLDER: read_folder,
 }
-
 # of those that do not say which side the genes are on
 TURNED: dict[str, Callable[[Path, bool | None, pd.DataFrame | None], ad.AnnData]] = {
     ".csv": read_table,

@@ -13,17 +13,16 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.data.backed import DiskCells, DiskMatrix, file_of, stamp_of, storage_of
-from vaexprs.data.count_detection import AS_IT_IS, AS_IT_IS_SAID, SAMPLE, count_names, holds_counts, recovered
+from vaexprs.data.backed import BackedCells, BackedMatrix, file_of, stamp_of, storage_of
+from vaexprs.data.count_detection import SAMPLE, X_LAYER, X_LAYER_HINT, count_layers, holds_counts, recovered
 from vaexprs.data.matrix import as_float
-from vaexprs.interface.errors import Told, damage_told, warn
-from vaexprs.interface.validation import did_you_mean, some
+from vaexprs.interface.errors import FileFormatError, file_errors, warn
+from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.io.untrusted.anndata import check_matrix, check_parts, text_attribute
 from vaexprs.io.untrusted.hdf5 import check_hdf5
 from vaexprs.io.untrusted.zarr import check_zarr
 
 STORES = (".h5ad", ".zarr")
-
 IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
 
 
@@ -44,11 +43,11 @@ def note_of(path: str | os.PathLike[str], name: str) -> Any:
     if Path(path).suffix not in STORES:
         return None
     group = open_group(path)
-    with damage_told(Path(path)):
+    with file_errors(Path(path)):
         return ad.io.read_elem(group["uns"][name]) if "uns" in group and name in group["uns"] else None
 
 
-def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> BackedCells | None:
     """Return cells with their matrix left on disk; None for what is in memory or may as well be read.
 
     Parameters
@@ -71,7 +70,7 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
     """
     if isinstance(obj, (str, os.PathLike)):
         return _open_file(Path(obj), layer, keys) if Path(obj).suffix in STORES else None
-    if not isinstance(obj, ad.AnnData) or layer not in (None, AS_IT_IS):
+    if not isinstance(obj, ad.AnnData) or layer not in (None, X_LAYER):
         return None
     whole = obj._adata_ref if obj.is_view else obj
     source = whole.X
@@ -82,7 +81,7 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
     if matrix is None:
         return None
     if layer is None and not holds_counts(source):
-        others = [whole.layers[name] for name in count_names(whole.layers)]
+        others = [whole.layers[name] for name in count_layers(whole.layers)]
         if any(map(holds_counts, others if whole.raw is None else [*others, whole.raw.X])):
             return None  # those are in memory, or small: `from_object` takes them
         _tell_logarithms(source)
@@ -94,23 +93,23 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> DiskCells
         if len(genes) < matrix.shape[1] or (np.diff(genes) != 1).any():
             matrix = matrix.mapped(genes, None)
     known = list(keys) if set(keys) <= set(obs) else list(obs)
-    return DiskCells(matrix, obs[known].reset_index(drop=True), names, obs.index)
+    return BackedCells(matrix, obs[known].reset_index(drop=True), names, obs.index)
 
 
-def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells | None:
+def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> BackedCells | None:
     group = open_group(path)
-    with damage_told(path):
+    with file_errors(path):
         layers = list(group["layers"]) if "layers" in group else []
         places = _places(group, layers) if layer is None else {}
-    if layer == AS_IT_IS not in layers:
-        places = {AS_IT_IS: "X"} if "X" in group else {}
+    if layer == X_LAYER not in layers:
+        places = {X_LAYER: "X"} if "X" in group else {}
     elif layer is not None:
         if layer not in layers:
             raise no_layer(layer, layers)
         places = {layer: f"layers/{layer}"}
     if not places:
         raise no_x()
-    with damage_told(path):
+    with file_errors(path):
         sources = {
             name: source for name, at in places.items() if (source := _matrix_in(group[at])) is not None
         }
@@ -121,7 +120,7 @@ def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells 
         matrix = None if source is None else _disk_matrix(source, path)
         if matrix is not None and layer is None:
             if name != next(iter(places)):
-                warn(f"X holds no counts; those in {name} are used. {AS_IT_IS_SAID}")
+                warn(f"X holds no counts; those in {name} are used. {X_LAYER_HINT}")
             elif not holds_counts(source):
                 _tell_logarithms(source)
         if matrix is None:
@@ -133,13 +132,13 @@ def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> DiskCells 
                 f"its matrix is of {rows:,} cells x {columns:,} genes, but there are names of {len(obs):,} "
                 f"cells and {len(names):,} genes."
             )
-        return DiskCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
+        return BackedCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
 
 
 def _places(group: Any, layers: Sequence[str]) -> dict[str, str]:
     """Return where counts may be in a file, by what the places are called."""
-    places = {AS_IT_IS: "X"} if "X" in group else {}
-    places |= {f"layers[{name!r}]": f"layers/{name}" for name in count_names(layers)}
+    places = {X_LAYER: "X"} if "X" in group else {}
+    places |= {f"layers[{name!r}]": f"layers/{name}" for name in count_layers(layers)}
     return places | ({"raw": "raw/X"} if "raw" in group and "X" in group["raw"] else {})
 
 
@@ -165,7 +164,7 @@ def open_group(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    with damage_told(path):
+    with file_errors(path):
         if path.suffix == ".h5ad":
             import h5py
 
@@ -186,12 +185,12 @@ def _matrix_in(part: Any) -> Any:
     return part if kind == "array" else None
 
 
-def _disk_matrix(source: Any, path: Path) -> DiskMatrix | None:
-    matrix = DiskMatrix(source, path, stamp_of(path, storage_of(source).name))
+def _disk_matrix(source: Any, path: Path) -> BackedMatrix | None:
+    matrix = BackedMatrix(source, path, stamp_of(path, storage_of(source).name))
     if matrix.nbytes <= IN_MEMORY:
         return None
     if getattr(source, "format", "csr") != "csr":
-        raise Told(
+        raise FileFormatError(
             f"{str(path)!r} holds its matrix by genes (CSC), and cells cannot be read from that one after "
             "the other. Write it by cells: adata.X = scipy.sparse.csr_matrix(adata.X)."
         )
@@ -227,7 +226,7 @@ def _names_in(group: Any) -> pd.Index:
 def no_layer(layer: str, known: Sequence[str]) -> ValueError:
     """Return the error for a layer that is not there."""
     return ValueError(
-        f"layer must be one of {some(known) or 'none: there are no layers'}, got {layer!r}."
+        f"layer must be one of {listed(known) or 'none: there are no layers'}, got {layer!r}."
         f"{did_you_mean(layer, known)}"
     )
 

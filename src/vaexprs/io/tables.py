@@ -17,33 +17,25 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.matrix import Matrix, densify
-from vaexprs.interface.errors import Told, reason, warn
-from vaexprs.interface.validation import some, suffix_of
-from vaexprs.io.orientation import told_orientation
+from vaexprs.interface.errors import FileFormatError, reason, warn
+from vaexprs.interface.validation import listed, suffix_of
+from vaexprs.io.orientation import infer_orientation
 from vaexprs.io.untrusted.archives import check_packed
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; ", ".gct": "\t"}
-
 VALUES_AT_ONCE = 2**24  # of a table that are read or written at once
-
 PACKING = 6  # gzip's own default: Python's takes three times as long for little
-
 FEW = 0.5  # of the values not zero, up to which a table becomes a sparse matrix
-
 GCT = "#1.2"  # first line of a .gct, whose second has the numbers of its rows and columns
-
 # what featureCounts has of a gene before its counts, of which some are numbers
 OF_GENE = ["Chr", "Start", "End", "Strand", "Length"]
-
 # rows in which htseq-count and STAR say how many reads are of no gene
 OF_NO_GENE = re.compile(
     "__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)|"
     "N_(unmapped|multimapping|noFeature|ambiguous)"
 )
-
 # what spreadsheets make of MARCHF1, SEPTIN2 and DEC1 (Ziemann et al. 2016, doi:10.1186/s13059-016-1044-7)
 DATE = re.compile(r"\d{1,2}-(Mar|Sep|Dec)|(Mar|Sep|Dec)-\d{1,2}", re.IGNORECASE)
-
 # a spreadsheet runs what begins so
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
@@ -79,7 +71,7 @@ def read_table(path: Path, transpose: bool | None = None, columns: pd.DataFrame 
     beside = obs_path(path)
     obs = read_obs(beside) if beside.is_file() else None
     if transpose is None:
-        transpose = bool(form.about) or told_orientation(
+        transpose = bool(form.about) or infer_orientation(
             path.name, list(rows), list(others), (columns, obs), labels=_has_labels(text)
         )
     if transpose:
@@ -97,11 +89,11 @@ def _of_genes(adata: ad.AnnData, path: Path) -> ad.AnnData:
     """Leave out the sums of reads that are of no gene, and say so, and of genes that became dates."""
     dates = [name for name in adata.var_names if DATE.fullmatch(name)]
     if dates:
-        warn(f"{path.name!r}: a spreadsheet has made dates of the names of genes: {some(dates)}.")
+        warn(f"{path.name!r}: a spreadsheet has made dates of the names of genes: {listed(dates)}.")
     apart = np.array([OF_NO_GENE.fullmatch(name) is not None for name in adata.var_names], bool)
     if not apart.any():
         return adata
-    warn(f"{path.name!r}: {some(list(adata.var_names[apart]))} count reads of no gene, and are left out.")
+    warn(f"{path.name!r}: {listed(list(adata.var_names[apart]))} count reads of no gene, and are left out.")
     return adata[:, ~apart].copy()
 
 
@@ -130,7 +122,7 @@ def _read(path: Path, form: _Form) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.I
     text = [place for place in places if place <= form.about or _is_text(start[place], settings["decimal"])]
     numbers = [place for place in places if place not in set(text)]
     if not numbers:
-        raise Told(f"{str(path)!r} has no column of numbers beside its names ({some(header)}).")
+        raise FileFormatError(f"{str(path)!r} has no column of numbers beside its names ({listed(header)}).")
     names, parts, words = [], [], []
     kinds = dict.fromkeys([0, *text], str)
     with (
@@ -147,7 +139,7 @@ def _read(path: Path, form: _Form) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.I
                 row, column = np.argwhere(np.isnan(block))[0]
                 found = chunk[numbers[column]].iloc[row]
                 what = "nothing" if pd.isna(found) else repr(str(found))
-                raise Told(
+                raise FileFormatError(
                     f"{str(path)!r} must hold numbers, but has {what} in row {str(rows[row])!r}, "
                     f"column {header[numbers[column] - 1]!r}."
                 )
@@ -158,7 +150,7 @@ def _read(path: Path, form: _Form) -> tuple[pd.DataFrame, Matrix, pd.Index, pd.I
     values = x if x.nnz <= FEW * x.shape[0] * x.shape[1] else x.toarray()
     named = np.concatenate(names)
     if len(set(named)) < len(named) and _numbers(pd.Series(named), ".").notna().all():
-        raise Told(
+        raise FileFormatError(
             f"{str(path)!r} must have names in its first column, got numbers that come more than once."
         )
     index = pd.Index([unguarded(name) for name in named])
@@ -188,7 +180,7 @@ def opened(path: Path, lead: int = 0) -> Iterator[IO[str]]:
                 file.readline()
             yield file
     except UnicodeError as error:
-        raise Told(
+        raise FileFormatError(
             f"{str(path)!r} must be text in UTF-8: {reason(error)}. In Excel save it as 'CSV UTF-8'; "
             "elsewhere: iconv -f latin1 -t utf-8."
         ) from error
@@ -202,13 +194,13 @@ def _form(path: Path) -> _Form:
         rows = csv.reader(chain(ahead, file), delimiter=separator)
         header, first = next(rows, []), next(filter(None, rows), [])
     if len(first) < 2:
-        raise Told(
+        raise FileFormatError(
             f"{str(path)!r} must be a table with names in its first row and its first column, "
             f"got {len(header)} fields in its first row and {len(first)} in its second."
         )
     # R's write.table leaves out the name of the first column
     if len(header) not in (len(first), len(first) - 1):
-        raise Told(
+        raise FileFormatError(
             f"{str(path)!r} has {len(header):,} names in its first row, but {len(first):,} fields in its "
             "second."
         )
@@ -227,7 +219,7 @@ def _names(file: IO[str], path: Path) -> tuple[int, list[str]]:
     ahead, lead = [file.readline()], 0
     if suffix_of(_unpacked(path)) == ".gct":
         if ahead[0].strip() != GCT:
-            raise Told(f"{str(path)!r} must begin with {GCT}, the version of .gct that is read.")
+            raise FileFormatError(f"{str(path)!r} must begin with {GCT}, the version of .gct that is read.")
         file.readline()
         return 2, [file.readline()]
     while ahead[0].startswith("#"):
@@ -319,8 +311,8 @@ def with_obs(adata: ad.AnnData, obs: pd.DataFrame | None, path: Path) -> ad.AnnD
         return adata
     missing = adata.obs_names.difference(obs.index)
     if len(missing) or not obs.index.is_unique:
-        why = f"lacks {some(list(missing))}" if len(missing) else "names a cell twice"
-        raise Told(f"{str(path)!r} must have a row for each cell, but {why}.")
+        why = f"lacks {listed(list(missing))}" if len(missing) else "names a cell twice"
+        raise FileFormatError(f"{str(path)!r} must have a row for each cell, but {why}.")
     for key in obs:
         adata.obs[key] = obs[key].loc[adata.obs_names].to_numpy(object)
     return adata
@@ -337,7 +329,7 @@ def guarded(names: Iterable[Any]) -> list[str]:
     names = list(map(str, names))
     odd = [name for name in names if "\0" in name or "\r" in name]
     if odd:
-        raise ValueError(f"A table cannot hold texts with a NUL or a carriage return: {some(odd)}.")
+        raise ValueError(f"A table cannot hold texts with a NUL or a carriage return: {listed(odd)}.")
     return ["'" + text if FORMULA.match(text) else text for text in names]
 
 

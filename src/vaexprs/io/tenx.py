@@ -15,32 +15,23 @@ import scipy.io
 import scipy.sparse as sp
 
 from vaexprs.data.matrix import as_float
-from vaexprs.interface.errors import Told, warn
-from vaexprs.interface.validation import some, suffix_of
+from vaexprs.interface.errors import FileFormatError, warn
+from vaexprs.interface.validation import listed, suffix_of
 from vaexprs.io.tables import PACKING, opened, read_obs, with_obs, write_obs
 from vaexprs.io.untrusted.anndata import check_sparse
 from vaexprs.io.untrusted.archives import check_packed
 from vaexprs.io.untrusted.hdf5 import check_hdf5
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
-
 GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
-
 BARCODES = ("barcodes.tsv.gz", "barcodes.tsv")
-
 OBS = "obs.csv"
-
 GENE_KIND = "Gene Expression"
-
 KINDS = ("integer", "real", "pattern")
-
 ENTRIES_AT_ONCE = 2**22
-
 LONGEST_LINE = 2**16  # of what stands before the entries
-
-LEAST_BYTES = 4  # that an entry of a matrix takes as text
-
-MOST_PACKED = 1_032  # bytes that gzip can make one byte of
+MIN_BYTES = 4  # that an entry of a matrix takes as text
+MAX_PACKED = 1_032  # bytes that gzip can make one byte of
 
 
 def is_folder(path: Path) -> bool:
@@ -62,18 +53,18 @@ def read_folder(path: Path) -> ad.AnnData:
     cells = _lines(barcodes)[0]
     rows, columns, entries, *kind = scipy.io.mminfo(matrix)
     if (rows, columns) != (len(features), len(cells)):
-        raise Told(
+        raise FileFormatError(
             f"{str(matrix)!r} is of {rows:,} genes x {columns:,} cells, but {genes.name} names "
             f"{len(features):,} and {barcodes.name} {len(cells):,}."
         )
     if kind[0] != "coordinate" or kind[1] not in KINDS or kind[2] != "general":
-        raise Told(
+        raise FileFormatError(
             f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer' or 'real' and 'general', as "
-            f"CellRanger writes it, got {some(kind)}."
+            f"CellRanger writes it, got {listed(kind)}."
         )
-    size = matrix.stat().st_size * (MOST_PACKED if suffix_of(matrix).endswith(".gz") else 1)
-    if entries * LEAST_BYTES > size:
-        raise Told(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
+    size = matrix.stat().st_size * (MAX_PACKED if suffix_of(matrix).endswith(".gz") else 1)
+    if entries * MIN_BYTES > size:
+        raise FileFormatError(f"{str(matrix)!r} is cut off: it should have {entries:,} entries.")
     x = as_float(_entries(matrix, (rows, columns), entries, values=kind[1] != "pattern"))
     symbols = features[1] if features.shape[1] > 1 else features[0]
     var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols.to_numpy())
@@ -105,14 +96,16 @@ def _entries(path: Path, shape: tuple[int, int], n: int, *, values: bool) -> sp.
         for chunk in pd.read_csv(text, **settings) if n else ():
             for side, size in zip(("gene", "cell"), shape, strict=True):
                 if not chunk[side].between(1, size).all():
-                    raise Told(f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}.")
+                    raise FileFormatError(
+                        f"{str(path)!r} has an entry of a {side} that is not one of its {size:,}."
+                    )
             parts.append(chunk.astype({"gene": np.int32, "cell": np.int32}))
             if sum(map(len, parts)) > n:
                 break
     found = pd.concat(parts)
     if len(found) != n:
         has = "more" if len(found) > n else f"{len(found):,}"
-        raise Told(f"{str(path)!r} should have {n:,} entries, but has {has}.")
+        raise FileFormatError(f"{str(path)!r} should have {n:,} entries, but has {has}.")
     value = found["value"].to_numpy() if values else np.ones(n, np.float32)
     gene, cell = (found[side].to_numpy() - 1 for side in ("gene", "cell"))
     return sp.csr_matrix((value, (cell, gene)), shape=shape[::-1])
@@ -122,7 +115,7 @@ def _one_of(folder: Path, names: tuple[str, ...]) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise Told(
+    raise FileFormatError(
         f"{str(folder)!r} is not whole: there is no {' or '.join(names)} in it. A 10x folder has matrix.mtx, "
         "features.tsv (or genes.tsv) and barcodes.tsv, each as it is or with .gz."
     )
@@ -134,7 +127,7 @@ def _lines(path: Path) -> pd.DataFrame:
         with opened(path) as file:
             return pd.read_csv(file, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
     except pd.errors.EmptyDataError as error:
-        raise Told(f"{str(path)!r} is empty.") from error
+        raise FileFormatError(f"{str(path)!r} is empty.") from error
 
 
 def read_h5(path: Path) -> ad.AnnData:
@@ -145,12 +138,16 @@ def read_h5(path: Path) -> ad.AnnData:
     check_hdf5(path, path)
     with h5py.File(path, "r") as file:
         if "obs" in file and "var" in file:
-            raise Told(f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix.")
+            raise FileFormatError(
+                f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix."
+            )
         if not any("barcodes" in part for part in file.values() if isinstance(part, h5py.Group)):
-            raise Told(f"{str(path)!r} is not CellRanger's: it has {some(list(file)) or 'nothing'} in it.")
+            raise FileFormatError(
+                f"{str(path)!r} is not CellRanger's: it has {listed(list(file)) or 'nothing'} in it."
+            )
         if "matrix" not in file and len(file) > 1:
-            raise Told(
-                f"{str(path)!r} holds cells of several genomes, {some(list(file))}. Give those of one: "
+            raise FileFormatError(
+                f"{str(path)!r} holds cells of several genomes, {listed(list(file))}. Give those of one: "
                 f"scanpy.read_10x_h5({path.name!r}, genome={next(iter(file))!r})."
             )
     with warnings.catch_warnings():
@@ -170,7 +167,7 @@ def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
             others = sorted(set(kinds[~genes]))
             warn(
                 f"{path.name!r}: {int((~genes).sum()):,} of its {len(genes):,} features are not genes and "
-                f"are left out: {some(others)}."
+                f"are left out: {listed(others)}."
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of names that are not unique yet
@@ -185,7 +182,7 @@ def write_folder(adata: ad.AnnData, folder: Path) -> None:
         odd = [name for name in names if not name or any(mark in name for mark in "\0\t\r\n")]
         if odd:
             raise ValueError(
-                f"A 10x folder cannot hold names that are empty or have tabs or line breaks: {some(odd)}."
+                f"A 10x folder cannot hold names that are empty or have tabs or line breaks: {listed(odd)}."
             )
     folder.mkdir()
     x = sp.coo_matrix(adata.X).T

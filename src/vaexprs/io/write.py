@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,15 +26,10 @@ from vaexprs.io.tables import obs_path, write_obs, write_table
 from vaexprs.io.tenx import write_folder
 
 TABLES = {".csv": ",", ".tsv": "\t"}
-
 WRITABLE = (*STORES, ".mtx", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".rds")
-
 # Each write to zarr has its price; HDF5 writes few cells as fast as many, and begins the sooner.
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
-
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
-
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITABLE) -> Path:

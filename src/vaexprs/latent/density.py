@@ -19,32 +19,19 @@ from vaexprs.preprocessing.conditions import Conditions
 
 # The rules, by number of cells of a condition:
 CELLS_FOR_OWN_COVARIANCE = 3  # with fewer the pooled within-condition covariance is borrowed
-
-CELLS_PER_COMPONENT = 15  # one component for every so many cells, at most MOST_COMPONENTS
-
-MOST_COMPONENTS = 30
-
+CELLS_PER_COMPONENT = 15  # one component for every so many cells, at most MAX_COMPONENTS
+MAX_COMPONENTS = 30
 MODEL = "EEE"  # the components' covariance is one, so that many of them can be told from few cells
-
 PRIOR_CELLS = 5  # what the pooled covariance weighs against a condition's own, in cells
-
-MOST_CELLS = 5_000  # of a condition are looked at, a seeded random subset
-
+MAX_CELLS = 5_000  # of a condition are looked at, a seeded random subset
 POINTS = 2_000  # posterior samples of a condition to aim at ...
-
-MOST_DRAWS = 10  # ... with at most so many of each cell
-
+MAX_DRAWS = 10  # ... with at most so many of each cell
 STARTING_POINTS = 500  # of them EM starts from a tree
-
 BORROWED = "pooled"
-
 SHRUNKEN = "shrunken"
-
 UNSEEN = "additive"
-
 FLOOR = 1e-4  # added to the pooled variances
-
-LEAST_LIBRARY_VARIANCE = 0.05  # of log library sizes that noise may leave, as a fraction
+MIN_LIBRARY_VARIANCE = 0.05  # of log library sizes that noise may leave, as a fraction
 
 
 @dataclass(frozen=True)
@@ -207,9 +194,9 @@ def fit_density(
     fixed = np.zeros((len(mean), 0)) if log_library is None else np.asarray(log_library, float)[:, None]
     points, cells = [], []
     for rows in groups.values():
-        if len(rows) > MOST_CELLS:
-            rows = rng.choice(rows, MOST_CELLS, replace=False)
-        draws = int(np.clip(POINTS // len(rows), 1, MOST_DRAWS))
+        if len(rows) > MAX_CELLS:
+            rows = rng.choice(rows, MAX_CELLS, replace=False)
+        draws = int(np.clip(POINTS // len(rows), 1, MAX_DRAWS))
         noise = rng.standard_normal((draws, len(rows), mean.shape[1]))
         sample = mean[rows] + sd[rows] * noise
         joined = np.concatenate([sample, np.broadcast_to(fixed[rows], (draws, *fixed[rows].shape))], axis=2)
@@ -266,14 +253,14 @@ def without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
 
 
 def _narrower(variance: float, noise: float) -> float:
-    return float(np.sqrt(max(1 - noise / variance, LEAST_LIBRARY_VARIANCE)))
+    return float(np.sqrt(max(1 - noise / variance, MIN_LIBRARY_VARIANCE)))
 
 
 def chosen_rows(groups: Mapping[tuple[str, ...], np.ndarray], seed: int) -> dict[tuple[str, ...], np.ndarray]:
     """Return some rows of each condition, at random where there are more than are looked at."""
     rng = np.random.default_rng(seed)
     return {
-        levels: np.sort(rng.choice(rows, MOST_CELLS, replace=False)) if len(rows) > MOST_CELLS else rows
+        levels: np.sort(rng.choice(rows, MAX_CELLS, replace=False)) if len(rows) > MAX_CELLS else rows
         for levels, rows in groups.items()
     }
 
@@ -297,7 +284,7 @@ def _fit_one(
 ) -> tuple[Mixture, float]:
     """Return the mixture of one condition and its BIC; EM works in units of `scale`."""
     d = sample.shape[1]
-    components = min(cells // CELLS_PER_COMPONENT, MOST_COMPONENTS)
+    components = min(cells // CELLS_PER_COMPONENT, MAX_COMPONENTS)
     if components > 1:
         with suppress(SingularFitError):  # library sizes all alike, say
             chosen = select_mixture(

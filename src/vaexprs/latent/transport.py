@@ -18,7 +18,7 @@ import numpy as np
 
 from vaexprs.mixture.em import Mixture
 
-LEAST_MASS = 1e-9  # of a pair of components, below which it is none
+MIN_MASS = 1e-9  # of a pair of components, below which it is none
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Transport:
         """The matrix A of each pair of components that exchange mass, (n_dims, n_dims)."""
         from ot.gaussian import bures_wasserstein_mapping
 
-        pairs = [(int(k), int(j)) for k, j in np.argwhere(self.mass > LEAST_MASS)]
+        pairs = [(int(k), int(j)) for k, j in np.argwhere(self.mass > MIN_MASS)]
         a, b = self.source, self.target
         return {
             (k, j): bures_wasserstein_mapping(a.means[k], b.means[j], a.covariances[k], b.covariances[j])[0]

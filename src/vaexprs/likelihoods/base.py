@@ -10,20 +10,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix
 from vaexprs.preprocessing.summary import Summary
 
 # Adam moves a weight by about the learning rate whatever its gradient. Log dispersions have a long way to
 # go and one weight a gene: counted in units of this size they arrive with everything else.
 DISPERSION_STEP = 20.0
-
 EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
-
 # Prior variance of these additions: so much times the share of the cells that have the condition, of at most
 # EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
 EFFECT_VARIANCE = 50.0
-
 EFFECT_CELLS = 2_000
 
 
@@ -173,17 +170,17 @@ class Likelihood(ABC):
         return 1.0
 
     @abstractmethod
-    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
+    def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
         """Return which scaling (see `preprocessing.Scaling`) prepares these values for the network."""
 
     @abstractmethod
     def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
         """Return the decoder's last layer."""
 
-    def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:  # noqa: B027
+    def start(self, head: keras.layers.Layer, x: Matrix | BackedMatrix, summary: Summary) -> None:  # noqa: B027
         """Set the starting weights of the head from the prepared cells and the summary of their values."""
 
-    def start_told(  # noqa: B027
+    def start_released(  # noqa: B027
         self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray
     ) -> None:
         """Set the starting weights of the head from what was told of private cells.

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from keras import ops
 from scipy.special import ndtri
 
-from vaexprs.data.backed import DiskMatrix, row_blocks
+from vaexprs.data.backed import BackedMatrix, row_blocks
 from vaexprs.data.matrix import Matrix, limits
 from vaexprs.likelihoods.base import Head, Likelihood, above, sigmoid
 from vaexprs.likelihoods.log_prob import sum_over_genes
@@ -20,7 +20,6 @@ from vaexprs.preprocessing.scaling import POWERS
 from vaexprs.preprocessing.summary import Summary
 
 SMALLEST = 1e-30  # that the largest value of a Gaussian may be
-
 LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
 
 
@@ -91,7 +90,7 @@ class Bernoulli(Likelihood):
     def check(self, summary: Summary, cells: Any) -> None:
         pass
 
-    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
+    def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
         return "minmax"
 
     def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
@@ -153,7 +152,7 @@ class Gaussian(Likelihood):
             typical = float(np.mean(np.maximum(-summary.low, summary.high)))
         return min(1.0, 10.0 ** math.floor(math.log10(typical))) if typical > 0 else 1.0
 
-    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
+    def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
         if not self.nonnegative:
             return "none"
         moments = {kind: _NO_MOMENTS for kind in POWERS}
@@ -176,7 +175,7 @@ class Gaussian(Likelihood):
     def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
         return GaussianHead(n_genes, n_cells, level_cells, zeros=self.zeros, name="output")
 
-    def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:
+    def start(self, head: keras.layers.Layer, x: Matrix | BackedMatrix, summary: Summary) -> None:
         n, mean, sd = _NO_MOMENTS
         low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
         for block in row_blocks(x):
@@ -224,7 +223,6 @@ def _moments(gene: np.ndarray, values: np.ndarray, n_genes: int) -> tuple[np.nda
 
 
 Moments: TypeAlias = tuple[Any, Any, Any]
-
 _NO_MOMENTS: Moments = (0, 0.0, 0.0)
 
 

@@ -13,20 +13,15 @@ import scipy.sparse as sp
 from numba import njit
 from scipy import stats
 
-from vaexprs.data.matrix import MOST_COUNT
+from vaexprs.data.matrix import MAX_COUNT
 
 # Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
 SEARCHED_MEAN = 500.0
-
 LARGE = -1  # stands for a count that was not searched
-
 # Beyond this mean counts are as good as continuous; SciPy, which looks for whole ones, may take minutes.
 CONTINUOUS_MEAN = 2.0**24
-
 INSIDE = (1e-12, 1 - 1e-12)  # where quantiles are finite
-
 ROUNDING = 1e-9  # room for it where a bound saves the search
-
 RECIPROCALS = 1 / np.arange(1, 257)
 
 
@@ -143,7 +138,7 @@ def draw_counts(
 
 
 def _large_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
-    r"""Return the quantiles of counts with large means, at most MOST_COUNT, from SciPy.
+    r"""Return the quantiles of counts with large means, at most MAX_COUNT, from SciPy.
 
     The largest ones are those of a gamma distribution with the same mean and variance, which has shape
     :math:`1 / (1/\mu + 1/\theta)`.
@@ -158,7 +153,7 @@ def _large_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarr
     ):
         searched = np.flatnonzero(some & (mean <= CONTINUOUS_MEAN))
         found[searched] = quantile(searched)
-    return np.minimum(found, MOST_COUNT)
+    return np.minimum(found, MAX_COUNT)
 
 
 @njit(nogil=True, cache=True)

@@ -9,15 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaexprs.data.backed import DiskMatrix
-from vaexprs.data.matrix import MOST_COUNT, Matrix
+from vaexprs.data.backed import BackedMatrix
+from vaexprs.data.matrix import MAX_COUNT, Matrix
 from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, Head, Likelihood, above, sigmoid
 from vaexprs.likelihoods.log_prob import negative_binomial_log_prob, poisson_log_prob, sum_over_genes
 from vaexprs.preprocessing.summary import Summary
 
 LOG_DISPERSION_LIMITS = (-7.0, 9.0)
-
-TOLD_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
+RELEASED_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -126,9 +125,9 @@ class CountLikelihood(Likelihood):
                 "fractions. Name the layer with the counts (layer='counts') or use likelihood='gaussian'."
             )
         most = summary.high.max()
-        if most > MOST_COUNT:
+        if most > MAX_COUNT:
             raise ValueError(
-                f"Counts must be at most {MOST_COUNT:,} under likelihood {self.name!r}, got {float(most):g}. "
+                f"Counts must be at most {MAX_COUNT:,} under likelihood {self.name!r}, got {float(most):g}. "
                 "For values that are not counts use likelihood='gaussian'."
             )
         if summary.n_empty:
@@ -138,19 +137,21 @@ class CountLikelihood(Likelihood):
                 "scanpy.pp.filter_cells(adata, min_counts=1)."
             )
 
-    def scaling(self, x: Matrix | DiskMatrix, unit: float = 1.0) -> str:
+    def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
         return "none"
 
-    def start(self, head: keras.layers.Layer, x: Matrix | DiskMatrix, summary: Summary) -> None:
+    def start(self, head: keras.layers.Layer, x: Matrix | BackedMatrix, summary: Summary) -> None:
         total = summary.total + 0.1
         head.bias.assign(np.log(total / total.sum()))
 
-    def start_told(self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray) -> None:
+    def start_released(
+        self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray
+    ) -> None:
         head.bias.assign(log_proportions)
         if head.effect is not None:
             head.effect.assign(effects / EFFECT_STEP)
         if head.dispersed:  # of so fine a thing as dispersions nothing but noise would be learned
-            head.log_dispersion.assign(np.full(head.n_genes, np.log(TOLD_DISPERSION) / DISPERSION_STEP))
+            head.log_dispersion.assign(np.full(head.n_genes, np.log(RELEASED_DISPERSION) / DISPERSION_STEP))
             head.log_dispersion.trainable = False
             if head.deviation is not None:
                 head.deviation.trainable = False

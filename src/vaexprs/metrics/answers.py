@@ -10,7 +10,6 @@ from vaexprs.interface import html as markup
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS, QUESTIONS
 
 FEW = 100  # cells of a side, below which even bad cells may lie within the floor
-
 GAIN = 0.01  # of F1 from which on generated cells are called a help
 
 
@@ -111,7 +110,6 @@ OPENINGS = {
         "red": "A classifier is worse with generated cells added to its training cells.",
     },
 }
-
 UNMEASURED = {
     "looks": "Not measured: there were too few cells.",
     "types": "Not measured: it takes a label with at least two types.",

@@ -14,12 +14,11 @@ from vaexprs.data.matrix import densify
 from vaexprs.interface.progress import progress_bar
 from vaexprs.metrics import functions as metrics
 from vaexprs.metrics.floor import difference, pair_figures_and_gaps
-from vaexprs.metrics.plan import MOST_CELLS, Plan, Side, join_sets, rows_by, thin_rows
-from vaexprs.metrics.registry import ALL, LEAST_CELLS, METRICS, Sample
+from vaexprs.metrics.plan import MAX_CELLS, Plan, Side, join_sets, rows_by, thin_rows
+from vaexprs.metrics.registry import ALL, METRICS, MIN_CELLS, Sample
 from vaexprs.preprocessing.splits import random_rows
 
 MARKERS = 50
-
 # what one comparison gives: (metric, label) -> value
 Figures = dict[tuple[str, str], float]
 
@@ -67,7 +66,7 @@ class Comparison:
 def _comparison(plan: Plan, i: int, seed: int) -> Comparison:
     """Return generated against real cells for i = 0, and for others two sides of real cells."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,)))
-    of_all = thin_rows(plan.most, dict.fromkeys(plan.most, ALL), MOST_CELLS)
+    of_all = thin_rows(plan.most, dict.fromkeys(plan.most, ALL), MAX_CELLS)
     if i == 0:
         sides = plan.generated, plan.real
         a, b = (random_rows(rng, side.strata, plan.most) for side in sides)
@@ -206,7 +205,7 @@ def _marker_figures(parts: Mapping[str, Pair], wanted: set[str]) -> Figures:
 
 def _pseudobulk_figures(plan: Plan, comparison: Comparison) -> Figures:
     """Return how well donors' sums, less the mean of all donors, agree; a row for each donor."""
-    donors = [donor for donor, n in rows_by(plan.most, plan.of_donor).items() if n >= LEAST_CELLS]
+    donors = [donor for donor, n in rows_by(plan.most, plan.of_donor).items() if n >= MIN_CELLS]
     if len(donors) < 2:
         return {}
     profiles = []

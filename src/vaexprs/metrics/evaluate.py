@@ -11,7 +11,7 @@ import pandas as pd
 from vaexprs.comparison.cell_sets import CellSet, as_cells, rows_in, side_by_side
 from vaexprs.comparison.provenance import label_key_of, layer_like
 from vaexprs.comparison.subsample import at_hand
-from vaexprs.interface.validation import check_integer, did_you_mean, some
+from vaexprs.interface.validation import check_integer, did_you_mean, listed
 from vaexprs.metrics.answers import Scorecard
 from vaexprs.metrics.comparison import Compared, compare_sets
 from vaexprs.metrics.floor import floor_of, verdict_of
@@ -153,7 +153,7 @@ def _wanted(only: Collection[str] | None) -> set[str]:
     for name in names:
         if name not in METRICS:
             raise ValueError(
-                f"only must name metrics ({some(list(METRICS), 8)}), got {name!r}."
+                f"only must name metrics ({listed(list(METRICS), 8)}), got {name!r}."
                 f"{did_you_mean(name, METRICS)}"
             )
     return set(names)

@@ -99,7 +99,6 @@ def floor_of(
 
 
 NIL = 1e-12  # stands for 0 where logs are taken
-
 SCALES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
     "plain": (lambda x: x, lambda x: x),
     "log": (lambda x: np.log(np.maximum(x, NIL)), lambda x: np.where(x > np.log(2 * NIL), np.exp(x), 0.0)),

@@ -7,17 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TREES = 100
-
 FOLDS = 5
-
 PENALTY = 100.0  # of squared weights, on standardised features: most of 2,000 genes tell nothing
-
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, times the median squared distance
-
 NEIGHBOURS = 15
-
 LISI_PERPLEXITY = 30
-
 TREND_BINS = 20
 
 

@@ -18,13 +18,9 @@ from vaexprs.preprocessing.splits import random_rows
 
 # the learning curve
 REPEATS = 4
-
 SIZES = (5, 10, 20, 50, 100, 200, 500)
-
-MOST_CURVES = 12  # labels, the rarest first
-
-MOST_OTHERS = 1_000  # training cells of the other labels
-
+MAX_CURVES = 12  # labels, the rarest first
+MAX_OTHERS = 1_000  # training cells of the other labels
 METHODS = ("generated", "oversampling", "SMOTE")
 
 
@@ -55,7 +51,7 @@ def learning_curve(plan: Plan, train: CellSet, seed: int) -> pd.DataFrame:
     labels = plan.pool.labels[len(plan.real.labels) :]
     there = label_sizes(labels)
     known = sorted((n, label) for label, n in there.items() if label in plan.labels and n >= 2)
-    tasks = [(label, i) for _, label in known[:MOST_CURVES] for i in range(REPEATS)]
+    tasks = [(label, i) for _, label in known[:MAX_CURVES] for i in range(REPEATS)]
     with threadpool_limits(1):
         found = Parallel(n_jobs=-1, prefer="threads")(
             delayed(_scores)(plan, pcs, labels, label, np.random.SeedSequence(seed, spawn_key=(1_000_000, i)))
@@ -82,7 +78,7 @@ def _scores(
     parts = random_rows(rng, plan.real.labels, label_sizes(plan.real.labels))
     tested = join_sets(rows[: -(-len(rows) // 2)] for rows in parts.values())
     more = parts[label][-(-len(parts[label]) // 2) :]
-    others = rng.permutation(np.flatnonzero(labels != label))[:MOST_OTHERS]
+    others = rng.permutation(np.flatnonzero(labels != label))[:MAX_OTHERS]
     own = np.flatnonzero(labels == label)
     x_test, y_test = pcs.real[tested], plan.real.labels[tested]
 

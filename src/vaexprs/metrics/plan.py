@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaexprs.comparison.cell_sets import CellSet
-from vaexprs.interface.validation import some
-from vaexprs.metrics.registry import ALL, LEAST_CELLS, Shared
+from vaexprs.interface.validation import listed
+from vaexprs.metrics.registry import ALL, MIN_CELLS, Shared
 
-MOST_CELLS = 1_000  # of each side that the figures over all cells look at ...
-
-MOST_OF_LABEL = 300  # ... and those of one label
+MAX_CELLS = 1_000  # of each side that the figures over all cells look at ...
+MAX_OF_LABEL = 300  # ... and those of one label
 
 
 class Side(NamedTuple):
@@ -82,15 +81,15 @@ def plan_evaluation(
         for name, n in sizes["real"].items()
     }
     most = {name: n for name, n in most.items() if n}
-    if sum(most.values()) < LEAST_CELLS:
-        shared = some([str(label) for label in label_sizes(real.column(label_key))])
+    if sum(most.values()) < MIN_CELLS:
+        shared = listed([str(label) for label in label_sizes(real.column(label_key))])
         raise ValueError(
-            f"There must be at least {LEAST_CELLS} generated cells and {2 * LEAST_CELLS} real ones of the "
+            f"There must be at least {MIN_CELLS} generated cells and {2 * MIN_CELLS} real ones of the "
             f"same labels, got {sum(most.values())} on a side; the real cells have {shared}. "
             f"{'Hold more cells out' if train is not None else 'Give more real cells'}."
         )
     _tell_composition(most, of_label, sizes, label_key, train is not None, notes)
-    most = thin_rows(most, of_label, MOST_OF_LABEL if label_key is not None else MOST_CELLS)
+    most = thin_rows(most, of_label, MAX_OF_LABEL if label_key is not None else MAX_CELLS)
     sides = {name: Side(part, part.column(label_key), strata[name]) for name, part in cells.items()}
     totals = rows_by(most, of_label) if label_key is not None else {}
     variance = sum(_variances(cells[name].values) for name in ("generated", "pool"))
@@ -99,7 +98,7 @@ def plan_evaluation(
         sides["real"],
         sides["pool"],
         most,
-        sorted(label for label, n in totals.items() if n >= LEAST_CELLS),
+        sorted(label for label, n in totals.items() if n >= MIN_CELLS),
         of_label,
         of_donor if donor_key is not None else {},
         Shared(np.argsort(-variance, kind="stable"), seed),
@@ -124,15 +123,15 @@ def _tell_composition(
         return
     real, made = (rows_by(sizes[name], of_label) for name in ("real", "generated"))
     total = rows_by(most, of_label)
-    few = [label for label in real if total.get(label, 0) < LEAST_CELLS and made.get(label, 0)]
+    few = [label for label in real if total.get(label, 0) < MIN_CELLS and made.get(label, 0)]
     absent = [label for label in real if not made.get(label, 0)]
     if few:
-        notes.append(f"Too few cells for figures of their own: {some(sorted(few))}.")
+        notes.append(f"Too few cells for figures of their own: {listed(sorted(few))}.")
     if absent:
-        notes.append(f"No generated cells, so not compared: {some(sorted(absent))}.")
+        notes.append(f"No generated cells, so not compared: {listed(sorted(absent))}.")
     strange = [name.replace("\t", " of ") for name in sizes["generated"] if name not in of_label]
     if strange:
-        notes.append(f"Not among the real cells, so not compared: {some(sorted(strange))}.")
+        notes.append(f"Not among the real cells, so not compared: {listed(sorted(strange))}.")
 
 
 def label_sizes(column: np.ndarray) -> dict[str, int]:

@@ -11,13 +11,9 @@ import numpy as np
 from vaexprs.metrics import functions as metrics
 
 ALL = "all"
-
 COLUMNS = ("metric", "label", "value", "floor", "floor_low", "floor_high", "verdict")
-
-LEAST_CELLS = 5  # of each side, for a label to have figures of its own
-
-MOST_GENES = 2_000  # the most variable ones, that classifiers see
-
+MIN_CELLS = 5  # of each side, for a label to have figures of its own
+MAX_GENES = 2_000  # the most variable ones, that classifiers see
 CORRELATED_GENES = 200
 
 
@@ -85,7 +81,7 @@ class Shared:
     @cached_property
     def classified(self) -> np.ndarray:
         """Columns that classifiers see."""
-        return np.sort(self.variable[:MOST_GENES])
+        return np.sort(self.variable[:MAX_GENES])
 
     @cached_property
     def correlated(self) -> np.ndarray:
@@ -135,7 +131,7 @@ class Metric:
     of: Callable[[Sample, Sample, Shared], float] | None = None
     scale: str = "plain"
     limits: tuple[float, float] = (-np.inf, np.inf)
-    cells: int = LEAST_CELLS
+    cells: int = MIN_CELLS
     relative: bool = False
     kind: str = "any"
     per: str = "label"
@@ -148,9 +144,7 @@ QUESTIONS = {
     "differences": "Are the differences between types kept?",
     "use": "Do they help a classifier?",
 }
-
 UNIT = (0.0, 1.0)
-
 METRICS: dict[str, Metric] = {
     "forest_auc_genes": Metric(
         "Random forest, genes (AUC)",

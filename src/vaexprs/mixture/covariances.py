@@ -45,7 +45,6 @@ from typing import Any
 import numpy as np
 
 Estimate = tuple[np.ndarray, Any]
-
 WIDEST_ANGLE = 0.5  # that common axes turn by in a step, in radians
 
 
@@ -225,7 +224,6 @@ def _majorised(w: np.ndarray, axes: np.ndarray, rotated: np.ndarray, inverse: np
 
 
 Estimator = Callable[[np.ndarray, np.ndarray, Any], Estimate]
-
 # by what they take: diagonals of scatter matrices, or these as a whole
 DIAGONAL: dict[str, Estimator] = {
     "EII": _eii,
@@ -235,7 +233,6 @@ DIAGONAL: dict[str, Estimator] = {
     "EVI": _evi,
     "VVI": _vvi,
 }
-
 FULL: dict[str, Estimator] = {
     "EEE": _eee,
     "VEE": _vee,
@@ -246,7 +243,6 @@ FULL: dict[str, Estimator] = {
     "EVV": _evv,
     "VVV": _vvv,
 }
-
 # Models that, as in mclust, need scatter in all dimensions from each component: the covariance is not enough.
 # (A shape of its own with a determinant in common could otherwise be made as long as one likes.)
 WHOLE_SCATTER = ("VEE", "EVE", "VVE", "EVV")

@@ -12,14 +12,10 @@ from scipy.special import logsumexp
 from vaexprs.mixture.covariances import DIAGONAL, FULL, WHOLE_SCATTER
 
 MODELS = (*DIAGONAL, *FULL)
-
 UNIVARIATE = {"E": "EII", "V": "VII"}  # mclust's names in one dimension
-
-LEAST_VARIANCE = 1e-12  # of a component in any direction, as a fraction of that of all points
-
+MIN_VARIANCE = 1e-12  # of a component in any direction, as a fraction of that of all points
 TOLERANCE = 5e-6
-
-MOST_STEPS = 1_000
+MAX_STEPS = 1_000
 
 
 class SingularFitError(ValueError):
@@ -202,7 +198,7 @@ def _steps(
 
 def _invert_diagonal(variances: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the inverses of variances, (G, d), and the log determinants, (G,)."""
-    if not (variances > LEAST_VARIANCE * whole).all():  # so that NaN is found as well
+    if not (variances > MIN_VARIANCE * whole).all():  # so that NaN is found as well
         raise SingularFitError("singular")
     return 1 / variances, np.log(variances).sum(axis=1)
 
@@ -214,7 +210,7 @@ def _check_whole(covariances: np.ndarray, whole: np.ndarray) -> np.ndarray:
     except np.linalg.LinAlgError:
         raise SingularFitError("singular") from None
     left = np.diagonal(factors, axis1=1, axis2=2) ** 2
-    if not (left > LEAST_VARIANCE * whole).all():
+    if not (left > MIN_VARIANCE * whole).all():
         raise SingularFitError("singular")
     return left
 

@@ -15,8 +15,8 @@ from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_choice, check_integer
 from vaexprs.mixture.covariances import n_parameters
 from vaexprs.mixture.em import (
+    MAX_STEPS,
     MODELS,
-    MOST_STEPS,
     TOLERANCE,
     UNIVARIATE,
     Fitted,
@@ -79,7 +79,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         *,
         model: str = "VVV",
         tol: float = TOLERANCE,
-        max_iter: int = MOST_STEPS,
+        max_iter: int = MAX_STEPS,
         start: Any = None,
         random_state: Any = None,
     ) -> None:

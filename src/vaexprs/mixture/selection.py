@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from vaexprs.interface.validation import check_integer
 from vaexprs.mixture.covariances import FULL, n_parameters
 from vaexprs.mixture.em import (
+    MAX_STEPS,
     MODELS,
-    MOST_STEPS,
     TOLERANCE,
     UNIVARIATE,
     Fitted,
@@ -111,7 +111,7 @@ def select_mixture(
                 try:
                     if g > n or (n <= d and model in FULL):
                         raise SingularFitError("too few points")
-                    fitted = maximise(points, start, model, TOLERANCE, MOST_STEPS)
+                    fitted = maximise(points, start, model, TOLERANCE, MAX_STEPS)
                 except SingularFitError as reason:
                     rows.append((name, g, k, np.nan, np.nan, str(reason)))
                     continue

@@ -15,8 +15,8 @@ import pandas as pd
 from packaging.version import InvalidVersion, Version
 
 from vaexprs.differential_privacy.accounting import Guarantee
-from vaexprs.interface.errors import Told, reason
-from vaexprs.interface.validation import check_path, some
+from vaexprs.interface.errors import FileFormatError, reason
+from vaexprs.interface.validation import check_path, listed
 from vaexprs.io.untrusted.archives import read_arrays
 from vaexprs.io.untrusted.keras_archive import check_saved
 from vaexprs.latent.density import LatentDensity
@@ -149,7 +149,7 @@ def _check_together(fit: VAEFit) -> None:
     ]
     odd = {part.dtype.kind for part in (*numbers, *parts)} - set("iuf")
     if odd:
-        raise ValueError(f"arrays must hold numbers, got dtype of kind {some(sorted(odd))}.")
+        raise ValueError(f"arrays must hold numbers, got dtype of kind {listed(sorted(odd))}.")
 
 
 def _components(mixture: Mixture) -> bool:
@@ -184,7 +184,7 @@ def _read_model(path: Path, custom_objects: Mapping[str, Any] | None, recipe: Ma
         model: VAE = keras.saving.load_model(
             path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=True
         )
-    except (Told, MemoryError):
+    except (FileFormatError, MemoryError):
         raise
     except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
         raise ValueError(f"{str(path)!r} is damaged{_or_newer(recipe)}: {reason(error)}") from error

@@ -24,7 +24,6 @@ from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.prepare import Preprocessing
 
 FORMAT = 1
-
 FILES = ("model.keras", "arrays.npz", "meta.json")
 
 

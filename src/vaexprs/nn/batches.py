@@ -16,13 +16,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify, stacked
 
 LANES = 16  # parts of a file that every batch has cells of
-
 BLOCKS = 4  # of each lane in the buffer, at least
-
 BUFFER_BYTES = 64 * 2**20  # of cells in memory to take batches from; as many again are read meanwhile
 
 
@@ -62,7 +60,7 @@ class CellBatches(keras.utils.PyDataset):
 
     def __init__(
         self,
-        x: Matrix | DiskMatrix,
+        x: Matrix | BackedMatrix,
         codes: OneHot | None,
         *,
         batch_size: int,
@@ -78,7 +76,7 @@ class CellBatches(keras.utils.PyDataset):
         self.passed_over = (0, 0)
         size = min(batch_size, x.shape[0])
         self._cells: _InMemory | _OnDisk
-        if shuffle and isinstance(x, DiskMatrix):
+        if shuffle and isinstance(x, BackedMatrix):
             self._cells = _OnDisk(x, size, seed, share)
         else:
             self._cells = _InMemory(x, size, seed if shuffle else None, share)
@@ -107,7 +105,7 @@ class _InMemory:
     """Batches of a full shuffle of the cells, or of the cells as they come (no seed)."""
 
     def __init__(
-        self, x: Matrix | DiskMatrix, batch_size: int, seed: int | None, share: tuple[int, int]
+        self, x: Matrix | BackedMatrix, batch_size: int, seed: int | None, share: tuple[int, int]
     ) -> None:
         self.x: Any = x
         self.batch_size, self.seed, self.share = batch_size, seed, share
@@ -140,7 +138,7 @@ class _OnDisk:
     lanes only.
     """
 
-    def __init__(self, x: DiskMatrix, batch_size: int, seed: int, share: tuple[int, int]) -> None:
+    def __init__(self, x: BackedMatrix, batch_size: int, seed: int, share: tuple[int, int]) -> None:
         self.x, self.seed = x, seed
         part, parts = share
         together = math.lcm(LANES, parts)

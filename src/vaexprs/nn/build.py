@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix
 from vaexprs.interface.errors import reason
 from vaexprs.likelihoods.base import Head, Likelihood
@@ -102,7 +102,7 @@ def build_vae(
     decoder_layers: Sequence[keras.layers.Layer] | None,
     *,
     likelihood: Likelihood,
-    x: Matrix | DiskMatrix,
+    x: Matrix | BackedMatrix,
     summary: Summary,
     level_cells: Sequence[int],
     latent_dim: int,

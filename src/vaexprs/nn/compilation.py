@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-LEAST_COMPILE_TIME = 0.1  # seconds from which on a compiled program is kept
+MIN_COMPILE_TIME = 0.1  # seconds from which on a compiled program is kept
 
 
 def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
@@ -70,4 +70,4 @@ def keep_compiled() -> None:
             folder = user_cache_path("vaexprs", appauthor=False) / "jax"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             config.update("jax_compilation_cache_dir", str(folder))
-            config.update("jax_persistent_cache_min_compile_time_secs", LEAST_COMPILE_TIME)
+            config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_TIME)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.likelihoods.base import Head
 from vaexprs.preprocessing.summary import INPUT_TARGET, Summary
@@ -17,11 +17,8 @@ from vaexprs.preprocessing.summary import INPUT_TARGET, Summary
 # A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
 # the inputs get smaller in proportion, or training diverges.
 INPUT_GENES = 2000
-
 INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
-
 ROWS_AT_ONCE = 1_024
-
 LARGEST_LOG_STDDEV = 2.0
 
 
@@ -45,7 +42,7 @@ class Normalize(keras.layers.Layer):
         self.spread = self.add_weight(name="spread", shape=genes, initializer="ones", trainable=False)
         self.built = True
 
-    def start(self, x: Matrix | DiskMatrix, summary: Summary) -> None:
+    def start(self, x: Matrix | BackedMatrix, summary: Summary) -> None:
         """Take mean and standard deviation of each gene from the training cells.
 
         Parameters

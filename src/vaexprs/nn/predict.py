@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from vaexprs.data.backed import DiskMatrix
+from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.preprocessing.conditions import LevelCodes
 from vaexprs.preprocessing.prepare import Cells
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def predict(
     model: keras.Model,
-    x: Matrix | DiskMatrix,
+    x: Matrix | BackedMatrix,
     codes: np.ndarray | LevelCodes | None,
     batch_size: int = 256,
 ) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from vaexprs.comparison.subsample import at_hand, sampled_training
 from vaexprs.data.matrix import as_float, densify
 from vaexprs.generation.generated import Generated, join_real, real_cells
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import check_choice, check_path, did_you_mean, some
+from vaexprs.interface.validation import check_choice, check_path, did_you_mean, listed
 from vaexprs.io.atomic import written_whole
 from vaexprs.io.convert import from_object
 from vaexprs.io.read import read
@@ -29,18 +29,14 @@ if TYPE_CHECKING:
 
 
 FIGURE_FORMATS = ("svg", "png", "pdf")
-
 # blue and vermillion of Okabe & Ito's palette, which people with any colour vision can tell apart
 GROUP_STYLE = {
     "real": ("#0072B2", "o"),
     "generated": ("#D55E00", "^"),
 }
-
 BACKGROUND = "#D9D9D9"
-
-MOST_PANELS = 24
-
-MOST_FROM_DISK = 5_000  # cells of each set that is left on disk
+MAX_PANELS = 24
+MAX_FROM_DISK = 5_000  # cells of each set that is left on disk
 
 
 def plot_aug(
@@ -146,13 +142,13 @@ def _joined(
     else:
         label_key = label_key_of(cells, label_key)
     keys = [label_key] if isinstance(x, Generated) or real is not None else ["group", label_key]
-    made = at_hand(cells, keys=keys, seed=seed, most=MOST_FROM_DISK)
+    made = at_hand(cells, keys=keys, seed=seed, most=MAX_FROM_DISK)
     looked = {"generated": made}
     if real is not None:
-        looked["real"] = at_hand(real, keys=[label_key], seed=seed, layer=layer, most=MOST_FROM_DISK)
+        looked["real"] = at_hand(real, keys=[label_key], seed=seed, layer=layer, most=MAX_FROM_DISK)
         joined = join_real(from_object(looked["real"].cells, layer=layer, name="real"), made.cells)
     elif isinstance(x, Generated):
-        train = sampled_training(x.fit.preprocessing, seed=seed, most=MOST_FROM_DISK)
+        train = sampled_training(x.fit.preprocessing, seed=seed, most=MAX_FROM_DISK)
         if train is not None:
             looked["training"] = train
             joined = join_real(train.cells, made.cells)
@@ -172,7 +168,7 @@ def _joined(
     if label_key is not None and label_key not in joined.obs:
         raise ValueError(
             "label_key must be a column that real and generated cells have "
-            f"({some(list(joined.obs.columns))}), got {label_key!r}."
+            f"({listed(list(joined.obs.columns))}), got {label_key!r}."
             f"{did_you_mean(label_key, joined.obs.columns)}"
         )
     return joined, label_key, notes
@@ -233,12 +229,12 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
         return []
     made = np.array([(labels[group == "generated"] == name).sum() for name in names])
     order = np.lexsort((names, -real, -made))
-    if len(names) > MOST_PANELS:
+    if len(names) > MAX_PANELS:
         warn(
-            f"{len(names):,} labels are too many for a panel each; the {MOST_PANELS} with the most generated "
+            f"{len(names):,} labels are too many for a panel each; the {MAX_PANELS} with the most generated "
             "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
         )
-    return [str(name) for name in names[order[:MOST_PANELS]]]
+    return [str(name) for name in names[order[:MAX_PANELS]]]
 
 
 def _scatter(axes: Axes, z: np.ndarray, name: str, crowd: int, label: str | None) -> None:

@@ -25,14 +25,12 @@ NODE_COLORS = {
     "decoder_col": "palegreen",
     "condition_col": "gray",
 }
-
 COLORED_BY_NAME = {
     "z_mean": "mean_vector_col",
     "z_log_stddev": "stddev_vector_col",
     "latent": "latent_vector_col",
     "condition": "condition_col",
 }
-
 GRAPH_FORMATS = ("svg", "png", "pdf", "dot")
 
 

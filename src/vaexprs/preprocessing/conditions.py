@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vaexprs.interface.validation import did_you_mean, some
+from vaexprs.interface.validation import did_you_mean, listed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Conditions:
         levels = self.levels[key]
         if str(value) not in levels:
             raise ValueError(
-                f"{key} must be one of {some(levels, 20)}, got {str(value)!r}.{did_you_mean(value, levels)}"
+                f"{key} must be one of {listed(levels, 20)}, got {str(value)!r}.{did_you_mean(value, levels)}"
             )
         return str(value)
 
@@ -123,7 +123,7 @@ def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd
     """
     if key not in obs:
         raise ValueError(
-            f"{what} must be a column of obs ({some(list(obs.columns), 20) or 'it has none'}), got {key!r}."
+            f"{what} must be a column of obs ({listed(list(obs.columns), 20) or 'it has none'}), got {key!r}."
             f"{did_you_mean(key, obs.columns)}"
         )
     values = obs[key]

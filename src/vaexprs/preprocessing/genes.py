@@ -7,18 +7,16 @@ from dataclasses import replace
 import anndata as ad
 import numpy as np
 
-from vaexprs.data.backed import DiskCells
+from vaexprs.data.backed import BackedCells
 from vaexprs.data.matrix import as_float
 from vaexprs.preprocessing.summary import INPUT_TARGET, Summary
 
 LOOKED_AT = 20_000  # cells that variable genes are chosen by, in runs of so many ...
-
 RUN = 100  # ... cells that follow each other
+MAX_LOG = 50.0  # the logarithm of a count, or of a normalised one, is not larger
 
-MOST_LOG = 50.0  # the logarithm of a count, or of a normalised one, is not larger
 
-
-def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.AnnData | DiskCells:
+def with_variable_genes(cells: ad.AnnData | BackedCells, n: int, seed: int) -> ad.AnnData | BackedCells:
     """Return cells with their `n` most variable genes, in the order they had.
 
     Scanpy's `highly_variable_genes` chooses, by default as Seurat does (Satija et al. 2015,
@@ -36,7 +34,7 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
     if n >= cells.n_vars:
         return cells
     rows = _some_runs(cells.n_obs, seed)
-    x = cells.X.take(rows) if isinstance(cells, DiskCells) else as_float(cells.X[rows])
+    x = cells.X.take(rows) if isinstance(cells, BackedCells) else as_float(cells.X[rows])
     some_cells = ad.AnnData(x.copy())
     summary = Summary.of(x)
     if not (summary.low < summary.high).any():
@@ -46,7 +44,7 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
     with np.errstate(all="ignore"):  # of genes that hardly vary
         if summary.whole:
             sc.pp.normalize_total(some_cells, target_sum=INPUT_TARGET)
-        if summary.whole or (summary.low.min() >= 0 and summary.high.max() > MOST_LOG):
+        if summary.whole or (summary.low.min() >= 0 and summary.high.max() > MAX_LOG):
             sc.pp.log1p(some_cells)
         try:
             sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
@@ -58,7 +56,7 @@ def with_variable_genes(cells: ad.AnnData | DiskCells, n: int, seed: int) -> ad.
             f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells "
             "do not have: too few of them are not zero, or vary. Leave it out."
         )
-    if isinstance(cells, DiskCells):
+    if isinstance(cells, BackedCells):
         return replace(cells, X=cells.X.mapped(columns, None), var_names=cells.var_names[columns])
     return cells[:, columns].copy()
 

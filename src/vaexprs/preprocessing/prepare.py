@@ -10,9 +10,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from vaexprs.data.backed import DiskCells, DiskMatrix
+from vaexprs.data.backed import BackedCells, BackedMatrix
 from vaexprs.data.matrix import Matrix, as_float, densify
-from vaexprs.interface.validation import some
+from vaexprs.interface.validation import listed
 from vaexprs.preprocessing.conditions import Conditions, LevelCodes, column_of_levels
 from vaexprs.preprocessing.scaling import Scaling
 
@@ -29,7 +29,7 @@ class Cells:
         The label and the covariates of each cell, as strings; the index names the cells.
     """
 
-    x: Matrix | DiskMatrix
+    x: Matrix | BackedMatrix
     obs: pd.DataFrame
 
     def __len__(self) -> int:
@@ -37,12 +37,12 @@ class Cells:
 
     def take(self, rows: np.ndarray) -> Cells:
         """Return some of the cells, in memory; of a matrix on disk sorted ones."""
-        x = self.x.take(rows) if isinstance(self.x, DiskMatrix) else self.x[rows]
+        x = self.x.take(rows) if isinstance(self.x, BackedMatrix) else self.x[rows]
         return Cells(x, self.obs.iloc[rows])
 
     def keep(self, rows: np.ndarray) -> Cells:
         """Return some of the cells, left on disk where they are there."""
-        if isinstance(self.x, DiskMatrix):
+        if isinstance(self.x, BackedMatrix):
             return Cells(self.x.keep(rows), self.obs.iloc[rows])
         return self.take(rows)
 
@@ -110,7 +110,7 @@ class Preprocessing:
     def _codes(self, cells: Cells | None) -> np.ndarray | None:
         return None if cells is None or not self.conditions.levels else self.conditions.one_hot(cells.obs)
 
-    def prepare(self, adata: ad.AnnData | DiskCells, *, dense: bool) -> Cells:
+    def prepare(self, adata: ad.AnnData | BackedCells, *, dense: bool) -> Cells:
         """Return cells scaled with this preprocessing's limits and checked against its codes.
 
         Parameters
@@ -122,7 +122,7 @@ class Preprocessing:
         """
         genes = self._order_of_genes(adata)
         x: Any
-        if isinstance(adata, DiskCells):
+        if isinstance(adata, BackedCells):
             x = adata.X.mapped(genes, self.scaling.forward)
         else:
             x = self.scaling.forward(as_float(adata.X if genes is None else adata.X[:, genes]))
@@ -142,7 +142,7 @@ class Preprocessing:
                 self.conditions.check(key, value)
         return Cells(x, obs)
 
-    def _order_of_genes(self, adata: ad.AnnData | DiskCells) -> np.ndarray | None:
+    def _order_of_genes(self, adata: ad.AnnData | BackedCells) -> np.ndarray | None:
         """Return the columns of `adata` in this order of genes; None where they have it."""
         if list(adata.var_names) == list(self.genes):
             return None
@@ -151,7 +151,7 @@ class Preprocessing:
         if len(missing) or len(extra):
             raise ValueError(
                 f"The genes must be the {len(self.genes):,} of the training cells, got {adata.n_vars:,}: "
-                f"missing {some(list(missing)) or 'none'}; not among them {some(list(extra)) or 'none'}."
+                f"missing {listed(list(missing)) or 'none'}; not among them {listed(list(extra)) or 'none'}."
             )
         return np.asarray(adata.var_names.get_indexer(self.genes))
 

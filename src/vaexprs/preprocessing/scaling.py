@@ -20,7 +20,6 @@ POWERS: dict[str, tuple[float, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "sqrt": (0.5, lambda x: 2 * x / (np.sqrt(1 + x) + 1), lambda y: y + y * y / 4),  # exact near 0
     "log1p": (0.0, np.log1p, np.expm1),
 }
-
 SCALINGS = (*POWERS, "minmax")
 
 

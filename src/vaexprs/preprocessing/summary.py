@@ -10,18 +10,16 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.data.backed import DiskCells, row_blocks
+from vaexprs.data.backed import BackedCells, row_blocks
 from vaexprs.data.matrix import Matrix, limits, stored
-from vaexprs.interface.validation import some
+from vaexprs.interface.validation import listed
 
 INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
-
 LARGEST = 1e15  # value: sums of squares of larger ones may be beyond 32 bits
+MAX_NAMED = 5  # rows that a summary remembers of a kind
 
-MOST_NAMED = 5  # rows that a summary remembers of a kind
 
-
-def check_cells(adata: ad.AnnData | DiskCells, name: str) -> None:
+def check_cells(adata: ad.AnnData | BackedCells, name: str) -> None:
     """Check that a matrix of cells can be learned from; its values where they are in memory.
 
     Raises
@@ -37,10 +35,10 @@ def check_cells(adata: ad.AnnData | DiskCells, name: str) -> None:
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         raise ValueError(
-            f"Gene names must be unique, got {len(twice):,} more than once: {some(list(twice))}. "
+            f"Gene names must be unique, got {len(twice):,} more than once: {listed(list(twice))}. "
             "Make them so: adata.var_names_make_unique()."
         )
-    if not isinstance(adata, DiskCells):
+    if not isinstance(adata, BackedCells):
         check_finite(stored(adata.X), name)
 
 
@@ -77,7 +75,7 @@ class Summary:
     nonzero, fractions
         How many values are not 0, and how many are not whole.
     empty
-        Rows whose values sum up to 0, the first few: (at most MOST_NAMED,), and `n_empty`, their number.
+        Rows whose values sum up to 0, the first few: (at most MAX_NAMED,), and `n_empty`, their number.
     logged, logged_squares
         Sums over the cells of ``log(1 + 1e4 x / library size)`` and of its square, (n_genes,).
     """
@@ -119,7 +117,7 @@ class Summary:
             total=column_sums(x),
             nonzero=int(np.count_nonzero(values)),
             fractions=int((values != np.round(values)).sum()),
-            empty=empty[:MOST_NAMED],
+            empty=empty[:MAX_NAMED],
             n_empty=len(empty),
             logged=column_sums(logged),
             logged_squares=column_sums(squares),
@@ -134,7 +132,7 @@ class Summary:
             total=self.total + other.total,
             nonzero=self.nonzero + other.nonzero,
             fractions=self.fractions + other.fractions,
-            empty=np.append(self.empty, self.cells + other.empty)[:MOST_NAMED],
+            empty=np.append(self.empty, self.cells + other.empty)[:MAX_NAMED],
             n_empty=self.n_empty + other.n_empty,
             logged=self.logged + other.logged,
             logged_squares=self.logged_squares + other.logged_squares,

@@ -108,12 +108,9 @@ AUDITS: dict[str, Audit] = {
         0.1,
     ),
 }
-
 # of several attacks one may reach beyond chance by chance; these two are for information unless they fail
 SECOND_ATTACKS = ["membership_auc_distance", "membership_auc_density"]
-
 DISTANCES = ("copy_ratio", "close_copies")  # what deeper cells, or such of one condition, can fail alone
-
 QUESTION = "Did it copy its training cells?"
 
 

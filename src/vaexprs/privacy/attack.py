@@ -9,14 +9,10 @@ import numpy as np
 from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet
 
-MOST_CELLS = 20_000  # training and held-out cells that are tried
-
+MAX_CELLS = 20_000  # training and held-out cells that are tried
 NEIGHBOURS = 5  # whose distance estimates a density
-
 FAR_OUT = 3.0  # interquartile ranges below the first quartile: Tukey's far-out values
-
 TINY = 1e-9
-
 ROUNDING = 1e-6
 
 
@@ -49,7 +45,7 @@ def run_attack(cells: dict[str, CellSet], seed: int) -> Attack:
     rng = np.random.default_rng(seed)
     # made without training and held-out cells: a cell is farther from others on axes that were made from it
     axes = Axes.of([cells["generated"].values], seed)
-    rows = {name: np.sort(rng.permutation(len(cells[name]))[:MOST_CELLS]) for name in ("train", "holdout")}
+    rows = {name: np.sort(rng.permutation(len(cells[name]))[:MAX_CELLS]) for name in ("train", "holdout")}
     real = np.concatenate([axes.of_cells(cells[name].values[chosen]) for name, chosen in rows.items()])
     made = axes.of_cells(cells["generated"].values)
     to_made = nearest_distances(made, real)

@@ -11,7 +11,7 @@ from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet, as_cells, rows_in, side_by_side
 from vaexprs.comparison.provenance import label_key_of, layer_like
 from vaexprs.comparison.subsample import at_hand
-from vaexprs.interface.validation import check_integer, some
+from vaexprs.interface.validation import check_integer, listed
 from vaexprs.preprocessing.splits import matched_rows
 from vaexprs.privacy.answers import AUDITS, COLUMNS, PrivacyAudit
 from vaexprs.privacy.attack import TINY, Attack, far_out_rows, nearest_distances, run_attack
@@ -24,11 +24,9 @@ from vaexprs.privacy.intervals import (
     true_positive_rate,
 )
 
-LEAST_CELLS = 10  # of each set
-
+MIN_CELLS = 10  # of each set
 NEAREST = 0.01  # of the held-out cells are as near to a training cell as what is called a close copy
-
-LEAST_DONORS = 3  # on each side, with fewer of whom no attack can be told from luck
+MIN_DONORS = 3  # on each side, with fewer of whom no attack can be told from luck
 
 
 def audit_privacy(
@@ -147,10 +145,10 @@ def _comparable(sets: dict[str, CellSet], label_key: str | None, notes: list[str
             notes.append("Only cells of labels that were generated were looked at.")
         cells = {name: part.take(np.flatnonzero(keep[name])) for name, part in cells.items()}
     for name, part in cells.items():
-        if len(part) < LEAST_CELLS:
+        if len(part) < MIN_CELLS:
             why = ", those that are training cells too left out" if name == "holdout" and same.any() else ""
             raise ValueError(
-                f"{name} must have at least {LEAST_CELLS} cells (of labels that were generated{why}), "
+                f"{name} must have at least {MIN_CELLS} cells (of labels that were generated{why}), "
                 f"got {len(part)}."
             )
     return cells
@@ -160,9 +158,9 @@ def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> l
     made, held, train = (cells[name] for name in ("generated", "holdout", "train"))
     rng = np.random.default_rng(seed)
     rows = matched_rows(rng, made.column(label_key), held.column(label_key))
-    if len(rows[0]) < LEAST_CELLS:
+    if len(rows[0]) < MIN_CELLS:
         raise ValueError(
-            f"There must be at least {LEAST_CELLS} generated and as many held-out cells of the same labels, "
+            f"There must be at least {MIN_CELLS} generated and as many held-out cells of the same labels, "
             f"got {len(rows[0])}. Generate more cells of the labels that were held out."
         )
     # both are treated alike: as many of each make the axes
@@ -257,7 +255,7 @@ def _donor_rows(
     if frame["member"].all():
         raise ValueError(
             f"holdout must have donors that train has not, to tell them apart: all of its {donor_key!r} "
-            f"({some(sorted(known))}) are among the training cells. Hold whole donors out, or leave "
+            f"({listed(sorted(known))}) are among the training cells. Hold whole donors out, or leave "
             "donor_key out."
         )
     # donors have their labels in different proportions, and some labels lie nearer than others
@@ -266,8 +264,8 @@ def _donor_rows(
     inside, outside = (donors[donors["member"] == of] for of in (True, False))
     n, m = len(inside), len(outside)
     notes.append(f"Donors: {n:,} in the training cells, {m:,} held out.")
-    if min(n, m) < LEAST_DONORS:
-        notes.append(f"Whether donors are given away takes {LEAST_DONORS} on each side to say: not measured.")
+    if min(n, m) < MIN_DONORS:
+        notes.append(f"Whether donors are given away takes {MIN_DONORS} on each side to say: not measured.")
         return []
     scores = inside["ratio"].to_numpy(), outside["ratio"].to_numpy()
     auc = attack_auc(*scores)

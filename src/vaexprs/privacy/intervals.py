@@ -9,9 +9,7 @@ import numpy as np
 from vaexprs.privacy.attack import TINY
 
 BOOTSTRAPS = 1_000
-
 CONFIDENCE = 0.95
-
 FALSE_POSITIVES = 0.01
 
 

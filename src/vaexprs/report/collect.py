@@ -27,14 +27,10 @@ from vaexprs.report.plotly_figures import STATISTICS, Ellipse, Embedding, GeneSt
 from vaexprs.report.render import Page
 from vaexprs.report.reproduce import code, told
 
-MOST_SHOWN = 2_000  # cells of each side on the map
-
-MOST_CODES = 2_000  # cells in the latent view
-
-MOST_FOR_GENES = 5_000  # cells of each side that the genes' statistics are of
-
-LEAST_FOR_GENES = 10
-
+MAX_SHOWN = 2_000  # cells of each side on the map
+MAX_CODES = 2_000  # cells in the latent view
+MAX_FOR_GENES = 5_000  # cells of each side that the genes' statistics are of
+MIN_FOR_GENES = 10
 PACKAGES = ("vaexprs", "keras", "jax", "numpy", "anndata", "scikit-learn")
 
 
@@ -213,7 +209,7 @@ def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) ->
 
     rng = np.random.default_rng(seed)
     parts = {
-        group: cells.take(stratified(cells.column(label_key), MOST_SHOWN, rng))
+        group: cells.take(stratified(cells.column(label_key), MAX_SHOWN, rng))
         for group, cells in {"real": real, "generated": made}.items()
     }
     values = np.concatenate([densify(part.values) for part in parts.values()])
@@ -231,7 +227,7 @@ def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) ->
 def gene_statistics(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> GeneStatistics | None:
     """Return the genes' statistics of as many generated as real cells of each label.
 
-    None where there are fewer than `LEAST_FOR_GENES` on a side.
+    None where there are fewer than `MIN_FOR_GENES` on a side.
     """
     from vaexprs.metrics import functions as metrics
 
@@ -240,9 +236,9 @@ def gene_statistics(real: CellSet, made: CellSet, label_key: str | None, seed: i
     sizes = [dict(zip(*np.unique(column, return_counts=True), strict=True)) for column in columns]
     most = {str(name): int(min(n, sizes[1].get(name, 0))) for name, n in sizes[0].items()}
     total = sum(most.values())
-    if total < LEAST_FOR_GENES:
+    if total < MIN_FOR_GENES:
         return None
-    most = {name: max(1, n * MOST_FOR_GENES // max(total, MOST_FOR_GENES)) for name, n in most.items() if n}
+    most = {name: max(1, n * MAX_FOR_GENES // max(total, MAX_FOR_GENES)) for name, n in most.items() if n}
     rows, made_rows = (np.concatenate(list(random_rows(rng, column, most).values())) for column in columns)
     # the rows come label by label: every other one is a half with the same composition
     parts = [real.values[rows], made.values[made_rows], real.values[rows[::2]], real.values[rows[1::2]]]
@@ -264,7 +260,7 @@ def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
     key = prep.conditions.label_key
     column = None if key is None else cells.obs[key].astype(str).to_numpy(dtype=object)
     rng = np.random.default_rng(seed)
-    rows = stratified(np.full(len(cells), "") if column is None else column, MOST_CODES, rng)
+    rows = stratified(np.full(len(cells), "") if column is None else column, MAX_CODES, rng)
     cells = cells.take(rows)
     codes = prep.conditions.one_hot(cells.obs) if prep.conditions.levels else None
     mean = encode(fit.model, cells, codes)[0]

@@ -11,17 +11,11 @@ import numpy as np
 import pandas as pd
 
 Figure = dict[str, Any]
-
 INK, GRID, FAINT = "#1B1F24", "#E1E5EA", "#8A929C"
-
 REAL, GENERATED = "#0072B2", "#D55E00"  # blue and vermillion of Okabe & Ito's palette
-
 GREEN, PURPLE = "#009E73", "#6A3D9A"
-
 PALETTE = (REAL, GENERATED, GREEN, "#C0578F", "#B27D00", "#2E9BD0", PURPLE, "#555B63")
-
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "triangle-down", "star", "hexagon")
-
 DARK = {
     INK: "#E4E8ED",
     GRID: "#353C45",
@@ -35,34 +29,23 @@ DARK = {
     PURPLE: "#BC9FE6",
     "#555B63": "#C6CBD2",
 }
-
 GROUPS = {"real": (REAL, "circle"), "generated": (GENERATED, "triangle-up")}
-
 STATISTICS = ("mean", "variance", "zero fraction")
-
 METHODS = {
     "real": (REAL, "circle", "solid"),
     "generated": (GENERATED, "triangle-up", "solid"),
     "SMOTE": (GREEN, "square", "dash"),
     "oversampling": (FAINT, "diamond", "dot"),
 }
-
 LOSSES = ("loss", "reconstruction", "kl")
-
-MOST_GENES = 1_200  # points of a gene plot
-
+MAX_GENES = 1_200  # points of a gene plot
 MANY_FOLD = 30  # from this ratio of largest to smallest on an axis is logarithmic
-
 STEP = 0.05  # between points of one n on a learning curve, as a fraction of n
-
 CELLS_AXIS = {"type": "log", "tickvals": [m * 10**e for e in range(6) for m in (1, 2, 5)]}
-
 F1_AXIS = {"range": [-0.02, 1.02]}
-
 ELLIPSE = (
     5.991  # 95% of a normal distribution in two dimensions lie within its square root, in standard deviations
 )
-
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -319,15 +302,15 @@ def gene_plots(statistics: GeneStatistics, seed: int = 0) -> dict[str, Figure]:
 def shown_genes(statistics: GeneStatistics, seed: int = 0) -> np.ndarray:
     """Return the genes that the plots show: all, or those furthest off and random others."""
     n = len(statistics.genes)
-    if n <= MOST_GENES:
+    if n <= MAX_GENES:
         return np.arange(n)
     off = np.abs(np.log1p(np.abs(statistics.generated)) - np.log1p(np.abs(statistics.real)))
     order = np.argsort(
         -np.nan_to_num(off / (off.max(axis=1, keepdims=True) + 1e-12)).max(axis=0), kind="stable"
     )
-    most_off, others = np.split(order, [MOST_GENES // 4])
+    most_off, others = np.split(order, [MAX_GENES // 4])
     rng = np.random.default_rng(seed)
-    return np.sort(np.concatenate([most_off, rng.permutation(others)[: MOST_GENES - len(most_off)]]))
+    return np.sort(np.concatenate([most_off, rng.permutation(others)[: MAX_GENES - len(most_off)]]))
 
 
 def _gene_plot(name: str, genes: list[str], pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:

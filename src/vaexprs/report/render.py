@@ -31,13 +31,9 @@ TELLING = (
     "marker_overlap",
     "f1_generated_added",
 )
-
 OF_DONORS = ("pseudobulk_r",)  # rows of these are about donors, not labels
-
-MOST_LABEL_COLUMNS = 6
-
-MOST_EXPOSED = 20
-
+MAX_LABEL_COLUMNS = 6
+MAX_EXPOSED = 20
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -138,7 +134,7 @@ def render(page: Page) -> str:
         scorecard=_scorecard(page),
         by_label=_by_label(page),
         audit=_audit_rows(page),
-        exposed=[_exposed(cell) for cell in page.exposed[:MOST_EXPOSED]],
+        exposed=[_exposed(cell) for cell in page.exposed[:MAX_EXPOSED]],
         plots=plots,
         trained=[name for name in plots if name.startswith("training-")],
         labels=_labels(page),
@@ -242,7 +238,7 @@ def _by_label(page: Page) -> dict[str, Any]:
     table = table[(table["label"].astype(str) != "all") & ~table["metric"].isin(OF_DONORS)]
     measured = [str(name) for name in table.loc[table["value"].notna(), "metric"].unique()]
     first = [name for name in TELLING if name in measured]
-    names = (first + [name for name in measured if name not in first])[:MOST_LABEL_COLUMNS]
+    names = (first + [name for name in measured if name not in first])[:MAX_LABEL_COLUMNS]
     order = {name: i for i, name in enumerate(page.metrics)}
     names = sorted(names, key=lambda name: order.get(name, len(order)))
     rows = []

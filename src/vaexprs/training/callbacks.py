@@ -16,10 +16,8 @@ from vaexprs.training.checkpoint import Checkpoint
 from vaexprs.training.schedule import Schedule
 
 STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: one takes part of a step
-
 # a fit is said to take long because of its genes: more than so many, judged after so many seconds
 MANY_GENES, SECONDS_TO_JUDGE, MANY_MINUTES = 5_000, 20, 3
-
 TRY_SMALLER = (
     "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and look for genes with enormous "
     "values."

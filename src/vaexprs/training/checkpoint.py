@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from vaexprs.interface.errors import reason, warn
-from vaexprs.interface.validation import some
+from vaexprs.interface.validation import listed
 from vaexprs.io.atomic import written_whole
 from vaexprs.io.untrusted.archives import read_arrays
 
@@ -179,7 +179,7 @@ def read_state(path: Path, about: Mapping[str, Any]) -> State:
     other = [name for name in now if before.get(name) != now[name]]
     if other:
         raise ValueError(
-            f"The checkpoint {str(path)!r} belongs to another fit: {some(other)} differ "
+            f"The checkpoint {str(path)!r} belongs to another fit: {listed(other)} differ "
             f"({other[0]}: {before.get(other[0])!r} there, {now[other[0]]!r} here). Give the same data and "
             "settings, or delete it and begin anew."
         )

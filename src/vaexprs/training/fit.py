@@ -16,12 +16,12 @@ import keras
 import numpy as np
 import pandas as pd
 
-from vaexprs.data.backed import DiskCells, DiskMatrix, library_sizes
-from vaexprs.data.count_detection import AS_IT_IS
+from vaexprs.data.backed import BackedCells, BackedMatrix, library_sizes
+from vaexprs.data.count_detection import X_LAYER
 from vaexprs.differential_privacy.accounting import CELL, Privacy
 from vaexprs.differential_privacy.fit import check_request, fit_privately, units_of
-from vaexprs.interface.errors import memory_told, warn
-from vaexprs.interface.validation import check_integer, check_real, did_you_mean, some
+from vaexprs.interface.errors import memory_errors, warn
+from vaexprs.interface.validation import check_integer, check_real, did_you_mean, listed
 from vaexprs.io.atomic import check_output
 from vaexprs.io.convert import fingerprint
 from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of
@@ -47,13 +47,10 @@ from vaexprs.training.loop import train
 from vaexprs.training.optimizer import copy_optimizer, default_optimizer
 from vaexprs.training.schedule import Schedule, schedule_for
 
-MOST_STUCK = 0.05  # genes with a dispersion at its limit, as a fraction, beyond which a fit is in doubt
-
-LEAST_KL = 0.01  # nats a cell
-
+MAX_STUCK = 0.05  # genes with a dispersion at its limit, as a fraction, beyond which a fit is in doubt
+MIN_KL = 0.01  # nats a cell
 # arguments that say where a fit is made and kept, and change nothing of it
 WHERE = ("distribution", "checkpoint", "checkpoint_minutes", "checkpoint_steps", "resume")
-
 OURS = {  # arguments of keras.Model.fit that fit_vae sets itself, and what to use for them
     "x": "x_train",
     "y": "y_train",
@@ -229,7 +226,7 @@ def fit_vae(
 
     keep_compiled()
     if layer is None and not may_be_counts(likelihood, preprocessing):
-        layer = AS_IT_IS
+        layer = X_LAYER
     unit = [] if privacy is None or privacy.unit == CELL else [privacy.unit]
     train_cells, val, key = gather_cells(
         object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer, unit
@@ -278,7 +275,7 @@ def fit_vae(
     about = _about(given, prepared, schedule, summary)
     processes.agree(about)
     scope = nullcontext() if distribution is None else distribution.scope()
-    with memory_told(), processes.lost_ones_told(), scope:
+    with memory_errors(), processes.lost_process_errors(), scope:
         model = build_vae(
             encoder_layers,
             decoder_layers,
@@ -353,7 +350,7 @@ def _about(
     }
 
 
-def _recipe(given: Mapping[str, Any], cells: ad.AnnData | DiskCells | None) -> dict[str, Any]:
+def _recipe(given: Mapping[str, Any], cells: ad.AnnData | BackedCells | None) -> dict[str, Any]:
     """Return what it takes to repeat a fit, in words that JSON can hold."""
     recipe: dict[str, Any] = {
         "arguments": _arguments(given),
@@ -361,7 +358,7 @@ def _recipe(given: Mapping[str, Any], cells: ad.AnnData | DiskCells | None) -> d
     }
     if cells is not None:
         recipe["data"] = {"cells": cells.n_obs, "genes": cells.n_vars}
-    if isinstance(cells, DiskCells):
+    if isinstance(cells, BackedCells):
         recipe["data"]["file"] = cells.X.path.name
     elif cells is not None:
         recipe["data"]["sha256"] = fingerprint(cells)
@@ -381,17 +378,17 @@ def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         if given[name] is not default and not (np.isscalar(given[name]) and given[name] == default)
     }
     arguments = {name: value for name, value in arguments.items() if name not in WHERE}
-    return {name: _told(value) for name, value in (arguments | given["fit_arguments"]).items()}
+    return {name: _as_json(value) for name, value in (arguments | given["fit_arguments"]).items()}
 
 
-def _told(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return a plain value as it is, and for an object the name of its class."""
     if isinstance(value, (str, bool, int, float)) or value is None:
         return value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (list, tuple, np.ndarray, pd.Index)):
-        return [_told(part) for part in value]
+        return [_as_json(part) for part in value]
     if isinstance(value, Privacy):
         return value.asked
     return type(value).__name__
@@ -422,14 +419,14 @@ def _doubts(model: VAE, prepared: Preprocessing, history: Mapping[str, list[floa
             f"training cells by heart. Fit with epochs={best + 1} or a larger regularization."
         )
     stuck = model.likelihood.stuck_genes(model.get_layer(model.decoder_layers[-1]))
-    if stuck.mean() > MOST_STUCK:
+    if stuck.mean() > MAX_STUCK:
         names = [str(gene) for gene in prepared.genes[stuck]]
         doubts.append(
-            f"The dispersion of {len(names):,} of {len(stuck):,} genes ({some(names)}) is at its limit: they "
+            f"The dispersion of {len(names):,} of {len(stuck):,} genes ({listed(names)}) is at its limit: they "
             "vary in a way that the likelihood cannot have, or training was too long. Try another likelihood "
             "or fewer epochs."
         )
-    if history["kl"] and history["kl"][-1] < LEAST_KL:
+    if history["kl"] and history["kl"][-1] < MIN_KL:
         doubts.append(
             f"The latent vector is hardly used (KL divergence {history['kl'][-1]:.3f}): generated cells of a "
             "condition differ by the noise of the likelihood only. Where that cannot be, try more epochs or "
@@ -445,7 +442,7 @@ def _density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
     sizes = np.array([len(rows) for rows in groups.values()])
     codes = prepared.codes_train
     x = cells.x
-    if isinstance(x, DiskMatrix):  # those that will be looked at, and no others, are read
+    if isinstance(x, BackedMatrix):  # those that will be looked at, and no others, are read
         rows = np.sort(np.concatenate(list(chosen_rows(groups, seed).values())))
         x, codes = x.take(rows), None if codes is None else codes.take(rows)
         cells = Cells(x, cells.obs.iloc[rows])

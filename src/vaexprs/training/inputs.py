@@ -10,10 +10,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from vaexprs.data.backed import DiskCells, DiskMatrix
+from vaexprs.data.backed import BackedCells, BackedMatrix
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import some
+from vaexprs.interface.validation import listed
 from vaexprs.io import stores as ondisk
 from vaexprs.io.convert import from_matrix, from_object
 from vaexprs.io.stores import open_large
@@ -26,7 +26,7 @@ from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
 
-MOST_DENSE = 2 * 2**30  # bytes up to which a sparse matrix in memory is made dense, which saves time
+MAX_DENSE = 2 * 2**30  # bytes up to which a sparse matrix in memory is made dense, which saves time
 
 
 def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
@@ -45,7 +45,7 @@ def gather_cells(
     covariate_keys: Any,
     layer: str | None,
     other_keys: Sequence[str] = (),
-) -> tuple[ad.AnnData | DiskCells | None, ad.AnnData | None, str | None]:
+) -> tuple[ad.AnnData | BackedCells | None, ad.AnnData | None, str | None]:
     """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
     if obj is not None and x_train is not None:
         raise ValueError("Give the cells as object or as x_train, not both.")
@@ -55,7 +55,7 @@ def gather_cells(
         raise ValueError("y_train must come with x_train.")
     if x_val is None and y_val is not None:
         raise ValueError("y_val must come with x_val.")
-    train: ad.AnnData | DiskCells | None = None
+    train: ad.AnnData | BackedCells | None = None
     if obj is not None:
         covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
         columns = [key for key in (label_key, *covariates, *other_keys) if isinstance(key, str)]
@@ -100,14 +100,14 @@ def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str)
     elif known.any():
         raise ValueError(
             f"{name} must name the cells of {cells}, but {(~known).sum():,} of its {len(named):,} names are "
-            f"none of them: {some(list(named[~known]))}. Without names give {name}.to_numpy()."
+            f"none of them: {listed(list(named[~known]))}. Without names give {name}.to_numpy()."
         )
     adata.obs[key] = values.array
 
 
 def select_variable_genes(
-    train: ad.AnnData | DiskCells, val: ad.AnnData | None, n: int, seed: int
-) -> tuple[ad.AnnData | DiskCells, ad.AnnData | None]:
+    train: ad.AnnData | BackedCells, val: ad.AnnData | None, n: int, seed: int
+) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
     """Return the cells with the most variable genes of the training cells."""
     train = with_variable_genes(train, n, seed)
     if val is not None and set(train.var_names) <= set(val.var_names):
@@ -116,7 +116,7 @@ def select_variable_genes(
 
 
 def prepare_cells(
-    train: ad.AnnData | DiskCells,
+    train: ad.AnnData | BackedCells,
     val: ad.AnnData | None,
     earlier: Preprocessing | None,
     likelihood: str | None,
@@ -126,7 +126,7 @@ def prepare_cells(
     dense: bool,
 ) -> tuple[Preprocessing, Likelihood, Summary]:
     """Return the preprocessing with its cells, the likelihood, and the summary of the values."""
-    x = train.X if isinstance(train, DiskCells) else as_float(train.X)
+    x = train.X if isinstance(train, BackedCells) else as_float(train.X)
     conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
     summary = summarise(x, "object")
     if conditions is None:
@@ -145,10 +145,10 @@ def prepare_cells(
     if same:
         warn(
             f"{len(same):,} {'gene has' if len(same) == 1 else 'genes have'} the same value in every cell "
-            f"({some(same)}); nothing can be learned of how they vary. Leave them out, or choose genes with "
+            f"({listed(same)}); nothing can be learned of how they vary. Leave them out, or choose genes with "
             "n_top_genes."
         )
-    dense = dense and 4 * train.n_obs * train.n_vars <= MOST_DENSE
+    dense = dense and 4 * train.n_obs * train.n_vars <= MAX_DENSE
     cells = prepared.prepare(train, dense=dense)
     val_cells = None
     if val is not None:
@@ -218,5 +218,5 @@ def split_validation(prepared: Preprocessing, fraction: float, seed: int) -> Pre
         raise ValueError(
             f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
         )
-    large = isinstance(cells.x, DiskMatrix) and len(held) > cells.x.rows_in(ondisk.IN_MEMORY)
+    large = isinstance(cells.x, BackedMatrix) and len(held) > cells.x.rows_in(ondisk.IN_MEMORY)
     return replace(prepared, train=cells.keep(rows), val=cells.keep(held) if large else cells.take(held))

@@ -15,18 +15,13 @@ from typing import Any
 import numpy as np
 
 from vaexprs.interface.errors import reason
-from vaexprs.interface.validation import check_integer, some
+from vaexprs.interface.validation import check_integer, listed
 
 CONNECT_SECONDS = 60  # to wait for the coordinator and the other processes
-
 LEAVE_SECONDS = 2
-
 SILENT_SECONDS = 30  # after which a process that says nothing is given up
-
 WORDS = 1 << 16  # bytes in which processes tell each other what they were asked to do ...
-
-MOST_WORDS = 512  # ... and of one thing among it; of a longer one a digest
-
+MAX_WORDS = 512  # ... and of one thing among it; of a longer one a digest
 ASK = (
     "Is process 0 running, and its port open?",
     "Does srun start all processes, and was its environment (SLURM_...) left as it is?",
@@ -156,7 +151,7 @@ def leave() -> None:
         import jax
         from jax.experimental.multihost_utils import sync_global_devices
 
-        with lost_ones_told():
+        with lost_process_errors():
             sync_global_devices("the end")
         if number == 0:
             time.sleep(LEAVE_SECONDS)  # JAX ends a process whose coordinator goes before it
@@ -174,7 +169,7 @@ def give_up(status: int) -> None:
 
 
 @contextmanager
-def lost_ones_told() -> Iterator[None]:
+def lost_process_errors() -> Iterator[None]:
     """Turn JAX's errors of processes that are gone into a sentence.
 
     Raises
@@ -225,9 +220,9 @@ def agree(about: Mapping[str, Any]) -> None:
     from jax.experimental.multihost_utils import process_allgather
 
     words = {name: json.dumps(value, default=str) for name, value in about.items()}
-    short = {name: text if len(text) <= MOST_WORDS else _digest(text) for name, text in words.items()}
+    short = {name: text if len(text) <= MAX_WORDS else _digest(text) for name, text in words.items()}
     sent = np.frombuffer(json.dumps(short, sort_keys=True).encode().ljust(WORDS), np.uint8)
-    with lost_ones_told():
+    with lost_process_errors():
         texts = [bytes(row).rstrip() for row in np.asarray(process_allgather(sent))]
     if all(text == texts[0] for text in texts):
         return
@@ -236,5 +231,5 @@ def agree(about: Mapping[str, Any]) -> None:
     differ = [name for name in told[0] | told[other] if told[0].get(name) != told[other].get(name)]
     raise ValueError(
         f"All processes must be given the same data and settings, but processes 0 and {other} differ in "
-        f"{some(differ)} ({differ[0]}: {told[0].get(differ[0])} and {told[other].get(differ[0])})."
+        f"{listed(differ)} ({differ[0]}: {told[0].get(differ[0])} and {told[other].get(differ[0])})."
     )

@@ -11,17 +11,12 @@ from vaexprs.likelihoods.base import Likelihood
 from vaexprs.preprocessing.summary import Summary
 
 LEARNING_RATE = 3e-3
-
 DEEP = 20_000  # counts a cell from which on, as for values that are not counts, ...
-
 DEEP_LEARNING_RATE = 1e-3  # ... steps must be smaller: each value tells much, and the loss is steep
-
 AVERAGING = 0.99  # momentum of the moving average of the weights
-
 # Steps this large can blow up where one gene has most of the counts: Adam forgets squared gradients faster
 # than by its default of 0.999, and gradients have a norm of at most 10.
 FORGETTING = 0.99
-
 LARGEST_GRADIENT = 10.0
 
 

@@ -16,11 +16,8 @@ from rich.table import Table
 from vaexprs.cli.options import Overwrite, Quiet, Seed, plain
 
 DEMO_CELLS = 1_000
-
 DEMO_RARE = 200
-
 DEMO_HELD_OUT = 0.2  # of the cells, which the model does not see
-
 USABLE = 10  # cells from which on the demo calls a type usable
 
 

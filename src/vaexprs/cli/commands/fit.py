@@ -124,7 +124,7 @@ def fit(
             checkpoint.unlink(missing_ok=True)
     from vaexprs.training.fit import fit_vae
 
-    with _told_how_to_go_on(checkpoint):
+    with _hint_at_resume(checkpoint):
         fitted = fit_vae(
             cells_at(data, transpose, obs),
             label_key=label_key,
@@ -166,7 +166,7 @@ def fit(
 
 
 @contextmanager
-def _told_how_to_go_on(checkpoint: Path) -> Iterator[None]:
+def _hint_at_resume(checkpoint: Path) -> Iterator[None]:
     """Say that a fit which ends early, and left a checkpoint, need not begin anew."""
     go_on = f"The training so far is kept in {str(checkpoint)!r}: give the same command with --resume."
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from vaexprs.data.matrix import check_compressed, falls
-from vaexprs.interface.errors import Told, warn
+from vaexprs.interface.errors import FileFormatError, warn
 
 
 def check_parts(group: Any, path: Path) -> None:
@@ -122,4 +122,4 @@ def _missing_chunks(array: Any) -> tuple[int, int]:
 
 
 def _not_whole(path: Path, why: str) -> ValueError:
-    return Told(f"{str(path)!r} is not whole: {why}. Copy or write it anew.")
+    return FileFormatError(f"{str(path)!r} is not whole: {why}. Copy or write it anew.")

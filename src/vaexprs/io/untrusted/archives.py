@@ -14,18 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from vaexprs.interface.errors import Told
+from vaexprs.interface.errors import FileFormatError
 
 OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
-
-MOST_PACKED = 200  # bytes that one byte of a file may stand for, ...
-
+MAX_PACKED = 200  # bytes that one byte of a file may stand for, ...
 ALWAYS_UNPACKED = 2**30  # ... beyond so many
-
 AT_ONCE = 2**20
 
 
@@ -74,11 +71,11 @@ def _opener(path: Path) -> Callable[..., Any] | None:
 
 
 def _most(path: Path) -> int:
-    return max(ALWAYS_UNPACKED, MOST_PACKED * path.stat().st_size)
+    return max(ALWAYS_UNPACKED, MAX_PACKED * path.stat().st_size)
 
 
 def _too_much(path: Path, most: int) -> ValueError:
-    return Told(
+    return FileFormatError(
         f"{str(path)!r} is of {path.stat().st_size:,} bytes, but of more than {most:,} when it is unpacked: "
         "that is not what a matrix of counts does. Unpack it yourself, and give that, if it is right."
     )

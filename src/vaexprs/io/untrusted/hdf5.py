@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from vaexprs.interface.errors import Told
+from vaexprs.interface.errors import FileFormatError
 from vaexprs.io.untrusted.anndata import check_row_ends
 
 ALWAYS_UNPACKED = 256 * 2**20  # bytes that an array may claim whatever is there of it, ...
-
-MOST_UNPACKED = 1_032  # ... and for each byte that is there: gzip can make no more of one
+MAX_UNPACKED = 1_032  # ... and for each byte that is there: gzip can make no more of one
 
 
 def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
@@ -46,14 +45,16 @@ def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
     with h5py.File(source, "r") as file:
         for name, part in _in_hdf5(file, path):
             if part.external or part.is_virtual:
-                raise Told(f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one.")
+                raise FileFormatError(
+                    f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one."
+                )
             if not _is_plain(part.dtype):
-                raise Told(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
+                raise FileFormatError(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
             if part.shape is None:
                 continue
             size, there = part.size * part.dtype.itemsize, part.id.get_storage_size()
-            if (size > there) if not packed else size > max(ALWAYS_UNPACKED, MOST_UNPACKED * there):
-                raise Told(
+            if (size > there) if not packed else size > max(ALWAYS_UNPACKED, MAX_UNPACKED * there):
+                raise FileFormatError(
                     f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
                     f"{there:,}."
                 )
@@ -79,7 +80,7 @@ def _check_attributes(part: Any, path: Path) -> None:
     for name in part.attrs:
         kind = part.attrs.get_id(name).dtype
         if not _is_plain(kind) and h5py.check_ref_dtype(kind) is None:
-            raise Told(
+            raise FileFormatError(
                 f"{str(path)!r} holds {name!r}, an attribute of {part.name!r}, which is neither numbers nor "
                 "text."
             )
@@ -96,7 +97,9 @@ def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
         for key in group:
             link, name = group.get(key, getlink=True), f"{group.name.rstrip('/')}/{key}"
             if isinstance(link, h5py.ExternalLink):
-                raise Told(f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one.")
+                raise FileFormatError(
+                    f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one."
+                )
             if isinstance(link, h5py.SoftLink):
                 continue  # to something of the same file, which is come upon there
             part = group[key]

@@ -20,22 +20,16 @@ from typing import Any
 
 import keras
 
-from vaexprs.interface.errors import Told
-from vaexprs.interface.validation import some
+from vaexprs.interface.errors import FileFormatError
+from vaexprs.interface.validation import listed
 from vaexprs.io.untrusted.hdf5 import check_hdf5
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-
 MEMBERS = (CONFIG, "metadata.json", WEIGHTS)
-
 LARGEST_CONFIG = 16 * 2**20  # bytes
-
 DEEPEST = 100  # levels of a configuration in each other
-
 WIDEST = 2**20  # values of a cell between two layers, ...
-
 WIDEST_OF_INPUT = 100  # ... or so many for each of its genes and conditions
-
 # Layers that compute from their input and their weights alone. Those that read files, load code or call
 # another framework (Lambda, StringLookup, TextVectorization, TFSMLayer, TorchModuleWrapper, JaxLayer, ...)
 # are left out, and so is what is only for images and sound.
@@ -52,7 +46,6 @@ LAYERS = """
     SpatialDropout1D SpatialDropout2D SpectralNormalization StackedRNNCells Subtract TimeDistributed
     UnitNormalization UpSampling1D UpSampling2D ZeroPadding1D ZeroPadding2D
 """
-
 ALLOWED = {
     module: tuple(names.split())
     for module, names in {
@@ -69,23 +62,16 @@ ALLOWED = {
         "keras.constraints": "MaxNorm MinMaxNorm NonNeg UnitNorm",
     }.items()
 }
-
 FUNCTIONS = """
     celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu
     linear log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax softplus
     softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
 """
-
 FUNCTION_MODULES = (None, "builtins", "keras.activations")
-
 OWN = "vaexprs>"  # how what the house registers begins
-
 ROOT = "vaexprs>VAE"
-
 ARRAYS = ("__numpy__", "__tensor__")
-
 NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "float16", "bfloat16", "float32", "float64")
-
 PLAIN = ("__keras_tensor__", "__ellipsis__", "__slice__")
 
 
@@ -108,17 +94,19 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
     with zipfile.ZipFile(path) as archive:
         names = sorted(archive.namelist())
         if names != sorted(MEMBERS):
-            raise Told(f"{str(path)!r} must hold {some(MEMBERS)}, got {some(names) or 'nothing'}.")
+            raise FileFormatError(
+                f"{str(path)!r} must hold {listed(MEMBERS)}, got {listed(names) or 'nothing'}."
+            )
         packed = [name for name in names if archive.getinfo(name).compress_type != zipfile.ZIP_STORED]
         if packed or archive.getinfo(CONFIG).file_size > LARGEST_CONFIG:
-            raise Told(
-                f"{str(path)!r} is not as Keras writes it: {some(packed) or CONFIG!r} is packed or huge."
+            raise FileFormatError(
+                f"{str(path)!r} is not as Keras writes it: {listed(packed) or CONFIG!r} is packed or huge."
             )
         config = json.loads(archive.read(CONFIG))
         weights = io.BytesIO(archive.read(WEIGHTS))
     root = config.get("registered_name") if isinstance(config, dict) else None
     if root != ROOT or config.get("class_name") != "VAE":
-        raise Told(f"{str(path)!r} is not a vaexprs model, it holds a {_class_of(config)}.")
+        raise FileFormatError(f"{str(path)!r} is not a vaexprs model, it holds a {_class_of(config)}.")
     known = _check_names(config, custom_objects, path)
     n_saved = check_hdf5(weights, path, packed=False)
     _check_size(config, known, n_saved, path)
@@ -129,7 +117,7 @@ def _check_names(config: Any, custom_objects: Mapping[str, Any], path: Path) -> 
     known: dict[str, Any] = {}
     for part in _parts(config, path):
         if part.get("compile_config"):
-            raise Told(f"{str(path)!r} holds an optimizer or a loss, which a saved fit does not.")
+            raise FileFormatError(f"{str(path)!r} holds an optimizer or a loss, which a saved fit does not.")
         if "class_name" not in part or _is_listed(part, custom_objects):
             continue
         name, module = part["class_name"], part.get("module")
@@ -140,7 +128,7 @@ def _check_names(config: Any, custom_objects: Mapping[str, Any], path: Path) -> 
         )
         if found is None:
             shown = str(called or name).rpartition(">")[2]
-            raise Told(
+            raise FileFormatError(
                 f"{str(path)!r} asks for {f'{module}.{shown}'!r}, which is not among the layers that are "
                 "loaded from a file. If it is your own, or you trust it, give its class: "
                 f"load_vae(path, custom_objects={{{shown!r}: {shown if shown.isidentifier() else '...'}}})."
@@ -182,7 +170,9 @@ def _parts(config: Any, path: Path) -> Iterator[dict[str, Any]]:
     while waiting:
         part, depth = waiting.pop()
         if depth > DEEPEST:
-            raise Told(f"{str(path)!r} has a configuration of more than {DEEPEST} levels in each other.")
+            raise FileFormatError(
+                f"{str(path)!r} has a configuration of more than {DEEPEST} levels in each other."
+            )
         if isinstance(part, dict):
             yield part
         if isinstance(part, (dict, list)):
@@ -201,9 +191,11 @@ def _check_size(config: Any, known: Mapping[str, Any], n_saved: int, path: Path)
             raise
         return  # a layer of the caller's own may need its weights at once
     if n > n_saved:
-        raise Told(f"{str(path)!r} describes a network of {n:,} weights, but holds {n_saved:,}.")
+        raise FileFormatError(f"{str(path)!r} describes a network of {n:,} weights, but holds {n_saved:,}.")
     if widest > max(WIDEST, WIDEST_OF_INPUT * width):
-        raise Told(f"{str(path)!r} describes a network with {widest:,} values of a cell between two layers.")
+        raise FileFormatError(
+            f"{str(path)!r} describes a network with {widest:,} values of a cell between two layers."
+        )
 
 
 def _sizes(config: Any, known: Mapping[str, Any]) -> tuple[int, int, int]:

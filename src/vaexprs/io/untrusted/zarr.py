@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vaexprs.interface.errors import Told
-from vaexprs.interface.validation import some
+from vaexprs.interface.errors import FileFormatError
+from vaexprs.interface.validation import listed
 from vaexprs.io.untrusted.anndata import check_row_ends
-from vaexprs.io.untrusted.hdf5 import ALWAYS_UNPACKED, MOST_UNPACKED
+from vaexprs.io.untrusted.hdf5 import ALWAYS_UNPACKED, MAX_UNPACKED
 
 # of Zarr's codecs those that make nothing but numbers and text; "pickle" is another one
 CODECS = """
@@ -31,13 +31,13 @@ def check_zarr(group: Any, path: Path) -> None:
     for name, part in _in_zarr(group, path):
         unknown = sorted(set(_codecs(part.metadata.to_dict())) - set(CODECS.split()))
         if unknown:
-            raise Told(
-                f"{str(path)!r} packs {name!r} with {some(unknown)}, which is not among the codecs that only "
+            raise FileFormatError(
+                f"{str(path)!r} packs {name!r} with {listed(unknown)}, which is not among the codecs that only "
                 "unpack numbers and text. Write it anew with the defaults of zarr."
             )
         size = int(part.size) * part.dtype.itemsize
-        if size > ALWAYS_UNPACKED and size > MOST_UNPACKED * _bytes_in(path / name):
-            raise Told(
+        if size > ALWAYS_UNPACKED and size > MAX_UNPACKED * _bytes_in(path / name):
+            raise FileFormatError(
                 f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
                 f"{_bytes_in(path / name):,}."
             )
@@ -54,7 +54,7 @@ def _in_zarr(group: Any, path: Path) -> Iterator[tuple[str, Any]]:
         for each in folder.iterdir() if folder.is_dir() else ():  # it may be in consolidated metadata only
             # Zarr takes a backslash for a slash, and so a group named by one for the group that it is in
             if "\\" in each.name or (each.is_symlink() and each.is_dir()):
-                raise Told(
+                raise FileFormatError(
                     f"{str(path)!r} holds {each.name!r}, which leads to another folder. Write it anew."
                 )
         for key, part in within.members(max_depth=0):
