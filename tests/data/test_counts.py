@@ -13,10 +13,18 @@ import vaexprs as vx
 from vaexprs.data.count_detection import count_layers, holds_counts, recovered
 from vaexprs.data.matrix import densify
 from vaexprs.io import stores as ondisk
-from vaexprs.io.convert import from_object
-from vaexprs.io.stores import open_large
+from vaexprs.io.open import load_layer, open_cells
+from vaexprs.io.stores import back_layer
 
 RECOVERED = r"^X\b.*logarithms.*counts.*recovered.*layer='X'"
+
+
+def from_object(cells, layer=None, **names):
+    return load_layer(open_cells(cells, **names), layer)
+
+
+def open_large(cells, *, layer, keys):
+    return back_layer(open_cells(cells), layer=layer, keys=keys)
 
 
 def logarithms(cells, target=1e4, base=None):

@@ -19,6 +19,7 @@ from vaexprs.comparison import subsample as comparison
 from vaexprs.data import backed
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.io import stores
+from vaexprs.io.open import open_cells
 from vaexprs.nn import batches
 from vaexprs.plotting import embedding as plotting
 
@@ -275,7 +276,7 @@ def sampling(large, monkeypatch):
 
 def sampled(n, name, most=150):
     """Return a pattern of the note that says how many of the cells on disk were used."""
-    return rf"\b{n} {name} cells\b.*\bdisk\b.*\b{most}\b"
+    return rf"\b{most}\b.*\b{n} {name} cells\b.*\bdisk\b"
 
 
 def assert_sampled(notes, *expected):
@@ -291,9 +292,9 @@ def test_sample_has_every_label_and_the_names_of_its_cells(tmp_path, some_cells,
     cells.layers["counts"] = cells.X
     cells.obs["rare"] = pd.Categorical(["rare"] * 2 + ["few"] * 9 + ["many"] * 589)
     path = write_as(cells, tmp_path / f"cells{suffix}")
-    looked = comparison.at_hand(path, keys=["rare", None], seed=0, layer=layer)
+    looked = comparison.load_cells(open_cells(path), keys=["rare", None], seed=0, layer=layer)
     found = looked.cells
-    assert (looked.of, found.shape) == (600, (150, 100))
+    assert (looked.total, found.shape) == (600, (150, 100))
     numbers = found.obs["rare"].value_counts()
     assert numbers["rare"] == 2
     assert 2 <= numbers["few"] <= 9
@@ -301,23 +302,27 @@ def test_sample_has_every_label_and_the_names_of_its_cells(tmp_path, some_cells,
     values = found.X if layer is None else found.layers["counts"]
     np.testing.assert_array_equal(values.toarray(), wanted.X.toarray())
     assert list(found.obs["rare"]) == list(wanted.obs["rare"])
-    again, other = (comparison.at_hand(path, keys=["rare"], seed=seed).cells for seed in (0, 1))
+    again, other = (
+        comparison.load_cells(open_cells(path), keys=["rare"], seed=seed).cells for seed in (0, 1)
+    )
     assert list(again.obs_names) == list(found.obs_names) != list(other.obs_names)
     backed = ad.read_h5ad(path, backed="r") if suffix == ".h5ad" else stores.open_backed(path)
-    assert list(comparison.at_hand(backed, keys=["rare"], seed=0).cells.obs_names) == list(found.obs_names)
+    assert list(comparison.load_cells(open_cells(backed), keys=["rare"], seed=0).cells.obs_names) == list(
+        found.obs_names
+    )
 
 
 def test_sample_is_bounded_in_bytes(tmp_path, some_cells, sampling, monkeypatch):
     path = write_as(some_cells, tmp_path / "cells.h5ad")
     monkeypatch.setattr(comparison, "BYTES_FROM_DISK", 8 * some_cells.X.nnz / 10)
-    assert comparison.at_hand(path, keys=[], seed=0).cells.n_obs == 60
+    assert comparison.load_cells(open_cells(path), keys=[], seed=0).cells.n_obs == 60
 
 
 def test_cells_in_memory_are_looked_at_as_they_are(some_cells, sampling):
-    looked = comparison.at_hand(some_cells, keys=["cell_type"], seed=0)
+    looked = comparison.load_cells(open_cells(some_cells), keys=["cell_type"], seed=0)
     assert looked.cells is some_cells
-    assert looked.of is None
-    assert looked.told("real") == []
+    assert looked.total is None
+    assert looked.notes("real") == []
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
@@ -338,9 +343,9 @@ def test_evaluate_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampli
     again = vx.evaluate(tmp_path / f"made{suffix}", real, train=train, **given)
     assert again.equals(table)
     of_files = vx.evaluate(
-        comparison.at_hand(made.adata, keys=["cell_type"], seed=0).cells,
-        comparison.at_hand(real, keys=["cell_type"], seed=0).cells,
-        train=comparison.at_hand(train, keys=["cell_type"], seed=0).cells,
+        comparison.load_cells(open_cells(made.adata), keys=["cell_type"], seed=0).cells,
+        comparison.load_cells(open_cells(real), keys=["cell_type"], seed=0).cells,
+        train=comparison.load_cells(open_cells(train), keys=["cell_type"], seed=0).cells,
         **given,
     )
     assert of_files.equals(table)

@@ -15,16 +15,26 @@ from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
 from vaexprs.data import backed
-from vaexprs.data.backed import BackedMatrix, row_blocks, stamp_of
+from vaexprs.data.backed import BackedMatrix, in_memory, row_blocks, stamp_of
 from vaexprs.data.demo import demo_cells
 from vaexprs.data.matrix import as_float, densify, limits, stored
 from vaexprs.io import stores
 from vaexprs.io import write as writing
 from vaexprs.io.atomic import check_output, written_whole
-from vaexprs.io.convert import from_matrix, from_object
+from vaexprs.io.convert import from_matrix
+from vaexprs.io.open import load_layer, open_cells
 from vaexprs.io.read import read
-from vaexprs.io.stores import open_group, open_large
+from vaexprs.io.stores import back_layer, open_store
 from vaexprs.io.write import write
+
+
+def from_object(cells, layer=None, **names):
+    return load_layer(open_cells(cells, **names), layer)
+
+
+def open_large(cells, *, layer, keys):
+    return back_layer(open_cells(cells), layer=layer, keys=keys)
+
 
 COUNTS = np.arange(12.0).reshape(4, 3)  # cells x genes
 CELLS, GENES = ["c1", "c2", "c3", "c4"], ["g1", "g2", "g3"]
@@ -277,7 +287,7 @@ def test_replaced_link_to_a_folder_leaves_nothing_behind(tmp_path):
     assert names_in(tmp_path) == ["fit", "target"]
 
 
-# ---- from_object: AnnData
+# ---- open_cells: AnnData
 
 
 @pytest.mark.parametrize("layer", [None, "X"])
@@ -386,7 +396,7 @@ def test_anything_else_is_a_type_error_that_tells_where_matrices_go(given):
         from_object(given)
 
 
-# ---- from_object: BiocPy, genes x cells
+# ---- open_cells: BiocPy, genes x cells
 
 both_experiments = pytest.mark.parametrize("kind", [SummarizedExperiment, SingleCellExperiment])
 
@@ -769,7 +779,7 @@ class Slices:
 
 def test_rows_far_apart_are_read_without_those_between(tmp_path, large):
     path = write_as(some_cells(), tmp_path / "cells.h5ad", "dense")
-    x = BackedMatrix(Slices(open_group(path)["X"]), path, stamp_of(path))  # 160 bytes a row
+    x = BackedMatrix(Slices(open_store(path).group["X"]), path, stamp_of(path))  # 160 bytes a row
     x.take(np.array([0, 2, 20, 22, 60]))
     assert x.source.read == [3, 3, 1]
     x.source.read.clear()
@@ -816,15 +826,15 @@ def test_written_blocks_are_left_on_disk(tmp_path, large, suffix):
         np.testing.assert_array_equal(densify(found.X[:]), cells.X.toarray())
     backed = stores.open_backed(path)
     assert backed.raw is None
-    whole = backed.in_memory(backed)
+    whole = in_memory(backed)
     np.testing.assert_array_equal(whole.X.toarray(), cells.X.toarray())
     assert list(whole.obs["cell_type"]) == list(cells.obs["cell_type"])
-    assert backed.in_memory(cells) is cells
+    assert in_memory(cells) is cells
 
 
 def test_cells_in_memory_are_not_large(large):
     cells = some_cells()
-    for given in (cells, cells[:10], ad.AnnData(obs=cells.obs), cells.X, None):
+    for given in (cells, cells[:10], ad.AnnData(obs=cells.obs)):
         assert open_large(given, layer=None, keys=[]) is None
 
 

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedMatrix, stamp_of
 from vaexprs.data.demo import demo_cells
-from vaexprs.io.stores import open_group
+from vaexprs.io.stores import open_store
 from vaexprs.nn import batches as batches_
 from vaexprs.nn.batches import LANES, CellBatches, as_inputs
 
@@ -154,7 +154,7 @@ def on_disk(tmp_path):
         path = tmp_path / f"{n}.h5ad"
         if not path.exists():
             ad.AnnData(values).write_h5ad(path)
-        return BackedMatrix(Recorded(open_group(path)["X"]), path, stamp_of(path), kept)
+        return BackedMatrix(Recorded(open_store(path).group["X"]), path, stamp_of(path), kept)
 
     return make
 
@@ -338,7 +338,7 @@ def test_sparse_cells_from_disk_are_those_in_memory(tmp_path, buffer_of):
     path = tmp_path / "cells.h5ad"
     cells.write_h5ad(path)
     buffer_of(50_000)
-    x = BackedMatrix(ad.io.sparse_dataset(open_group(path)["X"]), path, stamp_of(path))
+    x = BackedMatrix(ad.io.sparse_dataset(open_store(path).group["X"]), path, stamp_of(path))
     data = batches(x, batch_size=64)
     got = np.concatenate([data[i][0] for i in range(len(data))])
     assert got.dtype == np.float32

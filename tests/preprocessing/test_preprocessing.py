@@ -12,7 +12,7 @@ from vaexprs.data import backed as ondisk
 from vaexprs.data.backed import BackedCells, BackedMatrix, stamp_of
 from vaexprs.data.demo import demo_cells
 from vaexprs.data.matrix import limits
-from vaexprs.io.stores import open_group
+from vaexprs.io.stores import open_store
 from vaexprs.preprocessing.conditions import Conditions, LevelCodes, column_of_levels, learn_conditions
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import POWERS, SCALINGS, Scaling
@@ -550,7 +550,7 @@ def test_apportion_is_exact_where_the_proportion_is_whole():
 def on_disk(x, path):
     """Return a matrix as one that is left on disk."""
     ad.AnnData(x).write_h5ad(path)
-    part = open_group(path)["X"]
+    part = open_store(path).group["X"]
     return BackedMatrix(ad.io.sparse_dataset(part) if sp.issparse(x) else part, path, stamp_of(path))
 
 

@@ -208,7 +208,8 @@ def test_batches_that_cannot_be_shared_are_refused(few, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ondisk, "IN_MEMORY", 10)
     few.write_h5ad(tmp_path / "few.h5ad")
-    on_disk = ondisk.open_large(tmp_path / "few.h5ad", layer=None, keys=["cell_type"])
+    stored = ondisk.open_store(tmp_path / "few.h5ad")
+    on_disk = ondisk.back_layer(stored, layer=None, keys=["cell_type"])
     settings = {"codes": None, "shuffle": True, "seed": 0, "share": (0, 3)}
     with pytest.raises(ValueError, match=r"\b3 processes\b.*\b40\b"):
         CellBatches(on_disk.X, batch_size=40, **settings)

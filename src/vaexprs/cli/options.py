@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from vaexprs.io.formats import FORMATS, WRITERS
+
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 LibrarySize = Annotated[
@@ -18,8 +20,8 @@ LibrarySize = Annotated[
 CountsLayer = Annotated[
     str | None, typer.Option(help="Layer with the counts, X for X; by default they are looked for.")
 ]
-WRITABLE = "File to write: .h5ad, .zarr, .csv, .tsv (also .gz), .rds, or .mtx for a 10x folder."
-READABLE = ".h5ad, .zarr, .h5mu, .h5 or folder of 10x, .loom, .csv, .tsv, .txt, .gct or .rds"
+WRITABLE = f"File to write: {', '.join(WRITERS)} (.mtx writes a 10x folder)."
+READABLE = f"{', '.join(each.suffixes[0] for each in FORMATS)} or a 10x folder"
 CovariateKey = Annotated[
     list[str] | None, typer.Option(help="Column of obs with donor, batch, treatment ... (repeatable).")
 ]

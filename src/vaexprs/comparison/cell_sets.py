@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -14,12 +13,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.comparison.matching import at_one_depth, only_generated, with_levels_asked
-from vaexprs.comparison.provenance import layer_like, recipe_of
+from vaexprs.comparison.provenance import real_layer, recipe_of
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import Matrix, as_float, densify, limits, log_normalised, stacked, stored
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import did_you_mean, listed
-from vaexprs.io.convert import from_object
+from vaexprs.io.open import load_layer, open_cells
+from vaexprs.io.stores import StoredCells
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.summary import check_cells
@@ -81,25 +81,23 @@ class CellSet:
         )
 
 
-def as_cells(generated: Any) -> ad.AnnData | Path:
-    """Return generated cells, given in any of the ways that they come in, as an AnnData or a path.
+def open_generated(generated: Any) -> ad.AnnData | StoredCells:
+    """Open generated cells: what `gen_exprs` returned, or anything that `open_cells` takes.
 
     Raises
     ------
     TypeError
         If they are something else.
     """
-    generated = getattr(generated, "adata", generated)  # not `isinstance`: that would import Keras
-    if isinstance(generated, (str, os.PathLike)):
-        return Path(generated)
-    if isinstance(generated, ad.AnnData):
-        return generated
-    if isinstance(generated, pd.DataFrame) or hasattr(generated, "get_assay_names"):
-        return from_object(generated, name="generated")
-    raise TypeError(
-        "generated must be what gen_exprs returned, an AnnData, a BiocPy experiment, a DataFrame or a path, "
-        f"got {type(generated).__name__}."
-    )
+    cells = getattr(generated, "adata", generated)  # not `isinstance`, which would import Keras
+    if not isinstance(cells, (ad.AnnData, StoredCells, pd.DataFrame, str, os.PathLike)) and not hasattr(
+        cells, "get_assay_names"
+    ):
+        raise TypeError(
+            "generated must be what gen_exprs returned, an AnnData, a BiocPy experiment, a DataFrame or a "
+            f"path, got {type(generated).__name__}."
+        )
+    return open_cells(cells, name="generated")
 
 
 def side_by_side(
@@ -143,10 +141,10 @@ def side_by_side(
     """
     notes = [] if notes is None else notes
     recipe = recipe_of(generated)
-    layer = layer_like(generated, layer)
+    layer = real_layer(generated, layer)
     generated = only_generated(generated, notes)
-    sets = {"generated": from_object(generated, layer=X_LAYER if recipe or layer == X_LAYER else None)}
-    sets |= {name: from_object(cells, layer=layer, name=name) for name, cells in others.items()}
+    sets = {"generated": load_layer(generated, X_LAYER if recipe or layer == X_LAYER else None)}
+    sets |= {name: load_layer(cells, layer) for name, cells in others.items()}
     genes = sets["generated"].var_names
     for name, cells in sets.items():
         check_cells(cells, name)

@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
 
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.interface.errors import reason
-from vaexprs.io.stores import note_of
+from vaexprs.io.stores import StoredCells
 
 
-def layer_like(generated: Any, layer: str | None) -> str | None:
-    """Return the layer of real cells to compare generated ones with: X where those are not counts.
-
-    Parameters
-    ----------
-    generated
-        The generated cells, as `as_cells` returns them; how they were made is in ``uns["vaexprs"]``.
-    layer
-        What the user named; None to look for counts where the generated cells are counts.
-    """
-    return X_LAYER if layer is None and not recipe_of(generated).get("counts", True) else layer
-
-
-def label_key_of(generated: ad.AnnData | Path, label_key: str | None) -> str | None:
-    """Return `label_key`, or where it is None the one that the generated cells were made with."""
-    return label_key or str(recipe_of(generated).get("label_key", "")) or None
-
-
-def recipe_of(generated: Any) -> dict[str, Any]:
-    """Return what ``uns["vaexprs"]`` says of how cells were made; empty where it is not one of ours.
+def recipe_of(cells: ad.AnnData | StoredCells) -> dict[str, Any]:
+    """Return what ``uns["vaexprs"]`` records about generated cells; empty where there is no such entry.
 
     Raises
     ------
     ValueError
         If it is not what `gen_exprs` writes.
     """
-    if isinstance(generated, (str, os.PathLike)):
-        found = note_of(generated, "vaexprs")
-    else:
-        found = generated.uns.get("vaexprs", {})
+    found = cells.provenance if isinstance(cells, StoredCells) else cells.uns.get("vaexprs")
     recipe = {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
     try:
         for name in ("labels", "covariates", "conditions"):
@@ -55,6 +32,16 @@ def recipe_of(generated: Any) -> dict[str, Any]:
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             "uns['vaexprs'] of the generated cells is not what gen_exprs writes: "
-            f"{reason(error)} Take it out: del adata.uns['vaexprs']."
+            f"{reason(error)} Remove it: del adata.uns['vaexprs']."
         ) from error
     return recipe
+
+
+def label_key_of(generated: ad.AnnData | StoredCells, label_key: str | None) -> str | None:
+    """Return `label_key`, or if it is None the one that the generated cells record."""
+    return label_key or str(recipe_of(generated).get("label_key", "")) or None
+
+
+def real_layer(generated: ad.AnnData | StoredCells, layer: str | None) -> str | None:
+    """Return the layer of real cells to compare with: `layer`, or X where generated cells are not counts."""
+    return X_LAYER if layer is None and not recipe_of(generated).get("counts", True) else layer

@@ -14,7 +14,7 @@ from vaexprs.data.matrix import densify
 from vaexprs.generation.generate import gen_exprs
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_integer, listed
-from vaexprs.io.convert import from_object
+from vaexprs.io.open import load_layer, open_cells
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.training.fit import fit_vae
@@ -87,7 +87,7 @@ def augment(
     earlier = fit_arguments.get("preprocessing") if fit is None else fit.preprocessing
     if layer is None and not may_be_counts(fit_arguments.get("likelihood"), earlier):
         layer = X_LAYER
-    real = from_object(object, layer=layer)
+    real = load_layer(open_cells(object), layer)
     labels = column_of_levels(real.obs, label_key)
     missing = _missing(labels, to)
     if fit is None:

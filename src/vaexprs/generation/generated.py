@@ -20,7 +20,8 @@ from vaexprs.data.matrix import Matrix, densify, stacked
 from vaexprs.interface import html as markup
 from vaexprs.interface.errors import memory_errors, require
 from vaexprs.interface.validation import listed
-from vaexprs.io.stores import STORES, open_backed
+from vaexprs.io.formats import BACKED
+from vaexprs.io.stores import open_backed
 from vaexprs.io.write import write, write_blocks
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.predict import encode
@@ -220,7 +221,7 @@ def with_values(
         Whether what is at `out` may be replaced.
     """
     with memory_errors():
-        if out is not None and counts and Path(out).suffix in STORES:
+        if out is not None and counts and Path(out).suffix in BACKED:
             return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
         adata.X = stacked(list(blocks))
     if out is not None:

@@ -18,8 +18,7 @@ from vaexprs.generation.generated import origin, with_values
 from vaexprs.generation.requests import counts_a_cell
 from vaexprs.generation.sampler import BLOCK, Drawer, with_progress
 from vaexprs.interface.validation import check_integer, did_you_mean, listed
-from vaexprs.io.convert import from_object
-from vaexprs.io.stores import open_large
+from vaexprs.io.open import open_cells, select_layer
 from vaexprs.io.write import check_new_cells
 from vaexprs.latent.density import LatentDensity, groups_of
 from vaexprs.latent.transport import Transport
@@ -115,7 +114,7 @@ def transform(
     prep = fit.preprocessing
     if layer is None and not fit.likelihood.counts:
         layer = X_LAYER
-    source = open_large(object, layer=layer, keys=prep.conditions.keys) or from_object(object, layer=layer)
+    source = select_layer(open_cells(object), layer, prep.conditions.keys)
     check_cells(source, "object")
     whole = source.obs if isinstance(source, BackedCells) else source.obs.copy()
     cells = prep.prepare(_with_genes(source, fit.genes), dense=False)

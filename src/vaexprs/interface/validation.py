@@ -9,9 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# suffixes that people and their programs also write in capitals
-ANY_CASE = (".csv", ".tsv", ".txt", ".gct", ".rds", ".gz")
-
 
 def did_you_mean(word: object, options: Iterable[object]) -> str:
     """Return `` Did you mean 'x'?`` for the option nearest to `word`, or an empty string."""
@@ -41,12 +38,6 @@ def check_path(path: Any) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path must be text or a pathlib.Path, got {type(path).__name__}.")
     return Path(path)
-
-
-def suffix_of(path: Path) -> str:
-    """Return the suffix that names the format of a file: ".csv.gz" of "cells.csv.gz" and "CELLS.CSV.GZ"."""
-    parts = [part.lower() if part.lower() in ANY_CASE else part for part in path.suffixes[-2:]]
-    return "".join(parts if parts[-1:] == [".gz"] else parts[-1:])
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import Any
 
 import anndata as ad
@@ -15,71 +14,85 @@ from vaexprs.data.backed import file_of
 from vaexprs.data.count_detection import X_LAYER, chosen, count_layers
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import did_you_mean, listed
-from vaexprs.io.read import read
+from vaexprs.interface.validation import listed
 from vaexprs.io.stores import no_layer, no_x
 
+# key of uns with the name of the assay in X, as zellkonverter writes it
+X_NAME = "X_name"
 
-def from_object(
-    obj: Any, *, layer: str | None = None, name: str = "object", matrix: str = "anndata.AnnData(matrix)"
-) -> ad.AnnData:
-    """Return an AnnData whose X is the asked-for layer of an AnnData or a BiocPy experiment.
 
-    Parameters
-    ----------
-    obj
-        AnnData of shape (n_cells, n_genes), a BiocPy ``SummarizedExperiment`` or ``SingleCellExperiment`` of
-        shape (n_genes, n_cells), a DataFrame with cells in rows, of which columns without numbers are
-        columns of `obs`, or a path.
-    layer
-        The layer (AnnData) or assay (BiocPy) to take, "X" for X. By default what holds counts of X (or the
-        first assay), layers with a name that says so, and raw; counts are recovered from their logarithms
-        where there are no others. A warning says so where it is not X.
-    name
-        Of the argument, for the message.
-    matrix
-        How a matrix is given where that argument is `object`.
+def from_biocpy(experiment: Any) -> ad.AnnData:
+    """Return a BiocPy experiment (genes x cells) as an AnnData: the first assay as X, all of them as layers.
 
     Raises
     ------
-    TypeError
-        If `obj` is neither.
     ValueError
-        If there is no such layer.
+        If it has no assay.
     """
-    if isinstance(obj, (str, os.PathLike)):
-        obj = read(obj)
-    if isinstance(obj, ad.AnnData):
-        return _take_layer(obj, layer)
-    if hasattr(obj, "get_assay_names") and hasattr(obj, "get_column_data"):
-        return _from_biocpy(obj, layer)
-    if isinstance(obj, pd.DataFrame):
-        text = [key for key, kind in obj.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-        found = from_matrix(obj.drop(columns=text), name)
-        for key in text:
-            found.obs[str(key)] = obj[key].array
-        return found
-    hint = f" Give a matrix of shape (n_cells, n_genes) as {matrix}." if name == "object" else ""
-    raise TypeError(
-        f"{name} must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "
-        f"got {type(obj).__name__}.{hint}"
+    names = list(experiment.get_assay_names())
+    if not names:
+        raise ValueError("The experiment has no assay.")
+    # not its to_anndata(), which needs a further package
+    layers = {str(name): _transposed(experiment.assay(name)) for name in names}
+    first = layers[str(names[0])]
+    obs = experiment.get_column_data().to_pandas()
+    cells, genes = experiment.get_column_names(), experiment.get_row_names()
+    return ad.AnnData(
+        X=first,
+        obs=obs.set_axis(_names(cells, first.shape[0], "cell"), axis=0),
+        var=pd.DataFrame(index=_names(genes, first.shape[1], "gene")),
+        layers=layers,
+        uns={X_NAME: str(names[0])},
     )
 
 
-def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
+def _transposed(assay: Any) -> Any:
+    if sp.issparse(assay):
+        turned = assay.T
+        return turned if turned.format in ("csr", "csc") else sp.csr_matrix(turned)
+    return np.asarray(assay).T
+
+
+def from_frame(frame: pd.DataFrame, name: str) -> ad.AnnData:
+    """Return a DataFrame with cells in rows as an AnnData; columns without numbers go to `obs`."""
+    text = [key for key, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    cells = from_matrix(frame.drop(columns=text), name)
+    for key in text:
+        cells.obs[str(key)] = frame[key].array
+    return cells
+
+
+def take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
+    """Return an AnnData whose X is in memory and holds the requested layer.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    layer
+        Layer to take, "X" for X. By default the first of X, count-like layers and raw that holds counts;
+        counts are recovered from log-normalised values where none of them does. A warning reports any
+        choice but X.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer.
+    """
     var = adata.var
     if layer is None:
-        sources = {} if adata.X is None else {X_LAYER: adata.X}
+        x_name = str(adata.uns.get(X_NAME, X_LAYER))
+        sources = {} if adata.X is None else {x_name: adata.X}
         sources |= {f"layers[{name!r}]": adata.layers[name] for name in count_layers(adata.layers)}
         if adata.raw is not None:
             sources["raw"] = adata.raw.X
         if not sources:
             raise no_x()
-        name, values, told = chosen(sources)
+        name, values, warning = chosen(sources)
         if name == "raw":
             var = adata.raw.var
-        if told:
-            warn(told)
+        if warning:
+            warn(warning)
     elif layer in adata.layers:
         values = adata.layers[layer]
     elif layer == X_LAYER:
@@ -93,37 +106,6 @@ def _take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
     return ad.AnnData(X=values, obs=adata.obs, var=var)
 
 
-def _from_biocpy(experiment: Any, layer: str | None) -> ad.AnnData:
-    names = list(experiment.get_assay_names())
-    if not names:
-        raise ValueError("The experiment has no assay.")
-    if layer == X_LAYER not in names:
-        layer = names[0]
-    if layer is not None and layer not in names:
-        raise ValueError(f"layer must be one of {listed(names)}, got {layer!r}.{did_you_mean(layer, names)}")
-
-    def values_of(name: str) -> Any:
-        # not its to_anndata(): that needs a further package, and takes every assay along
-        assay = experiment.assay(name)
-        return as_float(assay.T if sp.issparse(assay) else np.asarray(assay).T)
-
-    if layer is not None:
-        values = values_of(layer)
-    else:
-        _, values, told = chosen(
-            {name: values_of(name) for name in dict.fromkeys((names[0], *count_layers(names)))}
-        )
-        if told:
-            warn(told)
-    obs = experiment.get_column_data().to_pandas()
-    cells, genes = experiment.get_column_names(), experiment.get_row_names()
-    return ad.AnnData(
-        X=values,
-        obs=obs.set_axis(_names(cells, values.shape[0], "cell"), axis=0),
-        var=pd.DataFrame(index=_names(genes, values.shape[1], "gene")),
-    )
-
-
 def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
     """Return an AnnData of a matrix of shape (n_cells, n_genes).
 
@@ -135,7 +117,7 @@ def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
     name
         The argument's name, for the message.
     layer
-        The layer of an AnnData, as in `from_object`.
+        The layer of an AnnData, as in `take_layer`.
 
     Raises
     ------
@@ -145,7 +127,7 @@ def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
         If it has not two dimensions.
     """
     if isinstance(x, ad.AnnData):
-        return _take_layer(x, layer)
+        return take_layer(x, layer)
     cells = genes = None
     if isinstance(x, pd.DataFrame):
         numeric, complex_ = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype

@@ -21,6 +21,7 @@ from vaexprs.data.count_detection import count_layers
 from vaexprs.data.matrix import as_float, check_compressed
 from vaexprs.interface.errors import FileFormatError, require, warn
 from vaexprs.interface.validation import listed
+from vaexprs.io.formats import READERS
 from vaexprs.io.orientation import infer_orientation
 from vaexprs.io.untrusted.archives import content_of
 
@@ -76,8 +77,10 @@ def _check_orientation(path: Path, kind: str, transpose: bool | None) -> None:
 
 
 def rdata() -> Any:
-    """Return the package that parses and writes R's files, or say how to get it."""
-    return require("rdata", "'vaexprs[r]'", "Reading and writing .rds files")
+    """Return rdata, which parses and writes R's files; the ImportError says how to install it."""
+    extra = READERS[".rds"].extra
+    assert extra is not None
+    return require(*extra)
 
 
 def _parsed(path: Path) -> Any:

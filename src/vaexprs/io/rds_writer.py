@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.matrix import densify, stored
+from vaexprs.io.atomic import written_whole
 from vaexprs.io.rds import NO_VALUE, rdata, type_of
 
 MAX_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
@@ -21,8 +22,16 @@ MAX_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
 # a SingleCellExperiment as a tree
 
 
-def write_rds(adata: ad.AnnData, path: Path) -> None:
-    """Write a SingleCellExperiment that R's readRDS opens; its assay is "counts", or "X" for other values."""
+def write_rds(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
+    """Write a SingleCellExperiment that R's readRDS opens, whole or not at all.
+
+    Its assay is "counts" where the values are whole numbers, else "X".
+    """
+    with written_whole(path, overwrite=overwrite) as file:
+        _write_experiment(adata, file)
+
+
+def _write_experiment(adata: ad.AnnData, path: Path) -> None:
     package = rdata()
     from rdata.conversion.to_r import DEFAULT_R_VERSION_SERIALIZED, R_MINIMUM_VERSIONS
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,11 @@ from vaexprs.data.count_detection import SAMPLE, X_LAYER, X_LAYER_HINT, count_la
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import FileFormatError, file_errors, warn
 from vaexprs.interface.validation import did_you_mean, listed
-from vaexprs.io.untrusted.anndata import check_matrix, check_parts, text_attribute
-from vaexprs.io.untrusted.hdf5 import check_hdf5
+from vaexprs.io.untrusted.anndata import check_matrix, check_parts, check_sparse, text_attribute
+from vaexprs.io.untrusted.hdf5 import open_hdf5
 from vaexprs.io.untrusted.zarr import check_zarr
 
-STORES = (".h5ad", ".zarr")
-IN_MEMORY = 64 * 2**20  # bytes of a matrix on disk up to which it is read as a whole
+IN_MEMORY = 64 * 2**20  # maximum size in bytes of a matrix on disk that is read as a whole
 
 
 def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
@@ -38,56 +39,127 @@ def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
     return ad.AnnData(ad.io.sparse_dataset(store["X"]), **parts)
 
 
-def note_of(path: str | os.PathLike[str], name: str) -> Any:
-    """Return what a file has in ``uns[name]``; None where there is no such thing."""
-    if Path(path).suffix not in STORES:
-        return None
-    group = open_group(path)
-    with file_errors(Path(path)):
-        return ad.io.read_elem(group["uns"][name]) if "uns" in group and name in group["uns"] else None
-
-
-def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> BackedCells | None:
-    """Return cells with their matrix left on disk; None for what is in memory or may as well be read.
+@dataclass(frozen=True)
+class StoredCells:
+    """Cells in an .h5ad or .zarr file that is open and checked; nothing is read that is not asked for.
 
     Parameters
     ----------
-    obj
-        A path, or an AnnData whose X is on disk, or a view of one. Only ``.h5ad`` and ``.zarr`` are left
-        on disk.
+    path
+        The file or folder.
+    group
+        Its root: the file that h5py, or the group that zarr has opened.
+    """
+
+    path: Path
+    group: Any
+
+    @cached_property
+    def provenance(self) -> Any:
+        """What is in ``uns["vaexprs"]``; None where there is no such entry."""
+        with file_errors(self.path):
+            there = "uns" in self.group and "vaexprs" in self.group["uns"]
+            return ad.io.read_elem(self.group["uns"]["vaexprs"]) if there else None
+
+    def has_column(self, key: str) -> bool:
+        """Whether `obs` has a column."""
+        return "obs" in self.group and key in self.group["obs"]
+
+    def read(self) -> ad.AnnData:
+        """Return all of it in memory.
+
+        Raises
+        ------
+        FileFormatError
+            If the matrices are not whole, or the content is malformed.
+        """
+        with file_errors(self.path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            check_parts(self.group, self.path)
+            if text_attribute(self.group, "encoding-type") == "anndata":
+                cells: ad.AnnData = ad.io.read_elem(self.group)
+            else:  # written before AnnData 0.8: its own reader knows the older layouts
+                cells = ad.read_h5ad(self.path) if self.path.suffix == ".h5ad" else ad.read_zarr(self.path)
+            check_sparse(cells)
+        return cells
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.path.suffix == ".h5ad":
+            self.group.close()
+
+
+def open_store(path: Path) -> StoredCells:
+    """Open an ``.h5ad`` or ``.zarr`` file and check it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    FileFormatError
+        If the file is damaged, or is not what it declares.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    with file_errors(path):
+        if path.suffix == ".h5ad":
+            return StoredCells(path, open_hdf5(path))
+        import zarr
+
+        group = zarr.open_group(path, mode="r")
+        check_zarr(group, path)
+        return StoredCells(path, group)
+
+
+def read_store(path: Path) -> ad.AnnData:
+    """Read an ``.h5ad`` or ``.zarr`` file."""
+    store = open_store(path)
+    try:
+        return store.read()
+    finally:
+        store.close()
+
+
+def back_layer(
+    cells: ad.AnnData | StoredCells, *, layer: str | None, keys: Sequence[str]
+) -> BackedCells | None:
+    """Return cells with their matrix left on disk, or None where it is in memory or small enough to be read.
+
+    Parameters
+    ----------
+    cells
+        An open file, or an AnnData whose X is on disk, or a view of one.
     layer
-        The layer with the values, "X" for X; by default what holds counts of X, layers with a name that
-        says so, and raw.
+        Layer with the values, "X" for X. By default the first of X, count-like layers and raw that holds
+        counts.
     keys
         Columns of `obs` to read.
 
     Raises
     ------
-    FileNotFoundError
-        If there is nothing at the path.
-    ValueError
-        If it cannot be read, has no such layer, or is stored by genes.
+    FileFormatError
+        If the file cannot be read, has no such layer, or stores its matrix by genes.
     """
-    if isinstance(obj, (str, os.PathLike)):
-        return _open_file(Path(obj), layer, keys) if Path(obj).suffix in STORES else None
-    if not isinstance(obj, ad.AnnData) or layer not in (None, X_LAYER):
+    if isinstance(cells, StoredCells):
+        return _back_stored(cells, layer, keys)
+    if layer not in (None, X_LAYER):
         return None
-    whole = obj._adata_ref if obj.is_view else obj
+    whole = cells._adata_ref if cells.is_view else cells
     source = whole.X
     if source is None or isinstance(source, np.ndarray) or sp.issparse(source):
         return None
     file = file_of(source)
-    matrix = None if file is None else _disk_matrix(source, file)
+    matrix = None if file is None else _backed_matrix(source, file)
     if matrix is None:
         return None
     if layer is None and not holds_counts(source):
         others = [whole.layers[name] for name in count_layers(whole.layers)]
         if any(map(holds_counts, others if whole.raw is None else [*others, whole.raw.X])):
-            return None  # those are in memory, or small: `from_object` takes them
-        _tell_logarithms(source)
-    obs, names = obj.obs, obj.var_names
-    if obj.is_view:
-        rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (obj._oidx, obj._vidx), strict=True))
+            return None  # those are in memory or small: `load_layer` takes them
+        _warn_of_logarithms(source)
+    obs, names = cells.obs, cells.var_names
+    if cells.is_view:
+        rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (cells._oidx, cells._vidx), strict=True))
         order = np.argsort(rows, kind="stable")
         matrix, obs = matrix.keep(rows[order]), obs.iloc[order]
         if len(genes) < matrix.shape[1] or (np.diff(genes) != 1).any():
@@ -96,8 +168,8 @@ def open_large(obj: Any, *, layer: str | None, keys: Sequence[str]) -> BackedCel
     return BackedCells(matrix, obs[known].reset_index(drop=True), names, obs.index)
 
 
-def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> BackedCells | None:
-    group = open_group(path)
+def _back_stored(cells: StoredCells, layer: str | None, keys: Sequence[str]) -> BackedCells | None:
+    path, group = cells.path, cells.group
     with file_errors(path):
         layers = list(group["layers"]) if "layers" in group else []
         places = _places(group, layers) if layer is None else {}
@@ -117,12 +189,12 @@ def _open_file(path: Path, layer: str | None, keys: Sequence[str]) -> BackedCell
             (name for name in sources if len(places) > 1 and holds_counts(sources[name])), next(iter(places))
         )
         source = sources.get(name)
-        matrix = None if source is None else _disk_matrix(source, path)
+        matrix = None if source is None else _backed_matrix(source, path)
         if matrix is not None and layer is None:
             if name != next(iter(places)):
                 warn(f"X holds no counts; those in {name} are used. {X_LAYER_HINT}")
             elif not holds_counts(source):
-                _tell_logarithms(source)
+                _warn_of_logarithms(source)
         if matrix is None:
             return None
         rows, columns = matrix.shape
@@ -142,39 +214,13 @@ def _places(group: Any, layers: Sequence[str]) -> dict[str, str]:
     return places | ({"raw": "raw/X"} if "raw" in group and "X" in group["raw"] else {})
 
 
-def _tell_logarithms(source: Any) -> None:
+def _warn_of_logarithms(source: Any) -> None:
     """Warn where a matrix that is left on disk holds logarithms that counts could be recovered from."""
     if getattr(source, "format", "") != "csc" and recovered(as_float(source[:SAMPLE])) is not None:
         warn(
             "X holds logarithms of normalised counts and is left on disk, where they are taken as they are. "
             "To have the counts recovered read it into memory: read(path) instead of the path."
         )
-
-
-def open_group(path: str | os.PathLike[str]) -> Any:
-    """Open an ``.h5ad`` or ``.zarr`` file for reading.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing at `path`.
-    ValueError
-        If the file is damaged.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    with file_errors(path):
-        if path.suffix == ".h5ad":
-            import h5py
-
-            check_hdf5(path, path)
-            return h5py.File(path, "r")
-        import zarr
-
-        group = zarr.open_group(path, mode="r")
-        check_zarr(group, path)
-        return group
 
 
 def _matrix_in(part: Any) -> Any:
@@ -185,7 +231,7 @@ def _matrix_in(part: Any) -> Any:
     return part if kind == "array" else None
 
 
-def _disk_matrix(source: Any, path: Path) -> BackedMatrix | None:
+def _backed_matrix(source: Any, path: Path) -> BackedMatrix | None:
     matrix = BackedMatrix(source, path, stamp_of(path, storage_of(source).name))
     if matrix.nbytes <= IN_MEMORY:
         return None
@@ -196,13 +242,6 @@ def _disk_matrix(source: Any, path: Path) -> BackedMatrix | None:
         )
     check_matrix(storage_of(source), path)
     return matrix
-
-
-def check_store(path: Path) -> None:
-    """Check that the matrices of a file are whole, and that it holds what it claims to hold."""
-    group = open_group(path)
-    with group if path.suffix == ".h5ad" else nullcontext():  # an error would keep the file open
-        check_parts(group, path)
 
 
 def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:

@@ -18,7 +18,9 @@ import scipy.sparse as sp
 
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.interface.errors import FileFormatError, reason, warn
-from vaexprs.interface.validation import listed, suffix_of
+from vaexprs.interface.validation import listed
+from vaexprs.io.atomic import claimed, set_aside, written_whole
+from vaexprs.io.formats import suffix_of
 from vaexprs.io.orientation import infer_orientation
 from vaexprs.io.untrusted.archives import check_packed
 
@@ -337,6 +339,23 @@ def unguarded(name: Any) -> str:
     """Return a text without the apostrophe that `guarded` set before it."""
     text = str(name)
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
+
+
+def write_csv(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
+    """Write values as a table and `obs` as another one next to it, both or neither."""
+    suffix = suffix_of(path)
+    separator = SEPARATORS[suffix.removesuffix(".gz")][0]
+    with (
+        claimed(path),
+        set_aside(path) as take_away,
+        written_whole(path, overwrite=overwrite) as table,
+        written_whole(obs_path(path), overwrite=overwrite) as columns,
+    ):
+        write_obs(columns, adata.obs)
+        write_table(adata, table, separator, compressed=suffix.endswith(".gz"))
+        # two files cannot be replaced in one step: in between there is no table, rather than a table with the
+        # columns of another
+        take_away()
 
 
 def write_table(adata: ad.AnnData, path: Path, separator: str, *, compressed: bool) -> None:

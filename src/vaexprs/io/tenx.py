@@ -16,11 +16,13 @@ import scipy.sparse as sp
 
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import FileFormatError, warn
-from vaexprs.interface.validation import listed, suffix_of
+from vaexprs.interface.validation import listed
+from vaexprs.io.atomic import written_whole
+from vaexprs.io.formats import suffix_of
 from vaexprs.io.tables import PACKING, opened, read_obs, with_obs, write_obs
 from vaexprs.io.untrusted.anndata import check_sparse
 from vaexprs.io.untrusted.archives import check_packed
-from vaexprs.io.untrusted.hdf5 import check_hdf5
+from vaexprs.io.untrusted.hdf5 import open_hdf5
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
 GENES = ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv")
@@ -135,8 +137,7 @@ def read_h5(path: Path) -> ad.AnnData:
     import h5py
     import scanpy as sc
 
-    check_hdf5(path, path)
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if "obs" in file and "var" in file:
             raise FileFormatError(
                 f"{str(path)!r} is not CellRanger's, but an .h5ad file: give it that suffix."
@@ -174,6 +175,12 @@ def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
                 adata = adata[:, genes].copy()
     adata.var_names = ad.utils.make_index_unique(adata.var_names.astype(str))
     return adata
+
+
+def write_10x(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
+    """Write a 10x folder, whole or not at all."""
+    with written_whole(path, overwrite=overwrite) as folder:
+        write_folder(adata, folder)
 
 
 def write_folder(adata: ad.AnnData, folder: Path) -> None:

@@ -15,24 +15,19 @@ import numpy as np
 
 from vaexprs.data.backed import in_memory
 from vaexprs.data.matrix import stacked
-from vaexprs.interface.errors import reason
-from vaexprs.interface.validation import check_path, suffix_of
-from vaexprs.io.atomic import check_output, claimed, set_aside, written_whole
+from vaexprs.interface.errors import reason, require
+from vaexprs.interface.validation import check_path
+from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.io.disk import SafeFile
-from vaexprs.io.rds import rdata
-from vaexprs.io.rds_writer import write_rds
-from vaexprs.io.stores import STORES
-from vaexprs.io.tables import obs_path, write_obs, write_table
-from vaexprs.io.tenx import write_folder
+from vaexprs.io.formats import BACKED, WRITERS, suffix_of
+from vaexprs.io.tables import obs_path
 
-TABLES = {".csv": ",", ".tsv": "\t"}
-WRITABLE = (*STORES, ".mtx", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".rds")
 # Each write to zarr has its price; HDF5 writes few cells as fast as many, and begins the sooner.
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
 
 
-def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITABLE) -> Path:
+def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = tuple(WRITERS)) -> Path:
     """Return `path` if it ends in the suffix of a format that can be written.
 
     Raises
@@ -40,14 +35,15 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = WRITA
     ValueError
         If it does not.
     ImportError
-        If it ends in ``.rds`` and the package for that is not installed.
+        If the format needs a package that is not installed.
     """
     path = check_path(path)
     suffix = suffix_of(path)
     if suffix not in suffixes:
         raise ValueError(f"The output must be one of {', '.join(suffixes)}, got {path.name!r}.")
-    if suffix == ".rds":
-        rdata()
+    extra = WRITERS[suffix].extra
+    if extra is not None:
+        require(*extra)
     return path
 
 
@@ -62,7 +58,7 @@ def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         As `check_output`.
     """
     path = check_output(check_writable(path), overwrite=overwrite)
-    if suffix_of(path).removesuffix(".gz") in TABLES:
+    if WRITERS[suffix_of(path)].oriented and suffix_of(path) != ".rds":
         check_output(obs_path(path), overwrite=overwrite)
     return path
 
@@ -107,41 +103,26 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
         If ``.rds`` is asked for and its package is not installed.
     """
     path = check_writable(path)
-    suffix = suffix_of(path)
     if not isinstance(adata, ad.AnnData):
         raise TypeError(f"adata must be an AnnData, such as gen.adata, got {type(adata).__name__}.")
-    if suffix in STORES:
-        adata.strings_to_categoricals()
-        settings = {"compression": "gzip"} if suffix == ".h5ad" else {}
-        with written_whole(path, overwrite=overwrite) as beside, _writer(beside) as writer:
-            writer.start(_write_adata, adata, dataset_kwargs=settings)
-        return path
-    if adata.X is None:
-        raise ValueError(
-            f"The AnnData must have the values for a {suffix} file in X, but has no X. Put them there, as in "
-            "adata.X = adata.layers['counts'], or write .h5ad, which holds cells without X too."
-        )
-    adata = in_memory(adata)
-    if suffix == ".rds":
-        with written_whole(path, overwrite=overwrite) as beside:
-            write_rds(adata, beside)
-    elif suffix == ".mtx":
-        with written_whole(path, overwrite=overwrite) as beside:
-            write_folder(adata, beside)
-    else:
-        separator, packed = TABLES[suffix.removesuffix(".gz")], suffix.endswith(".gz")
-        with (
-            claimed(path),
-            set_aside(path) as take_away,
-            written_whole(path, overwrite=overwrite) as beside,
-            written_whole(obs_path(path), overwrite=overwrite) as columns,
-        ):
-            write_obs(columns, adata.obs)
-            write_table(adata, beside, separator, compressed=packed)
-            # two names cannot change in one step: in between there is no table rather than one with the
-            # columns of another
-            take_away()
+    chosen = WRITERS[suffix_of(path)]
+    if chosen.needs_x:
+        if adata.X is None:
+            raise ValueError(
+                f"adata.X must hold the values for a {suffix_of(path)} file, but adata has no X. Set "
+                "adata.X = adata.layers['counts'], say, or write .h5ad, which can store cells without X."
+            )
+        adata = in_memory(adata)
+    chosen.write(adata, path, overwrite=overwrite)
     return path
+
+
+def write_store(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
+    """Write all of an AnnData as .h5ad or .zarr."""
+    adata.strings_to_categoricals()
+    settings = {"compression": "gzip"} if path.suffix == ".h5ad" else {}
+    with written_whole(path, overwrite=overwrite) as temporary, _writer(temporary) as writer:
+        writer.start(_write_adata, adata, dataset_kwargs=settings)
 
 
 def write_blocks(
@@ -169,7 +150,7 @@ def write_blocks(
     KeyboardInterrupt
         On Ctrl-C. What is written then is kept in ``name.partial.h5ad`` beside `path`; the message says so.
     """
-    path = check_writable(path, STORES)
+    path = check_writable(path, BACKED)
     # offsets of 64 bits: there may be more than 2**31 values
     settings: dict[str, Any] = {"indptr_dtype": np.int64, "chunks": (VALUES_A_CHUNK[path.suffix],)}
     if path.suffix == ".h5ad":

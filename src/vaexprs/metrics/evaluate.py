@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vaexprs.comparison.cell_sets import CellSet, as_cells, rows_in, side_by_side
-from vaexprs.comparison.provenance import label_key_of, layer_like
-from vaexprs.comparison.subsample import at_hand
+from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
+from vaexprs.comparison.provenance import label_key_of, real_layer
+from vaexprs.comparison.subsample import load_cells
 from vaexprs.interface.validation import check_integer, did_you_mean, listed
+from vaexprs.io.open import open_cells
 from vaexprs.metrics.answers import Scorecard
 from vaexprs.metrics.comparison import Compared, compare_sets
 from vaexprs.metrics.floor import floor_of, verdict_of
@@ -108,17 +109,17 @@ def evaluate(
     seed = check_integer("seed", seed, 0)
     resamples = check_integer("resamples", resamples, 3)
     wanted = _wanted(only)
-    made = as_cells(generated)
+    made = open_generated(generated)
     label_key = label_key_of(made, label_key)
     if label_key is not None and label_key == donor_key:
         raise ValueError(f"donor_key must be another column than label_key, got {donor_key!r} for both.")
-    layer = layer_like(made, layer)
+    layer = real_layer(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
-    looked = {"generated": at_hand(made, keys=[*keys.values()], seed=seed)}
+    looked = {"generated": load_cells(made, keys=[*keys.values()], seed=seed)}
     given = {"real": real} if train is None else {"real": real, "train": train}
     for name, cells in given.items():
-        looked[name] = at_hand(cells, keys=[*keys.values()], seed=seed, layer=layer)
-    notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+        looked[name] = load_cells(open_cells(cells, name=name), keys=[*keys.values()], seed=seed, layer=layer)
+    notes = [sentence for name, part in looked.items() for sentence in part.notes(name)]
     others = {name: part.cells for name, part in looked.items() if name != "generated"}
     sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer, notes=notes)
     if ALL in sets["real"].column(label_key):

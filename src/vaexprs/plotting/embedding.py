@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 
-from vaexprs.comparison.cell_sets import as_cells, scaling_of
-from vaexprs.comparison.provenance import label_key_of, layer_like, recipe_of
-from vaexprs.comparison.subsample import at_hand, sampled_training
+from vaexprs.comparison.cell_sets import open_generated, scaling_of
+from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
+from vaexprs.comparison.subsample import load_cells, sample_training_cells
 from vaexprs.data.matrix import as_float, densify
 from vaexprs.generation.generated import Generated, join_real, real_cells
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_choice, check_path, did_you_mean, listed
 from vaexprs.io.atomic import written_whole
-from vaexprs.io.convert import from_object
-from vaexprs.io.read import read
-from vaexprs.io.stores import STORES, open_group
+from vaexprs.io.open import load_layer, open_cells
+from vaexprs.io.stores import StoredCells
 from vaexprs.plotting.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
@@ -123,41 +122,40 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
     return path
 
 
-def has_groups(path: str | os.PathLike[str]) -> bool:
-    """Whether the cells of a file say which of them are real and which generated."""
-    if Path(path).suffix not in STORES:
-        return "group" in read(path).obs
-    group = open_group(path)
-    return "obs" in group and "group" in group["obs"]
+def has_groups(cells: ad.AnnData | StoredCells) -> bool:
+    """Whether `obs` of the cells has a column "group", which says which are real and which generated."""
+    return cells.has_column("group") if isinstance(cells, StoredCells) else "group" in cells.obs
 
 
 def _joined(
     x: Any, real: Any, layer: str | None, label_key: str | None, seed: int
 ) -> tuple[ad.AnnData, str | None, list[str]]:
     """Return real and generated cells in one AnnData, the column of their labels, and what was left out."""
-    cells = as_cells(x)
-    layer = layer_like(cells, layer)
+    cells = open_generated(x)
+    layer = real_layer(cells, layer)
     if isinstance(x, Generated):
         label_key = label_key or x.fit.preprocessing.conditions.label_key
     else:
         label_key = label_key_of(cells, label_key)
     keys = [label_key] if isinstance(x, Generated) or real is not None else ["group", label_key]
-    made = at_hand(cells, keys=keys, seed=seed, most=MAX_FROM_DISK)
+    made = load_cells(cells, keys=keys, seed=seed, max_cells=MAX_FROM_DISK)
     looked = {"generated": made}
     if real is not None:
-        looked["real"] = at_hand(real, keys=[label_key], seed=seed, layer=layer, most=MAX_FROM_DISK)
-        joined = join_real(from_object(looked["real"].cells, layer=layer, name="real"), made.cells)
+        looked["real"] = load_cells(
+            open_cells(real, name="real"), keys=[label_key], seed=seed, layer=layer, max_cells=MAX_FROM_DISK
+        )
+        joined = join_real(load_layer(looked["real"].cells, layer), made.cells)
     elif isinstance(x, Generated):
-        train = sampled_training(x.fit.preprocessing, seed=seed, most=MAX_FROM_DISK)
+        train = sample_training_cells(x.fit.preprocessing, seed=seed, max_cells=MAX_FROM_DISK)
         if train is not None:
             looked["training"] = train
             joined = join_real(train.cells, made.cells)
         else:
-            joined = x.joined if made.of is None else join_real(real_cells(x), made.cells)
+            joined = x.joined if made.total is None else join_real(real_cells(x), made.cells)
     else:
         looked = {"given": made}
         joined = made.cells
-    notes = [note for name, part in looked.items() for note in part.told(name)]
+    notes = [note for name, part in looked.items() for note in part.notes(name)]
     if not isinstance(x, Generated):
         groups = set(joined.obs["group"].astype(str)) if "group" in joined.obs else set()
         if not groups or not groups <= set(GROUP_STYLE):

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from vaexprs.comparison.axes import Axes
-from vaexprs.comparison.cell_sets import CellSet, as_cells, rows_in, side_by_side
-from vaexprs.comparison.provenance import label_key_of, layer_like
-from vaexprs.comparison.subsample import at_hand
+from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
+from vaexprs.comparison.provenance import label_key_of, real_layer
+from vaexprs.comparison.subsample import load_cells
 from vaexprs.interface.validation import check_integer, listed
+from vaexprs.io.open import open_cells
 from vaexprs.preprocessing.splits import matched_rows
 from vaexprs.privacy.answers import AUDITS, COLUMNS, PrivacyAudit
 from vaexprs.privacy.attack import TINY, Attack, far_out_rows, nearest_distances, run_attack
@@ -101,14 +102,14 @@ def audit_privacy(
     'fail'
     """
     seed = check_integer("seed", seed, 0)
-    made = as_cells(generated)
+    made = open_generated(generated)
     label_key = label_key_of(made, label_key)
-    layer = layer_like(made, layer)
+    layer = real_layer(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
-    looked = {"generated": at_hand(made, keys=[label_key], seed=seed)}
+    looked = {"generated": load_cells(made, keys=[label_key], seed=seed)}
     for name, given in (("train", train), ("holdout", holdout)):
-        looked[name] = at_hand(given, keys=[*keys.values()], seed=seed, layer=layer)
-    notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+        looked[name] = load_cells(open_cells(given, name=name), keys=[*keys.values()], seed=seed, layer=layer)
+    notes = [sentence for name, part in looked.items() for sentence in part.notes(name)]
     if notes:
         notes.append("Copies among the cells that were not looked at were not found.")
     made, others = looked["generated"].cells, {name: looked[name].cells for name in ("train", "holdout")}

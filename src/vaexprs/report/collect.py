@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.comparison.cell_sets import CellSet, as_cells, side_by_side
-from vaexprs.comparison.provenance import label_key_of, layer_like, recipe_of
-from vaexprs.comparison.subsample import AtHand, at_hand, sampled_training
+from vaexprs.comparison.cell_sets import CellSet, open_generated, side_by_side
+from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
+from vaexprs.comparison.subsample import LoadedCells, load_cells, sample_training_cells
 from vaexprs.data.matrix import densify
 from vaexprs.generation.generated import Generated
-from vaexprs.io.convert import fingerprint, from_object
+from vaexprs.io.convert import fingerprint
+from vaexprs.io.open import load_layer, open_cells
 from vaexprs.latent.density import LatentDensity
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.predict import encode
@@ -52,18 +53,18 @@ def gather(
     from vaexprs.metrics import registry
     from vaexprs.privacy import answers as audit_answers
 
-    cells = as_cells(generated)
+    cells = open_generated(generated)
     label_key = label_key_of(cells, label_key) or fit.preprocessing.conditions.label_key
     keys, given = [label_key, donor_key], train is not None
-    looked = {"generated": at_hand(cells, keys=keys, seed=seed)}
+    looked = {"generated": load_cells(cells, keys=keys, seed=seed)}
     made = looked["generated"].cells
-    values = layer_like(made, layer)
+    values = real_layer(made, layer)
     looked["real"] = _taken(real, "real", keys, values, seed)
     if given:
         looked["train"] = _taken(train, "train", keys, values, seed)
     elif fit.preprocessing.train is not None:
         looked["train"] = training_cells(fit, made, seed)
-    sample_notes = [sentence for name, part in looked.items() for sentence in part.told(name)]
+    sample_notes = [sentence for name, part in looked.items() for sentence in part.notes(name)]
     real, train = looked["real"].cells, looked["train"].cells if "train" in looked else None
     others = {"real": real} | ({} if train is None else {"train": train})
     sets = side_by_side(made, others, keys={"label_key": label_key})
@@ -83,11 +84,11 @@ def gather(
     found, audit_notes = audit(made, train, real, label_key, donor_key, seed)
     if sample_notes and found is not None:
         audit_notes.append("Copies among the cells that were not looked at were not found.")
-    n = looked["generated"].of or made.n_obs
+    n = looked["generated"].total or made.n_obs
     recipe = recipe_of(made)
     return Page(
         title=f"Report on {n:,} generated cells",
-        facts=facts(sets, label_key, {name: part.of for name, part in looked.items()}),
+        facts=facts(sets, label_key, {name: part.total for name, part in looked.items()}),
         answers=[*metric_answers.answers(table), audit_answers.answer(found)],
         evaluation=table,
         metrics=registry.METRICS,
@@ -160,21 +161,21 @@ def audit(
     return table, [*notes, *table.attrs.get("notes", [])]
 
 
-def _taken(cells: Any, name: str, keys: Sequence[str | None], layer: str | None, seed: int) -> AtHand:
+def _taken(cells: Any, name: str, keys: Sequence[str | None], layer: str | None, seed: int) -> LoadedCells:
     """Return real cells in memory, or a sample of them, as an AnnData with their values in X."""
-    looked = at_hand(cells, keys=keys, seed=seed, layer=layer)
-    return AtHand(from_object(looked.cells, layer=layer, name=name), looked.of)
+    looked = load_cells(open_cells(cells, name=name), keys=keys, seed=seed, layer=layer)
+    return LoadedCells(load_layer(looked.cells, layer), looked.total)
 
 
-def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> AtHand:
+def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> LoadedCells:
     """Return the fit's training cells in the user's units; a sample where they are on disk."""
     prep = fit.preprocessing
     assert prep.train is not None
-    sample = sampled_training(prep, seed=seed)
+    sample = sample_training_cells(prep, seed=seed)
     if sample is not None:
         return sample
     x = Generated(made, fit).x_train
-    return AtHand(
+    return LoadedCells(
         ad.AnnData(
             sp.csr_matrix(x) if sp.issparse(made.X) else densify(x),
             obs=prep.train.obs.copy(),
@@ -309,13 +310,13 @@ def architecture(fit: VAEFit) -> str:
     return plot_vae(fit)._repr_svg_()
 
 
-def described(looked: AtHand) -> dict[str, str]:
+def described(looked: LoadedCells) -> dict[str, str]:
     """Return the size of a set of cells."""
-    return {"cells": f"{looked.of or looked.cells.n_obs:,}", "genes": f"{looked.cells.n_vars:,}"}
+    return {"cells": f"{looked.total or looked.cells.n_obs:,}", "genes": f"{looked.cells.n_vars:,}"}
 
 
-def _mark(looked: AtHand) -> str:
-    return fingerprint(looked.cells) if looked.of is None else "not taken: the cells are on disk"
+def _mark(looked: LoadedCells) -> str:
+    return fingerprint(looked.cells) if looked.total is None else "not taken: the cells are on disk"
 
 
 def readable(entries: Mapping[str, Any]) -> dict[str, str]:

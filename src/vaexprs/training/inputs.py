@@ -15,8 +15,8 @@ from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import listed
 from vaexprs.io import stores as ondisk
-from vaexprs.io.convert import from_matrix, from_object
-from vaexprs.io.stores import open_large
+from vaexprs.io.convert import from_matrix, take_layer
+from vaexprs.io.open import open_cells, select_layer
 from vaexprs.likelihoods import default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.preprocessing.conditions import learn_conditions
@@ -59,7 +59,7 @@ def gather_cells(
     if obj is not None:
         covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
         columns = [key for key in (label_key, *covariates, *other_keys) if isinstance(key, str)]
-        train = open_large(obj, layer=layer, keys=columns) or from_object(obj, layer=layer, matrix="x_train")
+        train = select_layer(open_cells(obj, matrix="x_train"), layer, columns)
         check_cells(train, "object")
     elif x_train is not None:
         train = matrix = from_matrix(x_train, "x_train", layer=layer)
@@ -69,9 +69,7 @@ def gather_cells(
             _set_labels(matrix, y_train, label_key, "y_train", "x_train")
     val = None
     if x_val is not None:
-        val = (
-            from_object(x_val, layer=layer) if isinstance(x_val, ad.AnnData) else from_matrix(x_val, "x_val")
-        )
+        val = take_layer(x_val, layer) if isinstance(x_val, ad.AnnData) else from_matrix(x_val, "x_val")
         check_cells(val, "x_val")
         if y_val is not None:
             _set_labels(val, y_val, label_key or "label", "y_val", "x_val")

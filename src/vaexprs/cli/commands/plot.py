@@ -32,8 +32,6 @@ def plot(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the architecture of a model, or real and generated cells together."""
-    from vaexprs.io.read import check_readable
-
     claim(out, overwrite=overwrite)
     if (source / "meta.json").is_file():
         from vaexprs.model.load import load_vae
@@ -41,12 +39,14 @@ def plot(
 
         plot_vae(load_vae(source)).save(out, overwrite=overwrite)
     else:
+        from vaexprs.io.open import open_cells
         from vaexprs.plotting.embedding import has_groups, plot_aug, save_figure
 
-        if real is None and not has_groups(check_readable(source)):
+        cells = open_cells(source, name="source")
+        if real is None and not has_groups(cells):
             raise ValueError("Give the real cells too: --real DATA.h5ad.")
         figure = plot_aug(
-            source,
+            cells,
             _method(method),
             real=cells_at(real, transpose, obs),
             layer=layer,

@@ -11,24 +11,43 @@ import numpy as np
 from vaexprs.interface.errors import FileFormatError
 from vaexprs.io.untrusted.anndata import check_row_ends
 
-ALWAYS_UNPACKED = 256 * 2**20  # bytes that an array may claim whatever is there of it, ...
-MAX_UNPACKED = 1_032  # ... and for each byte that is there: gzip can make no more of one
+ALWAYS_UNPACKED = 256 * 2**20  # bytes that an array may declare however few are stored
+MAX_UNPACKED = 1_032  # maximum ratio of declared to stored bytes above that: the limit of gzip
 
 
-def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
-    """Check that an HDF5 file holds what it claims to hold, and nothing of other files.
+def open_hdf5(path: Path) -> Any:
+    """Open an HDF5 file for reading and check it.
 
-    A dataset may say any shape without a value behind it, and lie in any other file. What was packed may be a
-    thousand times as large as its file, but not more.
+    Raises
+    ------
+    FileFormatError
+        If it fails `check_hdf5`; the file is closed then.
+    """
+    import h5py
+
+    file = h5py.File(path, "r")
+    try:
+        check_hdf5(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check_hdf5(file: Any, path: Path, *, packed: bool = True) -> int:
+    """Check that an open HDF5 file holds what it declares, and that nothing links outside of it.
+
+    A dataset may declare any shape without storing a value, and may lie in another file. Compressed data
+    may unpack to about a thousand times their size, which is the limit of gzip.
 
     Parameters
     ----------
-    source
-        The file, or its content.
+    file
+        The open file.
     path
         Its name, for the message.
     packed
-        Whether values may be packed; if not, each must be there.
+        Whether values may be compressed; if not, each must be stored.
 
     Returns
     -------
@@ -36,34 +55,30 @@ def check_hdf5(source: Any, path: Path, *, packed: bool = True) -> int:
 
     Raises
     ------
-    ValueError
-        If it does not.
+    FileFormatError
+        If a declared size exceeds what is stored, or something lies outside the file.
     """
-    import h5py
-
     total = 0
-    with h5py.File(source, "r") as file:
-        for name, part in _in_hdf5(file, path):
-            if part.external or part.is_virtual:
-                raise FileFormatError(
-                    f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one."
-                )
-            if not _is_plain(part.dtype):
-                raise FileFormatError(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
-            if part.shape is None:
-                continue
-            size, there = part.size * part.dtype.itemsize, part.id.get_storage_size()
-            if (size > there) if not packed else size > max(ALWAYS_UNPACKED, MAX_UNPACKED * there):
-                raise FileFormatError(
-                    f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds "
-                    f"{there:,}."
-                )
-            total += int(part.size)
+    for name, part in _in_hdf5(file, path):
+        if part.external or part.is_virtual:
+            raise FileFormatError(
+                f"{str(path)!r} keeps {name!r} in another file; write all of it to one file."
+            )
+        if not _is_plain(part.dtype):
+            raise FileFormatError(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
+        if part.shape is None:
+            continue
+        size, there = part.size * part.dtype.itemsize, part.id.get_storage_size()
+        if (size > there) if not packed else size > max(ALWAYS_UNPACKED, MAX_UNPACKED * there):
+            raise FileFormatError(
+                f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds {there:,}."
+            )
+        total += int(part.size)
     return total
 
 
 def _is_plain(kind: np.dtype) -> bool:
-    """Whether values are numbers or text; HDF5 crashes over other sequences in damaged files."""
+    """Whether values are numbers or text; HDF5 crashes on other sequences in damaged files."""
     import h5py
 
     if kind.names is not None:
@@ -74,20 +89,20 @@ def _is_plain(kind: np.dtype) -> bool:
 
 
 def _check_attributes(part: Any, path: Path) -> None:
-    """Check that the attributes of a part of a file are numbers, text, or where other parts are."""
+    """Check that the attributes of an object are numbers, text or references."""
     import h5py
 
     for name in part.attrs:
         kind = part.attrs.get_id(name).dtype
         if not _is_plain(kind) and h5py.check_ref_dtype(kind) is None:
             raise FileFormatError(
-                f"{str(path)!r} holds {name!r}, an attribute of {part.name!r}, which is neither numbers nor "
+                f"{str(path)!r} holds the attribute {name!r} of {part.name!r}, which is neither numbers nor "
                 "text."
             )
 
 
 def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield name and dataset of all in a file that stands in no other one."""
+    """Yield the name of each dataset and the dataset; refuse links to other files."""
     import h5py
 
     waiting, seen = [file], set()
@@ -98,10 +113,10 @@ def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
             link, name = group.get(key, getlink=True), f"{group.name.rstrip('/')}/{key}"
             if isinstance(link, h5py.ExternalLink):
                 raise FileFormatError(
-                    f"{str(path)!r} keeps {name!r} in another file; write it anew with all in one."
+                    f"{str(path)!r} keeps {name!r} in another file; write all of it to one file."
                 )
             if isinstance(link, h5py.SoftLink):
-                continue  # to something of the same file, which is come upon there
+                continue  # its target is visited in its own place
             part = group[key]
             _check_attributes(part, path)
             if isinstance(part, h5py.Dataset):

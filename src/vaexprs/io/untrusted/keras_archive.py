@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
 from vaexprs.interface.errors import FileFormatError
@@ -108,7 +109,8 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
     if root != ROOT or config.get("class_name") != "VAE":
         raise FileFormatError(f"{str(path)!r} is not a vaexprs model, it holds a {_class_of(config)}.")
     known = _check_names(config, custom_objects, path)
-    n_saved = check_hdf5(weights, path, packed=False)
+    with h5py.File(weights, "r") as file:
+        n_saved = check_hdf5(file, path, packed=False)
     _check_size(config, known, n_saved, path)
 
 

@@ -32,8 +32,8 @@ def check_zarr(group: Any, path: Path) -> None:
         unknown = sorted(set(_codecs(part.metadata.to_dict())) - set(CODECS.split()))
         if unknown:
             raise FileFormatError(
-                f"{str(path)!r} packs {name!r} with {listed(unknown)}, which is not among the codecs that only "
-                "unpack numbers and text. Write it anew with the defaults of zarr."
+                f"{str(path)!r} packs {name!r} with {listed(unknown)}, which is not among the codecs for "
+                "numbers and text. Write it again with zarr's default codecs."
             )
         size = int(part.size) * part.dtype.itemsize
         if size > ALWAYS_UNPACKED and size > MAX_UNPACKED * _bytes_in(path / name):

@@ -1,0 +1,130 @@
+"""The file formats of cells, one row each.
+
+`read`, `write`, error messages and the help of the command line are made from these rows. To add a
+format, write its module and add its row.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = "a folder with matrix.mtx"
+
+# suffixes that are also recognised in capitals, as spreadsheets and R users write them
+ANY_CASE = (".csv", ".tsv", ".txt", ".gct", ".rds", ".gz")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format of cells.
+
+    Parameters
+    ----------
+    suffixes
+        Suffixes that are read; the first one is the usual one.
+    reader
+        ``module:function`` of ``read(path)``, or of ``read(path, transpose, obs)`` where `oriented`.
+    writer
+        ``module:function`` of ``write(adata, path, overwrite)``, which writes the whole result or nothing.
+    written
+        Suffixes that are written.
+    oriented
+        Whether genes may be in rows or in columns, so that the reader must be told or must infer it.
+    backed
+        Whether a large matrix can stay on disk, and be written in blocks.
+    needs_x
+        Whether values outside X are lost, so that X must be there.
+    extra
+        Module, extra of vaexprs that installs it, and what needs it; None where the default install has all.
+    """
+
+    suffixes: tuple[str, ...]
+    reader: str
+    writer: str | None = None
+    written: tuple[str, ...] = ()
+    oriented: bool = False
+    backed: bool = False
+    needs_x: bool = True
+    extra: tuple[str, str, str] | None = None
+
+    def read(self, *arguments: Any) -> Any:
+        """Call the reader."""
+        return _function(self.reader)(*arguments)
+
+    def write(self, *arguments: Any, **settings: Any) -> Any:
+        """Call the writer."""
+        assert self.writer is not None
+        return _function(self.writer)(*arguments, **settings)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    # by name, so that importing this table loads no reader and `vaexprs --help` stays fast
+    return pkgutil.resolve_name(f"vaexprs.io.{name}")
+
+
+FORMATS = (
+    Format(
+        (".h5ad",),
+        reader="stores:read_store",
+        writer="write:write_store",
+        written=(".h5ad",),
+        backed=True,
+        needs_x=False,
+    ),
+    Format(
+        (".zarr",),
+        reader="stores:read_store",
+        writer="write:write_store",
+        written=(".zarr",),
+        backed=True,
+        needs_x=False,
+    ),
+    Format((".h5mu",), reader="mudata:read_h5mu"),
+    Format((".h5",), reader="tenx:read_h5"),
+    Format(
+        (".loom",),
+        reader="loom:read_loom",
+        extra=("loompy", "'vaexprs[loom]'", "Reading .loom files"),
+    ),
+    Format(
+        (".mtx", ".mtx.gz", FOLDER), reader="tenx:read_folder", writer="tenx:write_10x", written=(".mtx",)
+    ),
+    Format(
+        (".csv", ".csv.gz"),
+        reader="tables:read_table",
+        writer="tables:write_csv",
+        written=(".csv", ".csv.gz"),
+        oriented=True,
+    ),
+    Format(
+        (".tsv", ".tsv.gz"),
+        reader="tables:read_table",
+        writer="tables:write_csv",
+        written=(".tsv", ".tsv.gz"),
+        oriented=True,
+    ),
+    Format((".txt", ".txt.gz"), reader="tables:read_table", oriented=True),
+    Format((".gct", ".gct.gz"), reader="tables:read_table", oriented=True),
+    Format(
+        (".rds",),
+        reader="rds:read_rds",
+        writer="rds_writer:write_rds",
+        written=(".rds",),
+        oriented=True,
+        extra=("rdata", "'vaexprs[r]'", "Reading and writing .rds files"),
+    ),
+)
+READERS = {suffix: each for each in FORMATS for suffix in each.suffixes}
+WRITERS = {suffix: each for each in FORMATS for suffix in each.written}
+BACKED = tuple(suffix for suffix, each in READERS.items() if each.backed)
+ORIENTED = tuple(each.suffixes[0] for each in FORMATS if each.oriented)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that names the format of a file: ".csv.gz" of "cells.csv.gz" and "CELLS.CSV.GZ"."""
+    parts = [part.lower() if part.lower() in ANY_CASE else part for part in path.suffixes[-2:]]
+    return "".join(parts if parts[-1:] == [".gz"] else parts[-1:])
