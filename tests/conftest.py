@@ -10,6 +10,13 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "vaexprs-tests-jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+# One thread each: xdist runs a process per core, and small matrices wait longer for threads than they compute.
+for name in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+    os.environ.setdefault(f"{name}_NUM_THREADS", "1")
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
+os.environ.setdefault("NPROC", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+
 # a shell starts what is to run in the background with Ctrl-C ignored, and tests send it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -17,6 +24,7 @@ import vaexprs as vx  # first: it chooses Keras' backend
 
 # isort: split
 import anndata as ad
+import jax
 import keras
 import numpy as np
 import pytest
@@ -34,13 +42,59 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+# processor seconds that an unmarked test may take; 0 for no limit
+TEST_SECONDS = float(os.environ.get("VAEXPRS_TEST_SECONDS", 5))
+MARKERS = ("slow", "cluster", "multiprocess", "faults", "browser", "docs", "r", "nightly")
 SHARED = HERE.parents[1] / "shared" / "data"
 
-# Property tests: the same few examples each time, or with VAEXPRS_NIGHTLY=1 many new ones (CONTRIBUTING.md)
+# Property tests: the same few examples each time, or many new ones: 200 with VAEXPRS_NIGHTLY=1, or the number given
+NIGHTLY = os.environ.get("VAEXPRS_NIGHTLY", "")
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("ci", max_examples=200, derandomize=True, database=None, **SLOW)
-settings.register_profile("nightly", max_examples=5_000, print_blob=True, **SLOW)
-settings.load_profile("nightly" if os.environ.get("VAEXPRS_NIGHTLY") else "ci")
+settings.register_profile("ci", max_examples=25, derandomize=True, database=None, **SLOW)
+settings.register_profile("nightly", max_examples=max(200, int(NIGHTLY or 0)), print_blob=True, **SLOW)
+settings.load_profile("nightly" if NIGHTLY else "ci")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark tests by what they need."""
+    for item in items:
+        for fixture, marker in (("browser", "browser"), ("has_r", "r"), ("real_data", "slow")):
+            if fixture in item.fixturenames:
+                item.add_marker(marker)
+
+
+compiling = 0.0  # seconds in which XLA compiled: none where JAX's cache has the programs
+
+
+def count_compilation(event, seconds, **_):
+    global compiling
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiling += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(count_compilation)
+
+
+def processor_seconds():
+    """Return the time that this process and those it waited for have computed, without compilation by XLA."""
+    return sum(os.times()[:4]) - compiling
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail an unmarked test that computes too long: the tests of every change must stay fast."""
+    start = processor_seconds()
+    result = yield
+    taken = processor_seconds() - start
+    own = item.get_closest_marker("seconds")
+    limit = own.args[0] if own and TEST_SECONDS else TEST_SECONDS
+    if 0 < limit < taken and not any(map(item.get_closest_marker, MARKERS)):
+        pytest.fail(
+            f"{item.name} took {taken:.1f} s of processor time, and an unmarked test may take {limit:g} s. "
+            f"Make it smaller, or mark it @pytest.mark.slow (or one of {', '.join(MARKERS[1:])}).",
+            pytrace=False,
+        )
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 # ruff: noqa: PT017 - an example may be refused, and what it is refused with is looked at
 """Any small matrix goes the whole way, or is refused in one sentence of ours."""
 
-import os
 import re
 import tempfile
 import traceback
@@ -293,12 +292,24 @@ def check_round_trip(case, gen, folder):
 
 
 RUNS = 0
-NIGHTLY = bool(os.environ.get("VAEXPRS_NIGHTLY"))
 
 
-@settings(max_examples=settings().max_examples if NIGHTLY else 50)  # half a second each
+@pytest.mark.seconds(20)
+@settings(max_examples=3)
+@given(case=cases())
+def test_some_matrices_are_generated_from_or_refused(case):
+    check_any_matrix(case)
+
+
+@pytest.mark.nightly
+@settings(max_examples=max(50, settings().max_examples))
 @given(case=cases())
 def test_any_matrix_is_generated_from_or_refused(case):
+    check_any_matrix(case)
+
+
+def check_any_matrix(case):
+    """Fit and generate; what cannot be fitted must be refused in a sentence."""
     global RUNS
     RUNS += 1
     if RUNS % 200 == 0:

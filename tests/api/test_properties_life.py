@@ -181,7 +181,7 @@ class Life(RuleBasedStateMachine):
             assert list(back.obs["kind"].astype(str)) == list(cells.obs["kind"].astype(str))
 
 
-TestLife = Life.TestCase
+TestLife = pytest.mark.nightly(Life.TestCase)
 TestLife.settings = settings(
     max_examples=max(3, settings().max_examples // 50), stateful_step_count=8, report_multiple_bugs=False
 )

@@ -17,6 +17,7 @@ from biocframe import BiocFrame
 from singlecellexperiment import SingleCellExperiment
 
 import vaexprs as vx
+from layers import spread
 
 HERE = Path(__file__).parents[1]
 R_CASES = json.loads((HERE / "reference" / "edge_cases.json").read_text())
@@ -55,7 +56,8 @@ def test_scaling_is_the_originals(simulated):
     np.testing.assert_allclose(scaled, simulated["x_train_scaled"], atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.seconds(90)
+@pytest.mark.parametrize("seed", spread([0, 1, 2], 1, pytest.mark.r))
 def test_parity_with_the_original_on_its_own_example(simulated, seed):
     """Cross-entropy summed over genes at the posterior mean; the original's final losses are 577.4-578.3."""
     result = vx.fit_vae(
@@ -74,6 +76,7 @@ def test_parity_with_the_original_on_its_own_example(simulated, seed):
     assert entropy <= 576.6
 
 
+@pytest.mark.r
 def test_generated_genes_vary_more_than_the_originals(simulated, r_fit):
     """The original's have a median standard deviation 0.11 of the real ones: it decodes fitted means."""
     real = simulated["x_train"]
@@ -87,6 +90,7 @@ def test_generated_genes_vary_more_than_the_originals(simulated, r_fit):
 # --- its own test file --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fit_has_a_model_an_encoder_and_a_decoder(x):
     result = fit(x, validation_split=0.5)
     for part in (result.model, result.encoder, result.decoder):
@@ -204,7 +208,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", R_CASES)
+@pytest.mark.parametrize("case", spread(R_CASES, 12, pytest.mark.r))
 def test_each_case_of_the_original_works_here(case, x, group):
     """What the original did with it is in reference/edge_cases.json."""
     with warnings.catch_warnings():
@@ -214,6 +218,7 @@ def test_each_case_of_the_original_works_here(case, x, group):
     assert result != [False]
 
 
+@pytest.mark.slow
 def test_ten_labels_or_more_keep_their_own_cells(x):
     """Twelve labels whose names sort '1', '10', '11', '12', '2': each keeps its own level of gene 1."""
     level = np.arange(120) % 12

@@ -16,19 +16,22 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
+from commands import run
 from vaexprs.cli import output
 from vaexprs.cli.commands import fit
 from vaexprs.cli.commands.demo import next_commands
 
 
-def run(*words, cwd=None):
-    return subprocess.run(
+def started(*words, cwd=None, **settings):
+    """Start a command in a process of its own."""
+    return subprocess.Popen(
         [sys.executable, "-m", "vaexprs", *map(str, words)],
-        capture_output=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        check=False,
         env={**os.environ, "COLUMNS": "200"},
+        **settings,
     )
 
 
@@ -279,15 +282,11 @@ def test_columns_of_the_cells_from_a_table(folder, few, tmp_path):
     assert re.search(r"types\.csv'.*\brow\b.*\bcell", done.stderr), done.stderr
 
 
+@pytest.mark.faults
 def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
     words = ["fit", folder / "few.h5ad", "--label-key", "cell_type", "--seed", 4, "--out", tmp_path / "m"]
     many = [*words, "--epochs", 100_000, "--checkpoint-steps", 50]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vaexprs", *map(str, many)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = started(*many)
     while not (tmp_path / "m.checkpoint").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -299,6 +298,7 @@ def test_an_interrupted_fit_says_so_and_goes_on(folder, tmp_path):
     assert (tmp_path / "m.checkpoint").exists()
 
 
+@pytest.mark.faults
 def test_a_fit_interrupted_twice_says_what_is_kept(folder, tmp_path):
     words = ["fit", folder / "few.h5ad", "--label-key", "cell_type", "--out", tmp_path / "m"]
     process = started(*words, "--epochs", 100_000, "--checkpoint-steps", 50)
@@ -331,6 +331,7 @@ def test_a_fit_interrupted_twice_says_what_is_kept(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} - {".m.checkpoint.lock", ".m.lock"} == {"m.checkpoint"}
 
 
+@pytest.mark.faults
 def test_an_interrupted_generation_says_what_is_kept(folder, tmp_path):
     process = started("generate", folder / "model", "-n", 400_000, "--out", tmp_path / "g.zarr")
     while not list(tmp_path.glob(".g.vaexprs-*.zarr/X/data/1*")):  # the first cells are being written
@@ -350,16 +351,6 @@ def test_an_interrupted_generation_says_what_is_kept(folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["g.partial.zarr"]
 
 
-def started(*words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "vaexprs", *map(str, words)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the disk is full.")])
 def test_where_nothing_is_kept_nothing_is_told(tmp_path, error, capsys):
     with pytest.raises(type(error)) as caught, fit._hint_at_resume(tmp_path / "m.checkpoint"):
@@ -373,12 +364,30 @@ def test_where_nothing_is_kept_nothing_is_told(tmp_path, error, capsys):
 
 def test_version_and_help():
     assert run("--version").stdout.strip() == f"vaexprs {vx.__version__}"
-    assert all(
-        verb in run("--help").stdout
-        for verb in ("fit", "generate", "evaluate", "audit", "report", "plot", "demo")
-    )
+    said = run("--help").stdout
+    assert all(verb in said for verb in ("fit", "generate", "evaluate", "audit", "report", "plot", "demo"))
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--version"], 0, f"vaexprs {vx.__version__}"),
+        (["split", "few.h5ad", "--train", "t.h5ad", "--holdout", "h.h5ad"], 0, "t.h5ad"),
+        (["evaluate", "few.h5ad", "--real", "few.h5ad", "--only", "gene_mean_r"], 0, "Gene means (r)"),
+        (["fit", "nothing.h5ad", "--out", "m"], 2, "Error: There is no file 'nothing.h5ad'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_process_of_its_own(few, tmp_path, words, status, said):
+    """The other tests run commands in the process of the tests; `vaexprs doctor` is in test_doctor.py."""
+    few.write_h5ad(tmp_path / "few.h5ad")
+    process = started(*words, cwd=tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == status, err
+    assert said in (err if status else out)
+
+
+@pytest.mark.slow
 def test_demo_makes_what_it_says_and_its_next_commands_work(tmp_path):
     done = run("demo", "--out", "made here", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -415,6 +424,7 @@ def judged(folder, few):
     return folder
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_python_gives(judged, few):
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--seed", 2]
     done = run(*words, "--out", "table.csv", cwd=judged)
@@ -457,6 +467,7 @@ def test_warnings_are_the_users():
     assert (done.returncode, done.stderr) == (0, "Warning: FutureWarning\nWarning: UserWarning\n")
 
 
+@pytest.mark.faults
 def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--out", "t.csv"]
     before = sorted(path.name for path in judged.iterdir())
@@ -498,6 +509,7 @@ def test_audit_fails_copies(judged):
     assert len(rows) == len(csv) - 1
 
 
+@pytest.mark.slow
 def test_report_writes_a_page(judged):
     words = [
         "report",

@@ -10,6 +10,7 @@ from importlib.metadata import requires, version
 import h5py
 import pytest
 
+from commands import run as run_here
 from vaexprs.cli import diagnostics as doctor
 from vaexprs.cli.commands import fit as making
 from vaexprs.cli.commands import plot as judging
@@ -139,13 +140,13 @@ def test_an_extra_that_is_missing_says_what_it_is_for():
 )
 def test_bash_completes(words, expected):
     number = len(words.split()) - 1
-    done = run(_VAEXPRS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(number))
+    done = run_here(_VAEXPRS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(number))
     assert done.stdout.split() == expected, done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_written_for_each_shell(shell):
-    done = run(_VAEXPRS_COMPLETE=f"source_{shell}")
+    done = run_here(_VAEXPRS_COMPLETE=f"source_{shell}")
     assert "_VAEXPRS_COMPLETE=complete_" in done.stdout
     assert "vaexprs" in done.stdout
 

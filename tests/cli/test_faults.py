@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
+from commands import run
 from vaexprs.interface import errors as _checks
 from vaexprs.io import write as writing
 from vaexprs.io.atomic import claimed, written_whole
@@ -80,6 +81,7 @@ def after_each_step(code, *words):
     return steps
 
 
+@pytest.mark.faults
 def test_a_folder_is_replaced_whole_wherever_the_process_is_killed(tmp_path):
     steps = after_each_step("after_each_step(write, look)", tmp_path / "m")
     assert steps[0]["clean"] == ["m"]
@@ -95,6 +97,7 @@ def test_a_folder_is_replaced_whole_wherever_the_process_is_killed(tmp_path):
     assert all(step["claimed"] in (["old", "old"], ["new", "new"]) for step in steps)
 
 
+@pytest.mark.faults
 def test_a_table_never_stands_beside_the_columns_of_another(few, tmp_path):
     code = """
 import anndata
@@ -145,6 +148,7 @@ def test_a_table_that_cannot_be_put_in_place_leaves_the_old_one(few, tmp_path, m
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.faults
 def test_a_command_that_is_killed_as_it_writes_runs_again(conditional, tmp_path):
     model = conditional.save(tmp_path / "model")
     (tmp_path / "out").mkdir()
@@ -175,6 +179,7 @@ def command(*words, **settings):
     )
 
 
+@pytest.mark.faults
 def test_of_two_commands_with_one_output_the_second_says_so(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     words = ["fit", tmp_path / "few.h5ad", "--label-key", "cell_type", "-q", "--out", tmp_path / "m"]
@@ -241,6 +246,7 @@ def test_columns_beside_a_table_are_looked_for_before_the_work(conditional, tmp_
         writing.check_new_cells(tmp_path / "g.csv", overwrite=False)
 
 
+@pytest.mark.faults
 def test_a_folder_that_may_not_be_written_to_is_told_before_the_work(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     (tmp_path / "closed").mkdir(mode=0o555)
@@ -283,15 +289,17 @@ def test_a_model_that_cannot_be_saved_is_not_lost(few, tmp_path):
     # another's folder: the fit is told at its end only
     (tmp_path / "m" / "mine").write_text("mine")
     words = ["fit", tmp_path / "few.h5ad", "-q", "--out", tmp_path / "m", "--epochs", 2, "--overwrite"]
-    process = command(*words)
-    said = process.communicate()[1]
-    assert process.returncode == 2
+    done = run(*words)
+    said = done.stderr
+    assert done.returncode == 2
     assert "is not a saved model; it is left as it is. The training so far is kept in" in said
     assert "m.checkpoint': give the same command with --resume" in said
     assert (tmp_path / "m.checkpoint").exists()
     assert (tmp_path / "m" / "mine").read_text() == "mine"
 
 
+@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["g.h5ad", "g.zarr"])
 def test_ctrl_c_keeps_whole_blocks(conditional, tmp_path, name):
     few_blocks = vx.gen_exprs(conditional, 40_000, seed=3, progress=False).adata
@@ -324,6 +332,7 @@ def test_ctrl_c_keeps_whole_blocks(conditional, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [partial.name]
 
 
+@pytest.mark.faults
 def test_memory_that_ends_is_one_sentence():
     """More values than there is address space: in NumPy and in JAX."""
     code = (

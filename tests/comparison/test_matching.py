@@ -27,6 +27,7 @@ def deep(halves):
     return vx.gen_exprs(halves[0], 200, **asked, progress=False)
 
 
+@pytest.mark.slow
 def test_cells_asked_for_with_a_depth_are_judged_at_that_of_real_ones(halves, deep):
     _, train, real = halves
     table = vx.evaluate(deep, real, train=train, only=DEPTH, progress=False)

@@ -181,6 +181,7 @@ def test_biocpy_and_data_frames(few):
 # ---- from there on
 
 
+@pytest.mark.slow
 def test_a_fit_follows_the_likelihood_that_was_asked_for(few):
     logs = logarithms(few)
     quick = {"epochs": 1, "verbose": 0}
@@ -197,6 +198,7 @@ def test_a_fit_follows_the_likelihood_that_was_asked_for(few):
         assert vx.fit_vae(logs, preprocessing=fit.preprocessing, **quick).likelihood.name == "nb"
 
 
+@pytest.mark.slow
 def test_cells_are_topped_up_and_moved_with_the_values_of_their_fit(few):
     logs = logarithms(few)
     quick = {"epochs": 1, "verbose": 0, "progress": False}

@@ -1,10 +1,7 @@
 """Cells left on disk, from end to end: fits, and what is told of stores that are not whole."""
 
 import html
-import os
 import re
-import subprocess
-import sys
 import warnings
 
 import anndata as ad
@@ -15,6 +12,7 @@ import pandas as pd
 import pytest
 
 import vaexprs as vx
+from commands import run as command
 from vaexprs.comparison import subsample as comparison
 from vaexprs.data import backed
 from vaexprs.data.backed import BackedMatrix
@@ -55,6 +53,13 @@ def fit(given, **more):
 # ---- fits
 
 
+def test_a_small_fit_from_disk(tmp_path, some_cells, large):
+    found = fit(write_as(some_cells[::3].copy(), tmp_path / "cells.h5ad"), epochs=1)
+    assert isinstance(found.preprocessing.x_train, BackedMatrix)
+    assert np.isfinite(found.history["loss"]).all()
+    assert vx.gen_exprs(found, 20).adata.shape == (20, 100)
+
+
 @pytest.fixture
 def rows_read(monkeypatch):
     """Numbers of rows that were read from disk at once."""
@@ -68,6 +73,7 @@ def rows_read(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("likelihood", "form", "suffix"),
     [
@@ -101,6 +107,7 @@ def test_fit_from_disk_is_like_one_from_memory(
     assert vx.gen_exprs(found, 20).adata.shape == (20, 100)
 
 
+@pytest.mark.slow
 def test_bernoulli_fit_from_disk_is_like_one_from_memory(tmp_path, some_cells, large, rows_read):
     layers = {
         "encoder_layers": [keras.layers.Dense(16, "relu")],
@@ -113,6 +120,7 @@ def test_bernoulli_fit_from_disk_is_like_one_from_memory(tmp_path, some_cells, l
     assert 0 < max(rows_read) < 300
 
 
+@pytest.mark.slow
 def test_layers_backed_objects_and_views_are_left_on_disk(tmp_path, some_cells, large, rows_read):
     cells = some_cells.copy()
     cells.layers["counts"], cells.X = cells.X, cells.X * 0.5
@@ -127,6 +135,7 @@ def test_layers_backed_objects_and_views_are_left_on_disk(tmp_path, some_cells, 
     assert max(rows_read) < 300
 
 
+@pytest.mark.slow
 def test_fit_of_one_seed_is_the_same_from_disk(tmp_path, some_cells, large):
     path = write_as(some_cells, tmp_path / "cells.h5ad")
     first, again, other = fit(path), fit(path), fit(path, seed=4)
@@ -136,6 +145,7 @@ def test_fit_of_one_seed_is_the_same_from_disk(tmp_path, some_cells, large):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [64, 61])
 def test_loss_from_disk_falls_as_with_full_shuffling_where_the_file_is_sorted(
     tmp_path, some_cells, large, monkeypatch, batch_size
@@ -169,13 +179,9 @@ def test_file_that_changes_in_the_middle_of_a_fit(tmp_path, some_cells, large):
 
 def run(*words, in_memory=10_000):
     """Run the command line with a size from which on matrices are left on disk."""
-    code = (
-        "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.io import stores; from vaexprs.cli import main; "
-        f"stores.IN_MEMORY = {in_memory}; main()"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "IN_MEMORY", in_memory)
+        return command(*words)
 
 
 def cut_off(path):
@@ -405,6 +411,7 @@ def test_plot_of_cells_in_memory_has_no_caption(fitted):
     assert figure.get_supxlabel() == ""
 
 
+@pytest.mark.slow
 def test_everything_works_with_a_fit_that_left_its_cells_on_disk(tmp_path, some_cells, sampling, rows_read):
     path = write_as(some_cells[::2].copy(), tmp_path / "cells.h5ad")
     held = write_as(some_cells[1::2].copy(), tmp_path / "held.h5ad")
@@ -430,21 +437,15 @@ def test_everything_works_with_a_fit_that_left_its_cells_on_disk(tmp_path, some_
     assert made.to_anndata().X.shape == (200, 100)
 
 
-def test_commands_look_at_samples_of_files(tmp_path, some_cells, fitted):
+def test_commands_look_at_samples_of_files(tmp_path, some_cells, fitted, monkeypatch):
     fitted.save(tmp_path / "model")
     vx.gen_exprs(fitted, 300, out=tmp_path / "made.h5ad")
     train, real = (write_as(some_cells[i::2].copy(), tmp_path / f"{i}.h5ad") for i in range(2))
     made = tmp_path / "made.h5ad"
-    code = "from vaexprs.comparison import subsample; subsample.BYTES_FROM_DISK = 30_000; "
+    monkeypatch.setattr(comparison, "BYTES_FROM_DISK", 30_000)
 
     def command(*words):
-        first = (
-            "import sys; sys.argv[0] = 'vaexprs'; from vaexprs.io import stores; stores.IN_MEMORY = 10_000; "
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", f"{first}{code}from vaexprs.cli import main; main()", *map(str, words)],
-            capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"},
-        )  # fmt: skip
+        done = run(*words)
         assert done.returncode == 0, done.stderr
         return done
 

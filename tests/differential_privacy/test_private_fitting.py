@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import vaexprs as vx
+from commands import run
 
 pytest.importorskip("jax_privacy", reason="jax-privacy is not installed")
 
@@ -162,6 +163,7 @@ def length(tree) -> float:
     return float(np.sqrt(sum(np.sum(np.asarray(part, np.float64) ** 2) for part in tree)))
 
 
+@pytest.mark.slow
 def test_an_outlier_of_a_million_counts_moves_a_step_by_no_more_than_the_bound():
     rng = np.random.default_rng(1)
     ordinary = rng.poisson(2, (9, 1, 20)).astype(np.float32)
@@ -178,6 +180,7 @@ def test_an_outlier_of_a_million_counts_moves_a_step_by_no_more_than_the_bound()
     assert length(unbounded(*arguments)) > 1e3
 
 
+@pytest.mark.slow
 def test_values_that_are_not_finite_count_for_nothing():
     x = np.full((2, 1, 20), 2, np.float32)
     x[1] = np.nan
@@ -185,6 +188,7 @@ def test_values_that_are_not_finite_count_for_nothing():
     assert length(function(*arguments)) <= 1 + 1e-4
 
 
+@pytest.mark.slow
 def test_the_sum_does_not_depend_on_how_many_units_are_computed_together():
     x = np.random.default_rng(2).poisson(3, (8, 2, 20)).astype(np.float32)
     sums = []
@@ -196,6 +200,7 @@ def test_the_sum_does_not_depend_on_how_many_units_are_computed_together():
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_unit_draws_latent_noise_of_its_own():
     same = np.broadcast_to(np.random.default_rng(3).poisson(3, (1, 1, 20)), (2, 1, 20)).astype(np.float32)
     function, (weights, x, _, part, key) = gradients(same, clip=1e12)
@@ -297,6 +302,7 @@ def test_a_private_fit_generates_what_was_asked_for(fit, cells):
     assert "3, 0.0001)-differentially private for each cell" in fit.guarantee.sentence
 
 
+@pytest.mark.slow
 def test_with_a_loose_budget_the_model_learns_the_profiles(cells):
     loose = fitted(cells, epsilon=200.0, epochs=20)
     made = vx.gen_exprs(loose, labels={"CD19+ B": 300, "CD14+ Monocyte": 300}, seed=1, progress=False).adata
@@ -312,6 +318,7 @@ def test_with_a_loose_budget_the_model_learns_the_profiles(cells):
         assert correlations[label, label] > correlations[label, other]
 
 
+@pytest.mark.slow
 def test_the_same_secret_gives_the_same_model_and_another_one_another(fit, cells):
     again, other = fitted(cells), fitted(cells, secret=2)
     for a, b in zip(fit.model.get_weights(), again.model.get_weights(), strict=True):
@@ -350,6 +357,7 @@ def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
         vx.load_vae(path)
 
 
+@pytest.mark.slow
 def test_donors_are_units_and_few_of_them_are_warned_of(cells):
     with pytest.warns(UserWarning, match=r"\b40 units.*'donor'"):
         fit = fitted(cells, epsilon=10.0, unit="donor", epochs=2)
@@ -359,6 +367,7 @@ def test_donors_are_units_and_few_of_them_are_warned_of(cells):
     assert vx.gen_exprs(fit, 10, seed=1, progress=False).adata.shape == (10, 60)
 
 
+@pytest.mark.slow
 def test_every_label_can_be_asked_for_however_much_noise_there_is(cells):
     for secret in range(3):
         fit = fitted(cells, epsilon=0.1, secret=secret, epochs=1)
@@ -368,11 +377,13 @@ def test_every_label_can_be_asked_for_however_much_noise_there_is(cells):
         assert np.isfinite(made.X.toarray()).all()
 
 
+@pytest.mark.slow
 def test_without_a_label(cells):
     alone = fitted(cells, label_key=None, likelihood="poisson", epochs=1)
     assert vx.gen_exprs(alone, 5, seed=1, progress=False).adata.n_obs == 5
 
 
+@pytest.mark.slow
 def test_other_likelihoods_layers_and_optimizers(cells):
     hidden = [keras.layers.Dense(8, activation="relu")]
     fit = fitted(
@@ -393,6 +404,7 @@ def test_other_likelihoods_layers_and_optimizers(cells):
     assert np.isfinite(made.X.toarray()).all()
 
 
+@pytest.mark.slow
 def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, monkeypatch):
     from vaexprs.io import stores as ondisk
 
@@ -467,18 +479,13 @@ def test_privacy_must_be_a_privacy(cells):
 
 def test_a_unit_without_an_epsilon_is_no_privacy_and_refused(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    done = subprocess.run(
-        [*CLI, "fit", "cells.h5ad", "--out", "model", "--unit", "donor"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("fit", "cells.h5ad", "--out", "model", "--unit", "donor", cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(r"--unit.*--epsilon", done.stderr), done.stderr
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.faults
 def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     command = [*CLI, "fit", "cells.h5ad", "--out", "model", "--label-key", "cell_type"]

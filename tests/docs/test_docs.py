@@ -34,7 +34,7 @@ NOT_RUN = {
     "atlas": "needs millions of cells",
     "benchmarks": "takes hours, data sets and other packages",
     "dask": "needs the scheduler of a cluster (tests/generation/test_dask.py has one)",
-    "docs": "is what .ci/run does",
+    "docs": "is what .ci/all does",
     "install": "installs packages",
     "kubernetes": "needs a cluster",
     "processes": "needs several processes (tests/training/test_processes.py has them)",
@@ -81,7 +81,13 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 def chosen(languages):
     found = [block for block in BLOCKS if block.language in languages and not block.not_run]
     assert found
-    return pytest.mark.parametrize("block", found, ids=lambda block: block.name)
+    marked = [
+        pytest.param(
+            block, marks=pytest.mark.seconds(90) if block.page.name == "README.md" else pytest.mark.docs
+        )
+        for block in found
+    ]
+    return pytest.mark.parametrize("block", marked, ids=lambda block: block.name)
 
 
 def test_each_block_is_run_or_says_why_not():
@@ -141,9 +147,18 @@ def given(few, tmp_path_factory):
     return folder
 
 
+def resamples(block):
+    """Return how often real cells are split for the baseline of a page's evaluation, or None for the default."""
+    found = re.search(r"run with: .*resamples=(\d+)", block.said)
+    return found and int(found[1])
+
+
 @chosen(SHELL)
 def test_shell(block, given, tmp_path, monkeypatch):
     """Each command in one process, with the files that it needs and the block has not made."""
+    if few := resamples(block):
+        monkeypatch.setitem(vx.evaluate.__kwdefaults__, "resamples", few)
+        monkeypatch.setattr("vaexprs.metrics.evaluate.RESAMPLES", few)
     wanted = dict(re.findall(r"(--?[\w-]+) (\S+)", block.said.partition("run with:")[2]))
     written = [line for line in block.code.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     asked = list(commands(block.code))
@@ -179,6 +194,8 @@ def test_python(block, given, tmp_path, monkeypatch):
         if short:
             before += "fit_vae = vx.fit_vae\n"
             before += f"vx.fit_vae = lambda *a, **k: fit_vae(*a, **(k | {{'epochs': {short[1]}}}))\n"
+        if few := resamples(block):
+            before += f"vx.evaluate.__kwdefaults__['resamples'] = {few}\n"
         done = subprocess.run(
             [sys.executable, "-c", before + block.code],
             capture_output=True, text=True, cwd=tmp_path, check=False,

@@ -1,6 +1,6 @@
 """The built documentation in a browser: by keyboard, for screen readers, on a phone.
 
-`.ci/run` builds the docs and then says where: VAEXPRS_SITE=docs/_build/html. Without a build these tests skip.
+`.ci/all` builds the docs and then says where: VAEXPRS_SITE=docs/_build/html. Without a build these tests skip.
 """
 
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.browser
 SITE = Path(os.environ.get("VAEXPRS_SITE") or Path(__file__).parents[2] / "docs/_build/html").resolve()
 # one of each kind of page, and those with pictures and tables
 PAGES = [
@@ -58,13 +59,13 @@ def problems(page):
     ]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", PAGES)
 def test_no_serious_problem_of_access(tab, name, theme):
     assert problems(tab(name, theme=theme)) == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.nightly)])
 def test_no_serious_problem_of_access_in_the_report(tab, theme):
     page = tab("sample-report", theme=theme)
     page.wait_for_selector("html[data-ready]", timeout=30_000)

@@ -45,6 +45,7 @@ def test_files_keep_it(balanced, tmp_path):
     pd.testing.assert_frame_equal(back.obs, balanced.obs, check_index_type=False, check_names=False)
 
 
+@pytest.mark.slow
 def test_scanpy_goes_on_from_there(balanced):
     """Neighbours, UMAP and marker genes of what comes out."""
     adata = balanced.copy()
@@ -60,6 +61,7 @@ def test_scanpy_goes_on_from_there(balanced):
     assert "NKG7" in list(ranked["CD56+ NK"][:10])
 
 
+@pytest.mark.slow
 def test_a_number_a_dict_and_a_fit_made_here(few):
     made = vx.augment(few, "cell_type", to=40, epochs=1, verbose=0, progress=False)
     assert numbers(made, "generated").to_dict() == dict.fromkeys(few.obs["cell_type"].unique(), 10)

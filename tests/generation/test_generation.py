@@ -86,6 +86,7 @@ def test_covariates_asked_for(conditional):
     assert set(made.adata.obs["phase"]) == {"S"}
 
 
+@pytest.mark.slow
 def test_a_combination_without_training_cells(cells):
     some = cells[~((cells.obs["cell_type"] == "CD56+ NK") & (cells.obs["phase"] == "S"))]
     fit = vx.fit_vae(some, label_key="cell_type", covariate_keys=["phase"], epochs=30, verbose=0)
@@ -181,6 +182,7 @@ def generating(model, n, out, first=""):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("name", "n", "room"),
     [
@@ -207,6 +209,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(conditional, tmp_path, n
     assert (tmp_path / "out" / name).read_text() == "mine"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("name", "sent", "status"),
     [("g.h5ad", signal.SIGINT, 130), ("g.zarr", signal.SIGINT, 130), ("g.zarr", signal.SIGTERM, 143)],
@@ -292,6 +295,7 @@ def test_real_and_generated_cells_together(cells, generated):
     assert generated.to_anndata().shape == (400, 765)
 
 
+@pytest.mark.slow
 def test_scanpy_takes_what_comes_out(generated):
     both = generated.to_anndata(real=True)
     sc.pp.normalize_total(both, target_sum=1e4)
@@ -317,6 +321,7 @@ def test_marker_genes_are_up_in_their_type_as_in_the_real_ones(cells, generated)
     assert 0.85 < found.median() < 1.15
 
 
+@pytest.mark.slow
 def test_a_label_with_one_or_two_cells(cells):
     rows = np.r_[
         np.flatnonzero(cells.obs["cell_type"] == "CD19+ B"),

@@ -160,6 +160,7 @@ with progress.progress_bar(3, "hidden", "step", shown=False) as bar:
     assert "hidden" not in done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_results_and_bars():
     nbformat = pytest.importorskip("nbformat", reason="Jupyter is not installed")
     nbclient = pytest.importorskip("nbclient", reason="Jupyter is not installed")

@@ -19,6 +19,7 @@ import pytest
 import scanpy as sc
 import scipy.io
 
+import commands
 import vaexprs as vx
 from vaexprs.data.matrix import densify
 from vaexprs.io import tables
@@ -855,6 +856,7 @@ def test_from_ones_file_to_ones_file(few, tmp_path, suffix):
     pd.testing.assert_frame_equal(vx.evaluate(out, source, **settings), expected)
 
 
+@pytest.mark.slow
 def test_the_same_out_as_in(few):
     pytest.importorskip("singlecellexperiment")
     fit = vx.fit_vae(few, label_key="cell_type", epochs=2, verbose=0)
@@ -884,17 +886,13 @@ def test_the_same_out_as_in(few):
     assert (vx.gen_exprs(again, 80).x_gen != made.x_gen).nnz == 0
 
 
+@pytest.mark.slow
 def test_the_command_line(few, tmp_path):
     table_of(few).T.to_csv(tmp_path / "few.csv")
     few.obs.to_csv(tmp_path / "few.obs.csv")
 
     def run(*arguments, status=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "vaexprs", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+        done = commands.run(*arguments, cwd=tmp_path)
         assert done.returncode == status, done.stderr
         return done
 

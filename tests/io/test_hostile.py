@@ -1137,9 +1137,7 @@ def test_what_a_spreadsheet_would_run_is_guarded():
         assert unguarded(safe) == name
 
 
-@pytest.mark.skipif(
-    not os.environ.get("VAEXPRS_NIGHTLY"), reason="takes long; tests/report/test_report.py has the page"
-)
+@pytest.mark.nightly  # tests/report/test_report.py has the page
 @pytest.mark.filterwarnings("ignore")
 def test_names_in_the_report_and_its_tables(named, browser, tmp_path):
     cells, fit, column = named

@@ -39,6 +39,7 @@ def table(thirds):
     return score(thirds[0], thirds)
 
 
+@pytest.mark.slow
 def test_the_table_is_tidy(table):
     assert list(table.columns) == [
         "metric", "label", "value", "floor", "floor_low", "floor_high", "verdict",
@@ -55,6 +56,7 @@ def test_the_table_is_tidy(table):
     assert {"all", "CD14+ Monocyte", "Dendritic"} <= set(table["label"])
 
 
+@pytest.mark.slow
 def test_real_cells_are_within_the_floor(table):
     rows = table[(table["label"] == "all") & ~table["metric"].str.contains("f1|cells_needed")]
     assert (rows["verdict"] == "within").mean() > 0.85
@@ -64,6 +66,7 @@ def test_real_cells_are_within_the_floor(table):
     assert lights["Are the differences between types kept?"] == "green"
 
 
+@pytest.mark.slow
 def test_verdicts_follow_from_the_numbers(table):
     for row in table.itertuples():
         if row.metric in METRICS:
@@ -75,6 +78,7 @@ def off(table):
     return rows, set(rows.index[rows["verdict"] != "within"])
 
 
+@pytest.mark.slow
 def test_a_copy_with_genes_shuffled_inside_types_loses_correlation_and_keeps_marginals(thirds):
     cells, rng = thirds[0], np.random.default_rng(1)
     x = cells.X.toarray()
@@ -140,6 +144,7 @@ def test_the_composition_asked_for_does_not_count(thirds):
     assert any(re.search(r"generated cells.*'CD19\+ B'", note) for note in table.attrs["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["gene_mean_ks", "mmd", "wasserstein_2", "detected_genes_ks", "gene_correlation_r"]
 )
@@ -172,6 +177,7 @@ def test_training_cells_that_are_among_the_real_ones_are_left_out(thirds):
     assert some.attrs["notes"][0].startswith(f"9 of {9 + train.n_obs} training cells")
 
 
+@pytest.mark.slow
 def test_what_generated_cells_are_worth_to_a_classifier(thirds):
     a, b, train = thirds
     few = train[np.concatenate([
@@ -237,6 +243,7 @@ def test_independent_counts_fail_on_correlation_and_a_copy_is_within(real_data):
     assert independent.loc["gene_variance_ks", "verdict"] != "off"
 
 
+@pytest.mark.slow
 def test_values_that_are_not_counts(thirds):
     parts = []
     for part in thirds:
@@ -350,6 +357,7 @@ def test_sets_that_cannot_be_compared(thirds):
         vx.evaluate(nan, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["one gene", "no counts", "all alike", "a copy of the real cells"])
 def test_hopeless_cells_are_judged_without_an_error(thirds, what):
     a, b, _ = thirds
@@ -402,6 +410,7 @@ def test_verdicts_with_a_floor_from_04_to_06(name, value, verdict):
     assert verdict_of(METRICS[name], value, 0.4, 0.6) == verdict
 
 
+@pytest.mark.slow
 def test_few_cells_are_said_to_show_little(table, thirds):
     answers = metric_answers.answers(table)
     assert f"{table.attrs['cells']} cells" not in answers[0].sentence

@@ -123,7 +123,11 @@ def small(few):
     return vx.gen_exprs(vx.fit_vae(few, label_key="cell_type", epochs=30, verbose=0), 60)
 
 
-@pytest.mark.parametrize("method", REDUCTIONS)
+@pytest.mark.parametrize(
+    "method",
+    # UMAP is compiled when it is first called
+    [pytest.param(name, marks=pytest.mark.slow) if name == "UMAP" else name for name in REDUCTIONS],
+)
 def test_each_reduction_shows_both_groups_and_each_label(small, method, tmp_path):
     figure = vx.plot_aug(small, method)
     assert isinstance(figure, mpl.figure.Figure)
@@ -150,6 +154,7 @@ def test_the_groups_differ_in_colour_and_shape(small):
     assert len(real.get_paths()[0].vertices) != len(generated.get_paths()[0].vertices)
 
 
+@pytest.mark.slow
 def test_further_arguments_reach_the_reduction(small):
     assert vx.plot_aug(small, "PCA", n_components=5)
     assert small.adata.obsm["X_pca"].shape == (60, 5)
@@ -240,6 +245,7 @@ def test_plots_that_cannot_be_drawn(small, arguments, words):
         vx.plot_aug(small, **arguments)
 
 
+@pytest.mark.slow
 def test_plots_of_something_else(few, small, tmp_path):
     with pytest.raises(ValueError, match=r"obs\['group'\].*'real'.*'generated'"):
         vx.plot_aug(few, "PCA")

@@ -73,6 +73,7 @@ def test_a_small_jitter_of_the_training_cells_fails(thirds, jitter):
     assert audit_answers.answer(table).light == "red"
 
 
+@pytest.mark.slow
 def test_fresh_real_cells_are_cleared(cells):
     """The interval of the AUC covers 0.5 in about 95 of 100 splits, so at least 26 of 30 (p > 0.99)."""
     covered = 0
@@ -88,6 +89,7 @@ def test_fresh_real_cells_are_cleared(cells):
     assert len(table.attrs["exposed_cells"]) <= 2
 
 
+@pytest.mark.slow
 def test_an_over_fitted_model_shows(thirds):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of dispersions at their limit, where there are any

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
+from layers import spread
 from vaexprs.training.checkpoint import State, read_state
 
 ABOUT = {"seed": 0, "epochs": 3}
@@ -59,8 +60,10 @@ class KillAfter:
         monkeypatch.setattr(Checkpoint, "_write", counted)
 
 
-@pytest.mark.parametrize("steps_at_once", [1, 16])
-@pytest.mark.parametrize(("every", "times", "place"), [(1, 7, (1, 2)), (3, 1, (0, 3)), (5, 2, (2, 0))])
+@pytest.mark.parametrize("steps_at_once", [1, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("every", "times", "place"), spread([(1, 7, (1, 2)), (3, 1, (0, 3)), (5, 2, (2, 0))], 2)
+)
 def test_a_fit_goes_on_to_the_same_result(
     few, whole, tmp_path, monkeypatch, steps_at_once, every, times, place
 ):
@@ -96,7 +99,7 @@ def test_validation_figures_go_on_too(few, tmp_path, monkeypatch):
     assert fit(few, path, resume=True, validation_split=0.2).history == expected.history
 
 
-@pytest.mark.parametrize(("every", "times"), [(5, 2), (3, 3)])
+@pytest.mark.parametrize(("every", "times"), spread([(5, 2), (3, 3)], 1))
 def test_what_a_schedule_sets_as_an_epoch_begins_is_set_once(few, tmp_path, monkeypatch, every, times):
     """Whether the state is of an epoch's end or of its middle."""
     import keras
@@ -142,13 +145,16 @@ def test_a_checkpoint_is_not_overwritten_unasked(few, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        ({"seed": 1}, r"'seed'.*\b0\b.*\b1\b"),
-        ({"epochs": 7}, r"'epochs'.*\b6\b.*\b7\b"),
-        ({"batch_size": 30}, r"'batch_size'"),
-        ({"likelihood": "zinb"}, r"'likelihood'"),
-        ({"x": 2}, r"'data'"),
-    ],
+    spread(
+        [
+            ({"seed": 1}, r"'seed'.*\b0\b.*\b1\b"),
+            ({"epochs": 7}, r"'epochs'.*\b6\b.*\b7\b"),
+            ({"batch_size": 30}, r"'batch_size'"),
+            ({"likelihood": "zinb"}, r"'likelihood'"),
+            ({"x": 2}, r"'data'"),
+        ],
+        2,
+    ),
 )
 def test_a_checkpoint_of_another_fit_is_refused(few, tmp_path, change, words):
     path = tmp_path / "state"
@@ -205,9 +211,10 @@ def test_wrong_settings(few, settings, error, words):
         vx.fit_vae(few, epochs=1, verbose=0, **settings)
 
 
+@pytest.mark.faults
 def test_a_killed_command_goes_on(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
-    words = ["fit", "few.h5ad", "--label-key", "cell_type", "--epochs", "60", "--checkpoint-steps", "1", "-q"]
+    words = ["fit", "few.h5ad", "--label-key", "cell_type", "--epochs", "20", "--checkpoint-steps", "1", "-q"]
 
     def command(out, *more):
         return [sys.executable, "-m", "vaexprs", *words, "--out", out, *more]
@@ -232,6 +239,6 @@ def test_a_killed_command_goes_on(few, tmp_path):
     assert run("a").returncode == 0
     a, b = (json.loads((tmp_path / name / "meta.json").read_text()) for name in "ab")
     assert a["history"] == b["history"]
-    assert len(a["history"]["loss"]) == 60
+    assert len(a["history"]["loss"]) == 20
     arrays = [np.load(tmp_path / name / "arrays.npz") for name in "ab"]
     assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0].files)

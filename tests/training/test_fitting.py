@@ -20,6 +20,7 @@ from singlecellexperiment import SingleCellExperiment
 from summarizedexperiment import SummarizedExperiment
 
 import vaexprs as vx
+from layers import spread
 from vaexprs.io.convert import fingerprint
 from vaexprs.training.schedule import _batch_size
 
@@ -50,6 +51,7 @@ class Watch(keras.callbacks.Callback):
 # --- R's arguments, one by one ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_object_takes_an_anndata_of_any_kind_of_matrix(few):
     kinds = [few, few[np.arange(120)], ad.AnnData(dense(few), obs=few.obs, var=few.var)]
     kinds.append(ad.AnnData(sp.csc_matrix(few.X), obs=few.obs, var=few.var))
@@ -74,11 +76,13 @@ def test_object_takes_biocpy_experiments(few, kind):
     assert set(fit.preprocessing.conditions.labels) == set(few.obs["cell_type"])
 
 
+@pytest.mark.slow
 def test_object_takes_a_path(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     assert len(quick(tmp_path / "few.h5ad").genes) == 50
 
 
+@pytest.mark.slow
 def test_x_train_takes_arrays_frames_and_sparse_matrices(few):
     frame = few.to_df()
     fits = [quick(x_train=x) for x in (dense(few), frame, few.X, sp.csr_array(few.X), dense(few).astype(int))]
@@ -98,6 +102,7 @@ def test_x_val_is_scaled_by_the_training_limits(few):
     assert set(fit.history) == {"loss", "reconstruction", "kl", "val_loss", "val_reconstruction", "val_kl"}
 
 
+@pytest.mark.slow
 def test_x_val_may_be_an_anndata_with_its_own_labels(few):
     fit = quick(few[:90], x_val=few[90:], label_key="cell_type")
     assert fit.preprocessing.y_val.shape == (30, 4)
@@ -118,6 +123,7 @@ def test_y_train_may_be_a_series_or_a_categorical_which_keeps_its_order(few):
         assert quick(x_train=few.X, y_train=labels).preprocessing.conditions.labels == tuple(order)
 
 
+@pytest.mark.slow
 def test_y_val_has_the_codes_of_the_training_labels(few):
     """Labels 10, 20, 30; the validation cells lack the first: no code may move up."""
     y = np.repeat([10, 20, 30], 40)
@@ -126,12 +132,14 @@ def test_y_val_has_the_codes_of_the_training_labels(few):
     np.testing.assert_array_equal(fit.preprocessing.y_val.argmax(axis=1), (y[60:] - 10) // 10)
 
 
+@pytest.mark.slow
 def test_encoder_layers_are_the_encoder(few):
     fit = quick(few, encoder_layers=[keras.layers.Dense(11, "tanh"), keras.layers.Dense(5)])
     units = [layer.units for layer in fit.encoder.layers if isinstance(layer, keras.layers.Dense)]
     assert units == [11, 5, 10]
 
 
+@pytest.mark.slow
 def test_decoder_layers_are_the_decoder(few):
     fit = quick(few, decoder_layers=[keras.layers.Dense(11, "tanh"), keras.layers.Dense(5)])
     units = [layer.units for layer in fit.decoder.layers if isinstance(layer, keras.layers.Dense)]
@@ -139,7 +147,7 @@ def test_decoder_layers_are_the_decoder(few):
     assert fit.likelihood.name == "nb"
 
 
-@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("size", [2, *spread([1, 7], 0)])
 def test_latent_dim_is_the_size_of_the_latent_vector(few, size):
     fit = quick(few, latent_dim=size)
     assert fit.encoder.output.shape == (None, size)
@@ -151,6 +159,7 @@ def test_latent_dim_is_2_under_rs_contract_and_10_otherwise(few):
     assert quick(few).latent_dim == 10
 
 
+@pytest.mark.slow
 def test_regularization_weighs_the_kl_divergence(few):
     kl = [quick(few, regularization=weight, epochs=30).history["kl"][-1] for weight in (0, 1, 20)]
     assert kl[0] > kl[1] > kl[2]
@@ -168,6 +177,7 @@ def test_epochs_by_default_follow_the_number_of_cells(few):
     assert len(fit.history["loss"]) == 150  # 300 steps of 60 cells at 120 cells
 
 
+@pytest.mark.slow
 def test_preprocessing_is_reused_and_not_recomputed(few):
     first = quick(few[:60], label_key="cell_type", likelihood="bernoulli")
     again = quick(preprocessing=first.preprocessing)
@@ -228,6 +238,7 @@ def test_use_generator_gives_the_same_fit(few, likelihood):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_optimizer_is_a_name_or_an_optimizer_which_is_copied(few):
     mine = keras.optimizers.SGD(1e-6)
     slow = quick(few, optimizer=mine, epochs=5).history["loss"]
@@ -250,6 +261,7 @@ def test_validation_split_is_ignored_where_there_are_validation_cells(few):
     assert len(fit.preprocessing.val) == 10
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_long_because_of_its_genes_says_so_once(few, capsys, monkeypatch):
     for name in ("MANY_GENES", "SECONDS_TO_JUDGE", "MANY_MINUTES"):
         monkeypatch.setattr(f"vaexprs.training.callbacks.{name}", 0)
@@ -262,6 +274,7 @@ def test_a_fit_that_is_long_because_of_its_genes_says_so_once(few, capsys, monke
     assert "more minutes" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_further_arguments_reach_keras_fit(few, capsys):
     stop = keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1)
     assert len(quick(few, epochs=9, callbacks=stop).history["loss"]) == 2
@@ -296,6 +309,7 @@ def test_layer_names_the_values(few):
     assert fit.preprocessing.x_train.sum() == 2 * few.X.sum()
 
 
+@pytest.mark.slow
 def test_likelihood_by_default_follows_values_and_layers(few):
     assert quick(few).likelihood.name == "nb"
     halves = few.copy()
@@ -323,6 +337,7 @@ def test_same_seed_same_fit_and_the_global_generators_are_left_alone(few):
     np.testing.assert_array_equal(runs[0].density.pooled, runs[1].density.pooled)
 
 
+@pytest.mark.slow
 def test_distribution_is_the_scope_of_model_and_training(tmp_path):
     """Two devices in a process of their own; each then holds half of a batch."""
     code = """
@@ -580,6 +595,7 @@ def test_a_learning_rate_that_diverges_is_said(few):
         quick(few, optimizer=keras.optimizers.Adam(1e25), epochs=1, batch_size=120)
 
 
+@pytest.mark.slow
 def test_one_cell_and_one_gene_work(few):
     assert quick(few[:1]).density.cells.tolist() == [1]
     with pytest.warns(UserWarning, match=r"same value"):
@@ -615,6 +631,7 @@ def test_averaged_weights_are_the_ones_kept(few):
     assert np.abs(average - remember.seen[-1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_learning_rate_is_smaller_for_deep_counts_and_other_values(few):
     deep = few.copy()
     deep.X = deep.X * 1000
@@ -708,6 +725,7 @@ def test_the_recipe_tells_what_was_not_the_default(few):
     assert fit.recipe["versions"]["keras"] == keras.version()
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_kept_for_the_next_process(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     code = (
@@ -799,6 +817,7 @@ def test_a_large_sparse_matrix_is_left_sparse(few, monkeypatch):
     assert sp.issparse(quick(sparse).preprocessing.x_train)
 
 
+@pytest.mark.slow
 def test_labels_with_names_go_to_the_cells_of_these_names(few):
     frame = few.to_df()
     labels = few.obs["cell_type"].astype(str)

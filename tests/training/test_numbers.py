@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from commands import run
 from vaexprs.training import callbacks as training
 from vaexprs.training.checkpoint import read_state
 
-NIGHTLY = bool(os.environ.get("VAEXPRS_NIGHTLY"))  # all kinds, and default lengths
+NIGHTLY = bool(os.environ.get("VAEXPRS_NIGHTLY"))  # fits of the default length
 SGD = keras.optimizers.SGD
 
 
@@ -49,7 +50,7 @@ def bulk(rng):
     return rng.poisson(rng.gamma(2, size=(40, 19_000)) * np.geomspace(1e-2, 1e4, 19_000)).astype(np.float32)
 
 
-EACH = list(itertools.product([one_gene, any_depth], ["nb", "zinb", "poisson", "gaussian"]))
+QUICK = [(one_gene, "zinb"), (any_depth, "nb")]
 
 
 def check_finite(fit, n=200):
@@ -66,7 +67,11 @@ def check_finite(fit, n=200):
 
 @pytest.mark.filterwarnings("ignore")  # of genes that do not vary, and of doubts
 @pytest.mark.parametrize(
-    ("cells", "likelihood"), EACH if NIGHTLY else [(one_gene, "zinb"), (any_depth, "nb")]
+    ("cells", "likelihood"),
+    [
+        pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.nightly)
+        for pair in itertools.product([one_gene, any_depth], ["nb", "zinb", "poisson", "gaussian"])
+    ],
 )
 def test_hard_data_end_finite(cells, likelihood):
     x = cells(np.random.default_rng(0))
@@ -78,6 +83,7 @@ def test_hard_data_end_finite(cells, likelihood):
         assert totals[7] > 0.95 * totals.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("cells", "epochs"), [(hardly_any, 10), (bulk, 3)])
 def test_large_hard_data_end_finite(cells, epochs):
@@ -169,9 +175,7 @@ def test_no_checkpoint_holds_what_diverged(few, tmp_path):
 def test_the_command_line_says_it(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     words = ["fit", "few.h5ad", "--epochs", "3", "--regularization", "1e38", "--out", "model"]
-    done = subprocess.run(
-        [sys.executable, "-m", "vaexprs", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = run(*words, cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(r"Error: .*diverged.*finite.*epoch 1\b", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
@@ -215,6 +219,7 @@ def contents(folder):
     return found | {"meta": (folder / "model" / "meta.json").read_bytes()}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_same_seed_gives_the_same_bytes_twice_and_in_two_processes(tmp_path):
     made = []

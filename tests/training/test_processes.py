@@ -66,6 +66,7 @@ def history(folder, name):
     return json.loads((folder / name / "meta.json").read_text())["history"]
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_give_the_losses_of_one_with_the_same_batches(folder, count):
     out = f"by{count}"
@@ -78,11 +79,12 @@ def test_processes_give_the_losses_of_one_with_the_same_batches(folder, count):
     assert not list(folder.glob(f"{out}.checkpoint"))
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_other_and_a_resumed_run_completes(folder, victim):
     out = f"killed{victim}"
     state = folder / f"{out}.checkpoint"
-    processes = several(folder, out, "--epochs", 150, "--checkpoint-steps", 3)
+    processes = several(folder, out, "--epochs", 40, "--checkpoint-steps", 3)
     end = time.monotonic() + 120
     while not state.exists() and time.monotonic() < end:
         time.sleep(0.02)
@@ -99,12 +101,13 @@ def test_a_process_that_is_killed_ends_the_other_and_a_resumed_run_completes(fol
         assert ours in text or "the leader task was preempted/died" in text
     assert "Traceback" not in text
     assert not (folder / out).exists()
-    for status, text in ended(several(folder, out, "--epochs", 150, "--checkpoint-steps", 300, "--resume")):
+    for status, text in ended(several(folder, out, "--epochs", 40, "--checkpoint-steps", 300, "--resume")):
         assert status == 0, text
-    assert len(history(folder, out)["loss"]) == 150
+    assert len(history(folder, out)["loss"]) == 40
     assert not state.exists()
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("each", "words"),
     [
@@ -125,6 +128,7 @@ def test_processes_that_disagree_say_in_what(folder, few, each, words):
     assert not list(folder.glob("never*"))
 
 
+@pytest.mark.multiprocess
 def test_a_coordinator_that_does_not_answer_is_said(folder):
     port = free_port()
     process = start(
@@ -140,6 +144,7 @@ def test_a_coordinator_that_does_not_answer_is_said(folder):
     assert not list(folder.glob("never*"))
 
 
+@pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("env", "words"),
     [
@@ -230,6 +235,7 @@ def test_one_process_agrees_with_itself():
     agree({"seed": 0})
 
 
+@pytest.mark.multiprocess
 def test_slurm_step_trains_together(folder):
     """The variables that srun sets are all there is to tell the processes of each other."""
     port = free_port()
