@@ -6,11 +6,11 @@ COPY src src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM python:3.13-slim
-# every dependency comes as a wheel: there is no compiler in the image
+# the image has no compiler, so every dependency must be a wheel
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip install --no-cache-dir --only-binary :all: /wheel/*.whl \
     && useradd --create-home --uid 1000 cells
-# folders that any user may write to: whoever runs it with -u has no home in the image
+# caches in folders that any user may write to: a user given with -u has no home folder in the image
 ENV XDG_CACHE_HOME=/tmp/cache NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
 USER 1000
 WORKDIR /data

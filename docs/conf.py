@@ -1,6 +1,7 @@
-"""How the documentation is built: `sphinx-build -W --keep-going -b html docs docs/_build/html`."""
+"""Configuration of the documentation build: `sphinx-build -W --keep-going -b html docs docs/_build/html`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import latex2mathml.converter
 
-# what pages run sees the same as its reader would, and compiled programs are kept between the pages
+# keep compiled programs between the pages, which makes the build faster
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["VAEXPRS_REPOSITORY"] = str(Path(__file__).parents[1])
 
@@ -45,18 +46,18 @@ html_theme_options = {
 html_copy_source = False
 html_show_sourcelink = False
 
-# every page is run when it is built, in a folder of its own that is then thrown away
+# run each page when it is built, in a temporary folder
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-nb_output_stderr = "remove"  # progress bars; a page that shows a warning says so
+nb_output_stderr = "remove"  # progress bars and warnings
 nb_mime_priority_overrides = [("html", "image/svg+xml", 0), ("html", "image/png", 1)]
 
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
-# what is made by the build is linked to as it will lie beside the pages
+# built: files that pages write into the site; code: source pages of sphinx.ext.viewcode
 myst_url_schemes = {
     "http": None,
     "https": None,
@@ -74,9 +75,8 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 copybutton_exclude = ".linenos, .gp, .go"
 
-# Pages say where things lie in the repository, so that their links work there too.
+# Pages link to files of the repository; these are their places in the site.
 MOVED = {
-    "../src/vaexprs/": "code:",
     "../benchmarks/": "benchmarks/",
     "../CHANGELOG.md": "changelog.md",
     "../CONTRIBUTING.md": "contributing.md",
@@ -85,35 +85,35 @@ MOVED = {
 
 
 def _point_into_the_site(app, docname, source):
+    """Replace links to files of the repository by links to their pages in the site."""
     up = "../" * docname.count("/")
     for repository, site in MOVED.items():
-        to = site if site.startswith("code:") else up + site
-        source[0] = source[0].replace(f"]({up}{repository}", f"]({to}")
+        source[0] = source[0].replace(f"]({up}{repository}", f"]({up}{site}")
+    source[0] = re.sub(rf"\]\({re.escape(up)}\.\./src/vaexprs/([\w/]+)\.py\)", r"](code:\1)", source[0])
 
 
 def _write_commands(app):
-    """Write the page of the command line, as Typer tells it."""
+    """Write the page of the command line with Typer."""
     page = Path(app.srcdir, "reference", "cli.md")
-    shutil.rmtree(page.parent, ignore_errors=True)  # pages of names that there were
+    shutil.rmtree(page.parent, ignore_errors=True)  # remove pages of names that no longer exist
     page.parent.mkdir()
-    told = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-m", "typer", "vaexprs.cli", "utils", "docs", "--name", "vaexprs"],
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    told = told.replace("# `vaexprs`", "# The command line", 1)
-    page.write_text(told)
+    page.write_text(text.replace("# `vaexprs`", "# The command line", 1))
 
 
 def _math(display):
-    """Return a visitor that writes formulas as MathML: no script, and screen readers read it."""
+    """Return a visitor that writes formulas as MathML, readable without scripts and by screen readers."""
 
     def visit(writer, node):
         from docutils import nodes
 
         written = latex2mathml.converter.convert(node.astext(), display=display)
-        if display == "block":  # wide ones are scrolled, also by keyboard
+        if display == "block":  # focusable, so that wide formulas can be scrolled by keyboard
             written = f'<div class="math" tabindex="0" role="group" aria-label="Formula">{written}</div>'
         writer.body.append(written)
         raise nodes.SkipNode
@@ -122,7 +122,7 @@ def _math(display):
 
 
 def setup(app):
-    """Say where the build lies, for pages that leave a file there; add the renderer of formulas."""
+    """Export the output folder, to which pages copy files; register handlers and math renderer."""
     os.environ["VAEXPRS_DOCS_OUT"] = str(app.outdir)
     app.connect("builder-inited", _write_commands, priority=100)
     app.connect("source-read", _point_into_the_site)

@@ -1,4 +1,4 @@
-// What unfolds in the sidebar has no name in the theme: screen readers would say "button".
+// The theme does not label the sidebar toggles: screen readers would only say "button".
 document.addEventListener("DOMContentLoaded", () => {
   for (const summary of document.querySelectorAll("nav details > summary")) {
     const link = summary.closest("li")?.querySelector("a");

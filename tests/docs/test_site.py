@@ -15,7 +15,7 @@ SITE = Path(os.environ.get("VAEXPRS_SITE") or Path(__file__).parents[2] / "docs/
 PAGES = [
     "index", "tour", "workflows", "from-r", "faq", "gallery", "how-it-works", "judging", "api", "reference/cli",
     "reference/vaexprs.fit_vae", "tutorials/sharing", "tutorials/balancing", "benchmarks/RESULTS", "search",
-    "genindex", "_modules/vaexprs/likelihoods",
+    "genindex", "_modules/vaexprs/latent/density",
 ]  # fmt: skip
 
 if not (SITE / "index.html").exists():
