@@ -34,7 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vaexprs.latent import density
-from vaexprs.likelihoods import counts as likelihoods
+from vaexprs.likelihoods import base, count_base
 from vaexprs.mixture import selection as mixture
 
 MAX_CELLS = 1000  # of each side in a forest
@@ -144,12 +144,12 @@ def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
         "additions of conditions not held": (
             {},
             True,
-            lambda: patch.object(likelihoods, "EFFECT_VARIANCE", 1e6),
+            lambda: patch.object(base, "EFFECT_VARIANCE", 1e6),
         ),
         "one dispersion a gene": (
             {},
             True,
-            lambda: patch.object(likelihoods.CountHead, "deviation_sd", 1e-3),
+            lambda: patch.object(count_base.CountHead, "deviation_sd", 1e-3),
         ),
         "one component a label": ({}, True, lambda: patch.object(density, "CELLS_PER_COMPONENT", 10**9)),
         "model and components by BIC": ({}, True, lambda: patch.object(density, "select_mixture", by_bic)),

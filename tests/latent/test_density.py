@@ -248,7 +248,7 @@ def test_summary_has_a_column_for_each_key_and_only_seen_combinations(additive):
     assert pairs == [("T", "1", 8), ("T", "2", 2), ("B", "1", 4), ("B", "2", 12), ("NK", "1", 6)]
 
 
-def test_level_that_is_none_is_refused_with_the_nearest(additive):
+def test_unknown_level_is_refused_with_the_nearest(additive):
     with pytest.raises(ValueError, match=r"^cell_type\b.*'T', 'B', 'NK'.*'nk'.*'NK'"):
         additive[0].mixture({"cell_type": "nk", "batch": "1"})
 

@@ -41,7 +41,7 @@ def test_draws_become_draws_of_the_target(way):
     assert way.target.log_prob(carried).mean() == pytest.approx(own.mean(), abs=0.03)
 
 
-def test_they_go_as_far_as_the_cheapest_plan_says(way):
+def test_points_move_as_far_as_the_cheapest_plan(way):
     rng = np.random.default_rng(3)
     component = rng.choice(4, DRAWS, p=way.source.weights)
     x = way.source.means[component] + np.einsum(
@@ -53,7 +53,7 @@ def test_they_go_as_far_as_the_cheapest_plan_says(way):
     assert gone == pytest.approx(float(least), rel=0.05)
 
 
-def test_the_ends_of_the_way_are_source_and_target(way):
+def test_geodesic_ends_are_source_and_target(way):
     for t, end in ((0.0, way.source), (1.0, way.target)):
         for here, there in zip(moments(way.between(t)), moments(end), strict=True):
             assert np.allclose(here, there)
@@ -61,7 +61,7 @@ def test_the_ends_of_the_way_are_source_and_target(way):
     assert np.allclose(middle, (moments(way.source)[0] + moments(way.target)[0]) / 2)
 
 
-def test_components_stay_as_narrow_as_they_are_on_the_way():
+def test_components_stay_narrow_along_the_geodesic():
     """A blend of the two densities would be a cluster at each end; the geodesic is one cluster that moves."""
     start = Mixture(np.ones(1), np.array([[-5.0, 0.0]]), np.eye(2)[None], "VVV")
     end = Mixture(np.ones(1), np.array([[5.0, 0.0]]), 4 * np.eye(2)[None], "VVV")
@@ -70,7 +70,7 @@ def test_components_stay_as_narrow_as_they_are_on_the_way():
     assert np.allclose(middle.covariances, 2.25 * np.eye(2))  # standard deviations 1, 1.5, 2
 
 
-def test_the_way_to_itself_moves_nothing():
+def test_transport_to_itself_moves_nothing():
     here = mixture(0, 4)
     x = here.sample(200, np.random.default_rng(0))
     assert np.allclose(Transport(here, here).carry(x, np.random.default_rng(1)), x, atol=1e-6)

@@ -15,10 +15,13 @@ from sklearn.metrics import log_loss
 from vaexprs.data.demo import demo_cells
 from vaexprs.likelihoods import LIKELIHOODS, default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, RowL2
-from vaexprs.likelihoods.continuous import _NO_MOMENTS, Bernoulli, Gaussian, _joined, _moments, _nonzero
+from vaexprs.likelihoods.bernoulli import Bernoulli
 from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts, evenly_spread
-from vaexprs.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from vaexprs.likelihoods.gaussian import _NO_MOMENTS, Gaussian, _combined_moments, _moments, _nonzero
 from vaexprs.likelihoods.log_prob import log_rising, negative_binomial_log_prob, poisson_log_prob
+from vaexprs.likelihoods.negative_binomial import NegativeBinomial
+from vaexprs.likelihoods.poisson import Poisson
+from vaexprs.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 from vaexprs.preprocessing.scaling import POWERS
 from vaexprs.preprocessing.summary import Summary
 
@@ -71,7 +74,7 @@ def counts(output):
 
 # ---- log probabilities of counts
 
-POINTS = 4000  # one size for all: each size is compiled anew
+POINTS = 4000  # one size for all: each new size is compiled
 
 
 def points(seed, *ranges):
@@ -296,7 +299,7 @@ def test_head_learns_dispersions_of_conditions():
 
 
 @pytest.mark.parametrize("likelihood", [NegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name)
-def test_what_a_condition_adds_is_held_the_more_the_rarer_it_is(likelihood):
+def test_effects_of_rare_conditions_are_shrunk_more(likelihood):
     """Prior variance 50 times its share of the cells; 25 of 100 cells have 12.5, one has 0.5."""
     condition = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
     head = likelihood.head(GENES, 100, [25, 1])
@@ -311,7 +314,7 @@ def test_what_a_condition_adds_is_held_the_more_the_rarer_it_is(likelihood):
         assert head.zero_effect.shape == (2, GENES)
 
 
-def test_what_conditions_add_to_counts_is_a_factor_of_proportions():
+def test_condition_effects_multiply_proportions():
     head = NegativeBinomial().head(GENES, 100, [50, 50])
     condition = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
     plain = f64(head(HIDDEN, condition)["proportion"])
@@ -322,7 +325,7 @@ def test_what_conditions_add_to_counts_is_a_factor_of_proportions():
     np.testing.assert_allclose(given, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
-def test_cells_beyond_two_thousand_do_not_hold_conditions_more():
+def test_shrinkage_of_effects_is_constant_above_two_thousand_cells():
     heads = [NegativeBinomial().head(GENES, n, [20, 30]) for n in (2_000, 2_000_000)]
     for head in heads:
         head(HIDDEN, np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]])
@@ -625,6 +628,33 @@ def test_only_counts_have_a_library_and_only_bernoulli_takes_the_users_last_laye
     assert [LIKELIHOODS[name].latent_dim for name in NAMES] == [2, 10, 10, 10, 10]
 
 
+def test_only_counts_support_privacy_and_every_likelihood_is_listed_under_its_name():
+    assert [LIKELIHOODS[name].supports_privacy for name in NAMES] == [False, True, True, True, False]
+    assert [kind.name for kind in LIKELIHOODS.values()] == list(LIKELIHOODS) == NAMES
+
+
+@pytest.mark.parametrize("last", [None, keras.layers.Dense(8), keras.layers.Dense(8, "relu")])
+def test_hidden_last_layer_leaves_the_likelihood_to_the_values(last):
+    counts = Summary.of(np.array([[0.0, 3], [1, 2]]))
+    assert default_likelihood(counts, last) is NegativeBinomial
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_last_layer_with_one_unit_per_gene_implies_bernoulli(activation):
+    counts = Summary.of(np.array([[0.0, 3], [1, 2]]))
+    assert default_likelihood(counts, keras.layers.Dense(2, activation)) is Bernoulli
+
+
+@pytest.mark.parametrize(
+    ("last", "got"),
+    [(keras.layers.Dense(1_500, "sigmoid"), "1,500"), (keras.layers.Activation("sigmoid"), "no")],
+)
+def test_sigmoid_last_layer_must_have_one_unit_per_gene(last, got):
+    counts = Summary.of(np.array([[0.0, 3], [1, 2]]))
+    with pytest.raises(ValueError, match=rf"decoder_layers.*sigmoid.*\b{got} units.*\b2 genes.*likelihood"):
+        default_likelihood(counts, last)
+
+
 # ---- last layers
 
 HIDDEN = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
@@ -802,7 +832,7 @@ def test_deviations_of_levels_have_a_normal_prior(likelihood, sd):
     assert float(sum(head.losses)) * 100 == pytest.approx(GENES * (0.2 / sd) ** 2 / 2, rel=1e-5)
 
 
-def test_level_without_cells_is_held_as_one_with_a_cell():
+def test_effect_of_a_level_without_cells_is_shrunk_as_with_one_cell():
     losses = []
     for level_cells in ([0, 9], [1, 9]):
         head = Poisson().head(GENES, 10, level_cells)
@@ -832,7 +862,7 @@ def test_heads_start_near_one_profile_with_few_excess_zeros(likelihood):
         np.testing.assert_allclose(output["mean"][0], np.maximum(kernel.sum(axis=0), 0), atol=1e-6)
 
 
-def test_what_is_learned_and_what_is_only_kept():
+def test_which_weights_are_trainable():
     head = Gaussian(zeros=True).head(GENES, 100, [2, 3])
     head(HIDDEN, CONDITION)
     names = {weight.name for weight in head.trainable_weights}
@@ -861,7 +891,7 @@ def test_what_saved_models_name_is_registered_with_keras(name):
 @pytest.mark.parametrize(
     "likelihood", [ZeroInflatedNegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name
 )
-def test_head_with_conditions_is_made_again_with_what_holds_it(likelihood):
+def test_conditional_head_is_rebuilt_with_its_regularisers(likelihood):
     head = likelihood.head(GENES, 100, [2, 3])
     head(HIDDEN, CONDITION)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
@@ -950,7 +980,7 @@ def test_block_is_drawn_from_the_generators_numbers(name, stratified):
         "sd": proportion,
     }
     own = {
-        "poisson": (None, None),
+        "poisson": (np.full((2, GENES), np.inf), None),
         "nb": (output["dispersion"], None),
         "zinb": (output["dispersion"], output["zero_logit"]),
     }
@@ -1000,7 +1030,7 @@ def test_zero_inflated_draws_are_quantiles_of_what_is_above_the_excess():
 
 
 @pytest.mark.parametrize(("values", "kind"), [((1.0, 1000.0), "none"), ((1.0, 30.0, 1000.0), "log1p")])
-def test_genes_with_two_values_say_nothing_of_the_scaling_and_those_with_three_do(values, kind):
+def test_only_genes_with_three_values_determine_the_scaling(values, kind):
     x = np.zeros((300, 201))
     x[:, 0] = np.random.default_rng(0).normal(20, 2, 300)
     x[: len(values), 1:] = np.array(values)[:, None]
@@ -1043,7 +1073,7 @@ def test_moments_of_blocks_together_are_those_of_all():
     x = rng.normal(3, 2, (60, 4)) * (rng.random((60, 4)) < [0.9, 0.5, 0.05, 0])
     joined = _NO_MOMENTS
     for block in (x[:7], x[7:7], x[7:30], x[30:]):
-        joined = _joined(joined, _moments(*_nonzero(sp.csr_matrix(block)), 4))
+        joined = _combined_moments(joined, _moments(*_nonzero(sp.csr_matrix(block)), 4))
     kept = [gene[gene != 0] for gene in x.T]
     assert joined[0].tolist() == [len(gene) for gene in kept]
     np.testing.assert_allclose(joined[1][:3], [gene.mean() for gene in kept[:3]])
@@ -1051,23 +1081,23 @@ def test_moments_of_blocks_together_are_those_of_all():
     assert (joined[1][3], joined[2][3]) == (0, 0)
 
 
-def test_head_started_from_what_was_told_learns_no_dispersions():
-    """The profile and what conditions add are as they were told; all genes have a dispersion of 5 for good."""
-    told, effects = np.log([0.2, 0.5, 0.3]), np.array([[1.0, 0, 0], [0, -1, 0]])
+def test_head_started_from_private_releases_learns_no_dispersions():
+    """Proportions and effects are the released ones; the dispersion of all genes is fixed at 5."""
+    log_proportions, effects = np.log([0.2, 0.5, 0.3]), np.array([[1.0, 0, 0], [0, -1, 0]])
     head = NegativeBinomial().head(GENES, 100, [2, 3])
     head(np.zeros_like(HIDDEN), CONDITION)
-    NegativeBinomial().start_released(head, told, effects)
+    NegativeBinomial().start_released(head, log_proportions, effects)
     output = head(np.zeros_like(HIDDEN), CONDITION)
-    expected = softmax(told + CONDITION @ effects, axis=1)
+    expected = softmax(log_proportions + CONDITION @ effects, axis=1)
     np.testing.assert_allclose(f64(output["proportion"]), expected, rtol=1e-5)
     np.testing.assert_allclose(f64(output["dispersion"]), 5, rtol=1e-5)
     assert {weight.name for weight in head.trainable_weights} == {"kernel", "bias", "effect"}
     for likelihood in (NegativeBinomial(), Poisson()):
         alone = likelihood.head(GENES, 100)
         alone(HIDDEN)
-        likelihood.start_released(alone, told, np.zeros((0, GENES)))
+        likelihood.start_released(alone, log_proportions, np.zeros((0, GENES)))
         assert {weight.name for weight in alone.trainable_weights} == {"kernel", "bias"}
-        np.testing.assert_allclose(f64(alone.bias), told, rtol=1e-6)
+        np.testing.assert_allclose(f64(alone.bias), log_proportions, rtol=1e-6)
 
 
 @each_count_likelihood

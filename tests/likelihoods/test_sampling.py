@@ -20,11 +20,10 @@ def drawn(grid, *, logit=None, stratified, library=None, seed=0, blocks=BLOCKS):
     mean, theta = (np.array(values, float) for values in zip(*grid, strict=True))
     proportion = np.tile(mean.astype(np.float32), (CELLS, 1))
     logits = None if logit is None else np.full(proportion.shape, logit, np.float32)
-    dispersion = None if np.isinf(theta).all() else theta[None]
     rows = [np.arange(CELLS)]
     parts = [
         draw_counts(
-            np.random.default_rng((seed, i)), proportion, library, dispersion, logits, rows, stratified
+            np.random.default_rng((seed, i)), proportion, library, theta[None], logits, rows, stratified
         )
         for i in range(blocks)
     ]
@@ -125,13 +124,13 @@ def test_groups_of_rows_have_dispersions_of_their_own():
     assert values[:, 1::2].var() == pytest.approx(2, rel=0.03)
 
 
-def test_what_comes_is_a_canonical_csr_matrix_without_stored_zeros():
+def test_counts_are_a_canonical_csr_matrix_without_stored_zeros():
     counts = drawn(GRID, stratified=True, blocks=1).tocsr()
     one = draw_counts(
         np.random.default_rng(0),
         np.full((7, 30), 0.4, np.float32),
         np.ones(7),
-        None,
+        np.full((3, 30), np.inf),
         None,
         [np.array([5, 0, 3]), np.array([1]), np.array([2, 4, 6])],
         True,
@@ -201,7 +200,7 @@ def test_independent_draws_are_the_quantiles_of_the_generators_numbers(logits, p
     mean = np.geomspace(1e-3, 400, genes)
     proportion = (mean * rng.uniform(0.5, 2, (n, genes))).astype(np.float32)
     zero_logit = rng.normal(-1, 2, (n, genes)).astype(np.float32) if logits else None
-    dispersion = None if poisson else np.exp(rng.normal(0, 2, (2, genes)))
+    dispersion = np.full((2, genes), np.inf) if poisson else np.exp(rng.normal(0, 2, (2, genes)))
     if not poisson:
         dispersion[1, ::4] = np.inf
     got = draw_counts(
@@ -214,8 +213,7 @@ def test_independent_draws_are_the_quantiles_of_the_generators_numbers(logits, p
         if logits:
             excess = 1 / (1 + np.exp(-zero_logit[rows].astype(float)))
             u = (u - excess) / (1 - excess)
-        theta = np.inf if poisson else dispersion[i]
-        counts = quantile(u, library[rows, None] * proportion[rows], theta)
+        counts = quantile(u, library[rows, None] * proportion[rows], dispersion[i])
         expected[rows] = np.where(u < 0, 0, counts)  # below are the excess zeros
     assert (expected > 500).any()
     assert got.dtype == np.int32
@@ -245,12 +243,13 @@ def test_orders_of_strata_are_all_equally_probable():
 
 
 def test_spread_counts_of_large_means_come_one_from_each_stratum():
-    """Large counts tell their uniform numbers: permutations of strata, and uniform within them."""
+    """Large counts determine their uniform numbers: permutations of strata, and uniform within them."""
     k, genes, mean = 6, 800, 1e6
     proportion = np.full((8, genes), mean, np.float32)
     rows = np.array([7, 0, 3, 1, 6, 4])
     groups = [rows, np.array([2, 5])]
-    counts = draw_counts(np.random.default_rng(3), proportion, np.ones(8), None, None, groups, True)
+    poisson = np.full((2, genes), np.inf)
+    counts = draw_counts(np.random.default_rng(3), proportion, np.ones(8), poisson, None, groups, True)
     u = stats.poisson(mean).cdf(counts.toarray()[rows])
     strata, within = np.divmod(u * k, 1)
     assert (np.sort(strata, axis=0) == np.arange(k)[:, None]).mean() > 0.99  # but for counts at an edge
@@ -267,7 +266,7 @@ def test_spread_counts_above_zero_are_as_many_as_expected_in_each_cell(theta, in
     k, genes, mean = 12, 1_500, 0.3
     library = np.linspace(0.3, 1.4, k)
     logit = np.linspace(-1.5, 2, k) if inflated else np.full(k, -np.inf)
-    dispersion = None if np.isinf(theta) else np.full((1, genes), theta)
+    dispersion = np.full((1, genes), theta)
     counts = draw_counts(
         np.random.default_rng(2),
         np.full((k, genes), mean, np.float32),
@@ -307,9 +306,8 @@ def test_numbers_that_can_only_be_zeros_are_not_drawn(mean, logit, drawn):
     genes = 20
     rng, same = np.random.default_rng(4), np.random.default_rng(4)
     logits = None if logit is None else np.full((100, genes), logit, np.float32)
-    draw_counts(
-        rng, np.full((100, genes), mean, np.float32), np.ones(100), None, logits, [np.arange(100)], True
-    )
+    proportion, poisson = np.full((100, genes), mean, np.float32), np.full((1, genes), np.inf)
+    draw_counts(rng, proportion, np.ones(100), poisson, logits, [np.arange(100)], True)
     same.random(genes * drawn)
     assert rng.random() == same.random()
 
@@ -319,12 +317,11 @@ def test_numbers_that_can_only_be_zeros_are_not_drawn(mean, logit, drawn):
 def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion):
     """SciPy looked for one of them for minutes, and what it found came back negative."""
     n = 1_000
-    theta = None if np.isinf(dispersion) else np.full((1, 2), dispersion)
     counts = draw_counts(
         np.random.default_rng(0),
         np.full((n, 2), 0.5, np.float32),
         np.full(n, 2 * mean),
-        theta,
+        np.full((1, 2), dispersion),
         None,
         [np.arange(n)],
         True,

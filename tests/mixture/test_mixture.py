@@ -129,7 +129,7 @@ def test_transform_chooses_the_component_by_the_uniform_number(mixture):
     )
 
 
-def test_transform_is_the_same_for_the_same_numbers_in_any_company(mixture):
+def test_transform_does_not_depend_on_other_points(mixture):
     rng = np.random.default_rng(0)
     uniform, normal = rng.random(20), rng.standard_normal((20, 2))
     together = mixture.transform(uniform, normal)
@@ -544,9 +544,9 @@ def test_repeated_points_do_not_make_more_components():
     """Six points, each repeated fifty times with noise, are six observations and no six clusters."""
     rng = np.random.default_rng(0)
     x = np.repeat(rng.standard_normal((6, 2)), 50, axis=0) + 0.3 * rng.standard_normal((300, 2))
-    told = select_mixture(x, components=range(1, 7), models=["VVI", "EEE"], n_independent=6).best
-    untold = select_mixture(x, components=range(1, 7), models=["VVI", "EEE"]).best
-    assert told.n_components < untold.n_components
+    chosen = select_mixture(x, components=range(1, 7), models=["VVI", "EEE"], n_independent=6).best
+    default = select_mixture(x, components=range(1, 7), models=["VVI", "EEE"]).best
+    assert chosen.n_components < default.n_components
 
 
 def test_points_all_alike_cannot_be_fitted():
@@ -718,7 +718,7 @@ def test_choice_is_made_from_some_of_the_points_only_where_there_are_more(iris):
     assert select_mixture(x, components=[4], seed=3).best.random_state == 3
 
 
-def test_points_not_looked_at_are_in_no_cluster_at_the_start():
+def test_points_outside_the_subset_start_without_a_cluster():
     starts = Starts(np.arange(20.0)[:, None], np.random.RandomState(0), 6)
     responsibility = starts.responsibility(3)
     rows = np.sort(np.random.RandomState(0).permutation(20)[:6])
@@ -740,7 +740,7 @@ def test_full_covariances_need_more_points_than_dimensions():
     assert notes[1].loc[(3, "EII")] == "singular"
 
 
-def test_none_that_can_be_fitted_is_said_with_names_and_numbers():
+def test_error_names_models_and_components_if_none_can_be_fitted():
     with pytest.raises(SingularFitError, match=r"models EII, EEE\b.*\b4 points.*\b2 dimensions.*\b1, 3 comp"):
         select_mixture(np.ones((4, 2)), components=[1, 3], models=["EII", "EEE"])
 

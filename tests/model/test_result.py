@@ -73,7 +73,7 @@ def test_the_optimizer_is_not_saved_and_the_fit_can_go_on(few, tmp_path):
     assert fit.model.optimizer is not None
 
 
-def test_saving_replaces_nothing_unless_told(few, saved):
+def test_saving_does_not_overwrite_by_default(few, saved):
     before = (saved / "meta.json").read_bytes()
     fit = vx.fit_vae(few, epochs=2, verbose=0)
     with pytest.raises(FileExistsError, match=r"exists.*overwrite"):
@@ -155,7 +155,7 @@ class Doubled(keras.layers.Layer):
         return 2 * x
 
 
-def test_a_layer_of_ones_own_is_named_when_loading(few, tmp_path):
+def test_custom_layers_are_passed_when_loading(few, tmp_path):
     layers = [keras.layers.Dense(4), Doubled()]
     fit = vx.fit_vae(few, encoder_layers=layers, epochs=1, verbose=0)
     fit.save(tmp_path / "m")

@@ -288,7 +288,7 @@ def test_batches_must_be_shared_evenly(on_disk):
         batches(on_disk(640), batch_size=34, share=(1, 4))
 
 
-def test_kept_rows_are_all_that_comes(on_disk, buffer_of):
+def test_batches_contain_kept_rows_only(on_disk, buffer_of):
     buffer_of(100)
     kept = np.flatnonzero(np.arange(700) % 7 != 3)
     data = batches(on_disk(700, kept), batch_size=32)

@@ -274,7 +274,7 @@ def test_missing_column_suggests_the_nearest(obs, label, covariates, what, given
         learn_conditions(obs, label, covariates)
 
 
-def test_missing_column_of_an_empty_obs_is_told_so(obs):
+def test_missing_column_of_an_empty_obs_has_its_own_message(obs):
     with pytest.raises(ValueError, match=r"^label_key\b.*\bobs\b.*'cell_type'"):
         learn_conditions(obs[[]], "cell_type", [])
 
@@ -295,7 +295,7 @@ def test_key_named_twice_is_refused(obs, label, covariates):
 @pytest.mark.parametrize(
     ("label", "covariates", "what"), [("barcode", [], "label_key"), (None, ["barcode"], "covariate_keys")]
 )
-def test_value_of_its_own_for_every_cell_is_refused(obs, label, covariates, what):
+def test_key_with_a_different_value_in_every_cell_is_refused(obs, label, covariates, what):
     words = rf"^{what}\b.*'barcode'.*\b4 cells"
     with pytest.raises(ValueError, match=words):
         learn_conditions(obs, label, covariates)
@@ -444,7 +444,7 @@ def test_cells_without_conditions_have_no_codes(adata):
     assert Preprocessing(bare.genes, bare.conditions, bare.scaling, "nb", prepared).y_train is None
 
 
-def test_matrices_and_codes_of_both_sets_are_at_hand(preprocessing, adata):
+def test_preprocessing_holds_matrices_and_codes_of_both_sets(preprocessing, adata):
     train, val = (preprocessing.prepare(part, dense=True) for part in (adata, adata[:1]))
     full = Preprocessing(
         preprocessing.genes, preprocessing.conditions, preprocessing.scaling, "bernoulli", train, val
@@ -606,7 +606,7 @@ def test_summary_from_disk_is_that_from_memory(tmp_path, monkeypatch, form, cell
     same(summarise(disk.keep(kept), "object"), Summary.of(x[kept]))
 
 
-def test_digest_tells_matrices_apart(cells):
+def test_digest_distinguishes_matrices(cells):
     x = cells.X.toarray()
     first = Summary.of(x).digest()
     assert first == Summary.of(x.copy()).digest()

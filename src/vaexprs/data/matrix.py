@@ -75,9 +75,12 @@ def check_compressed(x: Any) -> None:
     x.check_format(full_check=True)
 
 
+TARGET_SUM = 1e4  # total counts per cell after normalisation, as in scanpy.pp.normalize_total(target_sum=1e4)
+
+
 def log_normalised(x: Matrix) -> Matrix:
     """Return log(1 + counts per 10,000), (n_cells, n_genes); a sparse matrix stays sparse."""
     total = np.maximum(np.asarray(x.sum(axis=1), np.float32).ravel(), 1)
     if sp.issparse(x):
-        return sp.csr_matrix(sp.diags(1e4 / total) @ x, dtype=np.float32).log1p()
-    return np.log1p(1e4 * x / total[:, None])
+        return sp.csr_matrix(sp.diags(TARGET_SUM / total) @ x, dtype=np.float32).log1p()
+    return np.log1p(TARGET_SUM * x / total[:, None])

@@ -19,6 +19,7 @@ from vaexprs.differential_privacy.mechanisms import Units
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.latent.density import LatentDensity, without_noise
+from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.nn.build import build_vae
 from vaexprs.nn.predict import encode
@@ -161,10 +162,11 @@ def fit_privately(
     """
     cells = prepared.train
     assert cells is not None
-    if not likelihood.counts:
+    if not likelihood.supports_privacy:
+        names = [name for name, kind in LIKELIHOODS.items() if kind.supports_privacy]
         raise ValueError(
-            f"likelihood must be one for counts where there is privacy ('nb', 'zinb', 'poisson'), got "
-            f"{likelihood.name!r}: the range of other values would be told without noise. Give the counts."
+            f"likelihood must be one for counts ({listed(names)}) with privacy=, got "
+            f"{likelihood.name!r}, which would release the range of the values without noise. Use the counts."
         )
     rng = privacy.source()
     rate, steps = schedule(units.n, batch_size, epochs)

@@ -1,1 +1,1 @@
-"""The density of the latent space for each condition, and optimal transport between conditions."""
+"""Latent density of each condition, and optimal transport between conditions."""

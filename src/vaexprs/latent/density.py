@@ -1,7 +1,7 @@
-"""The latent density of each condition, built of mixtures.
+"""Latent density of each condition, as Gaussian mixtures.
 
-It is fitted to posterior samples of the training cells, with the log library size as one more dimension
-where the values are counts, so that depth comes with its correlation to state.
+Fitted to posterior samples of the training cells. For counts the log library size is an additional dimension,
+so that the correlation between sequencing depth and cell state is modelled.
 """
 
 from __future__ import annotations
@@ -17,39 +17,38 @@ from vaexprs.mixture.em import Mixture, SingularFitError
 from vaexprs.mixture.selection import select_mixture
 from vaexprs.preprocessing.conditions import Conditions
 
-# The rules, by number of cells of a condition:
-CELLS_FOR_OWN_COVARIANCE = 3  # with fewer the pooled within-condition covariance is borrowed
-CELLS_PER_COMPONENT = 15  # one component for every so many cells, at most MAX_COMPONENTS
+CELLS_FOR_OWN_COVARIANCE = 3  # conditions with fewer cells use the pooled within-condition covariance
+CELLS_PER_COMPONENT = 15  # number of cells of a condition per mixture component
 MAX_COMPONENTS = 30
-MODEL = "EEE"  # the components' covariance is one, so that many of them can be told from few cells
-PRIOR_CELLS = 5  # what the pooled covariance weighs against a condition's own, in cells
-MAX_CELLS = 5_000  # of a condition are looked at, a seeded random subset
-POINTS = 2_000  # posterior samples of a condition to aim at ...
-MAX_DRAWS = 10  # ... with at most so many of each cell
-STARTING_POINTS = 500  # of them EM starts from a tree
-BORROWED = "pooled"
+MODEL = "EEE"  # one covariance shared by all components, so that few cells suffice for many components
+PRIOR_CELLS = 5  # weight of the pooled covariance relative to a condition's own, in cells
+MAX_CELLS = 5_000  # maximum number of cells of a condition to fit; of more a seeded random subset is used
+POINTS = 2_000  # target number of posterior samples of a condition
+MAX_DRAWS = 10  # maximum number of posterior samples per cell
+STARTING_POINTS = 500  # number of points used for the hierarchical clustering that initialises EM
+BORROWED = "pooled"  # model names of mixtures not fitted by EM
 SHRUNKEN = "shrunken"
 UNSEEN = "additive"
 FLOOR = 1e-4  # added to the pooled variances
-MIN_LIBRARY_VARIANCE = 0.05  # of log library sizes that noise may leave, as a fraction
+MIN_LIBRARY_VARIANCE = 0.05  # minimum fraction of the log library size variance left after subtracting noise
 
 
 @dataclass(frozen=True)
 class LatentDensity:
-    """A mixture for each condition that has cells, and what is needed to make one for those without.
+    """Mixtures of conditions with training cells, and parameters to derive mixtures of other conditions.
 
     Parameters
     ----------
     conditions
-        Levels of label and covariates in use, and their codes.
+        Levels of label and covariates.
     seen
-        Combinations of levels in the training cells, as dicts; one empty dict where there are no conditions.
+        Combinations of levels in the training cells, as dicts; one empty dict without conditions.
     cells
-        Training cells of each, (n_seen,).
+        Number of training cells of each combination, (n_seen,).
     mixtures
-        Mixture of each.
+        Mixture of each combination.
     bic
-        BIC of each.
+        BIC of each mixture, (n_seen,).
     pooled
         Within-condition covariance, (n_dims, n_dims).
     effects
@@ -67,8 +66,8 @@ class LatentDensity:
     def mixture(self, levels: Mapping[str, str]) -> Mixture:
         """Return the mixture of a combination of levels.
 
-        For a combination without training cells: one component, its mean the sum of the effects of its
-        levels, its covariance the pooled one.
+        A combination without training cells gets one component: its mean is the sum of the effects of its
+        levels, its covariance is the pooled one.
         """
         if levels in self.seen:
             return self.mixtures[self.seen.index(dict(levels))]
@@ -76,7 +75,7 @@ class LatentDensity:
         return Mixture(np.ones(1), code @ self.effects, self.pooled[None], UNSEEN)
 
     def summary(self) -> pd.DataFrame:
-        """Return a row for each condition: its levels, cells, model, components and BIC."""
+        """Return a table with levels, cells, model, components and BIC of each condition."""
         return pd.DataFrame(self.seen, columns=self.conditions.keys).assign(
             cells=self.cells,
             model=[mixture.model for mixture in self.mixtures],
@@ -93,24 +92,24 @@ class LatentDensity:
         means: np.ndarray,
         covariance: np.ndarray,
     ) -> LatentDensity:
-        """Return a density of one normal distribution for each combination, with one covariance for all.
+        """Return a density with one normal distribution per combination and a common covariance.
 
         Parameters
         ----------
         conditions, seen, cells
             See `LatentDensity`.
         means
-            (n_seen, n_dims).
+            Mean of each combination, (n_seen, n_dims).
         covariance
-            (n_dims, n_dims).
+            Common covariance, (n_dims, n_dims).
         """
         mixtures = tuple(Mixture(np.ones(1), mean[None], covariance[None], BORROWED) for mean in means)
         effects = _effects(conditions, seen, means, cells / cells.sum())
-        bic = np.full(len(seen), np.nan)  # it would take the cells to know
+        bic = np.full(len(seen), np.nan)  # computing the BIC requires the cells
         return cls(conditions, seen, cells, mixtures, bic, covariance, effects)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the numbers as arrays, to be saved."""
+        """Return the parameters as arrays for saving."""
         return {
             "seen": np.array([list(levels.values()) for levels in self.seen], np.str_),
             "cells": self.cells,
@@ -126,7 +125,7 @@ class LatentDensity:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], conditions: Conditions) -> LatentDensity:
-        """Return the density that `to_arrays` took apart."""
+        """Return the density from the arrays of `to_arrays`."""
         ends = np.cumsum(arrays["components"])[:-1]
         parts = (np.split(arrays[name], ends) for name in ("weights", "means", "covariances"))
         mixtures = tuple(
@@ -157,37 +156,38 @@ def fit_density(
     sizes: np.ndarray | None = None,
     library_noise: Callable[[np.ndarray], float] | None = None,
 ) -> LatentDensity:
-    """Fit the density of each condition.
+    """Fit the latent density of each condition.
 
     Parameters
     ----------
     mean, sd
         Posterior mean and standard deviation of the training cells, (n_cells, latent_dim).
     log_library
-        Log library size of each, (n_cells,), or None.
+        Log library size of each cell, (n_cells,), or None.
     obs
-        Levels of label and covariates of each.
+        Label and covariates of each cell.
     conditions
-        Levels in use.
+        Levels of label and covariates.
     seed
         Seed of the posterior samples and of EM.
     sizes
-        Number of cells of each combination of levels, in the order of `groups_of`, where these are only
-        some of them.
+        Number of training cells of each combination of levels, in the order of `groups_of`. By default the
+        given cells are counted; needed if they are a subset.
     library_noise
-        Tells for some cells, given as their rows, by what variance the logarithm of a total of drawn counts
-        spreads around the library size they are drawn for. The library sizes of the density are narrower by
-        it, so that the totals of generated cells vary as those of real ones do.
+        Callable: for given rows, the variance of the log total of sampled counts around the log library size.
+        It is subtracted from the variance of the log library size, so that the totals of generated cells vary
+        as those of real cells do.
 
     Notes
     -----
-    By the number n of cells of a condition:
+    The model depends on the number n of cells of a condition:
 
-    * 1 or 2: the pooled within-condition covariance around their own mean ("pooled");
-    * 3 to 29: one component whose covariance is shrunken toward the condition's own covariance S as the mean
-      of an inverse-Wishart posterior with a prior worth 5 cells, (5 pooled + n S) / (5 + n) ("shrunken");
-    * 30 or more: one component for every 15 cells, at most 30, with a covariance in common ("EEE"). A
-      component is a place where cells are, not a claim that there is a type.
+    * 1 or 2: one component with the pooled within-condition covariance ("pooled");
+    * 3 to 29: one component whose covariance is the condition's own covariance S shrunken towards the pooled
+      one, as the mean of an inverse-Wishart posterior with a prior worth 5 cells,
+      (5 pooled + n S) / (5 + n) ("shrunken");
+    * 30 or more: one component per 15 cells, at most 30, with a common covariance ("EEE"). Components
+      describe the shape of the density and need not correspond to cell types.
     """
     groups = groups_of(obs, conditions)
     rng = np.random.default_rng(seed)
@@ -210,7 +210,7 @@ def fit_density(
         w * np.cov(sample.T, bias=True).reshape(sample.shape[1], -1)
         for w, sample in zip(share, points, strict=True)
     )
-    # where no cell has company the pooled covariance is that of the posterior alone
+    # if every condition has a single cell, the pooled covariance is that of the posterior only
     pooled = np.asarray(pooled) + FLOOR * np.eye(centres.shape[1])
     scale = np.sqrt(np.diag(pooled))
     seen = tuple(dict(zip(conditions.keys, levels, strict=True)) for levels in groups)
@@ -233,7 +233,15 @@ def fit_density(
 
 
 def without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
-    """Return the density with the variance of its last dimension, the log library size, less the noise."""
+    """Return the density after subtracting noise variances from its last dimension, the log library size.
+
+    Parameters
+    ----------
+    density
+        Density with the log library size as its last dimension.
+    noise
+        Variance to subtract for each combination of levels, (n_seen,).
+    """
     mixtures = []
     for mixture, extra in zip(density.mixtures, noise, strict=True):
         level = mixture.means[:, -1]
@@ -242,7 +250,7 @@ def without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
         narrower = np.ones(mixture.means.shape[1])
         narrower[-1] = _narrower(variance, extra)
         means = mixture.means.copy()
-        # the logarithm of a noisy total is on average half the noise below that of its expectation
+        # the expected logarithm of a noisy total is half the noise variance below the log of its expectation
         means[:, -1] = middle + narrower[-1] * (level - middle) + extra / 2
         covariances = mixture.covariances * np.outer(narrower, narrower)
         mixtures.append(Mixture(mixture.weights, means, covariances, mixture.model))
@@ -257,7 +265,7 @@ def _narrower(variance: float, noise: float) -> float:
 
 
 def chosen_rows(groups: Mapping[tuple[str, ...], np.ndarray], seed: int) -> dict[tuple[str, ...], np.ndarray]:
-    """Return some rows of each condition, at random where there are more than are looked at."""
+    """Return the rows of each condition, a random subset of MAX_CELLS if there are more."""
     rng = np.random.default_rng(seed)
     return {
         levels: np.sort(rng.choice(rows, MAX_CELLS, replace=False)) if len(rows) > MAX_CELLS else rows
@@ -266,7 +274,7 @@ def chosen_rows(groups: Mapping[tuple[str, ...], np.ndarray], seed: int) -> dict
 
 
 def groups_of(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...], np.ndarray]:
-    """Return the rows of each combination of levels, in the order of the levels."""
+    """Return the rows of each combination of levels, ordered by level."""
     if not conditions.levels:
         return {(): np.arange(len(obs))}
     columns = conditions.columns(obs)
@@ -282,11 +290,11 @@ def groups_of(obs: pd.DataFrame, conditions: Conditions) -> dict[tuple[str, ...]
 def _fit_one(
     sample: np.ndarray, centre: np.ndarray, cells: int, pooled: np.ndarray, scale: np.ndarray, seed: int
 ) -> tuple[Mixture, float]:
-    """Return the mixture of one condition and its BIC; EM works in units of `scale`."""
+    """Return the mixture of one condition and its BIC; EM runs in units of `scale`."""
     d = sample.shape[1]
     components = min(cells // CELLS_PER_COMPONENT, MAX_COMPONENTS)
     if components > 1:
-        with suppress(SingularFitError):  # library sizes all alike, say
+        with suppress(SingularFitError):  # for example if all library sizes are equal
             chosen = select_mixture(
                 sample / scale,
                 components=[components],
@@ -295,7 +303,7 @@ def _fit_one(
                 starting_points=STARTING_POINTS,
                 seed=seed,
             )
-            bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # the density in the units of `sample`
+            bic = chosen.bic + 2 * cells * float(np.log(scale).sum())  # in the units of `sample`
             best = chosen.best.mixture_
             covariances = best.covariances * np.outer(scale, scale)
             return Mixture(best.weights, best.means * scale, covariances, MODEL), bic
@@ -310,9 +318,9 @@ def _fit_one(
 def _effects(
     conditions: Conditions, seen: Sequence[Mapping[str, str]], centres: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the least-squares effect of each one-hot column on the centres, of minimal norm.
+    """Return the minimum-norm least-squares effect of each one-hot column on the centres.
 
-    A level without cells has the mean effect of its key.
+    A level without cells gets the mean effect of its key.
     """
     codes = conditions.one_hot(pd.DataFrame(seen))
     root = np.sqrt(weights)[:, None]

@@ -1,9 +1,8 @@
 r"""Optimal transport between mixtures of normal distributions.
 
-Of all ways to carry one mixture to another that send components to components, the one that moves its mass
-least far (Delon & Desolneux 2020, doi:10.1137/19M1301047): components :math:`k` and :math:`l` exchange the
-mass :math:`\pi_{kl}` that is cheapest under the squared Wasserstein distance of normal distributions, and
-each share moves along their optimal map
+The Wasserstein-type distance of Delon & Desolneux (2020, doi:10.1137/19M1301047) restricts transport plans to
+Gaussian mixtures: the masses :math:`\pi_{kl}` transported between components :math:`k` and :math:`l` minimise
+the total squared Wasserstein distance between normal distributions, and each mass moves by their optimal map
 
 .. math:: T_{kl}(x) = \mu_l + A (x - \mu_k), \qquad
           A = \Sigma_k^{-1/2} (\Sigma_k^{1/2} \Sigma_l \Sigma_k^{1/2})^{1/2} \Sigma_k^{-1/2}
@@ -18,12 +17,12 @@ import numpy as np
 
 from vaexprs.mixture.em import Mixture
 
-MIN_MASS = 1e-9  # of a pair of components, below which it is none
+MIN_MASS = 1e-9  # smaller masses of pairs of components are ignored
 
 
 @dataclass(frozen=True)
 class Transport:
-    """The way from one mixture to another.
+    """Optimal transport from one mixture to another.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ class Transport:
 
     @cached_property
     def mass(self) -> np.ndarray:
-        """What goes from each component to each, (n_source, n_target), with sum 1."""
+        """Mass transported between each pair of components, (n_source, n_target), with sum 1."""
         from ot.gmm import gmm_ot_plan
 
         a, b = self.source, self.target
@@ -46,7 +45,7 @@ class Transport:
 
     @cached_property
     def maps(self) -> dict[tuple[int, int], np.ndarray]:
-        """The matrix A of each pair of components that exchange mass, (n_dims, n_dims)."""
+        """Matrix A, (n_dims, n_dims), of each pair of components with transported mass."""
         from ot.gaussian import bures_wasserstein_mapping
 
         pairs = [(int(k), int(j)) for k, j in np.argwhere(self.mass > MIN_MASS)]
@@ -57,9 +56,10 @@ class Transport:
         }
 
     def carry(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return where points go, (n, n_dims): each with one pair of components, drawn by their shares.
+        """Return transported points, (n, n_dims).
 
-        Draws from the source become draws from the target.
+        Each point moves with one pair of components, sampled with the probabilities of the pairs. Samples of
+        the source become samples of the target.
         """
         pairs = list(self.maps)
         ends = np.cumsum(self._shares(x), axis=1)
@@ -71,7 +71,7 @@ class Transport:
         return carried
 
     def between(self, t: float) -> Mixture:
-        """Return the mixture that is the fraction `t` of the way: a geodesic from source to target."""
+        """Return the mixture at fraction `t` of the geodesic from source to target."""
         a, b = self.source, self.target
         weights, means, covariances = [], [], []
         for (k, j), linear in self.maps.items():
@@ -83,7 +83,7 @@ class Transport:
         return Mixture(total / total.sum(), np.stack(means), np.stack(covariances), f"{a.model}-{b.model}")
 
     def _shares(self, x: np.ndarray) -> np.ndarray:
-        """Return how much of each point goes with each pair of `maps`, (n, n_pairs), rows with sum 1."""
+        """Return the probability of each pair of `maps` for each point, (n, n_pairs); rows sum to 1."""
         joint = self.source.log_joint(x)
         of_component = np.exp(joint - self.source.log_prob(x))
         onward = self.mass / self.mass.sum(axis=1, keepdims=True)

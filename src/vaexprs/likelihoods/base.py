@@ -1,4 +1,4 @@
-"""What every likelihood and its output layer provide."""
+"""Base classes of the likelihoods and of their output layers."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix
 from vaexprs.preprocessing.summary import Summary
 
-# Adam moves a weight by about the learning rate whatever its gradient. Log dispersions have a long way to
-# go and one weight a gene: counted in units of this size they arrive with everything else.
+# Unit of the log dispersion weights. Adam changes every weight by about the learning rate, whatever its
+# gradient. Log dispersions have a wide range and a single weight per gene: in this unit they converge with
+# the other weights.
 DISPERSION_STEP = 20.0
-EFFECT_STEP = 5.0  # the same for what a condition adds to a gene
-# Prior variance of these additions: so much times the share of the cells that have the condition, of at most
-# EFFECT_CELLS cells. A rare type borrows from what the latent vector has learned of all cells.
+EFFECT_STEP = 5.0  # unit of the condition effect weights, for the same reason
+# Prior variance of a condition effect: EFFECT_VARIANCE * cells with the level / min(all cells, EFFECT_CELLS).
+# Effects of rare cell types are shrunk more, so that these rely on the latent vector, learned from all cells.
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
 
 
 def of_each_gene(n: Any, own: Any, condition: Any, effect: Any) -> Any:
-    """Return the sum of a gene's own value and what the conditions of each of n cells add, (n, n_genes).
+    """Return the sum of a gene's intercept and the condition effects of each of n cells, (n, n_genes).
 
-    One matrix product, with a column of ones for the gene's own: the gradient is one as well then. For a
-    value that is added to each row XLA sums up columns, which is slow on a processor.
+    Computed as one matrix product with a column of ones for the intercept, so that its gradient is a matrix
+    product too. For an intercept added by broadcasting XLA sums columns, which is slow on a CPU.
 
     Parameters
     ----------
     n
         Number of cells.
     own
-        (n_genes,).
+        Intercept of each gene, (n_genes,).
     condition, effect
-        (n, width) and (width, n_genes), or None.
+        One-hot conditions, (n, width), and their effects, (width, n_genes), or None.
     """
     ones, own = ops.ones((n, 1), own.dtype), own[None]
     if effect is None:
@@ -47,7 +48,7 @@ def of_each_gene(n: Any, own: Any, condition: Any, effect: Any) -> Any:
 
 @keras.saving.register_keras_serializable("vaexprs")
 class RowL2(keras.regularizers.Regularizer):
-    """Sum of squares of a weight, each row with a strength of its own."""
+    """L2 penalty of a weight with one strength per row."""
 
     def __init__(self, strengths: Sequence[float]) -> None:
         self.strengths = [float(strength) for strength in strengths]
@@ -60,20 +61,19 @@ class RowL2(keras.regularizers.Regularizer):
 
 
 class Head(keras.layers.Layer):
-    """Last layer of a decoder: hidden units to what a likelihood takes.
+    """Last layer of a decoder: maps hidden units to the parameters of a likelihood.
 
-    Where there are conditions it is called with their one-hot codes as well, ``head(hidden, condition)``.
-    What a level of a condition adds to a gene has a normal prior around zero with variance
-    ``50 * n_level_cells / min(n_cells, 2000)``: the rarer the level, the more of it has to come from the
-    hidden units, which all cells teach. The log dispersion of a gene is a sum of the gene's own and a
-    deviation of each level, with a normal prior of standard deviation `deviation_sd`.
+    A conditional model also passes the one-hot conditions, ``head(hidden, condition)``. The effect of a level
+    on a gene has a normal prior with mean zero and variance ``50 * n_level_cells / min(n_cells, 2000)``:
+    effects of rare levels are shrunk more. The log dispersion of a gene is the sum of a gene-specific value
+    and a deviation for each level, which has a normal prior with standard deviation `deviation_sd`.
 
     Parameters
     ----------
     n_genes
         Number of genes.
     n_cells
-        Number of training cells: what the priors are weighed against.
+        Number of training cells; scales the priors relative to the mean loss per cell.
     level_cells
         Number of training cells with each level, in the order of the one-hot codes.
     """
@@ -87,7 +87,7 @@ class Head(keras.layers.Layer):
         self.level_cells = [int(n) for n in level_cells]
 
     def _add_effect(self, name: str) -> Any:
-        """Return the weights of what each level adds to a gene, in units of EFFECT_STEP; None without any."""
+        """Add weights for the effects of levels on genes, in units of EFFECT_STEP; None without levels."""
         if not self.level_cells:
             return None
         share = np.maximum(self.level_cells, 1) / min(self.n_cells, EFFECT_CELLS)
@@ -101,7 +101,6 @@ class Head(keras.layers.Layer):
         return ops.matmul(hidden, kernel) + of_each_gene(ops.shape(hidden)[0], bias, scaled, effect)
 
     def _add_log_dispersion(self) -> None:
-        # in units of DISPERSION_STEP, see there
         self.log_dispersion = self.add_weight(
             name="log_dispersion", shape=(self.n_genes,), initializer="zeros"
         )
@@ -116,7 +115,7 @@ class Head(keras.layers.Layer):
             )
 
     def _log_dispersion(self, condition: Any, like: Any, limits: tuple[float, float]) -> Any:
-        """Return the log dispersion of each cell and gene, in the shape of `like`."""
+        """Return the log dispersion of each cell and gene, with the shape of `like`."""
         value = of_each_gene(ops.shape(like)[0], self.log_dispersion, condition, self.deviation)
         return ops.clip(value * DISPERSION_STEP, *limits)
 
@@ -126,27 +125,34 @@ class Head(keras.layers.Layer):
 
 
 class Likelihood(ABC):
-    """A distribution of the values of genes, independent given the decoder's output.
+    """Distribution of the expression values, independent between genes given the decoder's output.
+
+    To add a likelihood, write a final subclass in a module of its own and add it to
+    `vaexprs.likelihoods.LIKELIHOODS`.
 
     Attributes
     ----------
     name
-        As the user says it.
+        Value of the argument ``likelihood=``.
     counts
-        Whether values are counts: the library size is then given to `log_prob` and `sample`, and the
-        latent density has a dimension for its logarithm.
+        Whether values are counts. If so, `sample` and `draw` receive library sizes, and the latent density
+        has an extra dimension for the log library size.
+    supports_privacy
+        Whether a fit with differential privacy is possible. It requires `start_released`, and preprocessing
+        that does not depend on the range of the values.
     latent_dim
         Default size of the latent vector.
     last_layer_is_output
-        Whether the user's last decoder layer is the output itself (R's contract).
+        Whether the user's last decoder layer is the output itself (as in the R package).
     scaling_in_network
         Whether the encoder begins with a layer that centres and scales the prepared values.
     common
-        Parts of the decoder's output that depend on a cell's conditions alone.
+        Parts of the decoder's output that depend on a cell's conditions only.
     """
 
     name: ClassVar[str]
     counts: ClassVar[bool]
+    supports_privacy: ClassVar[bool] = False
     latent_dim: ClassVar[int] = 10
     last_layer_is_output: ClassVar[bool] = False
     scaling_in_network: ClassVar[bool] = True
@@ -154,51 +160,69 @@ class Likelihood(ABC):
 
     @classmethod
     def for_values(cls, summary: Summary) -> Likelihood:
-        """Return the likelihood fitted to the kind of values."""
+        """Return the likelihood with the options that fit the values."""
         return cls()
 
+    @classmethod
+    def fits_last_layer(cls, layer: Any, n_genes: int) -> bool:
+        """Return whether the user's last decoder layer implies this likelihood, when none is named.
+
+        Parameters
+        ----------
+        layer
+            Last of `decoder_layers`; None if there are none.
+        n_genes
+            Number of genes.
+
+        Raises
+        ------
+        ValueError
+            If the layer looks like the output of this likelihood but does not have `n_genes` units.
+        """
+        return False
+
     def options(self) -> dict[str, Any]:
-        """Return the arguments that make this likelihood again."""
+        """Return the constructor arguments, to be saved with the model."""
         return {}
 
     @abstractmethod
     def check(self, summary: Summary, cells: Any) -> None:
-        """Raise ValueError if there are values this likelihood cannot have; `cells` are their names."""
+        """Raise ValueError if values are outside the support; `cells` are the cell names for the message."""
 
     def unit(self, summary: Summary) -> float:
-        """Return what values are divided by before they are scaled: a power of ten where they are small."""
+        """Return the divisor applied before scaling: a power of ten for small values, otherwise 1."""
         return 1.0
 
     @abstractmethod
     def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
-        """Return which scaling (see `preprocessing.Scaling`) prepares these values for the network."""
+        """Return the kind of `preprocessing.Scaling` that prepares these values for the network."""
 
     @abstractmethod
     def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
         """Return the decoder's last layer."""
 
     def start(self, head: keras.layers.Layer, x: Matrix | BackedMatrix, summary: Summary) -> None:  # noqa: B027
-        """Set the starting weights of the head from the prepared cells and the summary of their values."""
+        """Initialise the head from the prepared cells and the summary of their values."""
 
     def start_released(  # noqa: B027
         self, head: keras.layers.Layer, log_proportions: np.ndarray, effects: np.ndarray
     ) -> None:
-        """Set the starting weights of the head from what was told of private cells.
+        """Initialise the head from differentially private releases.
 
         Parameters
         ----------
         head
             The decoder's last layer.
         log_proportions
-            Logarithm of the share of the counts that each gene has, (n_genes,).
+            Logarithm of each gene's fraction of all counts, (n_genes,).
         effects
-            What each condition adds to it, (width, n_genes).
+            Effect of each condition on it, (width, n_genes).
         """
 
     def stuck_genes(self, head: keras.layers.Layer) -> np.ndarray:
         """Return which genes have a learned dispersion at its lower limit, (n_genes,).
 
-        One False where dispersions are not learned or have no limit that matters.
+        A single False if dispersions are not learned or the lower limit is harmless.
         """
         return np.zeros(1, bool)
 
@@ -208,10 +232,9 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
-        """Return prepared values, (n_cells, n_genes): the quantiles that uniform numbers stand for.
+        """Return prepared values, (n_cells, n_genes), as quantiles at uniform numbers.
 
-        Drawing by the inverse of the distribution function leaves it to the caller how uniform numbers of
-        different cells depend on each other.
+        With inverse transform sampling the caller controls the dependence between cells.
 
         Parameters
         ----------
@@ -232,20 +255,20 @@ class Likelihood(ABC):
         stratified: bool,
         rng: np.random.Generator,
     ) -> Matrix:
-        """Return prepared values of a block of cells, (n_cells, n_genes); CSR for counts.
+        """Sample prepared values of a block of cells, (n_cells, n_genes); CSR for counts.
 
         Parameters
         ----------
         output
-            The decoder's output as NumPy arrays; what is `common` has a row for each group.
+            The decoder's output as NumPy arrays; parts in `common` have one row per group.
         library
             Library size of each cell, (n_cells, 1); None unless `counts`.
         shape
             (n_cells, n_genes).
         groups
-            Rows of the cells of each condition; together all rows.
+            Rows of the cells of each condition; together they cover all rows.
         stratified
-            Whether the random numbers of a group are spread evenly in each gene; independent otherwise.
+            Whether uniform numbers are stratified within each group and gene; independent otherwise.
         rng
             Source of randomness.
         """
@@ -254,15 +277,15 @@ class Likelihood(ABC):
         return self.sample(output, library, evenly_spread(rng, *shape, groups if stratified else ()))
 
     def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        r"""Return the variance of the total of drawn counts over its squared mean, (n_cells,).
+        """Return the variance of the total of sampled counts divided by its squared mean, (n_cells,).
 
-        Totals of counts drawn for a library size spread around it; 0 where there are none.
+        Totals of counts sampled for a given library size vary around it. 0 for values that are not counts.
         """
         return np.zeros(len(library))
 
 
 def above(uniform: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """Return uniform numbers above the probability of zero as uniform numbers again."""
+    """Rescale uniform numbers above the probability of zero to [0, 1]; smaller ones become 0."""
     return np.clip((uniform - zero) / np.maximum(1 - zero, 1e-12), 0, 1)
 
 

@@ -1,6 +1,6 @@
-"""Uniform numbers and the counts they stand for, in compiled loops that run beside other threads.
+"""Stratified uniform numbers and sampling of counts, in compiled loops that release the GIL.
 
-Importing it loads numba, so the rooms that draw do it when they draw.
+Imports numba; import this module lazily.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ from scipy import stats
 
 from vaexprs.data.matrix import MAX_COUNT
 
-# Counts with a larger mean are found with SciPy's quantiles, smaller ones by summing up probabilities.
-SEARCHED_MEAN = 500.0
-LARGE = -1  # stands for a count that was not searched
-# Beyond this mean counts are as good as continuous; SciPy, which looks for whole ones, may take minutes.
+SEARCHED_MEAN = 500.0  # maximum mean for summing up probabilities; larger means use SciPy's quantiles
+LARGE = -1  # marks a count whose quantile is left to SciPy
+# Mean above which counts are treated as continuous: SciPy's search for whole numbers may take minutes there.
 CONTINUOUS_MEAN = 2.0**24
-INSIDE = (1e-12, 1 - 1e-12)  # where quantiles are finite
-ROUNDING = 1e-9  # room for it where a bound saves the search
+INSIDE = (1e-12, 1 - 1e-12)  # range of probabilities with finite quantiles
+ROUNDING = 1e-9  # tolerance for rounding in the bounds that skip the search
 RECIPROCALS = 1 / np.arange(1, 257)
 
 
 def evenly_spread(
     rng: np.random.Generator, n: int, columns: int, strata: Collection[np.ndarray]
 ) -> np.ndarray:
-    """Return uniform numbers, (n, columns), those of some rows spread evenly in each column.
+    """Return uniform numbers, (n, columns), stratified within sets of rows in each column.
 
     Parameters
     ----------
     rng
         Source of randomness.
     n, columns
-        How many numbers.
+        Number of rows and columns.
     strata
-        Sets of rows; in each column the numbers of k such rows lie one in each of k equal strata of (0, 1).
-        Those of other rows are independent.
+        Sets of rows. In each column the numbers of a set of k rows fall one into each of k equal strata of
+        (0, 1). Numbers of rows outside all sets are independent.
     """
     uniform = rng.random((n, columns))
     for rows in strata:
@@ -48,7 +47,7 @@ def evenly_spread(
 
 @njit(nogil=True, cache=True)
 def _spread(rng: np.random.Generator, uniform: np.ndarray, rows: np.ndarray) -> None:
-    """Move the numbers of some rows into a stratum each, in random order (Fisher & Yates) in each column."""
+    """Assign the numbers of the rows to one stratum each, by a Fisher-Yates shuffle in each column."""
     k, columns = len(rows), uniform.shape[1]
     order = np.empty((k, columns), np.int32)
     for i in range(k):
@@ -65,8 +64,8 @@ def _spread(rng: np.random.Generator, uniform: np.ndarray, rows: np.ndarray) -> 
 def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     r"""Return the smallest counts whose negative binomial distribution function exceeds `uniform`.
 
-    Most counts of single cells are zero, which :math:`u < 1 - \mu \le P(0)` tells at once; the others are
-    found by summing up the probabilities,
+    Most counts of single cells are zero, which follows directly from :math:`u < 1 - \mu \le P(0)`. The others
+    are found by summing up probabilities,
     :math:`p_{k+1} = p_k \frac{k + \theta}{k + 1} \frac{\mu}{\mu + \theta}`.
 
     Parameters
@@ -74,7 +73,7 @@ def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarra
     uniform
         Numbers in [0, 1).
     mean, dispersion
-        Means and inverse dispersions of the same shape; a dispersion of infinity is a Poisson distribution.
+        Means and inverse dispersions of the same shape; infinite for a Poisson distribution.
     """
     flat = [np.ascontiguousarray(x, np.float64).ravel() for x in (uniform, mean, dispersion)]
     counts = np.empty(flat[0].size, np.int64)
@@ -89,15 +88,15 @@ def draw_counts(
     rng: np.random.Generator,
     proportion: np.ndarray,
     library: np.ndarray,
-    dispersion: np.ndarray | None,
+    dispersion: np.ndarray,
     zero_logit: np.ndarray | None,
     groups: Sequence[np.ndarray],
     stratified: bool,
 ) -> sp.csr_matrix:
-    r"""Return negative binomial counts of a block of cells, CSR of shape (n, n_genes), int32.
+    """Sample negative binomial counts of a block of cells, CSR of shape (n, n_genes), int32.
 
-    The cells of a group are drawn together, gene by gene: the probability of zero at the largest mean
-    bounds from below that of every cell, and uniform numbers below it need not be drawn.
+    The cells of a group are sampled together, gene by gene. The probability of zero at the largest mean is a
+    lower bound for all cells of the group, so that uniform numbers below it need not be generated.
 
     Parameters
     ----------
@@ -108,20 +107,20 @@ def draw_counts(
     library
         Library sizes, (n,): the means are ``library * proportion``.
     dispersion
-        Inverse dispersion of each group, (n_groups, n_genes); None for Poisson counts.
+        Inverse dispersion of each group, (n_groups, n_genes); infinite for Poisson counts.
     zero_logit
-        Logit of the probability of excess zeros, (n, n_genes); None where there are none.
+        Logit of the probability of excess zeros, (n, n_genes); None without zero inflation.
     groups
-        Rows of the cells of each group; together all rows.
+        Rows of the cells of each group; together they cover all rows.
     stratified
-        Whether the uniform numbers of a group's cells are spread evenly in each gene, as `evenly_spread`
-        does; independent otherwise.
+        Whether the uniform numbers of a group's cells are stratified in each gene, as by `evenly_spread`;
+        independent otherwise.
     """
     n, genes = proportion.shape
     proportion = np.ascontiguousarray(proportion, np.float32)
     library = np.ascontiguousarray(library, np.float64).ravel()
     logit = np.ascontiguousarray(np.empty((0, 0)) if zero_logit is None else zero_logit, np.float32)
-    theta = np.full((len(groups), genes), np.inf) if dispersion is None else dispersion.astype(np.float64)
+    theta = dispersion.astype(np.float64)
     parts = [
         _draw(rng, proportion, library, theta[i], logit, np.ascontiguousarray(rows, np.int64), stratified)
         for i, rows in enumerate(groups)
@@ -132,7 +131,7 @@ def draw_counts(
             mean = library[row[large]] * proportion[row[large], gene[large]]
             count[large] = _large_quantiles(uniform[large], mean, dispersions[gene[large]])
     row, gene, count = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
-    drawn = count != 0  # a large mean does not keep a count from being zero where it varies much
+    drawn = count != 0  # counts with a large mean can be zero too
     row, gene, count = row[drawn], gene[drawn], count[drawn]
     return sp.csr_matrix(_by_row(row, gene, count, n), (n, genes))
 
@@ -140,18 +139,18 @@ def draw_counts(
 def _large_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     r"""Return the quantiles of counts with large means, at most MAX_COUNT, from SciPy.
 
-    The largest ones are those of a gamma distribution with the same mean and variance, which has shape
-    :math:`1 / (1/\mu + 1/\theta)`.
+    Above CONTINUOUS_MEAN they are approximated by a gamma distribution with the same mean and variance, which
+    has shape :math:`1 / (1/\mu + 1/\theta)`.
     """
     u, poisson = np.clip(uniform, *INSIDE), np.isinf(dispersion)
     theta = np.where(poisson, 1.0, dispersion)
     shape = 1 / (1 / mean + 1 / dispersion)
     found = np.floor(stats.gamma.ppf(u, shape, scale=mean / shape))
-    for some, quantile in (
+    for selected, quantile in (
         (poisson, lambda i: stats.poisson.ppf(u[i], mean[i])),
         (~poisson, lambda i: stats.nbinom.ppf(u[i], theta[i], theta[i] / (theta[i] + mean[i]))),
     ):
-        searched = np.flatnonzero(some & (mean <= CONTINUOUS_MEAN))
+        searched = np.flatnonzero(selected & (mean <= CONTINUOUS_MEAN))
         found[searched] = quantile(searched)
     return np.minimum(found, MAX_COUNT)
 
@@ -166,7 +165,7 @@ def _zero(mean: float, theta: float) -> float:
 
 @njit(nogil=True, cache=True)
 def _quantile(u: float, mean: float, theta: float) -> int:
-    """Return the count that a uniform number stands for; LARGE where that would take long."""
+    """Return the quantile of a count at a uniform number; LARGE if the search would take long."""
     if u < 1 - mean:
         return 0
     if mean > SEARCHED_MEAN:
@@ -180,7 +179,7 @@ def _quantile(u: float, mean: float, theta: float) -> int:
         step = mean / (mean + theta)
         first = step * theta
     below, k = p, 0
-    # beyond the mean a probability below rounding ends the search: `below` no longer grows
+    # beyond the mean, stop once probabilities are below rounding error: `below` no longer grows
     while u >= below and (p > 1e-17 or k < mean):
         if k < len(RECIPROCALS):
             p *= (first + k * step) * RECIPROCALS[k]  # faster than a division
@@ -207,16 +206,16 @@ def _draw(
     rows: np.ndarray,
     stratified: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, gene, count and uniform number of the counts of some rows that are not zero, by gene."""
+    """Return row, gene, count and uniform number of the non-zero counts of the rows, sorted by gene."""
     k, genes = len(rows), len(theta)
     most, least = _extremes(proportion, library, logit, rows)
     strata, all_zero, slope = np.empty(genes, np.int64), np.empty(genes), np.empty(genes)
     for j in range(genes):
-        # zero is least probable at the largest mean, and its tangent there bounds the probability elsewhere
+        # P(0) is convex in the mean: it is smallest at the largest mean and lies above its tangent there
         all_zero[j] = _zero(most[j], theta[j])
         slope[j] = all_zero[j] / (1 + most[j] / theta[j])
         kept = 1 - _sigmoid(least[j]) if logit.size else 1.0
-        beyond = min(1.0, kept * (1 - all_zero[j]) + ROUNDING)  # uniform numbers below 1 - beyond are zeros
+        beyond = min(1.0, kept * (1 - all_zero[j]) + ROUNDING)  # uniform numbers below 1 - beyond give zeros
         strata[j] = min(k, int(beyond * k) + 1) if stratified else k
     space = strata.sum()
     row, gene = np.empty(space, np.int32), np.empty(space, np.int32)
@@ -225,8 +224,8 @@ def _draw(
     for j in range(genes):
         for t in range(strata[j]):
             if stratified:
-                # Fisher & Yates: the rows with the t greatest numbers are known, one of the others follows;
-                # what is left of the random number is uniform, too, and says where in its stratum
+                # Fisher-Yates from the highest stratum down: choose one of the k - t rows that are left. The
+                # fraction of the random number is uniform as well and gives the position in the stratum.
                 drawn = rng.random() * (k - t)
                 other = int(drawn)
                 order[t], order[t + other] = order[t + other], order[t]
@@ -251,7 +250,7 @@ def _draw(
 def _extremes(
     proportion: np.ndarray, library: np.ndarray, logit: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest mean and the least logit of zero of some rows, (n_genes,) each."""
+    """Return the largest mean and the smallest logit of excess zeros of the rows, (n_genes,) each."""
     genes = proportion.shape[1]
     most, least = np.zeros(genes), np.full(genes, np.inf, np.float32)
     for i in rows:
@@ -265,6 +264,7 @@ def _extremes(
 
 @njit(nogil=True, cache=True)
 def _sigmoid(logit: float) -> float:
+    """Return 1 / (1 + exp(-x)); a compiled scalar version of `likelihoods.base.sigmoid`."""
     return 0.5 * (1 + math.tanh(0.5 * logit))
 
 
@@ -272,7 +272,7 @@ def _sigmoid(logit: float) -> float:
 def _by_row(
     row: np.ndarray, gene: np.ndarray, count: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return data, indices and indptr of entries that come by gene."""
+    """Return data, indices and indptr of a CSR matrix from entries sorted by gene."""
     indptr = np.zeros(n + 1, np.int32)
     for i in row:
         indptr[i + 1] += 1

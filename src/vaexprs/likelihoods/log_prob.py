@@ -11,7 +11,7 @@ def log_rising(a: Any, x: Any) -> Any:
     r"""Return :math:`\log\Gamma(a + x) - \log\Gamma(a)` for a > 0, x >= 0, without cancellation.
 
     Four steps of the recurrence, then the difference of two Stirling series (Abramowitz & Stegun 1964,
-    6.1.15 and 6.1.40): float32 keeps its digits where both gamma functions are large.
+    6.1.15 and 6.1.40), which is accurate in float32 when both gamma functions are large.
     """
     b = a + 4.0
     recurrence = ops.log((a + x) * (a + x + 1) * (a + x + 2) * (a + x + 3)) - ops.log(
@@ -38,8 +38,8 @@ def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
     .. math:: \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
               + x\log\frac{\mu}{\theta} - (x + \theta)\log(1 + \mu/\theta)
 
-    The two rising factorials as in `log_rising`, with logarithms put together where they can be: most of
-    the time of a training step outside its matrix products is spent here.
+    The two rising factorials are computed as in `log_rising`, with logarithms combined where possible: apart
+    from matrix products, most of the time of a training step is spent here.
     """
     a, ratio = dispersion, mean / dispersion
     b, shifted, steps = a + 4.0, x + (a + 4.0), x + 5.0
@@ -57,7 +57,7 @@ def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
 def sum_over_genes(values: Any) -> Any:
     """Return the sum of each row, (n_cells,).
 
-    As a matrix product: XLA would make the values inside the loop that sums them up, one at a time, which
-    on a processor takes twice as long as making them first.
+    Computed as a matrix product. XLA fuses the computation of the values into the loop of a plain sum, which
+    takes twice as long on a CPU.
     """
     return ops.squeeze(ops.matmul(values, ops.ones((values.shape[-1], 1), values.dtype)), -1)

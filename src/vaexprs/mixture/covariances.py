@@ -1,9 +1,10 @@
 r"""The fourteen covariance models of a mixture of normal distributions.
 
-The covariance of component k is :math:`\lambda_k D_k A_k D_k^T`: a volume, an orientation and a shape, a
-diagonal matrix of determinant 1 (Banfield & Raftery 1993, doi:10.2307/2532201). The three letters of a name
-say of volume, shape and orientation whether they are equal (E) for all components or vary (V); I is a
-sphere as shape, or axes along the coordinates as orientation. Parameters, for G components in d dimensions:
+The covariance of component k is :math:`\lambda_k D_k A_k D_k^T`, with a volume :math:`\lambda_k`, an
+orientation :math:`D_k` and a shape :math:`A_k`, a diagonal matrix with determinant 1 (Banfield & Raftery
+1993, doi:10.2307/2532201). The letters of a model name refer to volume, shape and orientation: equal for all
+components (E), varying (V), or identity (I): spherical shape, or axes along the coordinates. Number of
+parameters for G components in d dimensions:
 
 ===== ====================== ======= ========= ===============
 model covariance             volumes shapes    orientations
@@ -29,12 +30,12 @@ EVE and VVE of Browne & McNicholas 2014 (doi:10.1007/s11634-013-0139-1). Each fu
 
 * the sizes :math:`n_k = \sum_i t_{ik}` of the components with responsibilities :math:`t_{ik}`, (G,);
 * their scatter matrices :math:`W_k = \sum_i t_{ik} (x_i - \bar x_k)(x_i - \bar x_k)^T`, (G, d, d), or only
-  the diagonals, (G, d), where the axes are along the coordinates;
-* its state of the step before, None at first,
+  the diagonals, (G, d), for axes along the coordinates;
+* its state from the previous step, None at first,
 
-and returns the covariances or their diagonals, in the shape of what it took or just one for all, and its
-state. Where parts have to be estimated in turn, one turn is taken from where the last step ended: the
-likelihood does not fall, and EM comes round again.
+and returns the covariances or their diagonals, with the shape of the scatter matrices or with one for all
+components, and its new state. Models without a closed form do one iteration of their alternating estimation
+from the state of the previous step: the likelihood does not decrease, and EM continues the iteration.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ from typing import Any
 import numpy as np
 
 Estimate = tuple[np.ndarray, Any]
-WIDEST_ANGLE = 0.5  # that common axes turn by in a step, in radians
+MAX_ANGLE = 0.5  # maximum rotation of the common axes per step, in radians
 
 
 def _geometric_mean(values: np.ndarray) -> np.ndarray:
-    """Return the geometric mean along the last axis, which is kept."""
+    """Return the geometric mean along the last axis, keeping the axis."""
     return np.asarray(np.exp(np.log(values).mean(axis=-1, keepdims=True)))
 
 
@@ -89,7 +90,7 @@ def _vvi(sizes: np.ndarray, w: np.ndarray, state: Any) -> Estimate:
 
 
 def _eee(sizes: np.ndarray, w: np.ndarray, state: Any) -> Estimate:
-    """Estimate the one covariance as W / n."""
+    """Estimate the common covariance W / n."""
     return w.sum(axis=0, keepdims=True) / sizes.sum(), None
 
 
@@ -126,7 +127,7 @@ def _eev(sizes: np.ndarray, w: np.ndarray, state: Any) -> Estimate:
 def _vev(sizes: np.ndarray, w: np.ndarray, state: Any) -> Estimate:
     """Estimate as VEI of Omega_k with W_k = D_k Omega_k D_k'; the state is lambda."""
     axes, along = _eigen(w)
-    if state is None:  # components in fewer than d dimensions have a volume here
+    if state is None:  # unlike the determinant, positive for singular scatter matrices
         state = along.mean(axis=1, keepdims=True) / sizes[:, None]
     variances, state = _vei(sizes, along, state)
     return _along(axes, variances), state
@@ -144,36 +145,36 @@ def _vvv(sizes: np.ndarray, w: np.ndarray, state: Any) -> Estimate:
 
 
 def _root_determinant(w: np.ndarray) -> np.ndarray:
-    """Return the d-th root of determinants, (..., 1, 1); not a number where they are not positive."""
+    """Return the d-th root of determinants, (..., 1, 1); NaN for determinants that are not positive."""
     sign, log = np.linalg.slogdet(w)
     root = np.where(sign > 0, np.exp(log / w.shape[-1]), np.nan)
     return np.asarray(root[..., None, None])
 
 
 def _eigen(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return axes, (G, d, d), and what is along them, (G, d), the longest first."""
+    """Return eigenvectors, (G, d, d), and eigenvalues, (G, d), the largest first."""
     along, axes = np.linalg.eigh(w)
     return axes[:, :, ::-1], np.maximum(along[:, ::-1], 0)
 
 
 def _along(axes: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Return covariances with variances, (G, d), along axes, (G, d, d) or (d, d)."""
+    """Return covariances from variances, (G, d), along axes, (G, d, d) or (d, d)."""
     return np.asarray((axes * variances[:, None, :]) @ np.swapaxes(axes, -1, -2))
 
 
 def _turn(
     w: np.ndarray, axes: np.ndarray | None, variances: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Turn the common axes D to lower :math:`\sum_k \operatorname{tr}(W_k D V_k^{-1} D^T)`.
+    r"""Rotate the common axes D to decrease :math:`\sum_k \operatorname{tr}(W_k D V_k^{-1} D^T)`.
 
     Parameters
     ----------
     w
         Scatter matrices.
     axes
-        Where to begin; None for those of the scatter of all components together.
+        Initial axes; None for the eigenvectors of the sum of the scatter matrices.
     variances
-        Tells the best V_k, up to a factor, from the diagonals of D' W_k D.
+        Function that returns the optimal V_k, up to a factor, from the diagonals of D' W_k D.
 
     Returns
     -------
@@ -194,37 +195,39 @@ def _turn(
 
 
 def _rotated(axes: np.ndarray, rotated: np.ndarray, along: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """Return the axes after a Newton step for the angle in the plane of each two of them.
+    """Return the axes after a Newton step for the rotation angle in the plane of each pair of axes.
 
-    As if the planes had nothing to do with each other, which is nearly so where D' W_k D are nearly diagonal:
-    there it arrives in a few steps where majorisation takes hundreds (Ablin, Cardoso & Gramfort 2019,
-    doi:10.48550/arXiv.1811.11433, for joint diagonalisation). It may also lead astray.
+    Treats the planes as independent, which is accurate when the matrices D' W_k D are nearly diagonal. It
+    then converges in a few steps, where majorisation takes hundreds (Ablin, Cardoso & Gramfort 2019,
+    doi:10.48550/arXiv.1811.11433, for joint diagonalisation). The step may also increase the sum.
     """
     apart = inverse[:, :, None] - inverse[:, None, :]
     slope = ((axes.T @ rotated) * apart).sum(axis=0)
     curvature = ((along[:, None, :] - along[:, :, None]) * apart).sum(axis=0)
     angles = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
-    half = angles / 2 * WIDEST_ANGLE / max(np.abs(angles).max(), WIDEST_ANGLE)
+    half = angles / 2 * MAX_ANGLE / max(np.abs(angles).max(), MAX_ANGLE)
     one = np.eye(len(axes))
     return np.asarray(axes @ np.linalg.solve(one - half, one + half))
 
 
 def _majorised(w: np.ndarray, axes: np.ndarray, rotated: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    r"""Return the axes that are best for a bound on the sum (Browne & McNicholas 2014).
+    r"""Return the axes that minimise an upper bound of the sum (Browne & McNicholas 2014).
 
-    The bound is linear in D and touches the sum at the present axes: with the largest eigenvalue
-    :math:`\omega_k` the matrix :math:`W_k - \omega_k I` has none above 0. The best D for it comes from a
-    singular value decomposition, and cannot be worse than the present one.
+    The bound is linear in D and equals the sum at the current axes, because :math:`W_k - \omega_k I` with the
+    largest eigenvalue :math:`\omega_k` is negative semidefinite. Its minimum follows from a singular value
+    decomposition, and never increases the sum.
     """
     largest = np.linalg.eigvalsh(w)[:, -1:]
-    inverse = inverse - inverse.min(axis=1, keepdims=True)  # moves the sum by a constant, tightens the bound
+    inverse = inverse - inverse.min(
+        axis=1, keepdims=True
+    )  # shifts the sum by a constant and tightens the bound
     slope = (rotated * inverse[:, None, :]).sum(axis=0) - axes * (largest * inverse).sum(axis=0)
     left, _, right = np.linalg.svd(slope)
     return np.asarray(-left @ right)
 
 
 Estimator = Callable[[np.ndarray, np.ndarray, Any], Estimate]
-# by what they take: diagonals of scatter matrices, or these as a whole
+# models estimated from the diagonals of scatter matrices, and models that need the full matrices
 DIAGONAL: dict[str, Estimator] = {
     "EII": _eii,
     "VII": _vii,
@@ -243,13 +246,13 @@ FULL: dict[str, Estimator] = {
     "EVV": _evv,
     "VVV": _vvv,
 }
-# Models that, as in mclust, need scatter in all dimensions from each component: the covariance is not enough.
-# (A shape of its own with a determinant in common could otherwise be made as long as one likes.)
+# Models that, as in mclust, need a nonsingular scatter matrix of every component, not only a nonsingular
+# covariance. With a common volume, a varying shape could otherwise be stretched without limit.
 WHOLE_SCATTER = ("VEE", "EVE", "VVE", "EVV")
 
 
 def n_parameters(model: str, components: int, d: int) -> int:
-    """Return the number of free parameters: of covariances, means and all weights but one."""
+    """Return the number of free parameters of covariances, means and weights (one weight is fixed)."""
     volume, shape, orientation = tuple(model) if d > 1 else (model[0], "I", "I")
     number = {"E": 1, "V": components, "I": 0}
     covariances = number[volume] + number[shape] * (d - 1) + number[orientation] * d * (d - 1) // 2

@@ -12,14 +12,14 @@ from scipy.special import logsumexp
 from vaexprs.mixture.covariances import DIAGONAL, FULL, WHOLE_SCATTER
 
 MODELS = (*DIAGONAL, *FULL)
-UNIVARIATE = {"E": "EII", "V": "VII"}  # mclust's names in one dimension
-MIN_VARIANCE = 1e-12  # of a component in any direction, as a fraction of that of all points
+UNIVARIATE = {"E": "EII", "V": "VII"}  # names of mclust for one dimension
+MIN_VARIANCE = 1e-12  # minimum variance of a component in any direction, relative to that of all points
 TOLERANCE = 5e-6
 MAX_STEPS = 1_000
 
 
 class SingularFitError(ValueError):
-    """A component has contracted to fewer dimensions than the points have."""
+    """A component has collapsed to fewer dimensions than the points have."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Mixture:
     weights
         Mixing proportions, (n_components,), with sum 1.
     means
-        (n_components, n_features).
+        Means, (n_components, n_features).
     covariances
-        (n_components, n_features, n_features), positive definite.
+        Covariances, (n_components, n_features, n_features), positive definite.
     model
         Name of the covariance model.
     """
@@ -53,20 +53,20 @@ class Mixture:
         return len(self.weights)
 
     def component(self, uniform: np.ndarray) -> np.ndarray:
-        """Return the component that each of some uniform numbers falls to."""
+        """Return the component of each uniform number, (n,)."""
         return np.searchsorted(np.cumsum(self.weights)[:-1], uniform, side="right")
 
     def transform(self, uniform: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        """Return draws made of a uniform number, (n,), and normal ones, (n, n_features), for each."""
+        """Return samples from uniform numbers, (n,), and standard normal numbers, (n, n_features)."""
         component = self.component(uniform)
         return self.means[component] + np.einsum("nij,nj->ni", self._factors[component], normal)
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw `n` points, (n, n_features), components shuffled."""
+        """Sample `n` points, (n, n_features), with components in random order."""
         return self.transform(rng.random(n), rng.standard_normal((n, self.means.shape[1])))
 
     def log_joint(self, x: np.ndarray) -> np.ndarray:
-        """Return the log of weight times density of each component, (n_components, n)."""
+        """Return log(weight * density) of each component, (n_components, n)."""
         d = x.shape[1]
         parts = []
         for weight, mean, factor in zip(self.weights, self.means, self._factors, strict=True):
@@ -81,16 +81,15 @@ class Mixture:
 
 
 class Points:
-    """Points as EM needs them: centred, in a unit of their size, with their squares and products.
+    """Centred and scaled points with the features that EM needs.
 
-    The log density of a normal distribution is linear in the features (x_i x_j, x, 1) of a point, and sums of
-    features with responsibilities as weights are all that the estimates need: both steps of EM are a matrix
-    product.
+    The log density of a normal distribution is linear in the features (x_i x_j, x, 1) of a point, and the
+    M step only needs sums of features weighted by responsibilities: both steps of EM are a matrix product.
     """
 
     def __init__(self, x: np.ndarray) -> None:
         self.centre = x.mean(axis=0)
-        # a power of 2, so that other units of the points change nothing but these
+        # a power of 2, so that scaling the points does not change rounding
         spread = np.sqrt(x.var(axis=0).mean())
         self.unit = float(2.0 ** np.round(np.log2(spread))) if spread > 0 else 1.0
         self.z = (x - self.centre) / self.unit
@@ -98,7 +97,7 @@ class Points:
         self._features: dict[bool, np.ndarray] = {}
 
     def features(self, diagonal: bool) -> np.ndarray:
-        """Return the features, (n, n_products + d + 1): squares, or all products in the order of `pairs`."""
+        """Return the features, (n, n_products + d + 1), with products in the order of `pairs`."""
         if diagonal not in self._features:
             first, second = self.pairs(diagonal)
             one = np.ones((len(self.z), 1))
@@ -106,14 +105,14 @@ class Points:
         return self._features[diagonal]
 
     def pairs(self, diagonal: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return which dimensions are multiplied."""
+        """Return the dimensions of each product: squares if `diagonal`, otherwise all pairs."""
         d = self.z.shape[1]
         return (np.arange(d), np.arange(d)) if diagonal else np.triu_indices(d)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A mixture with the log likelihood of each EM step."""
+    """Mixture fitted by EM, with the log likelihood after each step."""
 
     mixture: Mixture
     log_likelihoods: list[float]
@@ -121,18 +120,18 @@ class Fitted:
 
 
 def maximise(points: Points, start: np.ndarray, model: str, tol: float, max_iter: int) -> Fitted:
-    """Return what EM converges to from responsibilities, (n_components, n).
+    """Fit a mixture by EM, starting from responsibilities, (n_components, n).
 
     Raises
     ------
     SingularFitError
-        If a component contracts to fewer dimensions.
+        If a component collapses to fewer dimensions.
     """
     n, d = points.z.shape
     log_likelihoods: list[float] = []
     converged = False
     steps = _steps(points, start, model)
-    # a component that contracts divides by 0 before it is found out
+    # a collapsing component may divide by 0 before it is detected
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         while not converged and len(log_likelihoods) < max_iter:
             weights, means, covariances, log_likelihood = next(steps)
@@ -155,7 +154,7 @@ def _steps(
     estimate = (DIAGONAL if diagonal else FULL)[model]
     first, second = points.pairs(diagonal)
     products = len(first)
-    order = np.zeros((d, d), int)  # of the products that make up a matrix
+    order = np.zeros((d, d), int)  # index of the product for each matrix element
     order[first, second] = order[second, first] = np.arange(products)
     twice = np.where(first == second, -0.5, -1.0)
     features = points.features(diagonal)
@@ -186,7 +185,7 @@ def _steps(
         weights = sizes / sizes.sum()
         square = (linear[:, products:-1] * means).sum(axis=1)
         linear[:, -1] = np.log(weights) - 0.5 * (d * np.log(2 * np.pi) + log_det + square)
-        # in place from here on: these are the large arrays
+        # in place, because these are the large arrays
         responsibility = linear @ transposed
         highest = responsibility.max(axis=0)
         responsibility -= highest
@@ -198,13 +197,13 @@ def _steps(
 
 def _invert_diagonal(variances: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the inverses of variances, (G, d), and the log determinants, (G,)."""
-    if not (variances > MIN_VARIANCE * whole).all():  # so that NaN is found as well
+    if not (variances > MIN_VARIANCE * whole).all():  # negated so that NaN is rejected too
         raise SingularFitError("singular")
     return 1 / variances, np.log(variances).sum(axis=1)
 
 
 def _check_whole(covariances: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return the variance of each dimension given those before it, (G, d), if there is any left."""
+    """Return the variance of each dimension given the previous ones, (G, d); raise if it is too small."""
     try:
         factors = np.linalg.cholesky(covariances)
     except np.linalg.LinAlgError:

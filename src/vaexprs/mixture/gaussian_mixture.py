@@ -1,4 +1,4 @@
-"""A Gaussian mixture with the interface of scikit-learn."""
+"""Gaussian mixture with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -35,42 +35,41 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     .. math:: f(x) = \sum_{k=1}^G \pi_k \, \mathcal{N}(x; \mu_k, \lambda_k D_k A_k D_k^T)
 
     (Fraley & Raftery 2002, doi:10.1198/016214502760047131; Scrucca et al. 2016, doi:10.32614/RJ-2016-021.)
-    `vaexprs.mixture.covariances` has the models, their estimates and numbers of parameters.
+    See `vaexprs.mixture.covariances` for the models, their estimates and numbers of parameters.
 
     Parameters
     ----------
     n_components
         Number of components.
     model
-        EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, VEV, EVV or VVV. In one dimension there are
-        only equal and varying variances, E and V: the other names stand for their first letter.
+        EII, VII, EEI, VEI, EVI, VVI, EEE, VEE, EVE, VVE, EEV, VEV, EVV or VVV. In one dimension only the
+        first letter matters: equal (E) or varying (V) variances.
     tol
-        EM ends when a step raises the log likelihood by less than this times n_samples * n_features.
+        EM ends when a step increases the log likelihood by less than this times n_samples * n_features.
     max_iter
-        Steps at most.
+        Maximum number of EM steps.
     start
-        Responsibilities to start from, (n_components, n_samples), or the number of each point's component,
-        (n_samples,). By default a partition by `vaexprs.mixture.hierarchical.merge_tree`, in one dimension by
-        quantiles.
+        Initial responsibilities, (n_components, n_samples), or the component of each point, (n_samples,). By
+        default a partition by `vaexprs.mixture.hierarchical.merge_tree`, in one dimension by quantiles.
     random_state
-        Where there are more than 2,000 points, so many of them, drawn with this seed, are partitioned.
+        Seed of the random 2,000 points that are partitioned if there are more.
 
     Attributes
     ----------
     weights_
         Mixing proportions, (n_components,).
     means_
-        (n_components, n_features).
+        Means, (n_components, n_features).
     covariances_
-        (n_components, n_features, n_features).
+        Covariances, (n_components, n_features, n_features).
     mixture_
-        The three together as a `Mixture`.
+        The fitted `Mixture` with these parameters.
     lower_bounds_
-        Mean log likelihood of a point after each step, list of float.
+        Mean log likelihood per point after each step, list of float.
     n_iter_
-        Steps taken.
+        Number of EM steps.
     converged_
-        Whether EM ended before `max_iter`.
+        Whether EM converged within `max_iter` steps.
     """
 
     def __init__(
@@ -96,9 +95,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Raises
         ------
         SingularFitError
-            If a component contracts to fewer dimensions than the points have.
+            If a component collapses to fewer dimensions than the points have.
         ValueError
-            If there are fewer points than components, or arguments are wrong.
+            If there are fewer points than components, or an argument is invalid.
         """
         x = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         model = check_model(self.model, x.shape[1])
@@ -119,7 +118,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         except SingularFitError:
             raise SingularFitError(
                 f"The fit of model {self.model!r} with {self.n_components} components is singular: a "
-                f"component has contracted to fewer than the {x.shape[1]} dimensions of the points. Try "
+                f"component has collapsed to fewer than the {x.shape[1]} dimensions of the points. Try "
                 "fewer components or a model with fewer parameters, such as 'EEI'."
             ) from None
         return self._take(fitted, len(x))
@@ -133,7 +132,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.converged_ = fitted.converged
         if not fitted.converged:
             warn(
-                f"EM has not converged in {self.n_iter_} steps; try a larger max_iter or tol.",
+                f"EM did not converge in {self.n_iter_} steps. Try a larger max_iter or tol.",
                 ConvergenceWarning,
             )
         return self
@@ -187,20 +186,20 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def sample(
         self, n_samples: int = 1, random_state: np.random.Generator | int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw points; components come shuffled.
+        """Sample points, with components in random order.
 
         Parameters
         ----------
         n_samples
-            How many.
+            Number of points.
         random_state
-            Generator, which goes on, or seed, which gives the same points each time. By default the
-            estimator's own `random_state` where that is a number, otherwise a new seed.
+            Generator, or seed for reproducible points. By default the estimator's `random_state` if that is
+            a number, otherwise a random seed.
 
         Returns
         -------
         tuple
-            Points, (n_samples, n_features), and the component of each, (n_samples,).
+            Points, (n_samples, n_features), and their components, (n_samples,).
         """
         check_is_fitted(self)
         if n_samples < 1:
@@ -213,7 +212,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
 
 def check_model(model: str, d: int) -> str:
-    """Return the model's name among the fourteen."""
+    """Return which of the fourteen models `model` is in `d` dimensions; raise ValueError if it is unknown."""
     if d == 1:
         check_choice("model", model, (*UNIVARIATE, *MODELS))
         return UNIVARIATE[model[0]]
@@ -222,20 +221,20 @@ def check_model(model: str, d: int) -> str:
 
 
 def _as_responsibility(start: Any, components: int, n: int) -> np.ndarray:
-    """Return responsibilities, (n_components, n), from them or from the components of points."""
+    """Return responsibilities, (n_components, n), from responsibilities or components of points."""
     start = np.asarray(start)
     if start.shape == (n,) and np.isin(start, np.arange(components)).all():
         return np.asarray(np.arange(components)[:, None] == start, float)
     if start.shape == (components, n) and np.isfinite(start).all() and (start >= 0).all():
         return start.astype(float)
     raise ValueError(
-        f"start must be responsibilities, ({components}, {n}), not negative, or whole numbers from 0 to "
+        f"start must be non-negative responsibilities, ({components}, {n}), or whole numbers from 0 to "
         f"{components - 1}, ({n},); got an array of shape {start.shape}."
     )
 
 
 class Starts:
-    """Partitions of the same points into any number of clusters."""
+    """Initial partitions of the same points into any number of clusters."""
 
     def __init__(self, x: np.ndarray, rng: np.random.RandomState, most: int) -> None:
         self._n = len(x)
@@ -244,7 +243,7 @@ class Starts:
         self._steps: np.ndarray | None = None
 
     def responsibility(self, components: int) -> np.ndarray:
-        """Return responsibilities, (n_components, n), 1 or 0; those of points not looked at are all 0."""
+        """Return responsibilities, (n_components, n), of 1 or 0; 0 for points outside the random subset."""
         responsibility = np.zeros((components, self._n))
         responsibility[self._members(components), self._rows] = 1
         return responsibility

@@ -1,4 +1,4 @@
-"""Model-based hierarchical clustering: where the EM of a mixture starts. Knows nothing of cells."""
+"""Model-based hierarchical clustering, which initialises the EM algorithm of mixtures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from scipy.spatial.distance import pdist, squareform
 
 
 def svd_scaled(x: np.ndarray) -> np.ndarray:
-    r"""Return points on the axes of their singular value decomposition, (n, rank).
+    r"""Return points scaled along the axes of their singular value decomposition, (n, rank).
 
-    With the standardised points :math:`Z = U \Lambda V^T` it is :math:`Z V \Lambda^{-1/2}`: neither units nor
-    correlations decide which points are near (Scrucca & Raftery 2015, doi:10.1007/s11634-015-0220-z).
+    For standardised points :math:`Z = U \Lambda V^T` the result is :math:`Z V \Lambda^{-1/2}`, which reduces
+    the influence of units and correlations on distances (Scrucca & Raftery 2015,
+    doi:10.1007/s11634-015-0220-z).
     """
     spread = x.std(axis=0, ddof=1)
     varies = spread > 0
@@ -21,15 +22,15 @@ def svd_scaled(x: np.ndarray) -> np.ndarray:
 
 
 def merge_tree(x: np.ndarray) -> np.ndarray:
-    r"""Merge points pair by pair into clusters of normal distributions with covariances of their own.
+    r"""Merge points hierarchically into clusters of normal distributions with separate covariances.
 
-    Each step merges the two clusters that raise least
+    Each step merges the two clusters with the smallest increase of
 
     .. math:: \sum_k n_k \log\left(\left|\frac{W_k}{n_k}\right|
               + \frac{\operatorname{tr} W_k + \operatorname{tr} W / (n d)}{n_k}\right)
 
     with the sizes :math:`n_k` and scatter matrices :math:`W_k` of the clusters and W of all points; the
-    second term tells small clusters apart, whose determinants are 0 (Fraley 1998,
+    second term distinguishes small clusters, whose determinants are 0 (Fraley 1998,
     doi:10.1137/S1064827596311451).
 
     Parameters
@@ -40,14 +41,14 @@ def merge_tree(x: np.ndarray) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        For each step the two clusters merged, the smaller number first, whose number the new one keeps,
-        (n - 1, 2). A point is the cluster of its row.
+        Numbers of the two clusters merged in each step, (n - 1, 2), the smaller one first. The merged cluster
+        keeps the smaller number. Initially each point is the cluster with its row number.
     """
     n = len(x)
     clusters = _Clusters(x)
-    if clusters.least == 0:  # the points are all alike
+    if clusters.least == 0:  # all points are equal
         return np.stack([np.zeros(n - 1, int), np.arange(1, n)], axis=1)
-    # of merging two clusters, infinite for one with itself and for those gone; the nearest has the lowest
+    # costs of merging two clusters, infinite on the diagonal and for clusters that no longer exist
     cost = clusters.pair_costs(x)
     nearest = cost.argmin(axis=1)
     lowest = cost[np.arange(n), nearest]
@@ -66,7 +67,7 @@ def merge_tree(x: np.ndarray) -> np.ndarray:
         cost[a, others] = cost[others, a] = new
         closer = new < lowest[others]
         lowest[others[closer]], nearest[others[closer]] = new[closer], a
-        # those that have lost their nearest look at all that are left
+        # clusters whose nearest cluster was merged search all remaining ones
         lost = others[~closer & np.isin(nearest[others], (a, b))]
         lost = np.append(lost, a)
         nearest[lost] = cost[lost].argmin(axis=1)
@@ -75,7 +76,7 @@ def merge_tree(x: np.ndarray) -> np.ndarray:
 
 
 class _Clusters:
-    """Sizes, means and scatter matrices of clusters, to begin with of single points, and their criterion."""
+    """Sizes, means, scatter matrices and criterion terms of clusters, initially of single points."""
 
     def __init__(self, x: np.ndarray) -> None:
         n, d = x.shape
@@ -86,7 +87,7 @@ class _Clusters:
             self.term = np.full(n, np.log(self.least))
 
     def pair_costs(self, x: np.ndarray) -> np.ndarray:
-        """Return what the criterion rises by when two points are merged, (n, n)."""
+        """Return the increase of the criterion for merging each pair of points, (n, n)."""
         trace = squareform(pdist(x, "sqeuclidean")) / 2
         determinant = trace / 2 if x.shape[1] == 1 else 0
         cost = 2 * np.log((trace + self.least) / 2 + determinant) - 2 * np.log(self.least)
@@ -94,7 +95,7 @@ class _Clusters:
         return np.asarray(cost)
 
     def merge(self, a: int, b: int) -> None:
-        """Make two clusters one, in the place of the first."""
+        """Merge cluster b into cluster a."""
         away = self.mean[b] - self.mean[a]
         joint = self.size[a] + self.size[b]
         self.scatter[a] += self.scatter[b] + self.size[a] * self.size[b] / joint * np.outer(away, away)
@@ -104,7 +105,7 @@ class _Clusters:
         self.term[a] = self._terms(self.size[[a]], self.scatter[[a]], self.trace[[a]])[0]
 
     def costs(self, a: int, others: np.ndarray) -> np.ndarray:
-        """Return what the criterion rises by when a cluster is merged with each of others, (n_others,)."""
+        """Return the increase of the criterion for merging a cluster with each of the others, (n_others,)."""
         joint = self.size[a] + self.size[others]
         away = self.mean[others] - self.mean[a]
         weight = self.size[a] * self.size[others] / joint
@@ -115,14 +116,14 @@ class _Clusters:
 
     def _terms(self, size: np.ndarray, scatter: np.ndarray, trace: np.ndarray) -> np.ndarray:
         value = (trace + self.least) / size
-        full = np.flatnonzero(size > scatter.shape[1])  # the determinants of others are 0
+        full = np.flatnonzero(size > scatter.shape[1])  # smaller clusters have determinant 0
         if len(full):
             value[full] += np.maximum(np.linalg.det(scatter[full] / size[full, None, None]), 0)
         return np.asarray(size * np.log(value))
 
 
 def cut(steps: np.ndarray, clusters: int) -> np.ndarray:
-    """Return which of a number of clusters each point is in, (n,): 0, 1, ... in the order of their points."""
+    """Return the cluster of each point, (n,), numbered 0, 1, ... by the smallest row of each cluster."""
     n = len(steps) + 1
     member = np.arange(n)
     for a, b in steps[: n - clusters]:

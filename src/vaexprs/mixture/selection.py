@@ -1,4 +1,4 @@
-"""Choice of the number of components and the covariance model by BIC."""
+"""Select the number of components and the covariance model by BIC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vaexprs.mixture.em import (
 )
 from vaexprs.mixture.gaussian_mixture import STARTING_POINTS, GaussianMixture, Starts, check_model
 
-TIE = 1e-9  # relative: BICs as near as this are equal but for rounding, and of equal models the first stays
+TIE = 1e-9  # relative difference below which BICs count as equal; of equal models the first is kept
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Selection:
     Parameters
     ----------
     best
-        The fitted one with the smallest BIC.
+        Fitted mixture with the smallest BIC.
     table
-        A row for each model and number of components: model, components, parameters, log_likelihood, bic and
-        note; where there is no fit the numbers are NaN and the note says why.
+        One row per model and number of components, with columns model, components, parameters,
+        log_likelihood, bic and note. If a fit failed, its numbers are NaN and the note gives the reason.
     """
 
     best: GaussianMixture
@@ -45,7 +45,7 @@ class Selection:
 
     @property
     def bic(self) -> float:
-        """BIC of the best."""
+        """BIC of the best mixture."""
         return float(self.table["bic"].min())
 
 
@@ -62,8 +62,9 @@ def select_mixture(
 
     .. math:: \mathrm{BIC} = -2 \log L + k \log n
 
-    with the number of free parameters k (Schwarz 1978, doi:10.1214/aos/1176344136). All start from one tree
-    of clusters (`vaexprs.mixture.hierarchical.merge_tree`). mclust reports the negative of this BIC.
+    with the number of free parameters k (Schwarz 1978, doi:10.1214/aos/1176344136). All fits are initialised
+    from one hierarchical clustering (`vaexprs.mixture.hierarchical.merge_tree`). mclust reports the
+    negative of this BIC.
 
     Parameters
     ----------
@@ -72,19 +73,21 @@ def select_mixture(
     components
         Numbers of components to try.
     models
-        Covariance models to try, by default all: see `GaussianMixture`. E and V in one dimension.
+        Covariance models to try, by default all (see `GaussianMixture`); in one dimension E and V.
     n_independent
-        How many independent observations the points stand for, where each was repeated with noise: the log
-        likelihood and n are counted for so many. By default n.
+        Number of independent observations, if each is represented by several noisy points. Log likelihood
+        and BIC are computed for this number. By default the number of points.
     starting_points
-        The tree is made of so many points at most, drawn with `seed`.
+        Maximum number of points in the hierarchical clustering; of more a random subset is used.
     seed
-        Seed of the points that the tree is made of.
+        Seed of this subset.
 
     Raises
     ------
     SingularFitError
-        If no model can be fitted with any of the numbers of components.
+        If no model can be fitted with any number of components.
+    ValueError
+        If `x` is not a finite matrix, or an argument is invalid.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or not x.size or not np.isfinite(x).all():
@@ -96,16 +99,16 @@ def select_mixture(
     names = {model: check_model(model, d) for model in models}
     components = [check_integer("components", g, 1) for g in components]
     if not names or not components:
-        raise ValueError("components and models must name at least one each.")
+        raise ValueError(f"components and models must not be empty, got {components} and {list(models)}.")
     check_integer("starting_points", starting_points, max(components))
     points = Points(x)
     starts = Starts(x, np.random.RandomState(seed), starting_points)
     rows: list[tuple[Any, ...]] = []
     best: tuple[float, str, Fitted] | None = None
-    # one thread: on matrices of this size more of them only wait for each other
+    # a single thread is fastest for matrices of this size
     with threadpool_limits(1):
         for g in components:
-            start = starts.responsibility(min(g, n))  # one for all models; more than n are not fitted
+            start = starts.responsibility(min(g, n))  # shared by all models; more than n are not fitted
             for name, model in names.items():
                 k = n_parameters(model, g, d)
                 try:
@@ -123,7 +126,7 @@ def select_mixture(
     if best is None:
         raise SingularFitError(
             f"None of the models {', '.join(names)} can be fitted to {n} points in {d} dimensions with "
-            f"{', '.join(map(str, components))} components: they are too few or lie in fewer dimensions."
+            f"{', '.join(map(str, components))} components: the points are too few or lie in a subspace."
         )
     columns = ["model", "components", "parameters", "log_likelihood", "bic", "note"]
     _, name, fitted = best

@@ -1,1 +1,1 @@
-"""A fitted model: what it can do, how it is saved and loaded."""
+"""Fitted models: `VAEFit`, saving and loading."""

@@ -1,4 +1,4 @@
-"""Load a saved model and check that its parts fit together."""
+"""Load a saved model and check that its parts are consistent."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.scaling import SCALINGS, Scaling
 
-PARTS_OF_RECIPE = ("arguments", "data", "versions")  # by name
+PARTS_OF_RECIPE = ("arguments", "data", "versions")  # dicts in the recipe
 
 
 def load_vae(
     path: str | os.PathLike[str], *, custom_objects: Mapping[str, type[keras.layers.Layer]] | None = None
 ) -> VAEFit:
-    """Load a fit that `VAEFit.save` wrote. It generates the same cells bit for bit.
+    """Load a fit saved by `VAEFit.save`. It generates exactly the same cells as the original.
 
     Parameters
     ----------
     path
-        The folder.
+        Folder of the saved model.
     custom_objects
-        Your own layer classes by name, where the model has any: nothing in the folder is run as code.
+        Custom layer classes of the model by name. Code in the folder is never executed.
 
     Raises
     ------
     TypeError
-        If `path` is something else.
+        If `path` is not a path.
     FileNotFoundError
-        If there is no folder at `path` or a file is missing in it.
+        If `path` is not a folder or a file is missing in it.
     ValueError
-        If it was written by a newer version, or is damaged.
+        If the model was saved by a newer version or is damaged.
     """
     path = check_path(path)
     if not path.is_dir():
@@ -82,7 +82,7 @@ def load_vae(
         seed, recipe = int(meta["seed"]), dict(meta.get("recipe", {}))
         recipe |= {part: dict(recipe[part]) for part in PARTS_OF_RECIPE if part in recipe}
         guarantee = Guarantee.from_dict(meta["guarantee"]) if "guarantee" in meta else None
-    except Exception as error:  # zipfile and zlib each have their own
+    except Exception as error:  # zipfile and zlib raise their own exceptions
         raise ValueError(
             f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {reason(error)}"
         ) from error
@@ -97,15 +97,13 @@ def load_vae(
     )
     try:
         _check_together(fit)
-    except Exception as error:  # any, of parts that were never meant for each other
-        raise ValueError(
-            f"The parts of the saved model {str(path)!r} do not fit together: {reason(error)}"
-        ) from error
+    except Exception as error:  # inconsistent parts can raise anything
+        raise ValueError(f"The saved model {str(path)!r} is inconsistent: {reason(error)}") from error
     return fit
 
 
 def _check_together(fit: VAEFit) -> None:
-    """Check that network, density and names are of one size: what draws does not look again."""
+    """Check that network, density and names have consistent sizes; generation does not check them."""
     prep, density, model = fit.preprocessing, fit.density, fit.model
     n_genes, width = len(prep.genes), prep.conditions.width
     dims = fit.latent_dim + fit.likelihood.counts
@@ -149,11 +147,11 @@ def _check_together(fit: VAEFit) -> None:
     ]
     odd = {part.dtype.kind for part in (*numbers, *parts)} - set("iuf")
     if odd:
-        raise ValueError(f"arrays must hold numbers, got dtype of kind {listed(sorted(odd))}.")
+        raise ValueError(f"arrays must be numeric, got dtype of kind {listed(sorted(odd))}.")
 
 
 def _components(mixture: Mixture) -> bool:
-    """Whether a mixture has a component, and all of each."""
+    """Return whether a mixture has complete and finite parameters of at least one component."""
     parts = (mixture.weights, mixture.means, mixture.covariances)
     return len({len(part) for part in parts}) == 1 <= len(mixture.weights) and all(
         bool(np.isfinite(part).all()) for part in parts
@@ -172,8 +170,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
     if not isinstance(number, int) or number > FORMAT:
         raise ValueError(
-            f"The saved model {str(path.parent)!r} has format {number}, this vaexprs ({version('vaexprs')}) "
-            f"reads up to {FORMAT}. Update it: pip install -U vaexprs."
+            f"The saved model {str(path.parent)!r} has format {number}, but vaexprs {version('vaexprs')} "
+            f"supports formats up to {FORMAT}. Update vaexprs: pip install -U vaexprs."
         )
     return dict(meta)
 
@@ -186,13 +184,13 @@ def _read_model(path: Path, custom_objects: Mapping[str, Any] | None, recipe: Ma
         )
     except (FileFormatError, MemoryError):
         raise
-    except Exception as error:  # Keras, zipfile and h5py each have their own: a stranger's file may raise any
+    except Exception as error:  # untrusted file: Keras, zipfile or h5py may raise anything
         raise ValueError(f"{str(path)!r} is damaged{_or_newer(recipe)}: {reason(error)}") from error
     return model
 
 
 def _or_newer(recipe: Mapping[str, Any]) -> str:
-    """Say so where a model was saved with a newer Keras, whose layers may have settings unknown here."""
+    """Return a hint for the message if the model was saved with a newer Keras than the installed one."""
     versions = recipe.get("versions")
     saved = str(versions.get("keras", "")) if isinstance(versions, dict) else ""
     try:
@@ -200,4 +198,4 @@ def _or_newer(recipe: Mapping[str, Any]) -> str:
             return ""
     except InvalidVersion:
         return ""
-    return f", or needs the Keras that it was saved with, {saved} (here is {keras.__version__}; update it)"
+    return f" or needs a newer Keras (saved with {saved}, installed {keras.__version__}; update Keras)"

@@ -1,4 +1,4 @@
-"""VAEFit, the fitted thing: what it holds, and how it is saved and loaded."""
+"""Fitted model with its preprocessing, latent density and provenance, and how it is saved."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ FILES = ("model.keras", "arrays.npz", "meta.json")
 
 @dataclass(frozen=True)
 class VAEFit:
-    """A fitted (conditional) variational autoencoder, ready to generate.
+    """Fitted (conditional) variational autoencoder, ready to generate cells.
 
     Parameters
     ----------
     model
-        The trained Keras model: prepared cells (and one-hot conditions) to a dict of ``output``,
-        ``z_mean`` and ``z_log_stddev``.
+        Trained Keras model: prepared cells (and one-hot conditions) to a dict of ``output``, ``z_mean`` and
+        ``z_log_stddev``.
     preprocessing
-        What was learned of the input before training; hand it to another `fit_vae` to reuse it. Holds the
+        Preprocessing learned from the training cells; pass it to another `fit_vae` to reuse it. Contains the
         prepared training cells, except after loading from disk or a fit with privacy.
     density
-        The latent density of each condition; ``density.summary()`` shows it.
+        Latent density of each condition; ``density.summary()`` returns a table.
     history
-        For each epoch ``loss``, ``reconstruction`` and ``kl``, and the same with ``val_`` where there were
-        validation cells. Empty after a fit with privacy: losses tell of cells.
+        ``loss``, ``reconstruction`` and ``kl`` of each epoch, and the same with the prefix ``val_`` if there
+        were validation cells. Empty after a fit with privacy, because losses would leak information.
     seed
-        The seed of the fit.
+        Seed of the fit.
     recipe
-        What it takes to repeat the fit: ``arguments`` (those that were not the defaults), ``data`` (cells,
-        genes and SHA-256 of the training cells) and ``versions``.
+        Provenance needed to repeat the fit: ``arguments`` (other than defaults), ``data`` (cells, genes and
+        SHA-256 of the training cells) and ``versions``.
     guarantee
-        What differential privacy holds for the fit; None where none was asked for. Of a fit from a file it is
-        what the file says.
+        Differential privacy guarantee of the fit; None for a fit without privacy. For a loaded fit it is read
+        from the file and cannot be verified.
     """
 
     model: VAE
@@ -64,17 +64,17 @@ class VAEFit:
 
     @cached_property
     def encoder(self) -> keras.Model:
-        """Keras model: prepared cells (and one-hot conditions) to ``z_mean``, (n_cells, latent_dim)."""
+        """Keras model from prepared cells (and one-hot conditions) to ``z_mean``, (n_cells, latent_dim)."""
         return self.model.encoder()
 
     @cached_property
     def decoder(self) -> keras.Model:
-        """Keras model: latent vectors (and one-hot conditions) to what the likelihood takes."""
+        """Keras model from latent vectors (and one-hot conditions) to the parameters of the likelihood."""
         return self.model.decoder()
 
     @property
     def likelihood(self) -> Likelihood:
-        """The distribution of the values."""
+        """Likelihood of the prepared values."""
         return self.model.likelihood
 
     @property
@@ -110,7 +110,7 @@ class VAEFit:
         )
 
     def _repr_html_(self) -> str:
-        # what a notebook shows
+        # display in notebooks
         conditions = self.preprocessing.conditions.levels
         losses = list(self.history.get("loss", []))
         made_by = {
@@ -144,25 +144,25 @@ class VAEFit:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save to a folder: ``model.keras``, ``arrays.npz`` and ``meta.json``.
 
-        No pickle, no code and no training cell is in it.
+        The files contain no pickles, no code and no training cells.
 
         Parameters
         ----------
         path
-            The folder. It is written beside and renamed, so it is there whole or not at all.
+            Folder to create. It is written under a temporary name and renamed, so it is never incomplete.
         overwrite
-            Whether an earlier model at `path` may be replaced.
+            Whether to replace an existing model at `path`.
 
         Raises
         ------
         FileExistsError
-            If `path` exists and `overwrite` is false, or is something else than a saved model.
+            If `path` exists and `overwrite` is false, or `path` is not a saved model.
         BlockingIOError
-            If another process is writing there.
+            If another process is writing to `path`.
         """
         path = check_output(path, overwrite=overwrite)
         if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):
-            raise FileExistsError(f"{str(path)!r} is not a saved model; it is left as it is.")
+            raise FileExistsError(f"{str(path)!r} exists and is not a saved model; it was not replaced.")
         prep = self.preprocessing
         meta = {
             "format": FORMAT,
@@ -182,12 +182,12 @@ class VAEFit:
             meta["guarantee"] = self.guarantee.to_dict()
         arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
         arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
-        with written_whole(path, overwrite=overwrite) as beside:
-            beside.mkdir()
-            self.model.uncompiled().save(beside / "model.keras")
-            np.savez_compressed(beside / "arrays.npz", **arrays)  # type: ignore[arg-type]
+        with written_whole(path, overwrite=overwrite) as temporary:
+            temporary.mkdir()
+            self.model.uncompiled().save(temporary / "model.keras")
+            np.savez_compressed(temporary / "arrays.npz", **arrays)  # type: ignore[arg-type]
             text = json.dumps(meta, indent=1, allow_nan=True)
-            (beside / "meta.json").write_text(text, encoding="utf-8")
+            (temporary / "meta.json").write_text(text, encoding="utf-8")
         return path
 
 
@@ -196,13 +196,13 @@ def _loss_first(name: str) -> tuple[bool, bool, str]:
 
 
 def check_fit(value: Any, name: str) -> VAEFit:
-    """Return `value` if it is a fit.
+    """Return `value` if it is a `VAEFit`.
 
     Raises
     ------
     TypeError
-        If it is something else.
+        If it is not.
     """
     if not isinstance(value, VAEFit):
-        raise TypeError(f"{name} must be what fit_vae or load_vae returned, got {type(value).__name__}.")
+        raise TypeError(f"{name} must be a VAEFit (from fit_vae or load_vae), got {type(value).__name__}.")
     return value

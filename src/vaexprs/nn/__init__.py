@@ -1,1 +1,1 @@
-"""The networks: layers, the variational autoencoder, how it is built and evaluated."""
+"""Neural networks: layers, the variational autoencoder, mini-batches and prediction."""

@@ -1,8 +1,7 @@
 """Shuffled mini-batches of prepared cells for Keras, from memory or from disk.
 
-Which cells are in a batch follows from the seed and from the numbers of the epoch and of the step alone.
-A fit that goes on in the middle of an epoch, or several processes with a share of each batch, see the same
-batches.
+The cells of a batch depend only on the seed, the epoch and the step. A fit that resumes within an epoch, or
+several processes that share each batch, use the same batches.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ import numpy as np
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify, stacked
 
-LANES = 16  # parts of a file that every batch has cells of
-BLOCKS = 4  # of each lane in the buffer, at least
-BUFFER_BYTES = 64 * 2**20  # of cells in memory to take batches from; as many again are read meanwhile
+LANES = 16  # contiguous parts of a file; every batch contains cells from each of them
+BLOCKS = 4  # minimum number of blocks of each lane in the buffer
+BUFFER_BYTES = 64 * 2**20  # size of the buffer of cells; a second one is filled in the background
 
 
 class OneHot(Protocol):
-    """One-hot conditions, (n_cells, width), of which rows are asked for."""
+    """One-hot conditions, (n_cells, width), that can be indexed by rows."""
 
     def __getitem__(self, rows: Any) -> np.ndarray: ...
 
 
 class CellBatches(keras.utils.PyDataset):
-    """Mini-batches of cells; every cell comes in every epoch.
+    """Mini-batches of cells; an epoch contains every cell.
 
-    A matrix that is sparse or on disk is made dense one batch at a time, so that no dense copy of it is ever
-    in memory. Shuffled batches are all of one size, because JAX compiles a training step for each size that
-    it meets: the last is filled up with cells that come twice.
+    A sparse or backed matrix is made dense one batch at a time, so that there is never a dense copy of it.
+    All shuffled batches have the same size, because JAX compiles a training step for each batch size: the
+    last one is filled up with cells that occur twice in the epoch.
 
-    Set `epoch` to get the batches of another one. Those before `passed_over`, an epoch and a step, stand for
-    steps that were done earlier: they are all alike, and nothing is read for them.
+    Set `epoch` to get the batches of another epoch. Batches before `passed_over`, a tuple of epoch and step,
+    belong to steps done before the fit was resumed: they are all the same dummy batch and cause no reading.
 
     Parameters
     ----------
@@ -47,15 +46,15 @@ class CellBatches(keras.utils.PyDataset):
     codes
         One-hot conditions, (n_cells, width); None if there are none.
     batch_size
-        Cells a batch, at most all.
+        Cells per batch, at most all.
     shuffle
-        Whether the order is drawn anew for each epoch. If not, the last batch holds what is left.
+        Whether to shuffle in each epoch. If not, the last batch may be smaller.
     seed
-        Seed of the order.
+        Seed of the shuffle.
     sample_weight
         Weight of each cell in the loss, (n_cells,).
     share
-        Which part of each batch to give out, and how many parts there are: ``(process, processes)``.
+        Part of each batch to return and number of parts: ``(process, processes)``.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class CellBatches(keras.utils.PyDataset):
 
 
 class _InMemory:
-    """Batches of a full shuffle of the cells, or of the cells as they come (no seed)."""
+    """Batches of fully shuffled cells, or of the cells in their order without a seed."""
 
     def __init__(
         self, x: Matrix | BackedMatrix, batch_size: int, seed: int | None, share: tuple[int, int]
@@ -113,7 +112,7 @@ class _InMemory:
         self._order: tuple[int, np.ndarray] = (-1, np.arange(x.shape[0]))
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of the rows of a batch, and their values."""
+        """Return the row numbers and the values of a batch."""
         first = step * self.batch_size
         if self.seed is None:
             rows = np.arange(first, min(first + self.batch_size, self.x.shape[0]))
@@ -129,13 +128,13 @@ class _InMemory:
 
 
 class _OnDisk:
-    """Batches of cells left on disk, read in contiguous blocks and shuffled within a buffer of blocks.
+    """Batches of backed cells, read in contiguous blocks and shuffled within a buffer of blocks.
 
-    The cells are cut into lanes, contiguous parts of the file, and each batch has as many cells of every
-    lane: in a file that is sorted by type or donor it is a stratified sample. Each epoch cuts each lane into
-    blocks from another place on, puts the blocks into random order, and shuffles the cells of a few blocks
-    that are in memory together, while the next are read. A process that has a share of the batches reads its
-    lanes only.
+    The cells are divided into lanes, contiguous parts of the file, and each batch contains equally many cells
+    of every lane: for a file sorted by cell type or donor it is a stratified sample. In each epoch, each lane
+    is divided into blocks from a random offset. The blocks are read in random order, and the cells of the
+    blocks in the buffer are shuffled while the next blocks are read. A process with a share of the batches
+    reads only its own lanes.
     """
 
     def __init__(self, x: BackedMatrix, batch_size: int, seed: int, share: tuple[int, int]) -> None:
@@ -145,8 +144,8 @@ class _OnDisk:
         lanes = math.gcd(together, batch_size)
         if lanes % parts:
             raise ValueError(
-                f"batch_size must give each of the {parts} processes as many cells, got {batch_size:,}. "
-                f"Choose a multiple of {together}."
+                f"batch_size must be divisible among the {parts} processes, got {batch_size:,}. "
+                f"Try a multiple of {together}."
             )
         edges = np.linspace(0, x.shape[0], lanes + 1).astype(int)
         mine = range(part * lanes // parts, (part + 1) * lanes // parts)
@@ -154,15 +153,15 @@ class _OnDisk:
         self.each = batch_size // lanes
         self.steps = -(-int(np.diff(edges).max()) // self.each)
         held = x.rows_in(BUFFER_BYTES) // batch_size  # batches in the buffer
-        # where batch_size has few lanes, more blocks of each: their cells come from as many places
+        # with few lanes, use more blocks of each, so that batches mix cells from as many places of the file
         self.blocks = max(BLOCKS, min(held, BLOCKS * LANES // lanes))
         self.block = self.each * max(1, held // self.blocks)
-        self.window = self.blocks * self.block // self.each  # steps that a filled buffer is good for
+        self.window = self.blocks * self.block // self.each  # steps per filled buffer
         self._reader = ThreadPoolExecutor(1)
         self._ahead: dict[tuple[int, int], Future[_Buffer]] = {}
 
     def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the numbers of the rows of a batch, and their values."""
+        """Return the row numbers and the values of a batch."""
         window, slot = divmod(step, self.window)
         last = (window + 1) * self.window >= self.steps
         wanted = [(epoch, window), (epoch + 1, 0) if last else (epoch, window + 1)]
@@ -171,7 +170,7 @@ class _OnDisk:
         return rows[order[slot]], densify(values[order[slot]])
 
     def _read(self, epoch: int, window: int) -> _Buffer:
-        """Return the numbers and values of the cells of a window, and which of them each step has."""
+        """Return row numbers and values of the cells of a window, and the positions used in each step."""
         steps = min(self.window, self.steps - window * self.window)
         rows, values, order, held = [], [], [], 0
         for lane, start, stop in self.lanes:
@@ -190,22 +189,22 @@ class _OnDisk:
         return np.concatenate(rows), stacked(values), np.concatenate(order, axis=1)
 
     def _blocks(self, epoch: int, lane: int, n: int, window: int) -> Sequence[tuple[int, int]]:
-        """Return first cell and number of cells of the blocks of a lane of n cells that a window holds."""
+        """Return first cell and number of cells of each block of a window, in a lane of n cells."""
         rng = np.random.default_rng([self.seed, epoch, lane])
-        turned = int(rng.integers(n))
+        offset = int(rng.integers(n))
         whole, rest = divmod(n, self.block)
         order = rng.permutation(whole)[window * self.blocks : (window + 1) * self.blocks]
-        blocks = [(turned + int(block) * self.block, self.block) for block in order]
+        blocks = [(offset + int(block) * self.block, self.block) for block in order]
         if rest and len(blocks) < self.blocks:  # the last, shorter block
-            blocks.append((turned + whole * self.block, rest))
-        return blocks or [(turned, self.each)]  # where another lane has one cell more
+            blocks.append((offset + whole * self.block, rest))
+        return blocks or [(offset, self.each)]  # another lane is one cell longer and needs one more step
 
 
 _Buffer = tuple[np.ndarray, Any, np.ndarray]
 
 
 def _around(start: int, stop: int, first: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of rows that `size` cells of a lane take from its cell `first` on, and around."""
+    """Yield the row ranges of `size` cells of a lane from its cell `first` on, wrapping around at its end."""
     n = stop - start
     first %= n
     yield start + first, start + min(first + size, n)
@@ -214,5 +213,5 @@ def _around(start: int, stop: int, first: int, size: int) -> Iterator[tuple[int,
 
 
 def as_inputs(x: np.ndarray, codes: np.ndarray | None) -> Any:
-    """Return what the Keras models take: ``x``, or ``[x, codes]`` where there are conditions."""
+    """Return the inputs of the Keras models: ``x``, or ``[x, codes]`` with conditions."""
     return x if codes is None else [x, codes]

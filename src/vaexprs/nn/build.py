@@ -1,4 +1,4 @@
-"""Build a variational autoencoder from the user's layers or the default ones."""
+"""Build a variational autoencoder from the user's or the default layers."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ RESERVED = (
 def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
     """Return one hidden layer of 256 units for a side of the network, 128 below 500 cells.
 
-    The decoder's has no activation: logits of genes are then linear in latent vector and conditions, a
-    factor analysis, and few cells tell no more. The product of two matrices that it makes of the slopes is
-    learned faster and leans to low rank (Arora, Cohen & Hazan 2018, doi:10.48550/arXiv.1802.06509; Arora
-    et al. 2019, doi:10.48550/arXiv.1905.13655).
+    The decoder's layer has no activation, so that the logits of genes are linear in the latent vector and the
+    conditions, as in factor analysis: small data sets do not support a nonlinear decoder. Factorising the
+    slopes into two matrices speeds up learning and favours low rank (Arora, Cohen & Hazan 2018,
+    doi:10.48550/arXiv.1802.06509; Arora et al. 2019, doi:10.48550/arXiv.1905.13655).
     """
     units = 128 if n_cells < 500 else 256
     activation = "relu" if side == "encoder" else None
@@ -45,26 +45,26 @@ def default_layers(n_cells: int, side: str) -> list[keras.layers.Layer]:
 
 
 def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: set[str]) -> list[Any]:
-    """Return new layers with the configuration of the user's, under names not yet `taken`.
+    """Return new layers with the configuration of the user's layers and unique names.
 
-    A layer can then be in two lists, or in two fits, without sharing its weights. Names are added to
-    `taken`.
+    A layer object can then be used in two lists or two fits without sharing weights. The new names are added
+    to `taken`.
 
     Raises
     ------
     TypeError
-        If something in the list is not a Keras layer.
+        If an element of the list is not a Keras layer.
     ValueError
         If a layer is a Lambda or cannot be rebuilt.
     """
     rebuilt = []
     for layer in layers:
         if not isinstance(layer, keras.layers.Layer):
-            raise TypeError(f"{argument} must hold Keras layers, got {type(layer).__name__} ({layer!r}).")
+            raise TypeError(f"{argument} must contain Keras layers, got {type(layer).__name__} ({layer!r}).")
         if isinstance(layer, keras.layers.Lambda):
             raise ValueError(
-                f"{argument} must hold layers that can be saved as data, got the Lambda layer "
-                f"{layer.name!r}. Write it as a subclass of keras.layers.Layer."
+                f"{argument} must not contain Lambda layers, which cannot be saved safely, got "
+                f"{layer.name!r}. Write a subclass of keras.layers.Layer instead."
             )
         try:
             config = layer.get_config()
@@ -77,17 +77,17 @@ def rebuild_layers(layers: Sequence[keras.layers.Layer], argument: str, taken: s
             rebuilt.append(type(layer).from_config({**config, "name": name}))
         except (NotImplementedError, TypeError) as error:
             raise ValueError(
-                f"{argument} must hold layers that can be rebuilt from their configuration, but "
-                f"{type(layer).__name__} cannot: {reason(error)} Give it get_config()."
+                f"{argument} must contain layers that can be rebuilt from their configuration, but "
+                f"{type(layer).__name__} cannot: {reason(error)} Implement get_config()."
             ) from error
     return rebuilt
 
 
 @contextmanager
 def seeded_layers(seed: int) -> Iterator[None]:
-    """Draw the seeds of Keras' initialisers and random layers from `seed` inside the block.
+    """Seed Keras' initialisers and random layers inside the block.
 
-    Keras takes them from Python's generator, whose state is put back afterwards.
+    Keras draws their seeds from Python's global generator, whose state is restored afterwards.
     """
     state = random.getstate()
     random.seed(seed)
@@ -116,12 +116,12 @@ def build_vae(
     encoder_layers, decoder_layers
         The user's hidden layers; None for the default. The encoder's may begin with a `keras.Input`.
     likelihood
-        Of the prepared values; its head follows the decoder's layers, unless the last of these is the
-        output.
+        Likelihood of the prepared values. Its head follows the decoder's layers, unless the last of these is
+        the output.
     x
-        Prepared training cells, (n_cells, n_genes): the starting values come from them and ...
+        Prepared training cells, (n_cells, n_genes), used for initial values.
     summary
-        ... the summary of their own values.
+        Summary of the training cells' values before preparation, used for initial values.
     level_cells
         Number of training cells in each one-hot condition column; empty for an unconditional model.
     latent_dim
@@ -130,6 +130,13 @@ def build_vae(
         Weight of the KL divergence.
     seed
         Seed of the initial weights and the noise.
+
+    Raises
+    ------
+    TypeError
+        If the layers are not a list, or an element is not a Keras layer.
+    ValueError
+        If the layers do not fit together, cannot be rebuilt or saved, or have the wrong output shape.
     """
     n_cells, n_genes = x.shape
     taken = set(RESERVED)
@@ -151,12 +158,12 @@ def build_vae(
             hidden = _apply(layer, hidden, "encoder_layers")
         _check_flat(hidden, "encoder_layers")
         z_mean = keras.layers.Dense(latent_dim, name="z_mean")(hidden)
-        # a posterior of unit size to begin with: exp() of a large start would swamp the loss
+        # start with unit standard deviations: the exponential of large initial values would dominate the loss
         z_log_stddev = keras.layers.Dense(
             latent_dim, activation=bounded, kernel_initializer="zeros", name="z_log_stddev"
         )(hidden)
         latent = Sampling(seed, name="latent")([z_mean, z_log_stddev])
-        # with layers of the user's own, conditions may change what the latent vector means
+        # the user's layers may combine the latent vector and the conditions nonlinearly
         joined = bool(decoder_layers) or not isinstance(decoder[-1], Head)
         hidden = join(latent, condition, "latent_and_condition") if joined else latent
         for layer in decoder:
@@ -165,8 +172,8 @@ def build_vae(
             _check_flat(hidden, "decoder_layers")
             if hidden.shape[-1] != n_genes:
                 raise ValueError(
-                    f"The last of decoder_layers must have as many units as there are genes under likelihood "
-                    f"{likelihood.name!r}: {n_genes:,}, got {hidden.shape[-1]:,}."
+                    f"The last of decoder_layers must have as many units as genes under likelihood "
+                    f"{likelihood.name!r} ({n_genes:,}), got {hidden.shape[-1]:,}."
                 )
         likelihood.start(decoder[-1], x, summary)
         return VAE(
@@ -189,7 +196,7 @@ def _encoder_layers(
         shape = tuple(layers[0].shape[1:] if hasattr(layers[0], "shape") else layers[0].batch_shape[1:])
         if shape != (n_genes,):
             raise ValueError(
-                f"The keras.Input of encoder_layers must have the shape of a cell, ({n_genes},), got {shape}."
+                f"The keras.Input of encoder_layers must have the shape ({n_genes},), got {shape}."
             )
         layers = layers[1:]
     return rebuild_layers(layers, "encoder_layers", taken)
@@ -219,7 +226,7 @@ def _apply(layer: keras.layers.Layer, hidden: Any, argument: str, condition: Any
         return call_layer(layer, hidden, condition)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{argument} must fit together, but {layer.name!r} ({type(layer).__name__}) does not take the "
+            f"{argument} must fit together, but {layer.name!r} ({type(layer).__name__}) does not accept the "
             f"shape {tuple(hidden.shape)}: {reason(error)}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Compiled programs: cache on disk and several training steps in one call."""
+"""JAX compilation: several training steps per call and a persistent compilation cache."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
-MIN_COMPILE_TIME = 0.1  # seconds from which on a compiled program is kept
+MIN_COMPILE_TIME = 0.1  # seconds; programs that compile faster are not cached
 
 
 def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
-    """Return a train function in the form of Keras' that takes up to `most` batches at once.
+    """Return a Keras train function that processes up to `most` batches in one compiled call.
 
-    The batches, which must be of one size, are put into the same `most` places each time, and how many there
-    are is told apart: a shorter group at the end of an epoch needs no program of its own.
+    The batches, which must have the same size, are copied into buffers for `most` batches. Their number is a
+    separate argument, so that a shorter group at the end of an epoch does not trigger another compilation.
     """
     import jax
 
@@ -32,32 +32,32 @@ def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
         logs = jax.tree.map(lambda part: jax.numpy.zeros(part.shape, part.dtype), shapes)
         return jax.lax.fori_loop(0, n, one, (logs, state))
 
-    # JAX may read NumPy's memory while it computes: one set of places is filled while it works on the other
+    # JAX may read NumPy's memory while it computes, so two sets of buffers are used in turn
     sets: list[tuple[list[np.ndarray], Any]] = [([], None), ([], None)]
 
     def train(state: Any, iterator: Iterator[Any]) -> Any:
-        places, busy = sets.pop(0)
+        buffers, busy = sets.pop(0)
         jax.block_until_ready(busy)
         n = 0
         for batch in itertools.chain([next(iterator)], itertools.islice(iterator, most - 1)):
             parts, form = jax.tree.flatten(batch)
-            if not places:
-                places = [np.empty((most, *np.shape(part)), np.asarray(part).dtype) for part in parts]
-            for place, part in zip(places, parts, strict=True):
-                place[n] = part
+            if not buffers:
+                buffers = [np.empty((most, *np.shape(part)), np.asarray(part).dtype) for part in parts]
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer[n] = part
             n += 1
-        logs, state = run(state, jax.tree.unflatten(form, places), n)
-        sets.append((places, logs))
+        logs, state = run(state, jax.tree.unflatten(form, buffers), n)
+        sets.append((buffers, logs))
         return logs, state
 
     return train
 
 
 def keep_compiled() -> None:
-    """Let JAX keep the programs it compiles in the user's cache folder: the next fit like this starts sooner.
+    """Enable JAX's compilation cache in the user's cache folder, so that similar fits start faster.
 
-    Programs hold no data. A folder that is chosen already (``JAX_COMPILATION_CACHE_DIR``) stays, and
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` switches it off.
+    Compiled programs contain no data. A folder set by ``JAX_COMPILATION_CACHE_DIR`` is respected, and
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` disables the cache.
     """
     if keras.backend.backend() != "jax":
         return
@@ -66,7 +66,7 @@ def keep_compiled() -> None:
 
     config: Any = jax.config
     if config.jax_compilation_cache_dir is None:
-        with suppress(OSError):  # no home to write to: compile each time
+        with suppress(OSError):  # no writable home folder: compile each time
             folder = user_cache_path("vaexprs", appauthor=False) / "jax"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             config.update("jax_compilation_cache_dir", str(folder))

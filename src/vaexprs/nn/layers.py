@@ -10,26 +10,26 @@ import numpy as np
 from keras import ops
 
 from vaexprs.data.backed import BackedMatrix
-from vaexprs.data.matrix import Matrix, densify
+from vaexprs.data.matrix import TARGET_SUM, Matrix, densify
 from vaexprs.likelihoods.base import Head
-from vaexprs.preprocessing.summary import INPUT_TARGET, Summary
+from vaexprs.preprocessing.summary import Summary
 
-# A step of Adam moves the sum of n weighted inputs by up to n times the learning rate: beyond so many genes
-# the inputs get smaller in proportion, or training diverges.
+# An Adam step changes the sum of n weighted inputs by up to n times the learning rate. With more genes than
+# this the inputs are scaled down in proportion, otherwise training diverges.
 INPUT_GENES = 2000
-INPUT_LIMIT = 10.0  # standard deviations, as in scanpy.pp.scale(max_value=10)
+INPUT_LIMIT = 10.0  # limit in standard deviations, as in scanpy.pp.scale(max_value=10)
 ROWS_AT_ONCE = 1_024
-LARGEST_LOG_STDDEV = 2.0
+MAX_LOG_STDDEV = 2.0
 
 
 @keras.saving.register_keras_serializable("vaexprs")
 class Normalize(keras.layers.Layer):
-    """First layer of an encoder: prepared values to inputs around zero of about unit size (at most).
+    """First layer of an encoder: standardise prepared values.
 
     Parameters
     ----------
     counts
-        Whether values are counts, to be taken as ``log(1 + 1e4 * x / library size)``.
+        Whether values are counts, which are first transformed to ``log(1 + 1e4 * x / library size)``.
     """
 
     def __init__(self, counts: bool, **kwargs: Any) -> None:
@@ -43,14 +43,14 @@ class Normalize(keras.layers.Layer):
         self.built = True
 
     def start(self, x: Matrix | BackedMatrix, summary: Summary) -> None:
-        """Take mean and standard deviation of each gene from the training cells.
+        """Set mean and standard deviation of each gene from the training cells.
 
         Parameters
         ----------
         x
             Prepared cells, (n_cells, n_genes).
         summary
-            Of the cells' own values.
+            Summary of the cells' values before preparation.
         """
         n, total, squares = summary.cells, summary.logged, summary.logged_squares
         if not self.counts:
@@ -62,13 +62,13 @@ class Normalize(keras.layers.Layer):
         mean = total / n
         sd = np.sqrt(np.maximum(squares / n - mean**2, 0))
         self.centre.assign(mean)
-        # a gene that hardly varies must not be blown up to the size of the others
+        # a lower bound, so that genes that hardly vary are not inflated to unit variance
         self.spread.assign(np.maximum(sd, 0.1 * np.sqrt(np.mean(sd**2)) + 1e-6))
 
     def call(self, x: Any) -> Any:
         if self.counts:
             library = ops.maximum(ops.sum(x, axis=-1, keepdims=True), 1.0)
-            x = ops.log1p(INPUT_TARGET * x / library)
+            x = ops.log1p(TARGET_SUM * x / library)
         scaled = ops.clip((x - self.centre) / self.spread, -INPUT_LIMIT, INPUT_LIMIT)
         return scaled * min(1.0, INPUT_GENES / self.centre.shape[0])
 
@@ -78,11 +78,10 @@ class Normalize(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("vaexprs")
 class Sampling(keras.layers.Layer):
-    """The reparameterisation: ``z_mean + exp(z_log_stddev) * noise``, noise for each cell and dimension.
+    """Reparameterisation ``z_mean + exp(z_log_stddev) * noise`` with noise for each cell and dimension.
 
-    Outside training the noise of a batch is always the same, so that validation losses differ by what was
-    learned and not by luck, and predictions can be repeated (Kingma & Welling 2013,
-    doi:10.48550/arXiv.1312.6114).
+    (Kingma & Welling 2013, doi:10.48550/arXiv.1312.6114.) Outside training every batch gets the same noise,
+    so that validation losses are comparable between epochs and predictions are reproducible.
     """
 
     def __init__(self, seed: int, **kwargs: Any) -> None:
@@ -104,20 +103,20 @@ class Sampling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("vaexprs")
 def bounded(log_stddev: Any) -> Any:
-    """Return log standard deviations of at most 2, that is 7.4 times that of the prior.
+    """Clip log standard deviations to at most 2, that is 7.4 times the prior's standard deviation.
 
-    In a long fit a single cell can get a large one, whose square swamps the loss of an epoch.
+    In a long fit a single cell can get a very large one, whose square dominates the loss of an epoch.
     """
-    return ops.minimum(log_stddev, LARGEST_LOG_STDDEV)
+    return ops.minimum(log_stddev, MAX_LOG_STDDEV)
 
 
 def join(x: Any, condition: Any, name: str) -> Any:
-    """Return `x` with the one-hot conditions, if any, as further columns."""
+    """Concatenate the one-hot conditions, if any, to `x`."""
     return x if condition is None else keras.layers.Concatenate(name=name)([x, condition])
 
 
 def call_layer(layer: keras.layers.Layer, hidden: Any, condition: Any) -> Any:
-    """Return the output of a decoder layer; a head takes the conditions beside the hidden units."""
+    """Return the output of a decoder layer; a `Head` also receives the conditions."""
     if condition is None or not isinstance(layer, Head):
         return layer(hidden)
     return layer(hidden, condition)

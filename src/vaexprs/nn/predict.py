@@ -35,7 +35,7 @@ def predict(
 def _predict_block(
     model: keras.Model, x: np.ndarray, codes: np.ndarray | None, batch_size: int
 ) -> list[np.ndarray]:
-    # blocks of one size: XLA compiles once, and a cell's numbers do not depend on its neighbours
+    # pad to one block size: XLA compiles once, and results do not depend on the other cells of a block
     short = batch_size - len(x)
     padded = [np.pad(part, ((0, short), (0, 0))) for part in (x, codes) if part is not None]
     outputs = model.predict_on_batch(padded if len(padded) == 2 else padded[0])

@@ -17,7 +17,7 @@ from vaexprs.nn.compilation import several_steps
 from vaexprs.nn.layers import call_layer, join
 from vaexprs.nn.predict import predict
 
-NOISE_CELLS = 64  # of each condition tell how much totals of drawn counts spread
+NOISE_CELLS = 64  # cells per condition, and batch size, to estimate the variance of total counts
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -27,14 +27,15 @@ class VAE(keras.Model):
     .. math:: -\log p(x \mid z) + \lambda\,\mathrm{KL}(q(z \mid x) \,\|\, N(0, I)), \quad
               \mathrm{KL} = -\tfrac12 \sum_j (1 + 2 s_j - m_j^2 - e^{2 s_j})
 
-    with the mean m and the log standard deviation s of q; both terms are summed over genes and latent
-    dimensions and averaged over cells. They are logged as ``reconstruction`` and ``kl`` beside ``loss``.
+    with the mean m and the log standard deviation s of q. Both terms are summed over genes or latent
+    dimensions and averaged over cells. They are logged as ``reconstruction`` and ``kl`` in addition to
+    ``loss``.
 
     Parameters
     ----------
     inputs, outputs
-        Of the graph; the outputs are a dict of ``output`` (what the likelihood takes), ``z_mean`` and
-        ``z_log_stddev``.
+        Inputs and outputs of the graph; the outputs are a dict of ``output`` (the parameters of the
+        likelihood), ``z_mean`` and ``z_log_stddev``.
     likelihood
         The likelihood of the prepared values.
     regularization
@@ -42,7 +43,7 @@ class VAE(keras.Model):
     decoder_layers
         Names of the decoder's layers, in order.
     joined
-        Whether the first of these takes the conditions beside z; a head takes them in any case.
+        Whether the first of these receives the conditions concatenated to z; a head receives them anyway.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class VAE(keras.Model):
         self.joined = joined
         self.reconstruction_tracker = keras.metrics.Mean(name="reconstruction")
         self.kl_tracker = keras.metrics.Mean(name="kl")
-        self.interrupted = False  # by Ctrl-C, before the last step
-        self.diverged = ""  # how training ended, where its loss was no longer a number
-        self.steps_done = 0  # of the first epoch to train, in an earlier fit that goes on
+        self.interrupted = False  # whether Ctrl-C ended the training early
+        self.diverged = ""  # message if training ended with a non-finite loss
+        self.steps_done = 0  # steps of the first epoch that were done before the fit was resumed
 
     @property
     def latent_dim(self) -> int:
@@ -73,7 +74,7 @@ class VAE(keras.Model):
         return int(self.get_layer("latent").output.shape[-1])
 
     def losses_of(self, cells: Any, output: Any) -> tuple[Any, Any, Any]:
-        """Return for each cell the reconstruction error, the KL divergence, and the loss, each (n_cells,)."""
+        """Return reconstruction error, KL divergence and loss of each cell, (n_cells,) each."""
         mean, log_stddev = output["z_mean"], output["z_log_stddev"]
         reconstruction = -self.likelihood.log_prob(cells, output["output"])
         kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
@@ -87,7 +88,7 @@ class VAE(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the mean loss of a batch; the cells are their own target."""
+        """Return the mean loss of a batch; the targets are the cells themselves."""
         cells = x[0] if isinstance(x, (list, tuple)) else x
         reconstruction, kl, loss = self.losses_of(cells, y_pred)
         self.reconstruction_tracker.update_state(reconstruction, sample_weight=sample_weight)
@@ -98,7 +99,7 @@ class VAE(keras.Model):
         return loss
 
     def make_train_function(self, force: bool = False) -> None:
-        """Pass over steps that were done earlier, and let JAX run those of one execution as one program."""
+        """Skip steps done before a fit was resumed, and run the steps of one execution as one JAX program."""
         super().make_train_function(force)
         run: Callable[..., Any] = vars(self)["train_function"]
         most = self.steps_per_execution
@@ -121,7 +122,7 @@ class VAE(keras.Model):
         return keras.Model(self.input, self.get_layer("z_mean").output, name="encoder")
 
     def decoder(self) -> keras.Model:
-        """Return the decoder from ``z`` (and ``condition``) to what the likelihood takes."""
+        """Return the decoder from ``z`` (and ``condition``) to the parameters of the likelihood."""
         z = keras.Input(self.get_layer("latent").output.shape[1:], name="z")
         condition = None
         if len(self.inputs) == 2:
@@ -131,16 +132,18 @@ class VAE(keras.Model):
     def noise_of_totals(
         self, decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None, library: np.ndarray
     ) -> float:
-        """Return by what variance the logarithm of a total of drawn counts spreads around its library size.
+        """Return the variance of the log total of sampled counts around the log library size.
+
+        The mean over the given cells of `Likelihood.relative_noise`.
 
         Parameters
         ----------
         decoder
-            What `decoder` returned.
+            Model returned by `decoder`.
         z, codes
-            Latent vectors of some cells, (n_cells, latent_dim), and their one-hot conditions, if any.
+            Latent vectors of the cells, (n_cells, latent_dim), and their one-hot conditions, if any.
         library
-            Library size of each, (n_cells,).
+            Library size of each cell, (n_cells,).
         """
         parts = predict(decoder, z.astype(np.float32), codes, NOISE_CELLS)
         output = keras.tree.pack_sequence_as(decoder.output, parts)
@@ -153,7 +156,7 @@ class VAE(keras.Model):
         return hidden
 
     def with_noise_as_input(self) -> keras.Model:
-        """Return the same graph and weights with one input more, the noise, (n_cells, latent_dim)."""
+        """Return the same graph and weights with the noise, (n_cells, latent_dim), as an additional input."""
         noise = keras.Input((self.latent_dim,), name="noise")
         mean, log_stddev = (self.get_layer(name).output for name in ("z_mean", "z_log_stddev"))
         z = mean + ops.exp(log_stddev) * noise
@@ -162,13 +165,13 @@ class VAE(keras.Model):
         return keras.Model([*self.inputs, noise], output, name="with_noise")
 
     def local_copy(self) -> VAE:
-        """Return the same model with its weights on this process's own devices."""
+        """Return a copy of the model with its weights on the devices of this process."""
         copy = VAE.from_config(self.get_config())
         copy.set_weights([np.asarray(weight.value) for weight in self.weights])
         return copy
 
     def uncompiled(self) -> VAE:
-        """Return the same model without optimizer, as it is saved."""
+        """Return the same model without its optimizer, as it is saved."""
         return VAE(self.input, self.output, name=self.name, **self._own_config())
 
     def _own_config(self) -> dict[str, Any]:

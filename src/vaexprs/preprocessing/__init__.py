@@ -1,1 +1,1 @@
-"""From cells to model input: scaling, conditions, summary statistics, variable genes and splits."""
+"""Prepare cells as model input: scaling, conditions, summary statistics, variable genes and splits."""

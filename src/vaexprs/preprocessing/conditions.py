@@ -18,9 +18,9 @@ class Conditions:
     Parameters
     ----------
     label_key
-        Which of the keys is the label; None if there is none.
+        Key of the label; None without labels.
     levels
-        For each key its levels, in the order of the one-hot columns.
+        Levels of each key, in the order of the one-hot columns.
     """
 
     label_key: str | None
@@ -52,7 +52,7 @@ class Conditions:
         Raises
         ------
         ValueError
-            If it is none; the message suggests the nearest.
+            If it is not a level; the message suggests the nearest.
         """
         levels = self.levels[key]
         if str(value) not in levels:
@@ -62,7 +62,7 @@ class Conditions:
         return str(value)
 
     def columns(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return for rows of levels the one-hot column of each key, (n_cells, n_keys), int32.
+        """Return the one-hot column number of each key, (n_cells, n_keys), int32, from levels in `frame`.
 
         Raises
         ------
@@ -82,13 +82,13 @@ class Conditions:
         return columns
 
     def expand(self, columns: np.ndarray) -> np.ndarray:
-        """Return the one-hot code of what `columns` gave, (n_cells, width), float32."""
+        """Return the one-hot codes of column numbers from `columns`, (n_cells, width), float32."""
         code = np.zeros((len(columns), self.width), np.float32)
         np.put_along_axis(code, columns, 1.0, axis=1)
         return code
 
     def one_hot(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the one-hot code of rows of levels, (n_cells, width), float32.
+        """Return the one-hot codes of the levels in `frame`, (n_cells, width), float32.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class LevelCodes:
-    """One-hot codes of many cells, kept as column numbers: rows are made when they are asked for."""
+    """One-hot codes of many cells, stored as column numbers and expanded on access."""
 
     conditions: Conditions
     columns: np.ndarray
@@ -109,12 +109,12 @@ class LevelCodes:
         return self.conditions.expand(self.columns[rows])
 
     def take(self, rows: np.ndarray) -> LevelCodes:
-        """Return those of some of the cells."""
+        """Return the codes of the given cells."""
         return LevelCodes(self.conditions, self.columns[rows])
 
 
 def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd.Series:
-    """Return a column of `obs` as a categorical of strings; one that is none has its values sorted.
+    """Return a column of `obs` as a categorical of strings; other columns get sorted categories.
 
     Raises
     ------
@@ -130,31 +130,31 @@ def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd
     missing = int(values.isna().sum())
     if missing:
         raise ValueError(
-            f"{key!r} must have a value in every cell, got {missing:,} without one. "
-            f"Leave them out: adata[adata.obs[{key!r}].notna()]."
+            f"{key!r} must have a value in every cell, got {missing:,} missing. "
+            f"Remove these cells: adata[adata.obs[{key!r}].notna()]."
         )
     levels = values.astype("category").cat.remove_unused_categories()
     names = [str(level) for level in levels.cat.categories]
-    if len(set(names)) < len(names):  # 1 and "1" are one level
+    if len(set(names)) < len(names):  # 1 and "1" become one level
         return values.astype(str).astype("category")
     named: pd.Series = levels.cat.rename_categories(names)
     return named
 
 
 def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: Sequence[str]) -> Conditions:
-    """Return the levels of the label and the covariates: a categorical's order, else sorted.
+    """Return the levels of the label and the covariates, in categorical order or sorted.
 
     Raises
     ------
     ValueError
-        If a key is not in `obs`, is named twice, or has a value of its own for every cell.
+        If a key is not in `obs`, is given twice, or has a different value in every cell.
     TypeError
-        If a key is not a name.
+        If a key is not a string.
     """
     if isinstance(covariate_keys, str):
         covariate_keys = [covariate_keys]
     if not isinstance(covariate_keys, (list, tuple, pd.Index, np.ndarray)):
-        raise TypeError(f"covariate_keys must be a list of names, got {covariate_keys!r}.")
+        raise TypeError(f"covariate_keys must be a list of column names, got {covariate_keys!r}.")
     named = ([] if label_key is None else [(label_key, "label_key")]) + [
         (key, "covariate_keys") for key in covariate_keys
     ]
@@ -168,7 +168,7 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
         levels[key] = tuple(column.cat.categories)
         if len(obs) > 1 and len(levels[key]) == len(obs):
             raise ValueError(
-                f"{what} must group the cells, but {key!r} has a value of its own for each of the "
+                f"{what} must group the cells, but {key!r} has a different value in each of the "
                 f"{len(obs):,} cells. Choose a column such as the cell type."
             )
     return Conditions(label_key, levels)

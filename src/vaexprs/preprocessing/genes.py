@@ -8,26 +8,26 @@ import anndata as ad
 import numpy as np
 
 from vaexprs.data.backed import BackedCells
-from vaexprs.data.matrix import as_float
-from vaexprs.preprocessing.summary import INPUT_TARGET, Summary
+from vaexprs.data.matrix import TARGET_SUM, as_float
+from vaexprs.preprocessing.summary import Summary
 
-LOOKED_AT = 20_000  # cells that variable genes are chosen by, in runs of so many ...
-RUN = 100  # ... cells that follow each other
-MAX_LOG = 50.0  # the logarithm of a count, or of a normalised one, is not larger
+SELECTION_CELLS = 20_000  # maximum number of cells used to select variable genes
+RUN = 100  # consecutive cells per run: these cells are read in runs
+MAX_LOG = 50.0  # upper bound of log counts; larger values cannot be logarithms
 
 
 def with_variable_genes(cells: ad.AnnData | BackedCells, n: int, seed: int) -> ad.AnnData | BackedCells:
-    """Return cells with their `n` most variable genes, in the order they had.
+    """Return cells with their `n` most variable genes, in the original order.
 
-    Scanpy's `highly_variable_genes` chooses, by default as Seurat does (Satija et al. 2015,
-    doi:10.1038/nbt.3192), from the logarithms of counts per 10,000; values that are not counts are taken as
-    they are, unless they are too large to be logarithms. Of many cells it looks at 20,000, in runs from
-    random places.
+    Genes are selected by Scanpy's `highly_variable_genes` with its default, the Seurat method (Satija et al.
+    2015, doi:10.1038/nbt.3192). Counts are normalised to 10,000 per cell and log-transformed first. Other
+    values are used as they are, or log-transformed if they are too large to be logarithms. With more than
+    20,000 cells, 20,000 are used, in runs of consecutive cells at random positions.
 
     Raises
     ------
     ValueError
-        If no gene varies, as in one cell, or none can be compared.
+        If no gene varies (for example with a single cell), or no gene has a dispersion.
     """
     import scanpy as sc
 
@@ -39,22 +39,23 @@ def with_variable_genes(cells: ad.AnnData | BackedCells, n: int, seed: int) -> a
     summary = Summary.of(x)
     if not (summary.low < summary.high).any():
         raise ValueError(
-            f"n_top_genes chooses genes that vary, but none does among {x.shape[0]:,} cells. Leave it out."
+            f"n_top_genes needs genes that vary between cells, got none in {x.shape[0]:,} cells. "
+            "Leave n_top_genes out."
         )
-    with np.errstate(all="ignore"):  # of genes that hardly vary
+    with np.errstate(all="ignore"):  # from genes that hardly vary
         if summary.whole:
-            sc.pp.normalize_total(some_cells, target_sum=INPUT_TARGET)
+            sc.pp.normalize_total(some_cells, target_sum=TARGET_SUM)
         if summary.whole or (summary.low.min() >= 0 and summary.high.max() > MAX_LOG):
             sc.pp.log1p(some_cells)
         try:
             sc.pp.highly_variable_genes(some_cells, n_top_genes=n)
             columns = np.flatnonzero(some_cells.var["highly_variable"])
-        except (IndexError, ValueError):  # not one gene has a dispersion that can be compared
+        except (IndexError, ValueError):  # no gene has a finite dispersion
             columns = np.arange(0)
     if not len(columns):
         raise ValueError(
-            f"n_top_genes needs genes with values that can be compared, which the {x.shape[0]:,} cells "
-            "do not have: too few of them are not zero, or vary. Leave it out."
+            f"n_top_genes needs genes with a finite dispersion, got none in {x.shape[0]:,} cells: too few "
+            "values are non-zero or vary. Leave n_top_genes out."
         )
     if isinstance(cells, BackedCells):
         return replace(cells, X=cells.X.mapped(columns, None), var_names=cells.var_names[columns])
@@ -62,8 +63,8 @@ def with_variable_genes(cells: ad.AnnData | BackedCells, n: int, seed: int) -> a
 
 
 def _some_runs(n: int, seed: int) -> np.ndarray:
-    """Return sorted rows, all or those of runs from random places."""
-    if n <= LOOKED_AT:
+    """Return sorted rows: all, or those of runs at random positions."""
+    if n <= SELECTION_CELLS:
         return np.arange(n)
-    runs = np.random.default_rng(seed).choice(n // RUN, LOOKED_AT // RUN, replace=False)
+    runs = np.random.default_rng(seed).choice(n // RUN, SELECTION_CELLS // RUN, replace=False)
     return np.sort((runs[:, None] * RUN + np.arange(RUN)).ravel())

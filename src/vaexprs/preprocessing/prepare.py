@@ -1,4 +1,4 @@
-"""AnnData to prepared matrix and one-hot conditions, and back."""
+"""Prepare cells for the network: scaled matrix and one-hot conditions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Cells:
     Parameters
     ----------
     x
-        What the network sees, (n_cells, n_genes), float32, dense, CSR or left on disk.
+        Input of the network, (n_cells, n_genes), float32: dense, CSR or left on disk.
     obs
-        The label and the covariates of each cell, as strings; the index names the cells.
+        Label and covariates of each cell, as strings; the index holds the cell names.
     """
 
     x: Matrix | BackedMatrix
@@ -36,12 +36,12 @@ class Cells:
         return int(self.x.shape[0])
 
     def take(self, rows: np.ndarray) -> Cells:
-        """Return some of the cells, in memory; of a matrix on disk sorted ones."""
+        """Return the given cells, in memory. For a matrix on disk `rows` must be sorted."""
         x = self.x.take(rows) if isinstance(self.x, BackedMatrix) else self.x[rows]
         return Cells(x, self.obs.iloc[rows])
 
     def keep(self, rows: np.ndarray) -> Cells:
-        """Return some of the cells, left on disk where they are there."""
+        """Return the given cells; cells on disk stay there."""
         if isinstance(self.x, BackedMatrix):
             return Cells(self.x.keep(rows), self.obs.iloc[rows])
         return self.take(rows)
@@ -49,7 +49,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a fit learned about its input before training; hand it to a second fit to reuse it.
+    """Preprocessing learned from the training cells. Pass it to another fit to reuse it.
 
     Parameters
     ----------
@@ -58,11 +58,11 @@ class Preprocessing:
     conditions
         Levels of label and covariates.
     scaling
-        From the user's values to the network's.
+        Scaling from the user's values to the input of the network.
     likelihood
-        Name of the likelihood it was made for.
+        Name of the likelihood the values were prepared for.
     train, val
-        Prepared cells; None after loading from disk, where no cell is saved.
+        Prepared cells; None after loading from disk, because cells are not saved.
     """
 
     genes: pd.Index
@@ -94,7 +94,7 @@ class Preprocessing:
 
     @cached_property
     def codes_train(self) -> LevelCodes | None:
-        """The same as `y_train`, made for the rows that are asked for; None without conditions."""
+        """The same as `y_train`, expanded on access; None without conditions."""
         if self.train is None or not self.conditions.levels:
             return None
         return LevelCodes(self.conditions, self.conditions.columns(self.train.obs))
@@ -111,14 +111,19 @@ class Preprocessing:
         return None if cells is None or not self.conditions.levels else self.conditions.one_hot(cells.obs)
 
     def prepare(self, adata: ad.AnnData | BackedCells, *, dense: bool) -> Cells:
-        """Return cells scaled with this preprocessing's limits and checked against its codes.
+        """Return cells with this scaling and gene order, after checking their levels.
 
         Parameters
         ----------
         adata
             Checked cells with these genes in any order and the label and covariates in `obs`.
         dense
-            Whether a sparse matrix is made dense.
+            Whether to convert a sparse matrix to dense.
+
+        Raises
+        ------
+        ValueError
+            If the genes differ, a key is missing in `obs`, or a level is unknown.
         """
         genes = self._order_of_genes(adata)
         x: Any
@@ -143,7 +148,7 @@ class Preprocessing:
         return Cells(x, obs)
 
     def _order_of_genes(self, adata: ad.AnnData | BackedCells) -> np.ndarray | None:
-        """Return the columns of `adata` in this order of genes; None where they have it."""
+        """Return the columns of `adata` in the order of `genes`; None if they are in this order."""
         if list(adata.var_names) == list(self.genes):
             return None
         missing = self.genes.difference(adata.var_names, sort=False)
@@ -151,10 +156,10 @@ class Preprocessing:
         if len(missing) or len(extra):
             raise ValueError(
                 f"The genes must be the {len(self.genes):,} of the training cells, got {adata.n_vars:,}: "
-                f"missing {listed(list(missing)) or 'none'}; not among them {listed(list(extra)) or 'none'}."
+                f"missing {listed(list(missing)) or 'none'}; unexpected {listed(list(extra)) or 'none'}."
             )
         return np.asarray(adata.var_names.get_indexer(self.genes))
 
     def without_cells(self) -> Preprocessing:
-        """Return the same with no cell in it, as it is saved."""
+        """Return the preprocessing without cells, as it is saved."""
         return replace(self, train=None, val=None)

@@ -13,11 +13,11 @@ import scipy.sparse as sp
 from vaexprs.data.matrix import Matrix
 from vaexprs.interface.validation import check_choice
 
-# Box & Cox's family ((1 + x)^p - 1) / p for the power p (1964, doi:10.1111/j.2517-6161.1964.tb00553.x): name,
-# power, function, inverse. Each leaves 0 at 0, so that a sparse matrix stays sparse.
+# Power, function and inverse of each transformation of the family ((1 + x)^p - 1) / p (Box & Cox 1964,
+# doi:10.1111/j.2517-6161.1964.tb00553.x). All map 0 to 0, so that a sparse matrix stays sparse.
 POWERS: dict[str, tuple[float, Callable[[Any], Any], Callable[[Any], Any]]] = {
     "none": (1.0, lambda x: x, lambda y: y),
-    "sqrt": (0.5, lambda x: 2 * x / (np.sqrt(1 + x) + 1), lambda y: y + y * y / 4),  # exact near 0
+    "sqrt": (0.5, lambda x: 2 * x / (np.sqrt(1 + x) + 1), lambda y: y + y * y / 4),  # accurate near 0
     "log1p": (0.0, np.log1p, np.expm1),
 }
 SCALINGS = (*POWERS, "minmax")
@@ -25,19 +25,18 @@ SCALINGS = (*POWERS, "minmax")
 
 @dataclass(frozen=True)
 class Scaling:
-    """How values become the matrix that the network sees.
+    """Scaling of expression values to the input of the network.
 
     Parameters
     ----------
     kind
         "none": ``x``; "sqrt": ``2 (sqrt(1 + x) - 1)``; "log1p": ``log(1 + x)``, with x in units of `unit`;
-        "minmax": ``(x - low) / range`` per gene, where a gene
-        with a range of 0 (one that is constant) becomes 0.
+        "minmax": ``(x - low) / range`` per gene; constant genes become 0.
     low, range
         Smallest value of each gene in the training cells and largest minus smallest, (n_genes,).
         Empty unless `kind` is "minmax".
     unit
-        What values are divided by before; 1 unless they are small.
+        Divisor of the values before scaling; 1 unless they are small. Not used by "minmax".
     """
 
     kind: str
@@ -52,7 +51,7 @@ class Scaling:
         Raises
         ------
         ValueError
-            If there is no such kind, or the unit is not a positive number.
+            If the kind is unknown or the unit is not a positive number.
         """
         check_choice("kind", kind, SCALINGS)
         if not isinstance(unit, Real) or not 0 < unit < np.inf:
@@ -65,9 +64,9 @@ class Scaling:
         return self.kind if self.unit == 1 else f"{self.kind}, in units of {self.unit:g}"
 
     def forward(self, x: Matrix) -> Matrix:
-        """Return `x`, (n_cells, n_genes), scaled; a sparse matrix stays sparse.
+        """Return scaled values, (n_cells, n_genes); a sparse matrix stays sparse.
 
-        Where the smallest value of a gene is not 0 its column is filled, as its zeros are no longer 0.
+        "minmax" fills the column of a gene whose smallest value is not 0, because its zeros become non-zero.
         """
         if self.kind in POWERS:
             function = POWERS[self.kind][1]

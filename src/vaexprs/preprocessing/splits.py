@@ -10,24 +10,25 @@ import numpy as np
 def split_rows(
     labels: np.ndarray | None, n: int, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows for training and for validation, in proportion within each label.
+    """Split rows into training and validation, stratified by label.
 
     Parameters
     ----------
     labels
-        A label for each row, (n,); None for one label.
+        Label of each row, (n,); None for a single label.
     n
         Number of rows.
     fraction
-        Fraction of the rows for validation, at least 0 and less than 1. A label keeps at least one row
+        Fraction of the rows for validation, at least 0 and less than 1. Each label keeps at least one row
         for training.
     seed
         Seed of the shuffle.
 
     Returns
     -------
-    Sorted row numbers for training and for validation; ``round(n * fraction)`` of the latter where the
-    labels are large enough.
+    tuple
+        Sorted row numbers for training and for validation. Validation gets ``round(n * fraction)`` rows, or
+        fewer if labels are too small.
     """
     rng = np.random.default_rng(seed)
     codes = np.zeros(n, int) if labels is None else np.unique(labels, return_inverse=True)[1]
@@ -39,16 +40,16 @@ def split_rows(
 
 
 def split_levels(column: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows for training and held out, each level of a column on one side whole.
+    """Split rows into training and held-out rows by whole levels of a column, such as donors.
 
     Parameters
     ----------
     column
-        A level for each row, (n,).
+        Level of each row, (n,).
     fraction
-        Of the levels to hold out, rounded, but at least one.
+        Fraction of the levels to hold out, rounded, but at least one level.
     seed
-        Seed of the draw.
+        Seed of the random choice of levels.
     """
     levels = np.random.default_rng(seed).permutation(np.unique(column))
     held = np.isin(column, levels[: max(1, round(fraction * len(levels)))])
@@ -56,7 +57,7 @@ def split_levels(column: np.ndarray, fraction: float, seed: int) -> tuple[np.nda
 
 
 def apportion(weights: np.ndarray, n: int) -> np.ndarray:
-    """Return whole numbers in proportion to `weights` that sum to `n` (largest remainders)."""
+    """Return whole numbers proportional to `weights` with sum `n` (largest remainder method)."""
     exact = np.asarray(weights, float) / np.sum(weights) * n
     counts = np.floor(exact).astype(int)
     rest = np.argsort(counts - exact, kind="stable")[: n - counts.sum()]
@@ -67,7 +68,7 @@ def apportion(weights: np.ndarray, n: int) -> np.ndarray:
 def random_rows(
     rng: np.random.Generator, column: np.ndarray, most: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Return random rows of each label in `most`, at most so many, in random order.
+    """Sample up to `most[label]` rows of each label, in random order.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def random_rows(
     column
         Label of each cell, (n_cells,).
     most
-        Number of rows by label.
+        Maximum number of rows of each label.
     """
     order = rng.permutation(len(column))
     shuffled = column[order]
@@ -84,14 +85,14 @@ def random_rows(
 
 
 def stratified(column: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Return sorted random rows, at most `most`, in the labels' proportions but with some of every label.
+    """Sample at most `most` rows, sorted, in proportion to the labels but with some of every label.
 
     Parameters
     ----------
     column
         Label of each cell, (n_cells,).
     most
-        Number of rows.
+        Maximum number of rows.
     rng
         Source of randomness.
     """
@@ -106,7 +107,7 @@ def stratified(column: np.ndarray, most: int, rng: np.random.Generator) -> np.nd
 
 
 def matched_rows(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return random rows of two sets, as many of each label as both have.
+    """Sample equal numbers of rows of each label from two sets, as many as both have.
 
     Parameters
     ----------

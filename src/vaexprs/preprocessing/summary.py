@@ -11,60 +11,59 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedCells, row_blocks
-from vaexprs.data.matrix import Matrix, limits, stored
+from vaexprs.data.matrix import TARGET_SUM, Matrix, limits, stored
 from vaexprs.interface.validation import listed
 
-INPUT_TARGET = 1e4  # counts per cell after normalisation, as scanpy users know it
-LARGEST = 1e15  # value: sums of squares of larger ones may be beyond 32 bits
-MAX_NAMED = 5  # rows that a summary remembers of a kind
+LARGEST = 1e15  # maximum absolute value; sums of squares of larger ones may overflow float32
+MAX_NAMED = 5  # maximum number of empty rows that a summary lists
 
 
 def check_cells(adata: ad.AnnData | BackedCells, name: str) -> None:
-    """Check that a matrix of cells can be learned from; its values where they are in memory.
+    """Check that a matrix of cells can be used for training. Values are checked only if in memory.
 
     Raises
     ------
     ValueError
-        If it is empty, holds NaN, infinite or absurdly large values, has duplicate gene names.
+        If it is empty, has duplicate gene names, or contains NaN, infinite or implausibly large values.
     """
     if 0 in adata.shape:
         raise ValueError(
-            f"{name} must hold at least one cell and one gene, "
+            f"{name} must contain at least one cell and one gene, "
             f"got {adata.n_obs} cells x {adata.n_vars} genes."
         )
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         raise ValueError(
-            f"Gene names must be unique, got {len(twice):,} more than once: {listed(list(twice))}. "
-            "Make them so: adata.var_names_make_unique()."
+            f"Gene names must be unique, got {len(twice):,} duplicates: {listed(list(twice))}. "
+            "Try adata.var_names_make_unique()."
         )
     if not isinstance(adata, BackedCells):
         check_finite(stored(adata.X), name)
 
 
 def check_finite(values: np.ndarray, name: str) -> None:
-    """Check that there is no NaN, nothing infinite and nothing that is absurdly large among some values.
+    """Check that values are finite and not implausibly large.
 
     Raises
     ------
     ValueError
-        If there is.
+        If any value is NaN, infinite or larger in size than 1e15.
     """
     for bad, test in (("NaN", np.isnan), ("infinite", np.isinf)):
         n = int(test(values).sum())
         if n:
-            raise ValueError(f"{name} must hold finite values, got {n:,} {bad} values.")
+            raise ValueError(f"{name} must contain finite values, got {n:,} {bad} values.")
     most = max(float(values.max(initial=0)), -float(values.min(initial=0)))
     if most > LARGEST:
         raise ValueError(
-            f"{name} must hold values between {-LARGEST:g} and {LARGEST:g}, got one of size {most:g}. "
-            "Does it stand for a missing value?"
+            f"{name} must contain values between {-LARGEST:g} and {LARGEST:g}, got one of size {most:g}. "
+            "If it encodes a missing value, remove or replace it."
         )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is to be known of a matrix before training, taken in one pass over its rows.
+    """Statistics of a matrix needed before training, computed in one pass over its rows.
 
     Parameters
     ----------
@@ -73,9 +72,9 @@ class Summary:
     low, high, total
         Smallest and largest value of each gene, and their sum, (n_genes,).
     nonzero, fractions
-        How many values are not 0, and how many are not whole.
-    empty
-        Rows whose values sum up to 0, the first few: (at most MAX_NAMED,), and `n_empty`, their number.
+        Number of non-zero values and number of values that are not whole numbers.
+    empty, n_empty
+        First rows whose values sum to 0, (at most MAX_NAMED,), and the number of such rows.
     logged, logged_squares
         Sums over the cells of ``log(1 + 1e4 x / library size)`` and of its square, (n_genes,).
     """
@@ -96,8 +95,8 @@ class Summary:
         """Return the summary of a matrix in memory, (n_cells, n_genes)."""
         values = stored(x)
         library = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
-        scale = INPUT_TARGET / np.maximum(library, 1)
-        with np.errstate(invalid="ignore", divide="ignore"):  # values may be negative: then nobody asks
+        scale = TARGET_SUM / np.maximum(library, 1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # negative values: the result is not used
             if sp.issparse(x):
                 data = np.log1p(values * np.repeat(scale, np.diff(x.indptr)))
                 logged, squares = (sp.csr_matrix((d, x.indices, x.indptr), x.shape) for d in (data, data**2))
@@ -124,7 +123,7 @@ class Summary:
         )
 
     def joined(self, other: Summary) -> Summary:
-        """Return the summary of these cells and others that follow them."""
+        """Return the summary of these cells followed by the others."""
         return Summary(
             cells=self.cells + other.cells,
             low=np.minimum(self.low, other.low),
@@ -139,13 +138,13 @@ class Summary:
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 of these figures: that of two matrices differs, or they are hardly different."""
+        """Return a SHA-256 fingerprint of the matrix, computed from these statistics."""
         parts = (np.array([self.cells, self.nonzero]), self.low, self.high, self.total, self.logged)
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
     @property
     def whole(self) -> bool:
-        """Whether the values are counts: whole and not negative."""
+        """Whether the values are counts: whole and non-negative."""
         return not self.fractions and self.low.min() >= 0
 
     def constant_genes(self, genes: pd.Index) -> list[str]:
@@ -154,12 +153,12 @@ class Summary:
 
 
 def summarise(x: Matrix, name: str) -> Summary:
-    """Return the summary of a matrix in memory or on disk, read once from its first row to its last.
+    """Return the summary of a matrix in memory or on disk, in one sequential pass.
 
     Raises
     ------
     ValueError
-        If it holds NaN, infinite or absurdly large values.
+        If it contains NaN, infinite or implausibly large values.
     """
     summary = None
     for block in row_blocks(x):

@@ -193,16 +193,7 @@ def _choose_likelihood(
     if name is not None:
         return likelihood_named(name)
     last = decoder_layers[-1] if isinstance(decoder_layers, Sequence) and len(decoder_layers) else None
-    units = getattr(last, "units", None)
-    n_genes = len(summary.low)
-    if units == n_genes:
-        return likelihood_named("bernoulli")
-    if getattr(getattr(last, "activation", None), "__name__", "") == "sigmoid":
-        raise ValueError(
-            f"decoder_layers end in a sigmoid layer of {units:,} units, which as the output must have one "
-            f"for each of the {n_genes:,} genes. For hidden layers only, name a likelihood."
-        )
-    return default_likelihood(summary)
+    return default_likelihood(summary, last)
 
 
 def split_validation(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing:

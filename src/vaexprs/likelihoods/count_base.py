@@ -1,9 +1,10 @@
-"""Likelihoods of counts: Poisson, negative binomial and zero-inflated negative binomial."""
+"""Base class and output layer of the likelihoods of counts."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,36 +12,37 @@ from keras import ops
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import MAX_COUNT, Matrix
-from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, Head, Likelihood, above, sigmoid
-from vaexprs.likelihoods.log_prob import negative_binomial_log_prob, poisson_log_prob, sum_over_genes
+from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, Head, Likelihood
 from vaexprs.preprocessing.summary import Summary
 
 LOG_DISPERSION_LIMITS = (-7.0, 9.0)
-RELEASED_DISPERSION = 5.0  # of all genes, where they cannot be learned in private
+RELEASED_DISPERSION = 5.0  # fixed dispersion of all genes in fits with differential privacy
 
 
 @keras.saving.register_keras_serializable("vaexprs")
 class CountHead(Head):
-    """Hidden units to the parameters of counts.
+    """Map hidden units to the parameters of a count distribution.
 
-    The proportions are a softmax over genes. Their intercept starts at the observed proportions and their
-    slopes near zero, so that training starts from one mean expression profile.
+    The proportions are a softmax over genes. Their intercepts start at the observed proportions and their
+    slopes near zero, so that training starts from the mean expression profile.
 
     Parameters
     ----------
     n_genes, n_cells, level_cells
         See `Head`.
     dispersed
-        Whether there is an inverse dispersion for each gene (and condition).
+        Whether to learn an inverse dispersion for each gene (and condition).
     inflated
-        Whether there is a logit of excess zeros for each gene and cell.
+        Whether to learn a logit of excess zeros for each gene and cell.
 
     Returns
     -------
-    ``proportion``, (n_cells, n_genes), alone, or a dict of it with ``dispersion`` and ``zero_logit``.
+    ``proportion``, (n_cells, n_genes), or a dict of ``proportion``, ``dispersion`` and, if `inflated`,
+    ``zero_logit``, if `dispersed`.
     """
 
-    deviation_sd = 3.0  # dispersions of types differ widely; this only keeps few cells from the limits
+    # Dispersions differ widely between cell types: the weak prior only keeps rare types off the limits.
+    deviation_sd = 3.0
 
     def __init__(
         self,
@@ -92,10 +94,32 @@ class CountHead(Head):
 
 
 class CountLikelihood(Likelihood):
-    """Counts with mean ``library size * proportion``."""
+    """Counts with mean ``library size * proportion``, of the negative binomial family.
+
+    A count likelihood outside this family needs its own `head` and `draw`.
+    """
 
     counts = True
+    supports_privacy = True
     common = ("dispersion",)
+
+    @abstractmethod
+    def parameters(self, output: Any, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the parameters of the counts of a block of cells.
+
+        Parameters
+        ----------
+        output
+            The decoder's output as NumPy arrays, with one row of dispersions per group.
+        n_groups
+            Number of groups.
+
+        Returns
+        -------
+        tuple
+            Proportions, (n_cells, n_genes); inverse dispersions, (n_groups, n_genes), infinite for a Poisson
+            distribution; and logits of excess zeros, (n_cells, n_genes), or None without zero inflation.
+        """
 
     def draw(
         self,
@@ -108,21 +132,20 @@ class CountLikelihood(Likelihood):
     ) -> Matrix:
         from vaexprs.likelihoods.count_sampling import draw_counts
 
-        parts = output if isinstance(output, dict) else {"proportion": output}
-        dispersion, zero_logit = parts.get("dispersion"), parts.get("zero_logit")
-        return draw_counts(rng, parts["proportion"], library, dispersion, zero_logit, groups, stratified)
+        proportion, dispersion, zero_logit = self.parameters(output, len(groups))
+        return draw_counts(rng, proportion, library, dispersion, zero_logit, groups, stratified)
 
     def check(self, summary: Summary, cells: Any) -> None:
         least = summary.low.min()
         if least < 0:
             raise ValueError(
-                f"Counts must not be negative under likelihood {self.name!r}, got {float(least):g}. "
+                f"Counts must be non-negative under likelihood {self.name!r}, got {float(least):g}. "
                 "For scaled or centred values use likelihood='gaussian'."
             )
         if summary.fractions:
             raise ValueError(
                 f"Counts must be whole numbers under likelihood {self.name!r}, got {summary.fractions:,} "
-                "fractions. Name the layer with the counts (layer='counts') or use likelihood='gaussian'."
+                "fractions. Select the layer with the counts (layer='counts') or use likelihood='gaussian'."
             )
         most = summary.high.max()
         if most > MAX_COUNT:
@@ -133,7 +156,7 @@ class CountLikelihood(Likelihood):
         if summary.n_empty:
             raise ValueError(
                 f"Every cell must have counts under likelihood {self.name!r}, got {summary.n_empty:,} "
-                f"without any ({str(cells[summary.empty[0]])!r}). Leave them out: "
+                f"without any ({str(cells[summary.empty[0]])!r}). Remove them: "
                 "scanpy.pp.filter_cells(adata, min_counts=1)."
             )
 
@@ -150,7 +173,7 @@ class CountLikelihood(Likelihood):
         head.bias.assign(log_proportions)
         if head.effect is not None:
             head.effect.assign(effects / EFFECT_STEP)
-        if head.dispersed:  # of so fine a thing as dispersions nothing but noise would be learned
+        if head.dispersed:  # with privacy noise dispersions cannot be estimated
             head.log_dispersion.assign(np.full(head.n_genes, np.log(RELEASED_DISPERSION) / DISPERSION_STEP))
             head.log_dispersion.trainable = False
             if head.deviation is not None:
@@ -162,87 +185,21 @@ class CountLikelihood(Likelihood):
         return np.asarray(head.log_dispersion) * DISPERSION_STEP <= LOG_DISPERSION_LIMITS[0]
 
     @staticmethod
-    def _mean(x: Any, proportion: Any) -> Any:
+    def mean(x: Any, proportion: Any) -> Any:
+        """Return the mean of each count, (n_cells, n_genes), as a Keras tensor with positive values."""
         return ops.sum(x, axis=-1, keepdims=True) * proportion + 1e-8
 
 
-@final
-class Poisson(CountLikelihood):
-    """Counts with variance equal to their mean."""
-
-    name = "poisson"
-
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, level_cells, dispersed=False, inflated=False, name="output")
-
-    def log_prob(self, x: Any, output: Any) -> Any:
-        return sum_over_genes(poisson_log_prob(x, self._mean(x, output)))
-
-    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
-        from vaexprs.likelihoods.count_sampling import count_quantiles
-
-        mean = library * np.asarray(output, np.float64)
-        return count_quantiles(uniform, mean, np.full_like(mean, np.inf))
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        return 1 / np.ravel(library)
-
-
-@final
-class NegativeBinomial(CountLikelihood):
-    r"""Counts with mean :math:`\mu` and variance :math:`\mu + \mu^2/\theta_g`, a dispersion a gene."""
-
-    name = "nb"
-
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=False, name="output")
-
-    def log_prob(self, x: Any, output: Any) -> Any:
-        mean = self._mean(x, output["proportion"])
-        return sum_over_genes(negative_binomial_log_prob(x, mean, output["dispersion"]))
-
-    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
-        from vaexprs.likelihoods.count_sampling import count_quantiles
-
-        return count_quantiles(uniform, *_mean_and_dispersion(output, library))
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        return _noise_of_totals(*_mean_and_dispersion(output, library), kept=1.0)
-
-
-@final
-class ZeroInflatedNegativeBinomial(CountLikelihood):
-    """Negative binomial counts that are zero with an extra probability for each gene and cell."""
-
-    name = "zinb"
-
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=True, name="output")
-
-    def log_prob(self, x: Any, output: Any) -> Any:
-        mean, logit = self._mean(x, output["proportion"]), output["zero_logit"]
-        drawn = negative_binomial_log_prob(x, mean, output["dispersion"]) - ops.softplus(logit)
-        excess = logit - ops.softplus(logit)
-        return sum_over_genes(ops.where(x == 0, ops.logaddexp(drawn, excess), drawn))
-
-    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
-        from vaexprs.likelihoods.count_sampling import count_quantiles
-
-        excess = sigmoid(output["zero_logit"])
-        counts = count_quantiles(above(uniform, excess), *_mean_and_dispersion(output, library))
-        return np.where(uniform < excess, 0, counts)
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        kept = 1 - sigmoid(output["zero_logit"])
-        return _noise_of_totals(*_mean_and_dispersion(output, library), kept=kept)
-
-
-def _mean_and_dispersion(output: Any, library: Any) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_dispersion(output: Any, library: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return means for these library sizes, (n_cells, n_genes), and inverse dispersions, in float64."""
     mean = library * np.asarray(output["proportion"], np.float64)
     return mean, np.asarray(output["dispersion"], np.float64)
 
 
-def _noise_of_totals(mean: np.ndarray, dispersion: np.ndarray, kept: Any) -> np.ndarray:
-    """Return the relative variance of totals of counts of which a fraction is kept, the rest zero."""
+def noise_of_totals(mean: np.ndarray, dispersion: np.ndarray, kept: Any) -> np.ndarray:
+    """Return the variance of total counts over their squared mean, (n_cells,).
+
+    Each negative binomial count is kept with probability `kept` and set to zero otherwise.
+    """
     variance = kept * (mean + mean**2 / dispersion) + kept * (1 - kept) * mean**2
     return variance.sum(axis=1) / (kept * mean).sum(axis=1) ** 2

@@ -1,4 +1,4 @@
-"""Likelihoods of continuous values: Gaussian with excess zeros, and Bernoulli."""
+"""Gaussian likelihood with an optional probability of exact zeros (hurdle model)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from vaexprs.likelihoods.log_prob import sum_over_genes
 from vaexprs.preprocessing.scaling import POWERS
 from vaexprs.preprocessing.summary import Summary
 
-SMALLEST = 1e-30  # that the largest value of a Gaussian may be
-LOG_SD_LIMITS = (-6.0, 3.0)  # of a Gaussian, in units of the gene's spread
+MIN_LARGEST = 1e-30  # minimum of the largest absolute value; float32 hardly resolves smaller ones
+LOG_SD_LIMITS = (-6.0, 3.0)  # limits of the log standard deviation, in units of the gene's spread
 
 
 @keras.saving.register_keras_serializable("vaexprs")
 class GaussianHead(Head):
-    """Hidden units to mean and standard deviation of each gene, and its logit of zero.
+    """Map hidden units to the mean, standard deviation and (if `zeros`) logit of zero of each gene.
 
     The mean is ``centre + spread * (slopes . hidden + intercept)`` with the centre and spread of the
-    gene's observed (non-zero) values, so that genes of any range are learned at one speed, and stays within
-    the range of the observed values.
+    gene's observed non-zero values, so that genes of any range are learned equally fast. It is clipped to the
+    range of the observed values.
     """
 
     deviation_sd = 0.3
@@ -78,48 +78,21 @@ class GaussianHead(Head):
 
 
 @final
-class Bernoulli(Likelihood):
-    """R's contract: cross-entropy on min-max scaled values, and the decoder's means as generated values."""
-
-    name = "bernoulli"
-    counts = False
-    latent_dim = 2
-    last_layer_is_output = True
-    scaling_in_network = False
-
-    def check(self, summary: Summary, cells: Any) -> None:
-        pass
-
-    def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
-        return "minmax"
-
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return keras.layers.Dense(n_genes, activation="sigmoid", name="output")
-
-    def log_prob(self, x: Any, output: Any) -> Any:
-        p = ops.clip(output, 1e-7, 1 - 1e-7)
-        return sum_over_genes(x * ops.log(p) + (1 - x) * ops.log1p(-p))
-
-    def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
-        return np.asarray(output)
-
-
-@final
 class Gaussian(Likelihood):
-    r"""Normal values with a standard deviation a gene; exact zeros have a probability of their own.
+    r"""Normally distributed values with one standard deviation per gene and optional exact zeros.
 
     With zeros (a hurdle model): :math:`P(x = 0) = \pi`, and :math:`x \sim N(\mu, \sigma_g^2)` otherwise.
-    Values that are not negative are modelled as they are, as square roots or as logarithms, whichever makes
-    the non-zero values of the genes most probable under normal distributions (`preprocessing.POWERS`). Small
-    ones, such as fractions, are first divided by the power of ten next below their mean: the logarithm of
-    1 + x is a straight line where x is much smaller than 1.
+    Non-negative values are modelled untransformed, as square roots or as logarithms, whichever gives the
+    non-zero values the highest likelihood under normal distributions (`preprocessing.POWERS`). Small values,
+    such as fractions, are first divided by the largest power of ten below their mean, because log(1 + x) is
+    linear for x much smaller than 1.
 
     Parameters
     ----------
     zeros
-        Whether zeros have a probability of their own.
+        Whether zeros are modelled with a separate probability.
     nonnegative
-        Whether no value is negative; draws are then reflected at zero.
+        Whether all values are non-negative; sampled values are then reflected at zero.
     """
 
     name = "gaussian"
@@ -139,10 +112,10 @@ class Gaussian(Likelihood):
 
     def check(self, summary: Summary, cells: Any) -> None:
         most = float(max(abs(summary.low).max(), abs(summary.high).max()))
-        if 0 < most < SMALLEST:
+        if 0 < most < MIN_LARGEST:
             raise ValueError(
-                f"Some values must be {SMALLEST:g} or larger, got none above {most:g}, which 32 bits hardly "
-                "hold. Multiply them all by a constant."
+                f"The largest absolute value must be at least {MIN_LARGEST:g}, got {most:g}, which is too "
+                "small for 32-bit floats. Multiply all values by a constant."
             )
 
     def unit(self, summary: Summary) -> float:
@@ -162,12 +135,13 @@ class Gaussian(Likelihood):
             values /= unit
             log_slopes += np.bincount(gene, np.log1p(values), x.shape[1])
             for kind, (_, function, _) in POWERS.items():
-                moments[kind] = _joined(moments[kind], _moments(gene, function(values), x.shape[1]))
+                moments[kind] = _combined_moments(moments[kind], _moments(gene, function(values), x.shape[1]))
         n, mean, sd = moments["none"]
-        told = (n > 2) & (sd > 1e-6 * mean)  # the others' values are all one, but for rounding
-        told &= np.all([each[2] > 0 for each in moments.values()], axis=0)
+        informative = (n > 2) & (sd > 1e-6 * mean)  # the values of other genes are equal up to rounding
+        informative &= np.all([each[2] > 0 for each in moments.values()], axis=0)
         gains = {
-            kind: (power - 1) * log_slopes[told].sum() - (n[told] * np.log(moments[kind][2][told])).sum()
+            kind: (power - 1) * log_slopes[informative].sum()
+            - (n[informative] * np.log(moments[kind][2][informative])).sum()
             for kind, (power, _, _) in POWERS.items()
         }
         return max(gains, key=lambda kind: gains[kind])
@@ -179,7 +153,7 @@ class Gaussian(Likelihood):
         n, mean, sd = _NO_MOMENTS
         low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
         for block in row_blocks(x):
-            n, mean, sd = _joined((n, mean, sd), _moments(*_nonzero(block), x.shape[1]))
+            n, mean, sd = _combined_moments((n, mean, sd), _moments(*_nonzero(block), x.shape[1]))
             least, most = limits(block)
             low, high = np.minimum(low, least), np.maximum(high, most)
         if self.zeros:
@@ -208,14 +182,14 @@ class Gaussian(Likelihood):
 
 
 def _nonzero(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return the gene and the value of each entry that is not zero."""
+    """Return the gene and the value of each non-zero entry."""
     coo = sp.coo_matrix(x)
     keep = coo.data != 0
     return coo.col[keep], coo.data[keep].astype(np.float64)
 
 
 def _moments(gene: np.ndarray, values: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return number, mean and standard deviation of each gene's values, (n_genes,) each."""
+    """Return count, mean and standard deviation of each gene's values, (n_genes,) each."""
     n = np.bincount(gene, minlength=n_genes)
     mean = np.bincount(gene, values, n_genes) / np.maximum(n, 1)
     variance = np.bincount(gene, (values - mean[gene]) ** 2, n_genes) / np.maximum(n, 1)
@@ -226,10 +200,10 @@ Moments: TypeAlias = tuple[Any, Any, Any]
 _NO_MOMENTS: Moments = (0, 0.0, 0.0)
 
 
-def _joined(a: Moments, b: Moments) -> Moments:
-    """Return the moments of two sets of values together (Chan, Golub & LeVeque 1983, doi:10.2307/2683386)."""
+def _combined_moments(a: Moments, b: Moments) -> Moments:
+    """Combine the moments of two sets of values (Chan, Golub & LeVeque 1983, doi:10.2307/2683386)."""
     n = a[0] + b[0]
     share = b[0] / np.maximum(n, 1)
-    apart = b[1] - a[1]
-    variance = (1 - share) * a[2] ** 2 + share * b[2] ** 2 + share * (1 - share) * apart**2
-    return n, a[1] + share * apart, np.sqrt(variance)
+    difference = b[1] - a[1]
+    variance = (1 - share) * a[2] ** 2 + share * b[2] ** 2 + share * (1 - share) * difference**2
+    return n, a[1] + share * difference, np.sqrt(variance)
