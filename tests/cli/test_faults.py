@@ -230,7 +230,7 @@ def test_claims(tmp_path, monkeypatch):
 def test_what_was_written_meanwhile_is_not_replaced(tmp_path):
     out = tmp_path / "m"
     with (
-        pytest.raises(FileExistsError, match="m' exists already"),
+        pytest.raises(FileExistsError, match="m' already exists"),
         written_whole(out, overwrite=False) as beside,
     ):
         beside.mkdir()
@@ -242,7 +242,7 @@ def test_what_was_written_meanwhile_is_not_replaced(tmp_path):
 
 def test_columns_beside_a_table_are_looked_for_before_the_work(conditional, tmp_path):
     (tmp_path / "g.obs.csv").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"g\.obs\.csv' exists already"):
+    with pytest.raises(FileExistsError, match=r"g\.obs\.csv' already exists"):
         writing.check_new_cells(tmp_path / "g.csv", overwrite=False)
 
 
@@ -326,7 +326,7 @@ def test_ctrl_c_keeps_whole_blocks(conditional, tmp_path, name):
     assert kept.uns["vaexprs"]["interrupted"]
     assert out.read_text() == "mine"
     out.unlink()
-    with pytest.raises(KeyboardInterrupt, match="nothing was kept: .*g.partial.* exists already"):
+    with pytest.raises(KeyboardInterrupt, match="nothing was kept: .*g.partial.* already exists"):
         writing.write_blocks(adata, until(blocks), out, overwrite=False)
     assert vx.read(partial).n_obs == kept.n_obs
     assert [path.name for path in tmp_path.iterdir()] == [partial.name]

@@ -239,13 +239,13 @@ def test_the_same_attacks_elsewhere_in_the_configuration(saved, mark):
 def test_another_root(saved, mark):
     parts = members(saved)
     put(saved, parts | {"config.json": json.dumps(layer("keras.layers", "Lambda", {"function": code(mark)}))})
-    refused(lambda: vx.load_vae(saved), saved, "is not a vaexprs model, it holds a Lambda")
+    refused(lambda: vx.load_vae(saved), saved, "is not a vaexprs model.*Lambda")
     assert not mark.exists()
     # of the registered name of ours Keras would make what the other name says
     for name in architecture.PLAIN:
         put(saved, parts)
         with_config(saved, lambda config, name=name: config.update(class_name=name))
-        refused(lambda: vx.load_vae(saved), saved, f"is not a vaexprs model, it holds a {name}")
+        refused(lambda: vx.load_vae(saved), saved, f"is not a vaexprs model.*{name}")
 
 
 class OfMyOwn(keras.layers.Layer):
@@ -272,7 +272,7 @@ def test_layers_of_the_users_own_are_loaded_where_his_process_has_them(small, tm
     refused(
         lambda: vx.load_vae(path),
         path / "model.keras",
-        r"asks for 'test_hostile.OfMyOwn'.*load_vae\(path, custom_objects=\{'OfMyOwn': OfMyOwn\}\)",
+        r"'test_hostile.OfMyOwn'.*load_vae\(path, custom_objects=\{'OfMyOwn': OfMyOwn\}\)",
     )
     again = vx.load_vae(path, custom_objects={"OfMyOwn": OfMyOwn})
     assert sum(isinstance(each, Registered) for each in again.model.layers) == 2
@@ -288,7 +288,7 @@ def test_a_layer_of_keras_that_is_not_listed_may_be_handed_over(small, tmp_path)
     path = vx.fit_vae(small, encoder_layers=encoder, latent_dim=2, epochs=1, verbose=0).save(
         tmp_path / "model"
     )
-    refused(lambda: vx.load_vae(path), path / "model.keras", "asks for 'keras.layers.Cropping3D'")
+    refused(lambda: vx.load_vae(path), path / "model.keras", "'keras.layers.Cropping3D'")
     layer = keras.layers.Cropping3D
     vx.load_vae(path, custom_objects={"Cropping3D": layer})
 
@@ -440,16 +440,14 @@ def test_a_network_that_blows_a_cell_up(small, tmp_path):
                 each["config"]["n"] = HUGE
 
     with_config(path, larger)
-    refused(
-        lambda: vx.load_vae(path), path / "model.keras", "8,000,000,000 values of a cell between two layers"
-    )
+    refused(lambda: vx.load_vae(path), path / "model.keras", "8,000,000,000 activations")
 
 
 def test_archives_with_other_members_or_packed_ones(saved, tmp_path):
     parts = members(saved)
     for name in ("../../evil", "/tmp/evil", "assets/vocabulary.txt", "model.weights.npz"):
         put(saved, parts | {name: b"x"})
-        refused(lambda: vx.load_vae(saved), saved / "model.keras", "must hold 'config.json', 'metadata.json'")
+        refused(lambda: vx.load_vae(saved), saved / "model.keras", "'config.json', 'metadata.json'")
     put(saved, parts, zipfile.ZIP_DEFLATED)
     refused(lambda: vx.load_vae(saved), saved / "model.keras", "is not as Keras writes it")
     assert not (tmp_path / "evil").exists()
@@ -666,13 +664,13 @@ def test_hdf5_of_other_files(tmp_path):
         data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
 
     path = h5ad(tmp_path / "a.h5ad", outside)
-    refused(lambda: vx.read(path), path, "keeps '/X' in another file")
+    refused(lambda: vx.read(path), path, "'/X' in another file")
     path = h5ad(tmp_path / "b.h5ad")
     with h5py.File(path, "r+") as file:
         file["uns/more"] = h5py.ExternalLink("other.h5", "/")
         file["layers/loop"] = h5py.SoftLink("/layers/loop")
         file["uns/self"] = file["uns"]
-    refused(lambda: vx.read(path), path, "keeps '/uns/more' in another file")
+    refused(lambda: vx.read(path), path, "'/uns/more' in another file")
 
 
 def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
@@ -779,11 +777,7 @@ def test_ends_of_rows_that_fall(tmp_path, where, middle):
     with h5py.File(path, "r+") as file:
         del file[where]["indptr"]
         file[where]["indptr"] = np.array([0, 4, *middle])
-    words = (
-        "'indptr', 'indices' and 'data' of 'X' do not fit"
-        if where == "X"
-        else "indptr of a sparse matrix must not fall"
-    )
+    words = "'indptr', 'indices' and 'data' of 'X' do not fit" if where == "X" else "indptr"
     refused(lambda: vx.read(path), path, words)
 
 
@@ -989,15 +983,13 @@ def test_sides_that_a_matrix_claims_without_names_or_ends_of_rows(tmp_path, suff
     vx.read(path)
     for part in ("X", "obsp/near", "raw/X"):
         before = changed(part, "shape", [HUGE, 4])
-        words = (
-            rf"is not whole: 'indptr' of '{within}{part}' does not fit its shape\. Copy or write it anew\.$"
-        )
+        words = rf"incomplete: 'indptr' of '{within}{part}' .*shape"
         refused(lambda: vx.read(path), path, words)
         changed(part, "shape", before)
     for part in ("obs", "var", "raw/var"):
         before = changed(part, "encoding-type", "dict")
         changed("X", "shape", [3, HUGE])
-        refused(lambda: vx.read(path), path, rf"its '{part}' is not a table\.$")
+        refused(lambda: vx.read(path), path, rf"'{part}' is not a table\.$")
         changed("X", "shape", [3, 4])
         changed(part, "encoding-type", before)
     vx.read(path)
@@ -1012,7 +1004,7 @@ def test_a_zarr_store_that_leads_out_of_itself_or_around_in_it(tmp_path, way):
     else:
         (path / "uns" / "again").symlink_to("..", target_is_directory=True)
     name = {"backslash": r"'\\\\'", "link": "'again'"}[way]
-    refused(lambda: vx.read(path), path, f"holds {name}, which leads to another folder. Write it anew.$")
+    refused(lambda: vx.read(path), path, rf"{name}, .*another folder\b")
     linked = tmp_path / "linked.zarr"
     shutil.rmtree(path / "\\" if way == "backslash" else path / "uns")
     linked.symlink_to(path, target_is_directory=True)
@@ -1023,10 +1015,10 @@ def test_what_a_file_of_r_claims_is_looked_at_before_room_is_made(tmp_path):
     made = {}
     add_claims(lambda name, content: made.update({name: content}))
     for name, words in {
-        "rows.rds": "2,147,483,647 rows without names are more than 4,194,304. Name them.",
-        "square.rds": "has a matrix of 2,147,483,647 rows, but names of 2.",
-        "empty.rds": "2,147,483,647 columns without names are more than 4,194,304. Name them.",
-        "numbered.rds": "2,147,483,647 rows without names are more than 4,194,304. Name them.",
+        "rows.rds": "2,147,483,647 rows without names are more than 4,194,304",
+        "square.rds": "2,147,483,647 rows, but 2 names",
+        "empty.rds": "2,147,483,647 columns without names are more than 4,194,304",
+        "numbered.rds": "2,147,483,647 rows without names are more than 4,194,304",
     }.items():
         (tmp_path / name).write_bytes(made[name])
         refused(lambda name=name: vx.read(tmp_path / name), tmp_path / name, re.escape(words))

@@ -1,1 +1,1 @@
-"""Matrices of cells x genes, in memory and backed by a file, and which of them hold counts."""
+"""Expression matrices, in memory and backed by a file, and detection of counts."""

@@ -1,4 +1,4 @@
-"""Matrices and cells left on disk; rows are read on request."""
+"""Matrices and cells on disk, read row by row on request."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ import scipy.sparse as sp
 from vaexprs.data.matrix import Matrix, as_float, stacked
 from vaexprs.interface.errors import FileFormatError, reason
 
-NAMES_AT_ONCE = 16_384  # that are read of those of cells on disk
-BLOCK_BYTES = 16 * 2**20  # of a larger one read at once
-GAP_BYTES = 256 * 2**10  # of rows between two that are wanted, up to which they are read along
+NAMES_AT_ONCE = 16_384  # cell names that are read at once
+BLOCK_BYTES = 16 * 2**20  # maximum size of a block of rows that is read at once
+GAP_BYTES = 256 * 2**10  # maximum gap between requested rows that is read through
 
 
 def in_memory(adata: ad.AnnData) -> ad.AnnData:
-    """Return an AnnData as it is, or one in memory where its X is on disk."""
+    """Return an AnnData with X in memory; loads X if it is on disk."""
     return adata if adata.X is None or file_of(adata.X) is None else adata.to_memory()
 
 
 @dataclass(frozen=True)
 class BackedMatrix:
-    """A matrix left on disk; its rows are read as they are asked for, as float32.
+    """Matrix on disk, whose rows are read on request as float32.
 
     Parameters
     ----------
     source
-        What AnnData gives for a matrix on disk: CSR, or an array of HDF5 or Zarr.
+        AnnData's CSR dataset, or an array of HDF5 or Zarr, (n_stored_cells, n_stored_genes).
     path
-        Of the file or folder.
+        Path of the file or folder.
     stamp
-        What `stamp_of` said of it when it was opened.
+        Return value of `stamp_of` when the file was opened.
     kept
-        Sorted numbers of the rows that are meant, (n_cells,); None for all.
+        Sorted indices of the selected rows, (n_cells,); None for all.
     columns
-        Order of the columns; None for that on disk.
+        Indices of the selected columns in order, (n_genes,); None for all.
     forward
-        What is done with values before they are given out.
+        Function applied to each block of values after selection; None for no change.
     """
 
     source: Any
@@ -54,7 +54,7 @@ class BackedMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of cells and of genes."""
+        """Number of cells and number of genes."""
         rows, columns = self.source.shape
         return (
             int(rows) if self.kept is None else len(self.kept),
@@ -63,32 +63,32 @@ class BackedMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows on disk in memory, as CSR or dense."""
+        """Size in bytes that all stored rows would have in memory, as CSR or dense."""
         rows, columns = self.source.shape
         if _is_sparse(self.source):
             return 8 * int(self.source.group["data"].shape[0])
         return 4 * int(rows) * int(columns)
 
     def rows_in(self, size: float) -> int:
-        """Return how many rows take so many bytes in memory, at least one."""
+        """Return the number of rows that fit in `size` bytes of memory, at least one."""
         return max(1, int(size / max(1, self.nbytes / max(1, self.source.shape[0]))))
 
     def __getitem__(self, rows: slice) -> Matrix:
         first, stop, _ = rows.indices(self.shape[0])
         if self.kept is not None:
-            return self._prepared(self._gathered(self.kept[first:stop]))
+            return self._prepared(self._read_rows(self.kept[first:stop]))
         return self._prepared(self._read(first, max(first, stop)))
 
     def take(self, rows: np.ndarray) -> Matrix:
-        """Return some of the rows, given by their sorted numbers, in memory; few of the others are read."""
-        return self._prepared(self._gathered(rows if self.kept is None else self.kept[rows]))
+        """Return the rows with the given sorted indices in memory."""
+        return self._prepared(self._read_rows(rows if self.kept is None else self.kept[rows]))
 
     def keep(self, rows: np.ndarray) -> BackedMatrix:
-        """Return some of the rows, given by their sorted numbers, left on disk."""
+        """Return a matrix on disk restricted to the rows with the given sorted indices."""
         return replace(self, kept=rows if self.kept is None else self.kept[rows])
 
     def mapped(self, columns: np.ndarray | None, forward: Callable[[Matrix], Matrix] | None) -> BackedMatrix:
-        """Return the same with its columns in order and its values prepared."""
+        """Return a matrix on disk with selected columns and with `forward` applied to its values."""
         if columns is None:
             columns = self.columns
         elif self.columns is not None:
@@ -100,18 +100,18 @@ class BackedMatrix:
             block = block[:, self.columns]
         return block if self.forward is None else self.forward(block)
 
-    def _gathered(self, rows: np.ndarray) -> Matrix:
-        """Return rows of the file, given by their sorted numbers."""
+    def _read_rows(self, rows: np.ndarray) -> Matrix:
+        """Return stored rows with the given sorted indices."""
         parts = [self._read(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in self._runs(rows)]
         return stacked(parts) if parts else self._read(0, 0)
 
     def _runs(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield sorted rows in parts that are read at once: near to each other, and not too many."""
+        """Split sorted row indices at large gaps and at the maximum block size."""
         if not len(rows):
             return
-        near, most = self.rows_in(GAP_BYTES), self.rows_in(BLOCK_BYTES)
-        for part in np.split(rows, np.flatnonzero(np.diff(rows) > near) + 1):
-            cuts = np.arange(part[0] + most, part[-1] + 1, most)
+        max_gap, max_rows = self.rows_in(GAP_BYTES), self.rows_in(BLOCK_BYTES)
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) > max_gap) + 1):
+            cuts = np.arange(part[0] + max_rows, part[-1] + 1, max_rows)
             yield from (run for run in np.split(part, np.searchsorted(part, cuts)) if len(run))
 
     def _read(self, first: int, stop: int) -> Matrix:
@@ -122,12 +122,12 @@ class BackedMatrix:
                 and block.nnz
                 and not 0 <= block.indices.min() <= block.indices.max() < block.shape[1]
             ):
-                raise IndexError("there are values of genes that it has not.")
-        except Exception as error:  # h5py, zarr and their compressors each have their own
+                raise IndexError("column indices exceed the number of genes.")
+        except Exception as error:  # h5py, zarr and their compressors raise different types
             self._check_unchanged()
             raise FileFormatError(
-                f"{str(self.path)!r} cannot be read at its cells {first:,} to {stop:,}: {reason(error)} "
-                "It may be cut off; copy it anew."
+                f"{str(self.path)!r} cannot be read at cells {first:,} to {stop:,}: {reason(error)} "
+                "It may be truncated; copy it again."
             ) from error
         self._check_unchanged()
         return block
@@ -135,8 +135,8 @@ class BackedMatrix:
     def _check_unchanged(self) -> None:
         if stamp_of(self.path, storage_of(self.source).name) != self.stamp:
             raise ValueError(
-                f"{str(self.path)!r} was changed while it was being read. Leave it as it is until the end, "
-                "and begin anew."
+                f"{str(self.path)!r} was changed while it was being read. Start again, and do not modify the "
+                "file during the run."
             )
 
 
@@ -145,24 +145,24 @@ def _is_sparse(source: Any) -> bool:
 
 
 def storage_of(source: Any) -> Any:
-    """Return the group or array of a file that a matrix is."""
+    """Return the group or array in which a matrix is stored."""
     return getattr(source, "group", source)
 
 
 @dataclass(frozen=True)
 class BackedCells:
-    """Cells whose matrix is left on disk, with the names of an AnnData.
+    """Cells whose matrix is on disk, with attributes named as in AnnData.
 
     Parameters
     ----------
     X
-        Their values.
+        Values, (n_cells, n_genes).
     obs
-        The columns of the annotation that were asked for; rows are numbered.
+        Requested columns of the annotation, with numbered rows.
     var_names
-        Names of the genes.
+        Gene names.
     names
-        Those of the cells, in memory or on disk; None where they are numbered only.
+        Cell names, in memory or on disk; None to use row numbers.
     """
 
     X: BackedMatrix
@@ -172,7 +172,7 @@ class BackedCells:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number of cells and of genes."""
+        """Number of cells and number of genes."""
         return self.X.shape
 
     @property
@@ -187,11 +187,11 @@ class BackedCells:
 
     @property
     def obs_names(self) -> pd.Index:
-        """Row numbers: the names of millions of cells are not read."""
+        """Row numbers, because reading millions of cell names would be slow."""
         return self.obs.index
 
     def take(self, rows: np.ndarray) -> ad.AnnData:
-        """Return some of the cells, given by their sorted numbers, in memory and with their names."""
+        """Return the cells with the given sorted indices in memory, with their names."""
         return ad.AnnData(
             self.X.take(rows),
             obs=self.obs.iloc[rows].set_axis(self.take_names(rows), axis=0),
@@ -199,11 +199,11 @@ class BackedCells:
         )
 
     def take_names(self, rows: np.ndarray) -> pd.Index:
-        """Return the names of some of the cells, given by their sorted numbers."""
-        return self.obs.index[rows].astype(str) if self.names is None else _taken(self.names, rows)
+        """Return the names of the cells with the given sorted indices."""
+        return self.obs.index[rows].astype(str) if self.names is None else _read_names(self.names, rows)
 
 
-# of a Zarr matrix: its arrays where it is sparse, and what is written anew with each of their chunks
+# arrays of a dense or sparse Zarr matrix, and their files and folders that change with every write
 ZARR_ARRAYS = ("", "data", "indices", "indptr")
 ZARR_FILES = ("", "zarr.json", ".zarray", ".zattrs", "c")
 
@@ -224,8 +224,8 @@ def stamp_of(path: Path, name: str = "X") -> tuple[int, ...]:
     return tuple(stamp)
 
 
-def _taken(names: Any, rows: np.ndarray) -> pd.Index:
-    """Return some of the names of cells, given by their sorted numbers, read some ten thousand at a time."""
+def _read_names(names: Any, rows: np.ndarray) -> pd.Index:
+    """Return the cell names with the given sorted indices, read in blocks."""
     if isinstance(names, pd.Index):
         return names[rows]
     if not hasattr(names, "shape"):
@@ -240,7 +240,7 @@ def _taken(names: Any, rows: np.ndarray) -> pd.Index:
 
 
 def file_of(source: Any) -> Path | None:
-    """Return the HDF5 file or the folder of the Zarr store that a matrix is in; None for others."""
+    """Return the path of the HDF5 file or Zarr store of a matrix, or None for a matrix in memory."""
     part = storage_of(source)
     name = getattr(getattr(part, "file", None), "filename", None)
     root = getattr(getattr(part, "store", None), "root", None) if name is None else name
@@ -248,12 +248,12 @@ def file_of(source: Any) -> Path | None:
 
 
 def library_sizes(x: Matrix | BackedMatrix) -> np.ndarray:
-    """Return the sum of each row, (n_cells,), float64."""
+    """Return the library size of each cell, (n_cells,), float64."""
     return np.concatenate([np.asarray(block.sum(axis=1), np.float64).ravel() for block in row_blocks(x)])
 
 
 def row_blocks(x: Matrix | BackedMatrix) -> Iterator[Matrix]:
-    """Yield all rows of a matrix in order: at once where it is in memory, else block by block."""
+    """Yield all rows of a matrix in order: as one block if it is in memory, else in several."""
     if not isinstance(x, BackedMatrix):
         yield x
         return

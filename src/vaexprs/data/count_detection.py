@@ -10,73 +10,77 @@ import scipy.sparse as sp
 
 from vaexprs.data.matrix import Matrix, as_float, stored
 
-# names that layers and assays with counts go by, the surest first
+# names of layers and assays with counts, the most reliable first
 COUNT_NAMES = ("counts", "raw_counts", "rawcounts", "count", "umi_counts", "umis", "umi", "raw")
-X_LAYER = "X"  # the name that means X, whatever it holds
-X_LAYER_HINT = "To have X as it is, say layer='X' (--layer X)."
-BASES = (np.e, 2.0, 10.0)
-MAX_LOWEST = 10  # the lowest count of a cell is looked for up to this
-MIN_ONES = 0.05  # of the recovered counts: low ones are common among counts, and rare among other values
-MAX_COUNTS = 2**31  # of a gene in a cell, which no machine counts to
-SAMPLE = 100  # cells that are looked at before all are
-CLOSE = 0.02  # how near to a whole number a recovered count must be ...
-CLOSE_TO_LARGE = 4e-6  # ... and how much farther for each count: logarithms are of 32 bits ...
-MAX_CLOSE = 0.25  # ... but never so far that it could be another number
+X_LAYER = "X"  # name for X itself, without detection of counts
+X_LAYER_HINT = "To use X unchanged, pass layer='X' (--layer X)."
+BASES = (np.e, 2.0, 10.0)  # bases of the logarithm
+MAX_LOWEST = 10  # maximum lowest nonzero count of a cell that is tried
+MIN_ONES = 0.05  # minimum fraction of ones among recovered counts: ones are rare in data that are not counts
+MAX_COUNTS = 2**31  # recovered counts must be below this
+SAMPLE = 100  # number of cells that are tested before all cells
+TOLERANCE = 0.02  # maximum distance of a recovered count from a whole number ...
+TOLERANCE_PER_COUNT = 4e-6  # ... plus this much per count, because logarithms are stored in float32 ...
+MAX_TOLERANCE = 0.25  # ... up to this distance
 
 
 def holds_counts(x: Any) -> bool:
-    """Whether the first values stored in a matrix are whole numbers, and none of them negative."""
-    if getattr(x, "format", "") == "csc" and hasattr(x, "group"):  # on disk, where rows are dear
+    """Return whether the first stored values of a matrix are nonnegative whole numbers."""
+    if getattr(x, "format", "") == "csc" and hasattr(x, "group"):  # on disk, where reading rows is slow
         values = np.asarray(x.group["data"][:100_000])
     else:
         values = stored(x[:200])[:100_000]
     if values.dtype.kind not in "iuf":
-        return True  # nothing to look elsewhere for: it is said of them later what they must be
+        return True  # non-numeric: rejected later with a proper message
     return bool(np.all(values >= 0) and np.all(values == np.round(values)))
 
 
 def count_layers(names: Iterable[str]) -> list[str]:
-    """Return those of the names that stand for counts, the surest first."""
+    """Return the names that usually denote counts, the most reliable first."""
     known = {str(name).lower(): str(name) for name in reversed(list(names))}
     return [known[name] for name in COUNT_NAMES if name in known]
 
 
 def chosen(sources: Mapping[str, Any]) -> tuple[str, Any, str]:
-    """Return the matrix that holds counts, its name, and a sentence where it is not the first.
+    """Return the name and values of the matrix with counts, and a warning unless it is the first matrix.
 
-    Where none does, counts are recovered from the logarithms of normalised ones; where that fails too, it
-    is the first matrix, whatever it holds.
+    If no matrix holds counts, they are recovered from log-normalised values. If that fails too, the first
+    matrix is returned unchanged and without a warning.
 
     Parameters
     ----------
     sources
-        Matrices by name, in memory or on disk; the first is the one that is meant if all else is equal.
+        Mapping of names to matrices, in memory or on disk, the preferred one first.
+
+    Returns
+    -------
+    Name, values and text of the warning (empty if there is none).
     """
     first = next(iter(sources))
-    as_it_is = X_LAYER_HINT.replace(X_LAYER, first)
+    hint = X_LAYER_HINT.replace(X_LAYER, first)
     for name, x in sources.items():
         if holds_counts(x):
-            told = "" if name == first else f"{first} holds no counts; those in {name} are used. {as_it_is}"
-            return name, x, told
+            warning = f"{first} contains no counts; the counts in {name} are used. {hint}"
+            return name, x, "" if name == first else warning
     for name, x in sources.items():
         counts = recovered(x[:])
         if counts is not None:
-            told = (
-                f"{name} holds logarithms of normalised counts; the whole counts that they were made of are "
-                f"recovered and used. {as_it_is}"
+            warning = (
+                f"{name} contains logarithms of normalised counts; the raw counts were recovered and are "
+                f"used. {hint}"
             )
-            return name, counts, told
+            return name, counts, warning
     return first, sources[first], ""
 
 
 def recovered(x: Matrix) -> Matrix | None:
-    """Return the counts that log-normalised values were made of, as float32; None where they were not.
+    """Recover counts from log-normalised values, as float32; None if the values were not made from counts.
 
-    Values are ``log_b(1 + s * count)``, with ``s`` one number for each cell, such as 10,000 / total. In a
-    cell, ``b**x - 1`` over its smallest value is ``count / lowest count``, and the lowest count that makes
-    all of them whole is taken: counts come back up to a factor that all of a cell have in common. Decimals,
-    such as RPKM rounded to 0.001, are whole multiples too: they have the same s, other than 1, in all
-    cells, or few ones; those are left alone.
+    Values are ``log_b(1 + s * count)`` with one scale ``s`` per cell, such as 10,000 / total. Within a cell,
+    ``b**x - 1`` divided by its smallest value is ``count / lowest count``, and the smallest lowest count that
+    makes all of them whole is used, so that counts are recovered up to a common factor per cell. Rounded
+    decimals, such as RPKM rounded to 0.001, are whole multiples too, but have the same scale (other than 1)
+    in all cells or contain few ones; they are not treated as counts.
 
     Parameters
     ----------
@@ -84,7 +88,7 @@ def recovered(x: Matrix) -> Matrix | None:
         Values, (n_cells, n_genes).
     """
     values = as_float(x)
-    # no copy where it is CSR; what is zero stays zero
+    # no copy of CSR input; zeros stay zero
     csr = values if sp.issparse(values) else sp.csr_matrix(values)
     if csr.nnz and csr.data.min() == 0:
         csr = csr.copy()
@@ -105,7 +109,7 @@ def recovered(x: Matrix) -> Matrix | None:
 
 
 def _counts(x: sp.csr_matrix, base: float) -> np.ndarray | None:
-    """Return the count of each stored value; None where there is one that is none."""
+    """Return the recovered counts of the stored values, or None if any is not a count."""
     sizes = np.diff(x.indptr)
     sizes = sizes[sizes > 0]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -113,24 +117,26 @@ def _counts(x: sp.csr_matrix, base: float) -> np.ndarray | None:
     values = np.expm1(x.data.astype(np.float64) * np.log(base))
     lowest = np.minimum.reduceat(values, starts)
     counts, scales = np.zeros(len(values)), np.zeros(len(sizes))
-    open_ = np.ones(len(sizes), bool)  # cells whose lowest count is not known yet
+    unsolved = np.ones(len(sizes), bool)  # cells whose lowest count is not known yet
     for number in range(1, MAX_LOWEST + 1):
-        here = open_[cell]
-        of, mine = cell[here], values[here]
-        if not len(of):
+        selected = unsolved[cell]
+        cells, observed = cell[selected], values[selected]
+        if not len(cells):
             break
-        guess = np.round(mine * number / lowest[of])
-        # the lowest value alone is not exact: least squares over the cell
-        over, under = (np.bincount(of, weights, len(sizes)) for weights in (mine * guess, guess * guess))
-        scale = np.divide(over, under, out=np.ones(len(sizes)), where=under > 0)
-        near = np.minimum(CLOSE + CLOSE_TO_LARGE * guess, MAX_CLOSE)
-        off = np.abs(mine / scale[of] - guess) > near
-        solved = open_ & (np.bincount(of, off, len(sizes)) == 0)
-        take = solved[of]
-        counts[np.flatnonzero(here)[take]] = guess[take]
+        guess = np.round(observed * number / lowest[cells])
+        # scale by least squares over the cell, because the lowest value alone is inexact
+        dividend, divisor = (
+            np.bincount(cells, weights, len(sizes)) for weights in (observed * guess, guess * guess)
+        )
+        scale = np.divide(dividend, divisor, out=np.ones(len(sizes)), where=divisor > 0)
+        tolerance = np.minimum(TOLERANCE + TOLERANCE_PER_COUNT * guess, MAX_TOLERANCE)
+        off = np.abs(observed / scale[cells] - guess) > tolerance
+        solved = unsolved & (np.bincount(cells, off, len(sizes)) == 0)
+        accepted = solved[cells]
+        counts[np.flatnonzero(selected)[accepted]] = guess[accepted]
         scales[solved] = scale[solved]
-        open_ &= ~solved
-    if open_.any():
+        unsolved &= ~solved
+    if unsolved.any():
         return None
     one_scale = np.allclose(scales, scales[0], rtol=1e-4, atol=0) and not np.isclose(scales[0], 1, rtol=1e-4)
     return None if len(scales) > 1 and one_scale else counts

@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-# A float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no types to say it with.
+# float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no static types for it
 Matrix: TypeAlias = Any
-MAX_COUNT = 2**31 - 1  # that one of generated counts can hold
+MAX_COUNT = 2**31 - 1  # maximum of a generated count (int32)
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:
-    """Return matrices one below the other; sparse where all of them are."""
+    """Stack matrices vertically; the result is sparse if all of them are."""
     if len(parts) == 1:
         return parts[0]
     if all(sp.issparse(part) for part in parts):
@@ -24,7 +24,7 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
 
 def as_float(x: Any) -> Matrix:
     """Return a matrix as float32: sparse as CSR, everything else as a C-contiguous array."""
-    with np.errstate(over="ignore"):  # what is too large for it is infinite, and is said to be
+    with np.errstate(over="ignore"):  # too large values become infinite and are reported later
         return _as_float(x)
 
 
@@ -32,19 +32,19 @@ def _as_float(x: Any) -> Matrix:
     if sp.issparse(x):
         csr = sp.csr_matrix(x, dtype=np.float32)
         if not csr.has_canonical_format:
-            csr = csr.copy()  # sum_duplicates() works in place, and the arrays may be the user's
+            csr = csr.copy()  # sum_duplicates() works in place and the arrays may belong to the user
             csr.sum_duplicates()
         return csr
     return np.ascontiguousarray(np.asarray(x), dtype=np.float32)
 
 
 def densify(x: Matrix) -> np.ndarray:
-    """Return a matrix as an array."""
+    """Return a matrix as a dense array."""
     return x.toarray() if sp.issparse(x) else x
 
 
 def stored(x: Any) -> np.ndarray:
-    """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flat."""
+    """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flattened."""
     return np.asarray(x.data if sp.issparse(x) else x).ravel()
 
 
@@ -56,22 +56,22 @@ def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
 
 
 def falls(values: np.ndarray) -> bool:
-    """Whether a value is smaller than the one before it; their difference might overflow."""
+    """Return whether any value is smaller than its predecessor (differences could overflow)."""
     return bool((values[1:] < values[:-1]).any())
 
 
 def check_compressed(x: Any) -> None:
-    """Check that a CSR or CSC matrix names only rows and columns that it has.
+    """Check that all indices of a CSR or CSC matrix are within its shape.
 
-    SciPy's own check passes over `indptr` where its last value is 0, or where differences overflow.
+    SciPy's own check misses a decreasing `indptr` if the last value is 0 or if differences overflow.
 
     Raises
     ------
     ValueError
-        If it does not.
+        If an index is out of bounds or `indptr` decreases.
     """
     if falls(x.indptr):
-        raise ValueError("indptr of a sparse matrix must not fall")
+        raise ValueError("indptr of a sparse matrix must not decrease")
     x.check_format(full_check=True)
 
 

@@ -1,1 +1,1 @@
-"""Reading and writing cells: one reader and one writer per file format."""
+"""Read and write expression data, with one reader and one writer per file format."""

@@ -1,4 +1,4 @@
-"""Write files and folders as a whole or not at all."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from filelock import FileLock, Timeout
 
 from vaexprs.interface.validation import check_path
 
+# errors of file systems without lock support
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+# errors for a full disk or missing permission
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Return `path` if something may be written there.
+    """Return `path` if it can be written.
 
     Raises
     ------
     FileExistsError
-        If something is there and `overwrite` is false.
+        If `path` exists and `overwrite` is false.
     FileNotFoundError
-        If the folder it should be in is not there.
+        If the parent folder does not exist.
     """
     path = check_path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists already; choose another name or say overwrite.")
+        raise FileExistsError(
+            f"{str(path)!r} already exists. Choose another name or pass overwrite=True (--overwrite)."
+        )
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"The folder {str(path.absolute().parent)!r} does not exist.")
     return path
@@ -39,61 +43,61 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[Path]:
-    """Give a name beside `path` to write a file or folder to; put it in place of `path` at the end.
+    """Yield a temporary path in the same folder and rename it to `path` at the end.
 
-    If the body raises, nothing is left behind and what stood at `path` still stands. What a killed process
-    left behind is cleared away by the next that writes to `path`.
+    If the body raises, the temporary file or folder is removed and `path` is unchanged. Leftovers of a killed
+    process are removed by the next process that writes to `path`.
 
     Raises
     ------
     FileExistsError, FileNotFoundError
-        As `check_output`, before the body and after it.
+        As in `check_output`, which is called before and after the body.
     BlockingIOError
         If another process is writing to `path`.
     """
     path = Path(path)
     with claimed(path):
         check_output(path, overwrite=overwrite)
-        beside, retired = _names_beside(path)
+        temporary, retired = _temporary_names(path)
         try:
             with _clear_write_errors(path):
-                yield beside
-            check_output(path, overwrite=overwrite)  # not everybody who writes asks whether he may
-            if path.is_dir() or (path.exists() and beside.is_dir()):
+                yield temporary
+            check_output(path, overwrite=overwrite)  # without locks another process may have written
+            if path.is_dir() or (path.exists() and temporary.is_dir()):
                 # a folder cannot be replaced in one step; if this process is killed before the second rename,
-                # the next writer puts the old folder back (`_clear_away`)
+                # the next writer restores the old folder (`_remove_leftovers`)
                 path.rename(retired)
             try:
-                beside.replace(path)
+                temporary.replace(path)
             except BaseException:
                 if retired.exists():
                     retired.rename(path)
                 raise
         finally:
-            _remove(beside)
+            _remove(temporary)
             if path.exists():
                 _remove(retired)
 
 
-def _names_beside(path: Path) -> tuple[Path, Path]:
-    """Return names for what is not yet at `path`, and for what was there; `_clear_away` knows them."""
+def _temporary_names(path: Path) -> tuple[Path, Path]:
+    """Return temporary paths for the new and old content of `path`, as `_remove_leftovers` expects."""
     tag = uuid.uuid4().hex[:8]
     names = (f".{path.stem}.vaexprs-{tag}{old}{path.suffix}" for old in ("", "-old"))
-    beside, retired = map(path.with_name, names)
-    return beside, retired
+    temporary, retired = map(path.with_name, names)
+    return temporary, retired
 
 
-def _clear_away(path: Path) -> None:
-    """Remove what killed processes left beside `path`; put back what one had only set aside."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of killed processes; restore an old folder that was not yet replaced."""
     name = re.compile(rf"\.{re.escape(path.stem)}\.vaexprs-[0-9a-f]{{8}}(-old)?{re.escape(path.suffix)}")
     try:
         with os.scandir(path.absolute().parent) as entries:
             matches = [match for each in entries if (match := name.fullmatch(each.name))]
-    except OSError:  # the folder is gone, or may not be listed
+    except OSError:  # the folder was removed or cannot be listed
         return
     for match in matches:
         leftover, old = path.with_name(match[0]), match[1]
-        with suppress(OSError):  # another user's
+        with suppress(OSError):  # it may belong to another user
             if not old or path.exists():
                 _remove(leftover)
             elif leftover.is_dir():
@@ -109,18 +113,18 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes from writing to `path` until the end.
+    """Hold an exclusive lock for writing to `path`.
 
-    The claim is a lock on the file ``.name.lock`` next to it. The operating system releases it when the
-    process ends, however that ends. A thread may claim a path again that it has claimed. File systems without
-    locks keep nobody from writing: the last process to finish gets an error that something is there.
+    The lock is on the file ``.name.lock`` in the same folder. The operating system releases it when the
+    process ends, even if it is killed. The lock is reentrant within a thread. File systems without lock
+    support do not exclude other writers: the last one to finish gets a FileExistsError.
 
     Raises
     ------
     BlockingIOError
-        If another process, or another thread, has claimed it.
+        If another process or thread holds the lock.
     OSError
-        If nothing can be written there.
+        If the folder cannot be written to.
     """
     path = Path(path)
     folder = path.absolute().parent
@@ -133,36 +137,36 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
             lock.acquire()
     except Timeout as error:
         raise BlockingIOError(
-            f"{str(path)!r} is being written by another process. Wait for it, or choose another name."
+            f"{str(path)!r} is being written by another process. Wait until it ends, or choose another name."
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-    level = lock.lock_counter  # 0 without locks: temporary files may then belong to a running process
+    level = lock.lock_counter  # 0 without lock support: temporary files may then belong to a running process
     try:
         if level == 1:
-            _clear_away(path)
+            _remove_leftovers(path)
         yield
     finally:
         if level == 1:
-            _clear_away(path)
+            _remove_leftovers(path)
         if level < 2:
-            with suppress(OSError):  # Windows does not remove an open file
+            with suppress(OSError):  # Windows cannot remove an open file
                 os.unlink(lock.lock_file)
         lock.release()
 
 
 @contextmanager
 def set_aside(path: Path) -> Iterator[Callable[[], None]]:
-    """Give what takes away the file at `path` until another is put there; if none is, it comes back."""
-    _, retired = _names_beside(path)
+    """Yield a callable that moves `path` aside; the file is restored unless it is replaced."""
+    _, retired = _temporary_names(path)
 
-    def take() -> None:
+    def move_aside() -> None:
         if path.exists():
             path.rename(retired)
 
     try:
-        yield take
+        yield move_aside
     finally:
         if retired.exists():
             if path.exists():
@@ -173,13 +177,13 @@ def set_aside(path: Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _clear_write_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence that there is no room or no permission."""
+    """Re-raise errors about a full disk or missing permission with a clear message."""
     try:
         yield
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
         raise OSError(
-            f"{str(path)!r} cannot be written: {os.strerror(error.errno).lower()}. Nothing is left of it; "
-            "make room or choose another place."
+            f"{str(path)!r} cannot be written: {os.strerror(error.errno).lower()}. No partial output was "
+            "kept. Free disk space, check permissions, or choose another folder."
         ) from error

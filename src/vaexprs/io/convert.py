@@ -17,22 +17,22 @@ from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.stores import no_layer, no_x
 
-# key of uns with the name of the assay in X, as zellkonverter writes it
+# key of uns with the name of the assay in X, as written by zellkonverter
 X_NAME = "X_name"
 
 
 def from_biocpy(experiment: Any) -> ad.AnnData:
-    """Return a BiocPy experiment (genes x cells) as an AnnData: the first assay as X, all of them as layers.
+    """Return a BiocPy experiment (genes x cells) as an AnnData: the first assay as X, all assays as layers.
 
     Raises
     ------
     ValueError
-        If it has no assay.
+        If the experiment has no assay.
     """
     names = list(experiment.get_assay_names())
     if not names:
         raise ValueError("The experiment has no assay.")
-    # not its to_anndata(), which needs a further package
+    # its own to_anndata() requires another package
     layers = {str(name): _transposed(experiment.assay(name)) for name in names}
     first = layers[str(names[0])]
     obs = experiment.get_column_data().to_pandas()
@@ -48,13 +48,13 @@ def from_biocpy(experiment: Any) -> ad.AnnData:
 
 def _transposed(assay: Any) -> Any:
     if sp.issparse(assay):
-        turned = assay.T
-        return turned if turned.format in ("csr", "csc") else sp.csr_matrix(turned)
+        transposed = assay.T
+        return transposed if transposed.format in ("csr", "csc") else sp.csr_matrix(transposed)
     return np.asarray(assay).T
 
 
 def from_frame(frame: pd.DataFrame, name: str) -> ad.AnnData:
-    """Return a DataFrame with cells in rows as an AnnData; columns without numbers go to `obs`."""
+    """Return a DataFrame with cells in rows as an AnnData; non-numeric columns go to `obs`."""
     text = [key for key, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
     cells = from_matrix(frame.drop(columns=text), name)
     for key in text:
@@ -70,14 +70,14 @@ def take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
     adata
         Cells.
     layer
-        Layer to take, "X" for X. By default the first of X, count-like layers and raw that holds counts;
-        counts are recovered from log-normalised values where none of them does. A warning reports any
-        choice but X.
+        Layer to use, "X" for X. By default the first of X, count-like layers and raw that holds counts; if
+        none does, counts are recovered from log-normalised values where possible. A warning reports any
+        choice other than X.
 
     Raises
     ------
     ValueError
-        If there is no such layer.
+        If the layer does not exist.
     """
     var = adata.var
     if layer is None:
@@ -107,24 +107,24 @@ def take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
 
 
 def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
-    """Return an AnnData of a matrix of shape (n_cells, n_genes).
+    """Return a matrix of shape (n_cells, n_genes) as an AnnData.
 
     Parameters
     ----------
     x
-        Array, DataFrame (its index and columns name cells and genes), SciPy sparse matrix or array,
+        Array, DataFrame (with cell names as index and gene names as columns), SciPy sparse matrix or array,
         or an AnnData.
     name
-        The argument's name, for the message.
+        Name of the argument, used in error messages.
     layer
-        The layer of an AnnData, as in `take_layer`.
+        Layer of an AnnData, as in `take_layer`.
 
     Raises
     ------
     TypeError
-        If `x` is none of these.
+        If `x` is of another type or does not hold real numbers.
     ValueError
-        If it has not two dimensions.
+        If `x` does not have two dimensions.
     """
     if isinstance(x, ad.AnnData):
         return take_layer(x, layer)
@@ -133,7 +133,7 @@ def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
         numeric, complex_ = pd.api.types.is_numeric_dtype, pd.api.types.is_complex_dtype
         other = [str(c) for c, kind in x.dtypes.items() if not numeric(kind) or complex_(kind)]
         if other:
-            raise TypeError(f"{name} must hold numbers only, got other columns: {listed(other)}.")
+            raise TypeError(f"{name} must contain numbers only, got non-numeric columns: {listed(other)}.")
         cells, genes, x = x.index, x.columns, x.to_numpy(np.float64, na_value=np.nan)
     if not sp.issparse(x):
         try:
@@ -146,7 +146,7 @@ def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:
                 f"got {type(x).__name__} of {x.dtype}."
             )
     if np.issubdtype(x.dtype, np.complexfloating):
-        raise TypeError(f"{name} must hold real numbers, got {x.dtype}.")
+        raise TypeError(f"{name} must contain real numbers, got {x.dtype}.")
     if x.ndim != 2:
         raise ValueError(f"{name} must have two dimensions (n_cells, n_genes), got shape {x.shape}.")
     return ad.AnnData(
@@ -163,11 +163,11 @@ def _names(given: Any, n: int, kind: str) -> pd.Index:
 
 
 def fingerprint(cells: ad.AnnData) -> str:
-    """Return the SHA-256 of cells: the same however the matrix is stored.
+    """Return a SHA-256 of names and values, independent of how the matrix is stored.
 
-    It is taken over the names of the cells, each with a line feed, those of the genes likewise, and the
-    values that are not 0, row by row in the order of the genes: the number of them up to each row (int64),
-    their columns (int64) and the values (float32), little-endian.
+    The hash covers the cell names and then the gene names, each followed by a line feed, and the nonzero
+    values in CSR format with sorted columns: indptr (int64), indices (int64) and data (float32),
+    little-endian.
     """
     x = sp.csr_matrix(as_float(cells.X), copy=True)
     x.sum_duplicates()

@@ -1,7 +1,7 @@
-"""The file formats of cells, one row each.
+"""Table of supported file formats, one row per format.
 
-`read`, `write`, error messages and the help of the command line are made from these rows. To add a
-format, write its module and add its row.
+`read`, `write`, error messages and the help of the command line use these rows. To add a format, write its
+module and add its row.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Any
 
 FOLDER = "a folder with matrix.mtx"
 
-# suffixes that are also recognised in capitals, as spreadsheets and R users write them
+# suffixes recognised in any case, because spreadsheets and R users write them in capitals
 ANY_CASE = (".csv", ".tsv", ".txt", ".gct", ".rds", ".gz")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format of cells.
+    """File format for expression data.
 
     Parameters
     ----------
     suffixes
-        Suffixes that are read; the first one is the usual one.
+        Suffixes that can be read, the usual one first.
     reader
-        ``module:function`` of ``read(path)``, or of ``read(path, transpose, obs)`` where `oriented`.
+        ``module:function`` of ``read(path)``, or of ``read(path, transpose, obs)`` if `oriented`.
     writer
-        ``module:function`` of ``write(adata, path, overwrite)``, which writes the whole result or nothing.
+        ``module:function`` of ``write(adata, path, overwrite)``, which must write atomically.
     written
-        Suffixes that are written.
+        Suffixes that can be written.
     oriented
-        Whether genes may be in rows or in columns, so that the reader must be told or must infer it.
+        Whether genes may be in rows or in columns, so that the orientation must be given or inferred.
     backed
-        Whether a large matrix can stay on disk, and be written in blocks.
+        Whether a large matrix can stay on disk and be written in blocks.
     needs_x
-        Whether values outside X are lost, so that X must be there.
+        Whether only the values in X are written, so that X is required.
     extra
-        Module, extra of vaexprs that installs it, and what needs it; None where the default install has all.
+        Required module, extra of vaexprs that installs it, and purpose; None for the default installation.
     """
 
     suffixes: tuple[str, ...]
@@ -62,7 +62,7 @@ class Format:
 
 
 def _function(name: str) -> Callable[..., Any]:
-    # by name, so that importing this table loads no reader and `vaexprs --help` stays fast
+    # resolved by name so that importing this table loads no reader and `vaexprs --help` stays fast
     return pkgutil.resolve_name(f"vaexprs.io.{name}")
 
 
@@ -125,6 +125,6 @@ ORIENTED = tuple(each.suffixes[0] for each in FORMATS if each.oriented)
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix that names the format of a file: ".csv.gz" of "cells.csv.gz" and "CELLS.CSV.GZ"."""
+    """Return the suffix that selects the format: ".csv.gz" for "cells.csv.gz" and "CELLS.CSV.GZ"."""
     parts = [part.lower() if part.lower() in ANY_CASE else part for part in path.suffixes[-2:]]
     return "".join(parts if parts[-1:] == [".gz"] else parts[-1:])

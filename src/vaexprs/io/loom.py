@@ -13,7 +13,7 @@ from vaexprs.io.untrusted.hdf5 import open_hdf5
 
 
 def read_loom(path: Path) -> ad.AnnData:
-    """Read a .loom file; needs loompy."""
+    """Read a .loom file; requires loompy."""
     extra = READERS[".loom"].extra
     assert extra is not None
     require(*extra)

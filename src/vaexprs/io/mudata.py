@@ -12,12 +12,12 @@ from vaexprs.interface.validation import listed
 from vaexprs.io.untrusted.anndata import check_parts
 from vaexprs.io.untrusted.hdf5 import open_hdf5
 
-# names of the modality with the genes, the most common first
+# names of the gene expression modality, the most common first
 GENE_MODALITIES = ("rna", "RNA", "gex", "GEX", "Gene Expression")
 
 
 def read_h5mu(path: Path) -> ad.AnnData:
-    """Read the gene expression modality, with the columns of `obs` that all modalities share."""
+    """Read the gene expression modality, with the shared columns of `obs`."""
     with open_hdf5(path) as file:
         parts = list(file["mod"]) if "mod" in file else []
         name = next((each for each in GENE_MODALITIES if each in parts), None)

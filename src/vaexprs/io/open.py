@@ -1,4 +1,4 @@
-"""Open cells: whatever a user gives is turned into open, checked cells here, once."""
+"""Convert every accepted kind of input to opened and validated cells."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from vaexprs.io.stores import StoredCells, back_layer, open_store
 def open_cells(
     source: Any, *, name: str = "object", matrix: str = "anndata.AnnData(matrix)"
 ) -> ad.AnnData | StoredCells:
-    """Return cells as an AnnData, or as an open and checked file where they are in an .h5ad or .zarr file.
+    """Return an AnnData, or a `StoredCells` for a path to an .h5ad or .zarr file.
 
-    Public functions call this once for each argument with cells; nothing below them takes a path.
+    Public functions call this once for each argument that holds cells; internal functions take no paths.
 
     Parameters
     ----------
     source
         AnnData of shape (n_cells, n_genes); a BiocPy ``SummarizedExperiment`` or ``SingleCellExperiment`` of
-        shape (n_genes, n_cells); a DataFrame with cells in rows, whose columns without numbers become
-        columns of `obs`; a path of any format that `read` reads; or what this function returned.
+        shape (n_genes, n_cells); a DataFrame with cells in rows, whose non-numeric columns become columns
+        of `obs`; a path in any format that `read` supports; or a return value of this function.
     name
-        Name of the argument, for the message.
+        Name of the argument, used in error messages.
     matrix
-        How a plain matrix is given where the argument is `object`, for the message.
+        How to pass a plain matrix when the argument is `object`, used in error messages.
 
     Raises
     ------
     TypeError
-        If `source` is of another kind.
+        If `source` is of an unsupported type.
     FileNotFoundError
-        If there is nothing at the path.
+        If the path does not exist.
     ValueError
-        If the file is of an unknown format or malformed.
+        If the file format is unknown or the file is malformed.
     """
     if isinstance(source, (ad.AnnData, StoredCells)):
         return source
@@ -52,7 +52,7 @@ def open_cells(
         return from_biocpy(source)
     if isinstance(source, pd.DataFrame):
         return from_frame(source, name)
-    hint = f" Give a matrix of shape (n_cells, n_genes) as {matrix}." if name == "object" else ""
+    hint = f" Pass a matrix of shape (n_cells, n_genes) as {matrix}." if name == "object" else ""
     raise TypeError(
         f"{name} must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "
         f"got {type(source).__name__}.{hint}"
@@ -60,22 +60,22 @@ def open_cells(
 
 
 def load_layer(cells: ad.AnnData | StoredCells, layer: str | None) -> ad.AnnData:
-    """Return open cells in memory, with the requested layer as X (see `take_layer`)."""
+    """Return opened cells in memory, with the requested layer as X (see `take_layer`)."""
     return take_layer(cells.read() if isinstance(cells, StoredCells) else cells, layer)
 
 
 def select_layer(
     cells: ad.AnnData | StoredCells, layer: str | None, keys: Sequence[str]
 ) -> ad.AnnData | BackedCells:
-    """Return open cells with the requested layer as X; a large matrix on disk stays there.
+    """Return opened cells with the requested layer as X; a large matrix on disk stays on disk.
 
     Parameters
     ----------
     cells
-        What `open_cells` returned.
+        Return value of `open_cells`.
     layer
         Layer with the values, "X" for X; by default the first that holds counts.
     keys
-        Columns of `obs` that are needed of cells that stay on disk.
+        Columns of `obs` to read for cells that stay on disk.
     """
     return back_layer(cells, layer=layer, keys=keys) or load_layer(cells, layer)

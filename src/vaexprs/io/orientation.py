@@ -1,4 +1,4 @@
-"""Infer from names and shape which side of a table holds the genes."""
+"""Infer from names and shape whether genes are in the rows or the columns of a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from vaexprs.interface.errors import warn
 
-# names by which it is told which side the genes are on
+# gene identifiers and symbols, and cell barcodes
 GENE = re.compile(
     r"^(ENS[A-Z]{0,6}G\d{6,}|MT-[A-Z]|RP[LS]\d+[A-Z]?\d*$|"
     r"(ACTB|GAPDH|MALAT1|B2M|EEF1A1|TMSB4X|FTL|FTH1|TPT1|UBC|HSP90AB1|CD3[DEG]|CD4|CD8A|CD74|LYZ)$)",
@@ -22,27 +22,27 @@ def infer_orientation(
     name: str,
     rows: Sequence[str],
     columns: Sequence[str],
-    of_cells: Iterable[pd.DataFrame | None] = (),
+    cell_tables: Iterable[pd.DataFrame | None] = (),
     *,
     labels: bool = False,
     like: str = "",
 ) -> bool:
-    """Return whether the genes are in the rows of a table; where it is not sure, warn of it, and why.
+    """Return whether the genes are in the rows of a table; warn with the reason if it had to be guessed.
 
     Parameters
     ----------
     name
-        Of the file.
+        Name of the file.
     rows, columns
-        Their names.
-    of_cells
-        Tables with a row for each cell, by whose names it is sure.
+        Names of the rows and columns.
+    cell_tables
+        Tables with one row per cell, whose names settle the orientation without a warning.
     labels
-        Whether there are columns of text with a value in several rows.
+        Whether there are text columns with repeated values.
     like
-        Where such tables have genes in rows by custom, the name of the custom.
+        Convention by which such tables have genes in rows, used in the warning; empty if there is none.
     """
-    for table in of_cells:
+    for table in cell_tables:
         known = set() if table is None else set(table.index)
         if known.issuperset(rows) != known.issuperset(columns):
             return known.issuperset(columns)
@@ -54,24 +54,24 @@ def infer_orientation(
         genes_in_rows = True
         why = f"{'rows are named like genes' if in_rows else 'columns are named like barcodes'}"
     elif labels:
-        genes_in_rows, why = False, "there are columns of text that label the rows"
+        genes_in_rows, why = False, "text columns label the rows"
     elif for_columns > 4 * for_rows:
         genes_in_rows = False
         why = f"{'columns are named like genes' if in_columns else 'rows are named like barcodes'}"
     elif like:
-        genes_in_rows, why = True, f"that is {like}"
+        genes_in_rows, why = True, like
     else:
         genes_in_rows = n > m
-        why = f"the names do not tell, and there are {'more' if n > m else 'no more'} rows than columns"
+        why = f"the names are ambiguous and there are {'more' if n > m else 'no more'} rows than columns"
     side, other = ("genes", "cells") if genes_in_rows else ("cells", "genes")
     turn = "transpose=False (--no-transpose)" if genes_in_rows else "transpose=True (--transpose)"
     warn(
-        f"{name!r}: its {n:,} rows are taken as {side} and its {m:,} columns as {other}, because {why}. "
-        f"If it is the other way round, say {turn}."
+        f"{name!r}: the {n:,} rows are read as {side} and the {m:,} columns as {other}, because {why}. "
+        f"If this is wrong, pass {turn}."
     )
     return genes_in_rows
 
 
 def _fraction(pattern: re.Pattern[str], names: Sequence[str]) -> float:
-    """Return the fraction of the names that a pattern is found in."""
+    """Return the fraction of names that contain a pattern."""
     return sum(pattern.search(str(name)) is not None for name in names) / max(1, len(names))

@@ -1,8 +1,7 @@
-"""R's .rds files: experiments, Seurat objects and matrices in, a SingleCellExperiment out.
+"""Read experiments, Seurat objects and matrices from R's .rds files.
 
-R is not needed, and nothing of a file is evaluated: functions, promises and byte code in it are parsed as
-data, and passed over. Parsing and writing are those of the package rdata; what is here knows which slots of
-which class hold the values.
+R is not required and no code in a file is evaluated: functions, promises and byte code are parsed as data and
+ignored. The package rdata parses the file; this module finds the values in the slots of each class.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from vaexprs.io.formats import READERS
 from vaexprs.io.orientation import infer_orientation
 from vaexprs.io.untrusted.archives import content_of
 
-STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: portable, as text, or the machine's
-SEQUENCES = ("compact_intseq", "compact_realseq")  # vectors that R stores as from and to
-NO_VALUE = "\x01NULL\x01"  # the symbol that stands for NULL in a slot
-MAX_NUMBERED = 2**22  # maximum number of rows or columns without names: a file may claim any number
-MAIN_ASSAY = "RNA"  # of a Seurat object: the others are made of it, or hold something else
-IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') for its matrix alone."
+STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: XDR, text or native
+SEQUENCES = ("compact_intseq", "compact_realseq")  # sequences that R stores as length, start and step
+NO_VALUE = "\x01NULL\x01"  # symbol for NULL in a slot
+MAX_NUMBERED = 2**22  # maximum number of rows or columns without names, because a file can declare any number
+MAIN_ASSAY = "RNA"  # assay of a Seurat object with the counts; others are derived or hold other features
+IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') saves its matrix only."
 
 
 def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | None = None) -> ad.AnnData:
@@ -39,11 +38,11 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
     Parameters
     ----------
     path
-        The file.
+        ``.rds`` file.
     transpose
-        Whether the genes are in the rows of a matrix, as is R's custom; None to tell by the names.
+        Whether genes are in the rows of a matrix, as is usual in R; None to infer it from the names.
     columns
-        Of the cells, whose names tell it for sure.
+        Annotation of the cells, whose names settle the orientation.
 
     Raises
     ------
@@ -62,7 +61,7 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
     x, rows, others = _matrix(root, path, kind)
     if transpose is None:
         transpose = infer_orientation(
-            path.name, list(rows), list(others), (columns,), like="how R's packages have it"
+            path.name, list(rows), list(others), (columns,), like="this is usual in R"
         )
     if transpose:
         x, rows, others = x.T, others, rows
@@ -72,12 +71,13 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
 def _check_orientation(path: Path, kind: str, transpose: bool | None) -> None:
     if transpose is not None:
         raise FileFormatError(
-            f"transpose is for tables and matrices: {path.name!r} is a {kind!r}, which says what is what."
+            f"transpose applies to tables and matrices only; {path.name!r} is a {kind!r}, which defines the "
+            "orientation. Omit transpose."
         )
 
 
 def rdata() -> Any:
-    """Return rdata, which parses and writes R's files; the ImportError says how to install it."""
+    """Import rdata, which parses and writes R's files; the ImportError names the pip command."""
     extra = READERS[".rds"].extra
     assert extra is not None
     return require(*extra)
@@ -89,15 +89,13 @@ def _parsed(path: Path) -> Any:
     content = content_of(path)
     if not content.startswith(STARTS):
         raise FileFormatError(
-            f"{str(path)!r} is not what R's saveRDS writes; files of save() hold several objects."
+            f"{str(path)!r} must be a file written by R's saveRDS(). Files of save() are not supported."
         )
 
     def bounded(name: str, expand: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def expanded(state: Any) -> Any:
-            if state.value[0] > len(content):  # it may say any length: a file this long cannot use it
-                raise ValueError(
-                    f"a {name} of {state.value[0]:,.0f} values is more than a file this long can use."
-                )
+            if state.value[0] > len(content):  # any length can be declared, but no valid use is longer
+                raise ValueError(f"a {name} of {state.value[0]:,.0f} values is too long for the file size.")
             return expand(state)
 
         return expanded
@@ -112,24 +110,25 @@ def _parsed(path: Path) -> Any:
         try:
             parsed = package.parser.parse_data(content, altrep_constructor_dict=expanders, extension=".rds")
         except (NotImplementedError, ValueError) as error:
-            if "RObjectType" not in str(error):  # not of a kind that is missing
+            if "RObjectType" not in str(error):  # not an unsupported type of R object
                 raise
             raise FileFormatError(
-                f"{str(path)!r} holds something that rdata cannot read yet ({error}). In R take out what is "
-                "neither matrix nor data frame, such as metadata(x) <- list(), and save it again."
+                f"{str(path)!r} contains an R object that rdata does not support ({error}). In R, remove "
+                "everything except matrices and data frames, for example metadata(x) <- list(), and save "
+                "it again."
             ) from error
     return parsed.object
 
 
 def _from_experiment(root: Any, path: Path) -> ad.AnnData:
-    """Return a SummarizedExperiment or what is derived of it, such as a SingleCellExperiment."""
+    """Convert a SummarizedExperiment or a derived class, such as SingleCellExperiment."""
     slots = _attributes(root)
     assays: dict[str, Any] = {}
-    if "assays" in slots:  # R leaves the slot out where there are none
+    if "assays" in slots:  # the slot is missing if there are no assays
         data = _attributes(slots["assays"]).get("data")
         if data is None:
             raise FileFormatError(
-                f"{str(path)!r} was written by old classes of R. In R: saveRDS(updateObject(x), ...)."
+                f"{str(path)!r} contains an outdated class of R. In R: saveRDS(updateObject(x), ...)."
             )
         assays = _named(_attributes(data)["listData"])
     if not assays:
@@ -159,7 +158,7 @@ def _gene_names(slots: Mapping[str, Any]) -> list[str] | None:
 
 
 def _from_seurat(root: Any, path: Path) -> ad.AnnData:
-    """Return the assay "RNA" of a Seurat object, or else the active one."""
+    """Convert the assay "RNA" of a Seurat object, or the active assay if there is none."""
     slots = _attributes(root)
     assays = _named(slots["assays"])
     active = (_strings(slots.get("active.assay")) or [""])[0]
@@ -167,7 +166,7 @@ def _from_seurat(root: Any, path: Path) -> ad.AnnData:
     if name is None:
         raise FileFormatError(f"The Seurat object in {str(path)!r} has no assay.")
     if len(assays) > 1:
-        warn(f"{path.name!r}: of its assays {listed(list(assays))}, {name!r} is read.")
+        warn(f"{path.name!r} has the assays {listed(list(assays))}; only {name!r} is read.")
     parts = _attributes(assays[name])
     named = _attributes(slots["meta.data"])
     cells = _strings(named.get("row.names"))
@@ -184,8 +183,8 @@ def _from_seurat(root: Any, path: Path) -> ad.AnnData:
 
 
 def _layers(assay: Any, parts: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], Any, Any]:
-    """Return the matrices of a Seurat assay, cells x genes, and the names of its genes and cells."""
-    if "layers" in parts:  # of version 5, where the names are kept apart
+    """Return the matrices of a Seurat assay, (n_cells, n_genes), and the names of its genes and cells."""
+    if "layers" in parts:  # Seurat 5, which stores the names separately
         found = {name: _matrix(layer, path, "layer") for name, layer in _named(parts["layers"]).items()}
         genes, cells = (_row_names(parts[side]) for side in ("features", "cells"))
         split = sorted(name for name in found if name.startswith("counts."))
@@ -218,11 +217,11 @@ def _row_names(matrix: Any) -> list[str] | None:
 def _assembled(
     matrices: dict[str, Any], obs: pd.DataFrame, cells: Any, genes: Any, shape: tuple[int, int], path: Path
 ) -> ad.AnnData:
-    """Return matrices, columns and names as an AnnData, the counts in X."""
+    """Return an AnnData of matrices, columns and names, with the counts in X."""
     first = (*count_layers(matrices), *matrices)[0]
     for kind, names, n in (("cells", cells, shape[0]), ("genes", genes, shape[1])):
         if names is not None and len(names) != n:
-            raise FileFormatError(f"{str(path)!r} has {n:,} {kind}, but names of {len(names):,}.")
+            raise FileFormatError(f"{str(path)!r} has {n:,} {kind}, but {len(names):,} names.")
     obs_names, var_names = _index(cells, shape[0], "cell"), _index(genes, shape[1], "gene")
     return ad.AnnData(
         matrices[first],
@@ -237,13 +236,13 @@ def _index(names: Sequence[str] | None, n: int, kind: str) -> pd.Index:
 
 
 def _numbered(n: int, kind: str = "") -> list[str]:
-    """Return names for what has none."""
+    """Return numbered names for unnamed rows or columns."""
     if n > MAX_NUMBERED:
-        raise ValueError(f"{n:,} {kind or 'row'}s without names are more than {MAX_NUMBERED:,}. Name them.")
+        raise ValueError(f"{n:,} {kind or 'row'}s without names are more than {MAX_NUMBERED:,}. Add names.")
     return [f"{kind}{i + 1}" for i in range(n)]
 
 
-# the tree that rdata makes of a file
+# accessors for the tree of R objects that rdata returns
 
 
 def type_of(node: Any) -> str:
@@ -251,23 +250,23 @@ def type_of(node: Any) -> str:
     return str(node.info.type.name)
 
 
-def _here(node: Any) -> Any:
-    """Return what a reference refers to."""
+def _resolve(node: Any) -> Any:
+    """Return the target of a reference, or the node itself."""
     while type_of(node) == "REF":
         node = node.referenced_object
     return node
 
 
 def _symbol(node: Any) -> str:
-    return str(_here(node).value.value.decode("utf-8", "replace"))
+    return str(_resolve(node).value.value.decode("utf-8", "replace"))
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    """Return attributes by name; of an S4 object they are its slots. NULL is left out."""
+    """Return attributes by name (slots for an S4 object), without those that are NULL."""
     found = {}
-    pair = _here(node).attributes
+    pair = _resolve(node).attributes
     while pair is not None and type_of(pair) == "LIST":
-        value = _here(pair.value[0])
+        value = _resolve(pair.value[0])
         if not (type_of(value) == "SYM" and _symbol(value) == NO_VALUE) and type_of(value) not in (
             "NIL",
             "NILVALUE",
@@ -278,19 +277,19 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _class(node: Any) -> str:
-    """Return the first class of an object; an empty string for a plain vector."""
+    """Return the first class of an object, or an empty string for a plain vector."""
     return (_strings(_attributes(node).get("class")) or [""])[0]
 
 
 def _strings(node: Any) -> list[str] | None:
-    """Return a character vector, or numbers as text; None for NULL and for other things."""
+    """Return a character or integer vector as text, or None for NULL and other objects."""
     if node is None:
         return None
     if type_of(node) == "STR":
         return [_text(each) for each in node.value]
     if type_of(node) == "INT":
         first = np.ma.getmaskarray(node.value)[:1]
-        if len(node.value) == 2 and first.all():  # row names that are only numbered
+        if len(node.value) == 2 and first.all():  # compact form of numbered row names
             return _numbered(abs(int(node.value[1])))
         return [str(value) for value in node.value]
     return None
@@ -304,14 +303,14 @@ def _text(node: Any) -> str:
 
 
 def _named(node: Any) -> dict[str, Any]:
-    """Return the elements of a list by their names."""
-    values = [_here(value) for value in node.value] if type_of(node) == "VEC" else []
+    """Return the elements of a list by name; unnamed ones are numbered."""
+    values = [_resolve(value) for value in node.value] if type_of(node) == "VEC" else []
     names = _strings(_attributes(node).get("names")) or [str(i + 1) for i in range(len(values))]
     return dict(zip(names, values, strict=True))
 
 
 def _frame(columns: Mapping[str, Any], n: int) -> pd.DataFrame:
-    """Return the columns that are vectors of n values; others, such as lists, are left out."""
+    """Return the columns that are vectors of n values; others, such as lists, are dropped."""
     kept = {}
     for name, node in columns.items():
         values = _vector(node, n)
@@ -321,7 +320,7 @@ def _frame(columns: Mapping[str, Any], n: int) -> pd.DataFrame:
 
 
 def _vector(node: Any, n: int) -> Any:
-    """Return a vector as an array; None for other things, and for runs that are not of n values in all."""
+    """Return a vector as an array, or None for other objects and for an Rle of other than n values."""
     attributes = _attributes(node)
     if _class(node) == "Rle":
         lengths = np.ma.getdata(attributes["lengths"].value).astype(np.int64)
@@ -336,7 +335,7 @@ def _vector(node: Any, n: int) -> Any:
         levels = _strings(attributes["levels"]) or []
         codes = np.where(missing, 0, values).astype(int) - 1
         if len(codes) and codes.max() >= len(levels):
-            raise ValueError("a factor has more values than levels.")
+            raise ValueError("a factor has codes beyond its levels.")
         return pd.Categorical.from_codes(codes, pd.Index(levels))
     return pd.array(values).astype("Float64") if missing.any() else values
 
@@ -344,11 +343,11 @@ def _vector(node: Any, n: int) -> Any:
 def _has_dimnames(node: Any, side: int) -> bool:
     attributes = _attributes(node)
     names = attributes.get("Dimnames", attributes.get("dimnames"))
-    return names is not None and _strings(_here(names.value[side])) is not None
+    return names is not None and _strings(_resolve(names.value[side])) is not None
 
 
 def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
-    """Return a matrix as R has it, and the names of its rows and columns."""
+    """Return a matrix in the orientation of the file, and the names of its rows and columns."""
     slots = _attributes(node)
     name = _class(node)
     x: Any = None
@@ -366,36 +365,37 @@ def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
         x = np.asarray(values).reshape(shape, order="F")
         names = slots.get("dimnames")
     if x is None:
-        got = f"{name!r}.{IN_R}" if name else f"{_plain(node)}."
+        got = f"{name!r}.{IN_R}" if name else f"{_description(node)}."
         raise FileFormatError(
-            f"{str(path)!r} must hold a SingleCellExperiment, a SummarizedExperiment, a Seurat object or a "
-            f"matrix with its values in it, got a {got}"
+            f"{str(path)!r} must contain a SingleCellExperiment, a SummarizedExperiment, a Seurat object or "
+            f"a numeric matrix stored in the file, got a {got}"
         )
-    sides = [None, None] if names is None else [_strings(_here(each)) for each in names.value]
+    sides = [None, None] if names is None else [_strings(_resolve(each)) for each in names.value]
     for side, n, what in zip(sides, shape, ("rows", "columns"), strict=True):
         if side is not None and len(side) != n:
-            raise FileFormatError(f"{str(path)!r} has a matrix of {n:,} {what}, but names of {len(side):,}.")
+            raise FileFormatError(f"{str(path)!r} has a matrix of {n:,} {what}, but {len(side):,} names.")
     rows, columns = (
         _index(each, n, what) for each, n, what in zip(sides, shape, ("row", "column"), strict=True)
     )
     return x, rows, columns
 
 
-def _plain(node: Any) -> str:
+def _description(node: Any) -> str:
+    """Return the name of an R type for an error message."""
     words = {"CLO": "function", "VEC": "list", "STR": "character vector", "ENV": "environment"}
     return words.get(
-        type_of(node), "plain vector" if type_of(node) in ("INT", "REAL", "LGL") else "thing of another kind"
+        type_of(node), "plain vector" if type_of(node) in ("INT", "REAL", "LGL") else "unsupported R object"
     )
 
 
 def _number_column(path: Path, key: str, node: Any) -> np.ndarray:
     if type_of(node) not in ("INT", "REAL") or "levels" in _attributes(node):
-        raise FileFormatError(f"{str(path)!r} must hold numbers, but its column {key!r} holds others.")
+        raise FileFormatError(f"{str(path)!r} must contain numbers, but column {key!r} is not numeric.")
     return np.ma.filled(node.value.astype(np.float64), np.nan)
 
 
 def _stored(name: str, slots: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-    """Return a matrix of the package Matrix; None for a class without values of its own."""
+    """Return a matrix of the package Matrix, or None for a class without stored numbers."""
     arrays = {key: np.ma.getdata(slots[key].value) for key in ("x", "i", "j", "p") if key in slots}
     if name == "dgCMatrix":
         x: Any = sp.csc_matrix((arrays["x"], arrays["i"], arrays["p"]), shape=shape)

@@ -16,16 +16,13 @@ from vaexprs.data.matrix import densify, stored
 from vaexprs.io.atomic import written_whole
 from vaexprs.io.rds import NO_VALUE, rdata, type_of
 
-MAX_VALUES = 2**31 - 1  # of a sparse matrix: its offsets are R's integers
-
-
-# a SingleCellExperiment as a tree
+MAX_VALUES = 2**31 - 1  # maximum number of values in a sparse matrix, whose offsets are 32-bit integers in R
 
 
 def write_rds(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
-    """Write a SingleCellExperiment that R's readRDS opens, whole or not at all.
+    """Write a SingleCellExperiment for R's readRDS atomically.
 
-    Its assay is "counts" where the values are whole numbers, else "X".
+    The assay is named "counts" if all values are whole numbers, else "X".
     """
     with written_whole(path, overwrite=overwrite) as file:
         _write_experiment(adata, file)
@@ -49,7 +46,7 @@ def _write_experiment(adata: ad.AnnData, path: Path) -> None:
 
 
 def _unparser() -> type:
-    """Return rdata's writer, which knows no S4: in a file an object of it is its flags and its slots."""
+    """Return rdata's writer extended to S4 objects, which are stored as flags and slots."""
     from rdata.unparser._unparser import pack_r_object_info
     from rdata.unparser._xdr import UnparserXDR
 
@@ -65,7 +62,7 @@ def _unparser() -> type:
 
 
 class _Tree:
-    """Builds R objects of what is in Python."""
+    """Builder of R objects from Python objects."""
 
     def __init__(self) -> None:
         from rdata.conversion import to_r
@@ -122,7 +119,7 @@ class _Tree:
     def vector(
         self, name: str, package: str, *, element: str = "ANY", elements: Any = None, **slots: Any
     ) -> Any:
-        """Return an object of S4Vectors, which all have these slots."""
+        """Return an S4 object with the slots that are common to the classes of S4Vectors."""
         return self.s4(
             name,
             package,
@@ -153,7 +150,7 @@ class _Tree:
         return self.strings(["NA" if value is None else str(value) for value in array])
 
     def matrix(self, x: Any, genes: Sequence[str], cells: Sequence[str]) -> Any:
-        """Return values of shape (n_genes, n_cells)."""
+        """Return an R matrix of shape (n_genes, n_cells): dense, or a dgCMatrix."""
         names = self.items([self.strings(genes), self.strings(cells)])
         if not sp.issparse(x):
             return self.numbers(
@@ -163,7 +160,7 @@ class _Tree:
         by_cell.sort_indices()
         if by_cell.nnz > MAX_VALUES:
             raise ValueError(
-                f"A sparse matrix of R must have at most {MAX_VALUES:,} values that are not 0, got "
+                f"A sparse matrix in .rds must have at most {MAX_VALUES:,} values other than 0, got "
                 f"{by_cell.nnz:,}. Write fewer cells, or .h5ad."
             )
         return self.s4(
@@ -189,12 +186,12 @@ class _Tree:
         )
 
     def no_ranges(self, genes: Sequence[str]) -> Any:
-        """Return genes without a place in the genome."""
+        """Return empty genomic ranges for genes."""
         none = np.empty(0, np.int32)
         ranges = self.vector(
             "IRanges", "IRanges", start=self.numbers(none), width=self.numbers(none), NAMES=None
         )
-        places = self.s4(
+        seqinfo = self.s4(
             "Seqinfo",
             "GenomeInfoDb",
             seqnames=self.strings([]),
@@ -209,7 +206,7 @@ class _Tree:
             seqnames=self.rle([]),
             ranges=ranges,
             strand=self.rle(["+", "-", "*"]),
-            seqinfo=places,
+            seqinfo=seqinfo,
         )
         parts = self.vector(
             "PartitioningByEnd",

@@ -21,31 +21,31 @@ def read(
     transpose: bool | None = None,
     obs: str | os.PathLike[str] | None = None,
 ) -> ad.AnnData:
-    """Read cells from a file or folder of any of the formats that they come in.
+    """Read cells from a file or folder in any supported format.
 
     Parameters
     ----------
     path
-        By its suffix:
+        File or folder; its suffix selects the format:
 
-        * ``.h5ad``, ``.zarr``: all of it;
-        * ``.h5mu``: its modality ``rna``;
-        * ``.h5``: of CellRanger, version 2 or later;
-        * a folder with ``matrix.mtx``, ``features.tsv`` (or ``genes.tsv``) and ``barcodes.tsv``, or that
-          matrix; each file may be ``.gz``. Genes are named by their symbols, made unique;
-        * ``.loom``: needs ``pip install "vaexprs[loom]"``;
-        * ``.csv``, ``.tsv``, ``.txt``, ``.gct`` (version 1.2), also with ``.gz``: names in the first row and
-          the first column. Columns of text become columns of `obs`, and so does a file beside,
-          ``cells.obs.csv`` for ``cells.csv``. Of featureCounts, what it says of genes is kept in `var`; sums
-          of reads that are of no gene, which htseq-count and STAR write, are left out with a warning;
-        * ``.rds``: a ``SummarizedExperiment`` or ``SingleCellExperiment``, a Seurat object or a matrix; needs
-          ``pip install "vaexprs[r]"``, but no R. No code in it is run.
+        * ``.h5ad``, ``.zarr``: AnnData, read completely;
+        * ``.h5mu``: MuData, of which the modality ``rna`` is read;
+        * ``.h5``: CellRanger, version 2 or later;
+        * a folder with ``matrix.mtx``, ``features.tsv`` (or ``genes.tsv``) and ``barcodes.tsv``, or the path
+          of that matrix; each file may be ``.gz``. Genes are named by their symbols, made unique;
+        * ``.loom``: requires ``pip install "vaexprs[loom]"``;
+        * ``.csv``, ``.tsv``, ``.txt``, ``.gct`` (version 1.2), also with ``.gz``: tables with names in the
+          first row and the first column. Text columns become columns of `obs`, and so do the columns of a
+          file ``cells.obs.csv`` in the same folder as ``cells.csv``. Gene annotation of featureCounts is kept
+          in `var`; rows of htseq-count and STAR that count reads without a gene are dropped with a warning;
+        * ``.rds``: a ``SummarizedExperiment`` or ``SingleCellExperiment``, a Seurat object or a matrix;
+          requires ``pip install "vaexprs[r]"``, but not R. Code in the file is not run.
     transpose
-        Of tables, and matrices in ``.rds``: whether the genes are in the rows. By default that is told by
-        `obs`, or by the names and the shape, with a warning that says so.
+        For tables and for matrices in ``.rds``: whether genes are in the rows. By default inferred from
+        `obs`, or else from names and shape, with a warning.
     obs
-        A table (.csv, .tsv) with columns of the cells, such as their types; its first column names them, in
-        any order, and it may name more.
+        Table (.csv, .tsv) with annotation of the cells, such as cell types; its first column holds the cell
+        names, in any order, and may include other cells.
 
     Returns
     -------
@@ -54,21 +54,21 @@ def read(
     Raises
     ------
     TypeError
-        If `path` is something else.
+        If `path` is not a path.
     FileNotFoundError
-        If there is nothing at `path`.
+        If `path` does not exist.
     ValueError
-        If the format is none of these, or the content cannot be read.
+        If the format is not supported, or the content cannot be read.
     ImportError
-        If a format needs a package that is not installed.
+        If the format requires a package that is not installed.
     """
     path = check_readable(path)
     suffix = suffix_of(path) if path.is_file() else path.suffix if path.suffix in BACKED else FOLDER
     chosen = READERS[suffix]
     if transpose is not None and not chosen.oriented:
         raise ValueError(
-            f"transpose applies to {', '.join(ORIENTED)}; the format of {path.name!r} defines where genes "
-            "are. Omit transpose."
+            f"transpose applies to {', '.join(ORIENTED)} only; the format of {path.name!r} defines the "
+            "orientation. Omit transpose."
         )
     annotation = path if obs is None else check_file(obs)
     with file_errors(annotation):
@@ -81,24 +81,24 @@ def read(
 
 
 def check_readable(path: str | os.PathLike[str]) -> Path:
-    """Return `path` if there is a file or folder that may be read.
+    """Return `path` if it exists and its format is supported.
 
     Raises
     ------
     FileNotFoundError
-        If there is nothing.
+        If `path` does not exist.
     ValueError
-        If its format is none that can be read.
+        If the format is not supported.
     """
     path = check_path(path)
     if not path.exists() and not path.suffix:
-        raise FileNotFoundError(f"There is no file or folder {str(path)!r}.")
+        raise FileNotFoundError(f"The file or folder {str(path)!r} does not exist.")
     if suffix_of(path) not in READERS and not is_folder(path):
-        raise ValueError(f"The file must be one of {', '.join(READERS)}, got {path.name!r}.")
+        raise ValueError(f"The file format must be one of {', '.join(READERS)}, got {path.name!r}.")
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+        raise FileNotFoundError(f"The file {str(path)!r} does not exist.")
     if path.is_dir() and path.suffix != ".zarr" and not is_folder(path):
         raise ValueError(
-            f"{str(path)!r} is a folder without matrix.mtx; name the file in it that has the cells."
+            f"{str(path)!r} is a folder without matrix.mtx. Give the path of the file in it with the cells."
         )
     return path

@@ -1,4 +1,4 @@
-"""Open .h5ad and .zarr files, with matrices above a size limit left on disk."""
+"""Open .h5ad and .zarr files, leaving matrices above a size limit on disk."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from vaexprs.io.untrusted.anndata import check_matrix, check_parts, check_sparse
 from vaexprs.io.untrusted.hdf5 import open_hdf5
 from vaexprs.io.untrusted.zarr import check_zarr
 
-IN_MEMORY = 64 * 2**20  # maximum size in bytes of a matrix on disk that is read as a whole
+IN_MEMORY = 64 * 2**20  # maximum size in bytes of a stored matrix that is read into memory
 
 
 def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
-    """Open what `write_blocks` wrote, with X left on disk."""
+    """Open a file written by `write_blocks`, leaving X on disk."""
     path = Path(path)
     if path.suffix == ".h5ad":
         return ad.read_h5ad(path, backed="r")
@@ -41,14 +41,14 @@ def open_backed(path: str | os.PathLike[str]) -> ad.AnnData:
 
 @dataclass(frozen=True)
 class StoredCells:
-    """Cells in an .h5ad or .zarr file that is open and checked; nothing is read that is not asked for.
+    """Cells in an opened and validated .h5ad or .zarr file; parts are read on request.
 
     Parameters
     ----------
     path
-        The file or folder.
+        File or folder.
     group
-        Its root: the file that h5py, or the group that zarr has opened.
+        Root group, as opened by h5py or zarr.
     """
 
     path: Path
@@ -56,29 +56,29 @@ class StoredCells:
 
     @cached_property
     def provenance(self) -> Any:
-        """What is in ``uns["vaexprs"]``; None where there is no such entry."""
+        """Content of ``uns["vaexprs"]``, or None if there is no such entry."""
         with file_errors(self.path):
-            there = "uns" in self.group and "vaexprs" in self.group["uns"]
-            return ad.io.read_elem(self.group["uns"]["vaexprs"]) if there else None
+            exists = "uns" in self.group and "vaexprs" in self.group["uns"]
+            return ad.io.read_elem(self.group["uns"]["vaexprs"]) if exists else None
 
     def has_column(self, key: str) -> bool:
-        """Whether `obs` has a column."""
+        """Return whether `obs` has a column."""
         return "obs" in self.group and key in self.group["obs"]
 
     def read(self) -> ad.AnnData:
-        """Return all of it in memory.
+        """Return all content in memory.
 
         Raises
         ------
         FileFormatError
-            If the matrices are not whole, or the content is malformed.
+            If a matrix is incomplete, or the content is malformed.
         """
         with file_errors(self.path), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             check_parts(self.group, self.path)
             if text_attribute(self.group, "encoding-type") == "anndata":
                 cells: ad.AnnData = ad.io.read_elem(self.group)
-            else:  # written before AnnData 0.8: its own reader knows the older layouts
+            else:  # written before AnnData 0.8: AnnData's file readers support the older layouts
                 cells = ad.read_h5ad(self.path) if self.path.suffix == ".h5ad" else ad.read_zarr(self.path)
             check_sparse(cells)
         return cells
@@ -95,12 +95,12 @@ def open_store(path: Path) -> StoredCells:
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `path`.
+        If `path` does not exist.
     FileFormatError
-        If the file is damaged, or is not what it declares.
+        If the file is damaged, or does not match its declared sizes.
     """
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+        raise FileNotFoundError(f"The file {str(path)!r} does not exist.")
     with file_errors(path):
         if path.suffix == ".h5ad":
             return StoredCells(path, open_hdf5(path))
@@ -123,12 +123,12 @@ def read_store(path: Path) -> ad.AnnData:
 def back_layer(
     cells: ad.AnnData | StoredCells, *, layer: str | None, keys: Sequence[str]
 ) -> BackedCells | None:
-    """Return cells with their matrix left on disk, or None where it is in memory or small enough to be read.
+    """Return cells with the matrix left on disk, or None if it is in memory or small enough to be read.
 
     Parameters
     ----------
     cells
-        An open file, or an AnnData whose X is on disk, or a view of one.
+        Opened file, or an AnnData whose X is on disk, or a view of one.
     layer
         Layer with the values, "X" for X. By default the first of X, count-like layers and raw that holds
         counts.
@@ -137,8 +137,10 @@ def back_layer(
 
     Raises
     ------
+    ValueError
+        If the layer does not exist.
     FileFormatError
-        If the file cannot be read, has no such layer, or stores its matrix by genes.
+        If the file cannot be read, or stores its matrix by genes (CSC).
     """
     if isinstance(cells, StoredCells):
         return _back_stored(cells, layer, keys)
@@ -155,8 +157,8 @@ def back_layer(
     if layer is None and not holds_counts(source):
         others = [whole.layers[name] for name in count_layers(whole.layers)]
         if any(map(holds_counts, others if whole.raw is None else [*others, whole.raw.X])):
-            return None  # those are in memory or small: `load_layer` takes them
-        _warn_of_logarithms(source)
+            return None  # they are in memory or small: `load_layer` uses them
+        _warn_if_log_normalised(source)
     obs, names = cells.obs, cells.var_names
     if cells.is_view:
         rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (cells._oidx, cells._vidx), strict=True))
@@ -172,59 +174,60 @@ def _back_stored(cells: StoredCells, layer: str | None, keys: Sequence[str]) -> 
     path, group = cells.path, cells.group
     with file_errors(path):
         layers = list(group["layers"]) if "layers" in group else []
-        places = _places(group, layers) if layer is None else {}
+        candidates = _count_candidates(group, layers) if layer is None else {}
     if layer == X_LAYER not in layers:
-        places = {X_LAYER: "X"} if "X" in group else {}
+        candidates = {X_LAYER: "X"} if "X" in group else {}
     elif layer is not None:
         if layer not in layers:
             raise no_layer(layer, layers)
-        places = {layer: f"layers/{layer}"}
-    if not places:
+        candidates = {layer: f"layers/{layer}"}
+    if not candidates:
         raise no_x()
     with file_errors(path):
         sources = {
-            name: source for name, at in places.items() if (source := _matrix_in(group[at])) is not None
+            name: source for name, at in candidates.items() if (source := _matrix_in(group[at])) is not None
         }
         name = next(
-            (name for name in sources if len(places) > 1 and holds_counts(sources[name])), next(iter(places))
+            (name for name in sources if len(candidates) > 1 and holds_counts(sources[name])),
+            next(iter(candidates)),
         )
         source = sources.get(name)
         matrix = None if source is None else _backed_matrix(source, path)
         if matrix is not None and layer is None:
-            if name != next(iter(places)):
-                warn(f"X holds no counts; those in {name} are used. {X_LAYER_HINT}")
+            if name != next(iter(candidates)):
+                warn(f"X contains no counts; the counts in {name} are used. {X_LAYER_HINT}")
             elif not holds_counts(source):
-                _warn_of_logarithms(source)
+                _warn_if_log_normalised(source)
         if matrix is None:
             return None
         rows, columns = matrix.shape
         obs, names = _columns_in(group["obs"], keys), _names_in(group["raw/var" if name == "raw" else "var"])
         if len(obs) != rows or len(names) != columns:
             raise IndexError(
-                f"its matrix is of {rows:,} cells x {columns:,} genes, but there are names of {len(obs):,} "
+                f"the matrix has {rows:,} cells x {columns:,} genes, but there are names for {len(obs):,} "
                 f"cells and {len(names):,} genes."
             )
         return BackedCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
 
 
-def _places(group: Any, layers: Sequence[str]) -> dict[str, str]:
-    """Return where counts may be in a file, by what the places are called."""
-    places = {X_LAYER: "X"} if "X" in group else {}
-    places |= {f"layers[{name!r}]": f"layers/{name}" for name in count_layers(layers)}
-    return places | ({"raw": "raw/X"} if "raw" in group and "X" in group["raw"] else {})
+def _count_candidates(group: Any, layers: Sequence[str]) -> dict[str, str]:
+    """Return the paths in a file of matrices that may hold counts, by display name."""
+    candidates = {X_LAYER: "X"} if "X" in group else {}
+    candidates |= {f"layers[{name!r}]": f"layers/{name}" for name in count_layers(layers)}
+    return candidates | ({"raw": "raw/X"} if "raw" in group and "X" in group["raw"] else {})
 
 
-def _warn_of_logarithms(source: Any) -> None:
-    """Warn where a matrix that is left on disk holds logarithms that counts could be recovered from."""
+def _warn_if_log_normalised(source: Any) -> None:
+    """Warn if a matrix left on disk holds log-normalised values from which counts could be recovered."""
     if getattr(source, "format", "") != "csc" and recovered(as_float(source[:SAMPLE])) is not None:
         warn(
-            "X holds logarithms of normalised counts and is left on disk, where they are taken as they are. "
-            "To have the counts recovered read it into memory: read(path) instead of the path."
+            "X contains logarithms of normalised counts and is used unchanged because it is left on disk. "
+            "To recover the counts, read it into memory: pass read(path) instead of the path."
         )
 
 
 def _matrix_in(part: Any) -> Any:
-    """Return a matrix on disk; None where its form is left to AnnData's reader, with its messages."""
+    """Return a matrix on disk, or None for encodings that are left to AnnData's reader."""
     kind = text_attribute(part, "encoding-type")
     if kind in ("csr_matrix", "csc_matrix"):
         return ad.io.sparse_dataset(part)
@@ -237,16 +240,19 @@ def _backed_matrix(source: Any, path: Path) -> BackedMatrix | None:
         return None
     if getattr(source, "format", "csr") != "csr":
         raise FileFormatError(
-            f"{str(path)!r} holds its matrix by genes (CSC), and cells cannot be read from that one after "
-            "the other. Write it by cells: adata.X = scipy.sparse.csr_matrix(adata.X)."
+            f"{str(path)!r} stores its matrix by genes (CSC), which cannot be read cell by cell. Write it as "
+            "CSR: adata.X = scipy.sparse.csr_matrix(adata.X)."
         )
     check_matrix(storage_of(source), path)
     return matrix
 
 
 def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:
-    """Return columns of a data frame on disk, rows numbered; where one is missing all, for the message."""
-    if text_attribute(group, "encoding-version") != "0.2.0":  # levels were kept elsewhere
+    """Return columns of a stored data frame with numbered rows.
+
+    If a key is missing, all columns are returned, so that the error message can list them.
+    """
+    if text_attribute(group, "encoding-version") != "0.2.0":  # stored the categories elsewhere
         return ad.io.read_elem(group).reset_index(drop=True)
     known = list(group.attrs["column-order"])
     columns = {key: ad.io.read_elem(group[key]) for key in (keys if set(keys) <= set(known) else known)}
@@ -254,7 +260,7 @@ def _columns_in(group: Any, keys: Sequence[str]) -> pd.DataFrame:
     n = int(index.shape[0]) if hasattr(index, "shape") else len(ad.io.read_elem(index))
     for key, values in columns.items():
         if len(values) != n:
-            raise IndexError(f"obs has {n:,} cells, but values of {key!r} for {len(values):,}.")
+            raise IndexError(f"obs has {n:,} cells, but column {key!r} has {len(values):,} values.")
     return pd.DataFrame({key: pd.Series(values) for key, values in columns.items()}, index=pd.RangeIndex(n))
 
 
@@ -263,13 +269,11 @@ def _names_in(group: Any) -> pd.Index:
 
 
 def no_layer(layer: str, known: Sequence[str]) -> ValueError:
-    """Return the error for a layer that is not there."""
-    return ValueError(
-        f"layer must be one of {listed(known) or 'none: there are no layers'}, got {layer!r}."
-        f"{did_you_mean(layer, known)}"
-    )
+    """Return the error for a layer that does not exist."""
+    allowed = f"one of {listed(known)}" if known else "omitted, because there are no layers"
+    return ValueError(f"layer must be {allowed}, got {layer!r}.{did_you_mean(layer, known)}")
 
 
 def no_x() -> ValueError:
-    """Return the error where there is no X."""
-    return ValueError("The AnnData has no X. Name the layer with the counts: layer='counts'.")
+    """Return the error for cells without X."""
+    return ValueError("The AnnData has no X. Pass the layer with the counts, for example layer='counts'.")

@@ -18,29 +18,30 @@ from vaexprs.data.matrix import stacked
 from vaexprs.interface.errors import reason, require
 from vaexprs.interface.validation import check_path
 from vaexprs.io.atomic import check_output, written_whole
-from vaexprs.io.disk import SafeFile
 from vaexprs.io.formats import BACKED, WRITERS, suffix_of
+from vaexprs.io.safe_file import SafeFile
 from vaexprs.io.tables import obs_path
 
-# Each write to zarr has its price; HDF5 writes few cells as fast as many, and begins the sooner.
+# cells per write: each write to zarr has an overhead, HDF5 has almost none
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
+# values per chunk of a sparse matrix
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
 
 
 def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = tuple(WRITERS)) -> Path:
-    """Return `path` if it ends in the suffix of a format that can be written.
+    """Return `path` if its suffix names a format that can be written.
 
     Raises
     ------
     ValueError
         If it does not.
     ImportError
-        If the format needs a package that is not installed.
+        If the format requires a package that is not installed.
     """
     path = check_path(path)
     suffix = suffix_of(path)
     if suffix not in suffixes:
-        raise ValueError(f"The output must be one of {', '.join(suffixes)}, got {path.name!r}.")
+        raise ValueError(f"The output format must be one of {', '.join(suffixes)}, got {path.name!r}.")
     extra = WRITERS[suffix].extra
     if extra is not None:
         require(*extra)
@@ -48,14 +49,14 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = tuple
 
 
 def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
-    """Return `path` if cells may be written there, in the format that its suffix names.
+    """Return `path` if cells can be written to it in the format of its suffix.
 
     Raises
     ------
     ValueError, ImportError
-        As `check_writable`.
+        As in `check_writable`.
     FileExistsError, FileNotFoundError
-        As `check_output`.
+        As in `check_output`.
     """
     path = check_output(check_writable(path), overwrite=overwrite)
     if WRITERS[suffix_of(path)].oriented and suffix_of(path) != ".rds":
@@ -64,26 +65,26 @@ def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 
 def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write cells in the format that the suffix names, whole or not at all.
+    """Write cells atomically in the format of the suffix.
 
     Parameters
     ----------
     adata
-        AnnData of shape (n_cells, n_genes). Of ``.h5ad`` and ``.zarr`` all of it is written, of the others
-        X, `obs` and the names.
+        AnnData of shape (n_cells, n_genes). ``.h5ad`` and ``.zarr`` files hold all of it, other formats X,
+        `obs` and the names of cells and genes.
     path
-        One of:
+        Output path; its suffix selects the format:
 
-        * ``.h5ad`` or ``.zarr``, AnnData's own;
+        * ``.h5ad`` or ``.zarr``: the formats of AnnData;
         * ``.mtx``: a folder with ``matrix.mtx.gz``, ``features.tsv.gz`` and ``barcodes.tsv.gz``, as
           `scanpy.read_10x_mtx` and R's ``Read10X`` read it, and ``obs.csv``;
-        * ``.csv`` or ``.tsv``, also with ``.gz``: a table with cells in rows, and `obs` beside it as
+        * ``.csv`` or ``.tsv``, also with ``.gz``: a table with cells in rows, and `obs` in the same folder as
           ``cells.obs.csv`` for ``cells.csv``. Names that a spreadsheet would run as a formula (those that
-          begin with ``=``, ``+``, ``-`` or ``@``) get an apostrophe before them, which `read` takes away
-          again and other programs take as part of the name;
-        * ``.rds``: a ``SingleCellExperiment`` for R's ``readRDS``; needs ``pip install "vaexprs[r]"``.
+          begin with ``=``, ``+``, ``-`` or ``@``) are prefixed with an apostrophe, which `read` removes and
+          other programs treat as part of the name;
+        * ``.rds``: a ``SingleCellExperiment`` for R's ``readRDS``; requires ``pip install "vaexprs[r]"``.
     overwrite
-        Whether what is there may be replaced.
+        Whether an existing file or folder may be replaced.
 
     Returns
     -------
@@ -92,25 +93,25 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
     Raises
     ------
     TypeError
-        If `adata` is no AnnData, or `path` no path.
+        If `adata` is not an AnnData, or `path` is not a path.
     ValueError
-        If the suffix is another one, or the format cannot hold the cells.
+        If the format is not supported, or cannot hold the cells.
     FileExistsError
-        If there is something and `overwrite` is false.
+        If `path` exists and `overwrite` is false.
     BlockingIOError
-        If another process is writing there.
+        If another process is writing to `path`.
     ImportError
-        If ``.rds`` is asked for and its package is not installed.
+        If ``.rds`` is requested and its package is not installed.
     """
     path = check_writable(path)
     if not isinstance(adata, ad.AnnData):
-        raise TypeError(f"adata must be an AnnData, such as gen.adata, got {type(adata).__name__}.")
+        raise TypeError(f"adata must be an AnnData, for example gen.adata, got {type(adata).__name__}.")
     chosen = WRITERS[suffix_of(path)]
     if chosen.needs_x:
         if adata.X is None:
             raise ValueError(
-                f"adata.X must hold the values for a {suffix_of(path)} file, but adata has no X. Set "
-                "adata.X = adata.layers['counts'], say, or write .h5ad, which can store cells without X."
+                f"adata.X must hold the values for a {suffix_of(path)} file, but adata has no X. Set it, for "
+                "example adata.X = adata.layers['counts'], or write .h5ad, which can store cells without X."
             )
         adata = in_memory(adata)
     chosen.write(adata, path, overwrite=overwrite)
@@ -118,7 +119,7 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
 
 
 def write_store(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
-    """Write all of an AnnData as .h5ad or .zarr."""
+    """Write a complete AnnData as .h5ad or .zarr."""
     adata.strings_to_categoricals()
     settings = {"compression": "gzip"} if path.suffix == ".h5ad" else {}
     with written_whole(path, overwrite=overwrite) as temporary, _writer(temporary) as writer:
@@ -128,42 +129,43 @@ def write_store(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
 def write_blocks(
     adata: ad.AnnData, blocks: Iterable[Any], path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """Write an AnnData whose X comes in blocks of cells, of which few are in memory; whole or not at all.
+    """Write an AnnData atomically, with X given in blocks of cells so that memory use stays bounded.
 
     Parameters
     ----------
     adata
-        Everything but X.
+        Everything except X.
     blocks
-        CSR matrices of shape (n_some, n_genes), which have all cells together.
+        CSR matrices of shape (n_block, n_genes) that together contain all cells in order.
     path
-        The ``.h5ad`` file or ``.zarr`` folder.
+        ``.h5ad`` file or ``.zarr`` folder.
     overwrite
-        Whether what is there may be replaced.
+        Whether an existing file or folder may be replaced.
 
     Raises
     ------
     ValueError
-        If the suffix is another one.
+        If the suffix is neither ``.h5ad`` nor ``.zarr``.
     FileExistsError
         If `path` exists and `overwrite` is false.
     KeyboardInterrupt
-        On Ctrl-C. What is written then is kept in ``name.partial.h5ad`` beside `path`; the message says so.
+        On Ctrl-C. Cells written so far are kept in ``name.partial.h5ad`` in the same folder; the message
+        says so.
     """
     path = check_writable(path, BACKED)
-    # offsets of 64 bits: there may be more than 2**31 values
+    # 64-bit offsets: there may be more than 2**31 values
     settings: dict[str, Any] = {"indptr_dtype": np.int64, "chunks": (VALUES_A_CHUNK[path.suffix],)}
     if path.suffix == ".h5ad":
-        # counts are small: with their bytes sorted by significance gzip takes two thirds of the time, and the
-        # file two thirds of the room; HDF5 has both filters wherever it is read
+        # the shuffle filter makes gzip faster and files smaller by a third, because counts are small numbers;
+        # every HDF5 library supports both filters
         settings |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-    with written_whole(path, overwrite=overwrite) as beside:
+    with written_whole(path, overwrite=overwrite) as temporary:
         kept: list[int] = []
         try:
-            with _writer(beside) as writer:
+            with _writer(temporary) as writer:
                 try:
                     writer.start(_write_adata, adata)
-                    for i, part in enumerate(_gathered(blocks, CELLS_A_WRITE[path.suffix])):
+                    for i, part in enumerate(_merged(blocks, CELLS_A_WRITE[path.suffix])):
                         if i:
                             writer.start(_append, part)
                         else:
@@ -174,13 +176,13 @@ def write_blocks(
                     raise
         except KeyboardInterrupt as stop:
             if kept:
-                raise _kept(kept[0], adata.n_obs, beside, path, overwrite=overwrite) from stop
+                raise _keep_partial(kept[0], adata.n_obs, temporary, path, overwrite=overwrite) from stop
             raise
     return path
 
 
 def _end_early(store: Any, adata: ad.AnnData, kept: list[int]) -> None:
-    """Cut the annotation down to the cells whose values are there, and tell how many those are."""
+    """Truncate the annotation to the cells whose values were written; append their number to `kept`."""
     if "X" not in store:
         return
     n = int(ad.io.sparse_dataset(store["X"]).shape[0])
@@ -188,37 +190,38 @@ def _end_early(store: Any, adata: ad.AnnData, kept: list[int]) -> None:
     if "vaexprs" in uns:
         uns["vaexprs"] = dict(uns["vaexprs"]) | {"interrupted": True}
     for name, part in {"obs": adata.obs.iloc[:n], "uns": uns}.items():
-        ad.io.write_elem(store, name, part)  # in place of what is there
+        ad.io.write_elem(store, name, part)  # replaces the complete annotation
     kept.append(n)
 
 
-def _kept(n: int, of: int, beside: Path, path: Path, *, overwrite: bool) -> KeyboardInterrupt:
-    """Keep a part of the cells under a name that says so; return what tells of it."""
+def _keep_partial(n: int, total: int, temporary: Path, path: Path, *, overwrite: bool) -> KeyboardInterrupt:
+    """Rename an incomplete file to ``name.partial``; return the exception that reports it."""
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
         with written_whole(partial, overwrite=overwrite) as other:
-            beside.rename(other)
+            temporary.rename(other)
     except OSError as error:
         return KeyboardInterrupt(f"nothing was kept: {error}")
     return KeyboardInterrupt(
-        f"the first {n:,} of {of:,} cells are kept in {str(partial)!r}. The same command makes all of them."
+        f"the first {n:,} of {total:,} cells are kept in {str(partial)!r}. Run the same command again for "
+        "all of them."
     )
 
 
 def _write_adata(store: Any, adata: ad.AnnData, **settings: Any) -> None:
     try:
         ad.io.write_elem(store, "/", adata, **settings)
-    except (ValueError, TypeError, KeyError) as error:  # names that the format cannot hold
+    except (ValueError, TypeError, KeyError) as error:  # for example names that the format cannot hold
         names = [*adata.obs, *adata.var, *adata.layers, *adata.obsm, *adata.varm, *adata.uns]
         slashed = [name for name in map(str, names) if "/" in name]
         if slashed:
             raise ValueError(
-                f"Names in this format cannot have a slash, as {slashed[0]!r} has. Rename it, or write "
+                f"Names in this format must not contain a slash, got {slashed[0]!r}. Rename it, or write "
                 ".csv or .rds."
             ) from error
         raise ValueError(f"The cells cannot be written: {reason(error).rstrip('.')}.") from error
     if adata.raw is None and "raw" in store:
-        del store["raw"]  # a backed AnnData would have a raw without X
+        del store["raw"]  # a backed AnnData would have raw without X
 
 
 def _append(store: Any, part: Any) -> None:
@@ -226,34 +229,34 @@ def _append(store: Any, part: Any) -> None:
 
 
 class _Writer:
-    """Writes to a new file or folder in a thread of its own, one thing at a time.
+    """Write to a new file or folder in a separate thread, one task at a time.
 
-    What is written next can be made in the meantime, and Ctrl-C, which ends the main thread's work at any
-    point, does not end a write in the middle: from opening to closing all is done in that thread.
+    The main thread can prepare the next block in the meantime. Ctrl-C interrupts only the main thread and
+    therefore never a write; opening and closing are done in the writing thread too.
     """
 
     def __init__(self, path: Path) -> None:
-        self._opened = ExitStack()
+        self._resources = ExitStack()
         self._pool = ThreadPoolExecutor(1)
-        self._under_way: Future[None] = self._pool.submit(self._open, path)
+        self._pending: Future[None] = self._pool.submit(self._open, path)
 
     def start(self, function: Callable[..., None], *arguments: Any, **settings: Any) -> None:
-        """Call a function of the store and more, after what was started before has ended well."""
+        """Start ``function(store, *arguments, **settings)`` after the previous task has succeeded."""
         self.wait()
-        self._under_way = self._pool.submit(self._write, function, arguments, settings)
+        self._pending = self._pool.submit(self._write, function, arguments, settings)
 
     def wait(self) -> None:
-        """Wait for the end of what was started, and raise what went wrong."""
-        self._under_way.result()
+        """Wait for the current task and raise its error, if any."""
+        self._pending.result()
 
     def close(self) -> None:
-        """Wait for the end, well or not, and close the file."""
-        closed = self._pool.submit(self._opened.close)
+        """Wait for the current task, even if it fails, and close the file."""
+        closed = self._pool.submit(self._resources.close)
         self._pool.shutdown()
         closed.result()
 
     def _open(self, path: Path) -> None:
-        self._store, self._check = self._opened.enter_context(_store(path))
+        self._store, self._check = self._resources.enter_context(_store(path))
 
     def _write(self, function: Callable[..., None], arguments: Any, settings: Any) -> None:
         function(self._store, *arguments, **settings)
@@ -262,13 +265,13 @@ class _Writer:
 
 @contextmanager
 def _writer(path: Path) -> Iterator[_Writer]:
-    """Give what writes to a new file or folder."""
+    """Yield a `_Writer` for a new file or folder; close it at the end."""
     writer = _Writer(path)
     try:
         yield writer
         writer.wait()
     except BaseException:
-        with suppress(Exception):  # what went wrong first is told
+        with suppress(Exception):  # the first error is raised
             writer.close()
         raise
     writer.close()
@@ -276,7 +279,7 @@ def _writer(path: Path) -> Iterator[_Writer]:
 
 @contextmanager
 def _store(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
-    """Open a new file or folder for AnnData's writers; with it comes what raises their errors."""
+    """Yield a new file or folder opened for AnnData's writers, and a function that raises write errors."""
     if path.suffix == ".h5ad":
         import h5py
 
@@ -287,19 +290,19 @@ def _store(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
     else:
         import zarr
 
-        # a chunk that is all zeros is written too: one that is missing then tells of a copy that is not whole
+        # write chunks of zeros too, so that a missing chunk reveals an incomplete copy
         with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
-            # of a coming change of anndata's default zarr version
+            # announcement of a new default zarr version in anndata
             warnings.filterwarnings("ignore", module="anndata|zarr|vaexprs.io.write|concurrent.futures")
             yield zarr.open_group(path, mode="w", zarr_format=ad.settings.zarr_write_format), lambda: None
 
 
-def _gathered(blocks: Iterable[Any], cells: int) -> Iterator[Any]:
-    """Yield blocks put together to so many cells at least."""
+def _merged(blocks: Iterable[Any], min_cells: int) -> Iterator[Any]:
+    """Yield consecutive blocks merged to at least `min_cells` cells."""
     waiting: list[Any] = []
     for block in blocks:
         waiting.append(block)
-        if sum(part.shape[0] for part in waiting) >= cells:
+        if sum(part.shape[0] for part in waiting) >= min_cells:
             yield stacked(waiting)
             waiting = []
     if waiting:

@@ -1,1 +1,1 @@
-"""Checks of files that may come from strangers: declared sizes, links and executable content."""
+"""Checks of untrusted files: declared sizes, links and executable content."""

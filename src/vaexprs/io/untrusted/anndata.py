@@ -15,46 +15,47 @@ from vaexprs.interface.errors import FileFormatError, warn
 
 
 def check_parts(group: Any, path: Path) -> None:
-    """Check that an AnnData in a file has its tables, and that its matrices are whole.
+    """Check that a stored AnnData has its tables and complete matrices.
 
-    Without tables names would be made for as many cells and genes as a matrix claims.
+    Without tables AnnData would create names for as many cells and genes as a matrix declares.
 
     Raises
     ------
     LookupError
         If a table is missing.
-    ValueError
-        If something is not what it should be, or not whole.
+    FileFormatError
+        If a matrix is incomplete.
     """
     raw = [each for each in ("raw/", "raw.") if f"{each}X" in group]
     for name in ("obs", "var", *(f"{each}var" for each in raw)):
         if name not in group:
-            raise LookupError(f"it has no {name!r}.")
+            raise LookupError(f"{name!r} is missing.")
         part = group[name]
-        of_old = getattr(getattr(part, "dtype", None), "names", None)  # then a table was one array
-        if text_attribute(part, "encoding-type") != "dataframe" and not of_old:
-            raise LookupError(f"its {name!r} is not a table.")
+        # old versions of AnnData stored a table as a structured array
+        is_structured = bool(getattr(getattr(part, "dtype", None), "names", None))
+        if text_attribute(part, "encoding-type") != "dataframe" and not is_structured:
+            raise LookupError(f"{name!r} is not a table.")
     layers = group.get("layers", {})
     for part in (*([group["X"]] if "X" in group else []), *(layers[name] for name in layers)):
         check_matrix(part, path)
 
 
 def text_attribute(part: Any, name: str) -> str:
-    """Return a text among the attributes of a part of a file; an empty one where there is none.
+    """Return a text attribute of a group or dataset, or an empty string if it is missing.
 
-    Julia's writer has texts of one length, which h5py gives as bytes.
+    Julia writes strings of fixed length, which h5py returns as bytes.
     """
-    told = part.attrs.get(name, "")
-    return told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)
+    value = part.attrs.get(name, "")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def check_row_ends(part: Any, path: Path) -> None:
-    """Check that a sparse matrix has an end for each row that it claims: room is made for them before.
+    """Check that `indptr` of a sparse matrix fits the declared shape, because readers allocate by shape.
 
     Raises
     ------
-    ValueError
-        If it has not.
+    FileFormatError
+        If it is missing or of another length.
     """
     kind = text_attribute(part, "encoding-type") or text_attribute(part, "h5sparse_format")
     if kind not in ("csr_matrix", "csc_matrix", "csr", "csc"):
@@ -63,18 +64,18 @@ def check_row_ends(part: Any, path: Path) -> None:
     rows = int(shape[int(kind.startswith("csc"))])
     if "indptr" not in part or part["indptr"].shape != (rows + 1,):
         why = "does not fit its shape" if "indptr" in part else "is missing"
-        raise _not_whole(path, f"'indptr' of {part.name.strip('/')!r} {why}")
+        raise _incomplete(path, f"'indptr' of {part.name.strip('/')!r} {why}")
 
 
 def check_sparse(cells: ad.AnnData) -> None:
-    """Check that the sparse matrices of cells name only rows and columns that they have.
+    """Check that all indices of sparse matrices are within their shape.
 
-    SciPy reads wherever they point to.
+    SciPy does not check bounds and would read other memory.
 
     Raises
     ------
     ValueError
-        If they do not.
+        If an index is out of bounds.
     """
     raw = () if cells.raw is None else (cells.raw.X,)
     held = (cells.layers, cells.obsm, cells.varm, cells.obsp, cells.varp)
@@ -84,35 +85,40 @@ def check_sparse(cells: ad.AnnData) -> None:
 
 
 def check_matrix(part: Any, path: Path) -> None:
-    """Check that the arrays of a matrix on disk are there and fit together, as far as that is cheap.
+    """Check that the arrays of a matrix on disk are complete and consistent, without reading the values.
 
-    A chunk that a Zarr store lacks is read as zeros, and one of nothing but zeros is never written. So of a
-    sparse matrix all chunks must be there, but of a dense one some may rightly be missing.
+    Zarr reads a missing chunk as zeros, and does not write chunks of zeros. A dense matrix may therefore lack
+    chunks, which causes a warning; a sparse matrix stores no zeros and must have all of them.
+
+    Raises
+    ------
+    FileFormatError
+        If chunks are missing or the arrays of a sparse matrix are inconsistent.
     """
     kind, name = text_attribute(part, "encoding-type"), part.name.strip("/")
     if kind == "array":
         missing, of = _missing_chunks(part)
         if missing and missing == of:
-            raise _not_whole(path, f"all {of:,} chunks of {name!r} are missing")
+            raise _incomplete(path, f"all {of:,} chunks of {name!r} are missing")
         if missing:
             warn(
-                f"{str(path)!r} has no values in {missing:,} of the {of:,} chunks of {name!r}: they count as "
-                "zeros. If it was not copied as a whole, copy it anew."
+                f"{str(path)!r} lacks {missing:,} of the {of:,} chunks of {name!r}, which are read as zeros. "
+                "If the copy may be incomplete, copy it again."
             )
     elif kind in ("csr_matrix", "csc_matrix"):
         major = int(part.attrs["shape"][int(kind == "csc_matrix")])
         ends, n = np.asarray(part["indptr"][:]), int(part["data"].size)
         if len(ends) != major + 1 or ends[0] or ends[-1] != n or part["indices"].size != n or falls(ends):
-            raise _not_whole(path, f"'indptr', 'indices' and 'data' of {name!r} do not fit together")
-        # where there is but one value a cell it may be the first gene's each time
+            raise _incomplete(path, f"'indptr', 'indices' and 'data' of {name!r} do not fit together")
+        # with one value per cell, a chunk of indices may be all zeros and rightly be missing
         for array in ("data", "indices") if n > len(ends) else ("data",):
             missing, of = _missing_chunks(part[array])
             if missing:
-                raise _not_whole(path, f"{missing:,} of {of:,} chunks of {f'{name}/{array}'!r} are missing")
+                raise _incomplete(path, f"{missing:,} of {of:,} chunks of {f'{name}/{array}'!r} are missing")
 
 
 def _missing_chunks(array: Any) -> tuple[int, int]:
-    """Return how many chunks (or shards of them) a Zarr array lacks, and should have; none of HDF5."""
+    """Return the numbers of missing and of all chunks (or shards) of a Zarr array; zeros for HDF5."""
     if not hasattr(array, "nchunks_initialized") or not array.size:
         return 0, 0
     pieces = array.shards or array.chunks
@@ -121,5 +127,5 @@ def _missing_chunks(array: Any) -> tuple[int, int]:
     return of - array.nchunks_initialized // together, of
 
 
-def _not_whole(path: Path, why: str) -> ValueError:
-    return FileFormatError(f"{str(path)!r} is not whole: {why}. Copy or write it anew.")
+def _incomplete(path: Path, why: str) -> ValueError:
+    return FileFormatError(f"{str(path)!r} is incomplete: {why}. Copy or write it again.")

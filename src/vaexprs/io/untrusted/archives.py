@@ -1,4 +1,4 @@
-"""What is packed in a stranger's file is unpacked as far as is sensible."""
+"""Size-bounded decompression of gzip, bzip2, xz and .npz files."""
 
 from __future__ import annotations
 
@@ -16,52 +16,53 @@ import numpy as np
 
 from vaexprs.interface.errors import FileFormatError
 
+# file signature: function that opens the file decompressed
 OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
-MAX_PACKED = 200  # bytes that one byte of a file may stand for, ...
-ALWAYS_UNPACKED = 2**30  # ... beyond so many
-AT_ONCE = 2**20
+ALWAYS_UNPACKED = 2**30  # decompressed size in bytes that every file may have
+MAX_PACKED = 200  # maximum ratio of decompressed to compressed size above that
+AT_ONCE = 2**20  # bytes decompressed at once
 
 
 def content_of(path: Path) -> bytes:
-    """Return the content of a file, unpacked if it is packed.
+    """Return the content of a file, decompressed if it is compressed.
 
     Raises
     ------
-    ValueError
-        If it is much more than what such a file holds.
+    FileFormatError
+        If the decompressed content exceeds the size limit.
     """
-    opened = _opener(path)
-    if opened is None:
+    opener = _opener(path)
+    if opener is None:
         return path.read_bytes()
-    most = _most(path)
-    with opened(path, "rb") as file:
-        content: bytes = file.read(most + 1)
-    if len(content) > most:
-        raise _too_much(path, most)
+    limit = _size_limit(path)
+    with opener(path, "rb") as file:
+        content: bytes = file.read(limit + 1)
+    if len(content) > limit:
+        raise _too_large(path, limit)
     return content
 
 
 def check_packed(path: Path) -> None:
-    """Check that a file is not much more when it is unpacked than what such a file holds.
+    """Check that the decompressed content of a file is within the size limit.
 
     Raises
     ------
-    ValueError
-        If it is.
+    FileFormatError
+        If it exceeds the limit.
     """
-    opened = _opener(path)
-    if opened is None:
+    opener = _opener(path)
+    if opener is None:
         return
-    left = most = _most(path)
-    with opened(path, "rb") as file:
+    left = limit = _size_limit(path)
+    with opener(path, "rb") as file:
         while part := file.read(AT_ONCE):
             left -= len(part)
             if left < 0:
-                raise _too_much(path, most)
+                raise _too_large(path, limit)
 
 
 def _opener(path: Path) -> Callable[..., Any] | None:
@@ -70,32 +71,32 @@ def _opener(path: Path) -> Callable[..., Any] | None:
     return next((function for mark, function in OPENERS.items() if start.startswith(mark)), None)
 
 
-def _most(path: Path) -> int:
+def _size_limit(path: Path) -> int:
     return max(ALWAYS_UNPACKED, MAX_PACKED * path.stat().st_size)
 
 
-def _too_much(path: Path, most: int) -> ValueError:
+def _too_large(path: Path, limit: int) -> ValueError:
     return FileFormatError(
-        f"{str(path)!r} is of {path.stat().st_size:,} bytes, but of more than {most:,} when it is unpacked: "
-        "that is not what a matrix of counts does. Unpack it yourself, and give that, if it is right."
+        f"{str(path)!r} ({path.stat().st_size:,} bytes) decompresses to more than {limit:,} bytes. If the "
+        "content is correct, decompress the file yourself and give the result."
     )
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Return the arrays of an ``.npz`` file; each must be there before room is made for it.
+    """Return the arrays of an ``.npz`` file, after checking declared sizes against stored data.
 
     Raises
     ------
     ValueError
-        If one is of Python objects, which are pickled, or claims to be larger than it is.
+        If an array holds (pickled) Python objects, or declares more data than it stores.
     """
     path = Path(path)
     arrays = {}
-    most = _most(path)
+    limit = _size_limit(path)
     with zipfile.ZipFile(path) as archive:
         sizes = [entry.file_size for entry in archive.infolist()]
-        if sum(sizes) > most:
-            raise _too_much(path, most)
+        if sum(sizes) > limit:
+            raise _too_large(path, limit)
         for entry in archive.infolist():
             with archive.open(entry) as file:
                 arrays[entry.filename.removesuffix(".npy")] = _read_array(file, entry)
@@ -103,19 +104,19 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _read_array(file: Any, entry: zipfile.ZipInfo) -> np.ndarray:
-    """Return an array of a file in NumPy's format, of which the header may say any shape."""
+    """Return an array in NumPy's format, whose header may declare any shape."""
     format_ = np.lib.format
     version = format_.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{entry.filename} is of NumPy's format {version}, which holds no plain array.")
+        raise ValueError(f"{entry.filename} must be in NumPy's format 1.0 or 2.0, got format {version}.")
     header = format_.read_array_header_1_0 if version == (1, 0) else format_.read_array_header_2_0
     shape, by_column, dtype = header(file)
     size = math.prod(shape) * dtype.itemsize
     if dtype.hasobject:
         raise ValueError(f"{entry.filename} holds Python objects, which are not loaded.")
     if min((0, *shape)) < 0 or size > entry.file_size:
-        raise ValueError(f"{entry.filename} claims {size:,} bytes, but holds {entry.file_size:,}.")
+        raise ValueError(f"{entry.filename} declares {size:,} bytes, but stores {entry.file_size:,}.")
     content = file.read(size)
     if len(content) < size:
-        raise EOFError(f"{entry.filename} is cut off.")
+        raise EOFError(f"{entry.filename} is truncated.")
     return np.ndarray(shape, dtype, bytearray(content), order="F" if by_column else "C")

@@ -21,7 +21,7 @@ def open_hdf5(path: Path) -> Any:
     Raises
     ------
     FileFormatError
-        If it fails `check_hdf5`; the file is closed then.
+        If it fails `check_hdf5`. The file is closed first.
     """
     import h5py
 
@@ -35,19 +35,19 @@ def open_hdf5(path: Path) -> Any:
 
 
 def check_hdf5(file: Any, path: Path, *, packed: bool = True) -> int:
-    """Check that an open HDF5 file holds what it declares, and that nothing links outside of it.
+    """Check that declared sizes match stored data and that nothing links outside an open HDF5 file.
 
-    A dataset may declare any shape without storing a value, and may lie in another file. Compressed data
-    may unpack to about a thousand times their size, which is the limit of gzip.
+    A dataset can declare any shape without storing values, and can be stored in another file. Compressed
+    data can decompress to about a thousand times their size, the limit of gzip.
 
     Parameters
     ----------
     file
-        The open file.
+        Open file.
     path
-        Its name, for the message.
+        Path of the file, used in error messages.
     packed
-        Whether values may be compressed; if not, each must be stored.
+        Whether values may be compressed; if not, all bytes must be stored.
 
     Returns
     -------
@@ -56,29 +56,31 @@ def check_hdf5(file: Any, path: Path, *, packed: bool = True) -> int:
     Raises
     ------
     FileFormatError
-        If a declared size exceeds what is stored, or something lies outside the file.
+        If a declared size exceeds the stored data, data are in another file, or values are neither numbers
+        nor text.
     """
     total = 0
     for name, part in _in_hdf5(file, path):
         if part.external or part.is_virtual:
             raise FileFormatError(
-                f"{str(path)!r} keeps {name!r} in another file; write all of it to one file."
+                f"{str(path)!r} stores {name!r} in another file. Write all data to one file."
             )
         if not _is_plain(part.dtype):
-            raise FileFormatError(f"{str(path)!r} holds {name!r}, which is neither numbers nor text.")
+            raise FileFormatError(f"{str(path)!r} contains {name!r}, which is neither numbers nor text.")
         if part.shape is None:
             continue
-        size, there = part.size * part.dtype.itemsize, part.id.get_storage_size()
-        if (size > there) if not packed else size > max(ALWAYS_UNPACKED, MAX_UNPACKED * there):
+        size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
+        if size > (max(ALWAYS_UNPACKED, MAX_UNPACKED * stored) if packed else stored):
             raise FileFormatError(
-                f"{str(path)!r} claims {size:,} bytes of {name!r}, shape {part.shape}, but holds {there:,}."
+                f"{str(path)!r} declares {size:,} bytes for {name!r}, shape {part.shape}, but stores "
+                f"{stored:,}."
             )
         total += int(part.size)
     return total
 
 
 def _is_plain(kind: np.dtype) -> bool:
-    """Whether values are numbers or text; HDF5 crashes on other sequences in damaged files."""
+    """Return whether values are numbers or text; HDF5 can crash on other types in damaged files."""
     import h5py
 
     if kind.names is not None:
@@ -96,13 +98,13 @@ def _check_attributes(part: Any, path: Path) -> None:
         kind = part.attrs.get_id(name).dtype
         if not _is_plain(kind) and h5py.check_ref_dtype(kind) is None:
             raise FileFormatError(
-                f"{str(path)!r} holds the attribute {name!r} of {part.name!r}, which is neither numbers nor "
-                "text."
+                f"{str(path)!r} contains the attribute {name!r} of {part.name!r}, which is neither numbers "
+                "nor text."
             )
 
 
 def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each dataset and the dataset; refuse links to other files."""
+    """Yield name and dataset for each dataset; raise FileFormatError for links to other files."""
     import h5py
 
     waiting, seen = [file], set()
@@ -113,17 +115,17 @@ def _in_hdf5(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
             link, name = group.get(key, getlink=True), f"{group.name.rstrip('/')}/{key}"
             if isinstance(link, h5py.ExternalLink):
                 raise FileFormatError(
-                    f"{str(path)!r} keeps {name!r} in another file; write all of it to one file."
+                    f"{str(path)!r} stores {name!r} in another file. Write all data to one file."
                 )
             if isinstance(link, h5py.SoftLink):
-                continue  # its target is visited in its own place
+                continue  # the target is visited under its own name
             part = group[key]
             _check_attributes(part, path)
             if isinstance(part, h5py.Dataset):
                 yield name, part
             elif isinstance(part, h5py.Group):
-                mark = h5py.h5o.get_info(part.id).addr
-                if mark not in seen:  # a group may hold itself
+                address = h5py.h5o.get_info(part.id).addr
+                if address not in seen:  # hard links can form cycles
                     check_row_ends(part, path)
-                    seen.add(mark)
+                    seen.add(address)
                     waiting.append(part)

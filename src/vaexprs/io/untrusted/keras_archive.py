@@ -1,10 +1,10 @@
-"""What a saved network may be made of: listed names, in no more memory than its file holds.
+"""Validate a saved network against an allow-list of classes and the stored number of weights.
 
-Keras' own safe mode refuses lambdas, but has let other things pass: modules that are imported by name
-(CVE-2025-1550), functions that fetch files (CVE-2025-8747), layers that read any file as their vocabulary
-(CVE-2025-12058), weights that lie in another file (CVE-2026-1669) or claim any size (CVE-2026-0897). So what
-is built is looked at before Keras sees it: only what is on the list below, and what the caller's own process
-has registered or hands over, is ever looked up.
+The safe mode of Keras rejects lambdas, but has allowed modules imported by name (CVE-2025-1550), functions
+that fetch files (CVE-2025-8747), layers that read any file as their vocabulary (CVE-2025-12058), weights in
+another file (CVE-2026-1669) and weights of any declared size (CVE-2026-0897). The configuration is therefore
+checked before Keras reads it: only names in the lists below, and names that the calling process has
+registered or passed as `custom_objects`, are looked up.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from vaexprs.io.untrusted.hdf5 import check_hdf5
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = (CONFIG, "metadata.json", WEIGHTS)
-LARGEST_CONFIG = 16 * 2**20  # bytes
-DEEPEST = 100  # levels of a configuration in each other
-WIDEST = 2**20  # values of a cell between two layers, ...
-WIDEST_OF_INPUT = 100  # ... or so many for each of its genes and conditions
-# Layers that compute from their input and their weights alone. Those that read files, load code or call
-# another framework (Lambda, StringLookup, TextVectorization, TFSMLayer, TorchModuleWrapper, JaxLayer, ...)
-# are left out, and so is what is only for images and sound.
+MAX_CONFIG_BYTES = 16 * 2**20
+MAX_DEPTH = 100  # maximum nesting depth of the configuration
+MAX_WIDTH = 2**20  # number of activations per cell that every layer may have
+MAX_WIDTH_PER_INPUT = 100  # maximum number of activations per input (gene or condition) above that
+# Layers that depend on their input and weights only. Layers that read files, load code or call another
+# framework (Lambda, StringLookup, TextVectorization, TFSMLayer, TorchModuleWrapper, JaxLayer, ...) and layers
+# for images and sound are excluded.
 LAYERS = """
     Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average
     AveragePooling1D AveragePooling2D BatchNormalization Bidirectional Concatenate Conv1D
@@ -69,7 +69,7 @@ FUNCTIONS = """
     softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh tanh_shrink threshold
 """
 FUNCTION_MODULES = (None, "builtins", "keras.activations")
-OWN = "vaexprs>"  # how what the house registers begins
+OWN = "vaexprs>"  # prefix of the classes that vaexprs registers
 ROOT = "vaexprs>VAE"
 ARRAYS = ("__numpy__", "__tensor__")
 NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "float16", "bfloat16", "float32", "float64")
@@ -77,37 +77,38 @@ PLAIN = ("__keras_tensor__", "__ellipsis__", "__slice__")
 
 
 def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
-    """Check that what a ``.keras`` file describes may be built, and that its weights are in it.
+    """Check that a ``.keras`` file uses only allowed classes and contains all of its weights.
 
     Parameters
     ----------
     path
-        The file.
+        ``.keras`` file.
     custom_objects
-        Classes and functions by name that the caller allows.
+        Mapping of names to classes and functions that the caller allows.
 
     Raises
     ------
-    ValueError
-        If something in it is neither listed nor known to the caller's process, or it claims to be larger
-        than it is.
+    FileFormatError
+        If the file uses a name that is neither listed nor registered in the calling process, or declares
+        more data than it stores.
     """
     with zipfile.ZipFile(path) as archive:
         names = sorted(archive.namelist())
         if names != sorted(MEMBERS):
             raise FileFormatError(
-                f"{str(path)!r} must hold {listed(MEMBERS)}, got {listed(names) or 'nothing'}."
+                f"{str(path)!r} must contain {listed(MEMBERS)}, got {listed(names) or 'nothing'}."
             )
         packed = [name for name in names if archive.getinfo(name).compress_type != zipfile.ZIP_STORED]
-        if packed or archive.getinfo(CONFIG).file_size > LARGEST_CONFIG:
+        if packed or archive.getinfo(CONFIG).file_size > MAX_CONFIG_BYTES:
             raise FileFormatError(
-                f"{str(path)!r} is not as Keras writes it: {listed(packed) or CONFIG!r} is packed or huge."
+                f"{str(path)!r} is not a valid Keras archive: {listed(packed) or repr(CONFIG)} must be "
+                f"uncompressed and at most {MAX_CONFIG_BYTES // 2**20} MiB."
             )
         config = json.loads(archive.read(CONFIG))
         weights = io.BytesIO(archive.read(WEIGHTS))
     root = config.get("registered_name") if isinstance(config, dict) else None
     if root != ROOT or config.get("class_name") != "VAE":
-        raise FileFormatError(f"{str(path)!r} is not a vaexprs model, it holds a {_class_of(config)}.")
+        raise FileFormatError(f"{str(path)!r} is not a vaexprs model: it contains a {_class_of(config)}.")
     known = _check_names(config, custom_objects, path)
     with h5py.File(weights, "r") as file:
         n_saved = check_hdf5(file, path, packed=False)
@@ -115,38 +116,38 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
 
 
 def _check_names(config: Any, custom_objects: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Check each name in a configuration, and return what is not Keras' own."""
+    """Check each name in a configuration and return the objects that are not part of Keras."""
     known: dict[str, Any] = {}
     for part in _parts(config, path):
         if part.get("compile_config"):
-            raise FileFormatError(f"{str(path)!r} holds an optimizer or a loss, which a saved fit does not.")
+            raise FileFormatError(
+                f"{str(path)!r} contains an optimizer or a loss, which a saved model must not."
+            )
         if "class_name" not in part or _is_listed(part, custom_objects):
             continue
         name, module = part["class_name"], part.get("module")
-        called = part.get("config") if name == "function" else _registered_name(part)
-        # what the caller's process has was imported by its own code, never because of this file
-        found = (
-            keras.saving.get_registered_object(called, custom_objects) if isinstance(called, str) else None
-        )
+        key = part.get("config") if name == "function" else _registered_name(part)
+        # registered objects were imported by code of the calling process, never because of this file
+        found = keras.saving.get_registered_object(key, custom_objects) if isinstance(key, str) else None
         if found is None:
-            shown = str(called or name).rpartition(">")[2]
+            shown = str(key or name).rpartition(">")[2]
             raise FileFormatError(
-                f"{str(path)!r} asks for {f'{module}.{shown}'!r}, which is not among the layers that are "
-                "loaded from a file. If it is your own, or you trust it, give its class: "
+                f"{str(path)!r} requires {f'{module}.{shown}'!r}, which is not an allowed layer. If you "
+                "trust it, pass its class: "
                 f"load_vae(path, custom_objects={{{shown!r}: {shown if shown.isidentifier() else '...'}}})."
             )
-        known[str(called)] = found
+        known[str(key)] = found
     return known
 
 
 def _registered_name(part: Mapping[str, Any]) -> Any:
-    """Return the name that is looked for among what is registered: of an own one of Keras its class."""
-    own = str(part.get("module")).partition(".")[0] == "keras"
-    return part.get("registered_name") or (part["class_name"] if own else None)
+    """Return the name under which an object is looked up; for classes of Keras, the class name."""
+    is_keras = str(part.get("module")).partition(".")[0] == "keras"
+    return part.get("registered_name") or (part["class_name"] if is_keras else None)
 
 
 def _is_listed(part: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> bool:
-    """Whether a part of a configuration is plain, or one of Keras' own that are listed here."""
+    """Return whether a part of a configuration is plain data or a listed class or function of Keras."""
     name, module, inner = (part.get(key) for key in ("class_name", "module", "config"))
     if name in PLAIN:
         return True
@@ -154,12 +155,12 @@ def _is_listed(part: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> bo
         return isinstance(inner, dict) and inner.get("dtype") in NUMBERS
     if name == "function":
         name = inner
-        listed = tuple(FUNCTIONS.split()) if module in FUNCTION_MODULES else ()
+        allowed = tuple(FUNCTIONS.split()) if module in FUNCTION_MODULES else ()
     else:
-        listed = ALLOWED.get(module, ()) if isinstance(module, str) else ()
+        allowed = ALLOWED.get(module, ()) if isinstance(module, str) else ()
         if part.get("registered_name") not in (None, name):
             return False
-    return isinstance(name, str) and name in listed and name not in custom_objects
+    return isinstance(name, str) and name in allowed and name not in custom_objects
 
 
 def _class_of(config: Any) -> str:
@@ -171,9 +172,9 @@ def _parts(config: Any, path: Path) -> Iterator[dict[str, Any]]:
     waiting = [(config, 0)]
     while waiting:
         part, depth = waiting.pop()
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise FileFormatError(
-                f"{str(path)!r} has a configuration of more than {DEEPEST} levels in each other."
+                f"{str(path)!r} has a configuration of more than {MAX_DEPTH} nested levels."
             )
         if isinstance(part, dict):
             yield part
@@ -183,39 +184,42 @@ def _parts(config: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check_size(config: Any, known: Mapping[str, Any], n_saved: int, path: Path) -> None:
-    """Check that a network has no more weights than were saved, before room is made for any."""
+    """Check that a network has no more weights than were saved, before any are allocated."""
     try:
-        # Keras keeps what it put off by thread: what is built here must never be filled
-        with ThreadPoolExecutor(1) as aside:
-            n, width, widest = aside.submit(_sizes, config, known).result()
+        # Keras keeps deferred initializations per thread: this network's weights must never be allocated
+        with ThreadPoolExecutor(1) as pool:
+            n, width, widest = pool.submit(_sizes, config, known).result()
     except Exception:
         if all(name.startswith(OWN) for name in known):
             raise
-        return  # a layer of the caller's own may need its weights at once
+        return  # a custom layer may need its weights when it is built
     if n > n_saved:
-        raise FileFormatError(f"{str(path)!r} describes a network of {n:,} weights, but holds {n_saved:,}.")
-    if widest > max(WIDEST, WIDEST_OF_INPUT * width):
         raise FileFormatError(
-            f"{str(path)!r} describes a network with {widest:,} values of a cell between two layers."
+            f"{str(path)!r} describes a network with {n:,} weights, but stores {n_saved:,}."
+        )
+    limit = max(MAX_WIDTH, MAX_WIDTH_PER_INPUT * width)
+    if widest > limit:
+        raise FileFormatError(
+            f"{str(path)!r} describes a layer with {widest:,} activations per cell (maximum {limit:,})."
         )
 
 
 def _sizes(config: Any, known: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the number of weights of a network, the size of its input, and that of its widest layer."""
+    """Return the number of weights of a network, the size of its input and the size of its widest layer."""
     with keras.StatelessScope(initialize_variables=False):
         model = keras.saving.deserialize_keras_object(config, custom_objects=dict(known), safe_mode=True)
         n = sum(math.prod(weight.shape) for weight in model.weights)
         width = sum(_width(tensor) for tensor in model.inputs)
-        widest = max(map(_width, _between(model)))
+        widest = max(map(_width, _layer_outputs(model)))
     return n, width, widest
 
 
-def _between(model: keras.Model) -> Iterator[Any]:
-    """Yield what the layers of a model give to each other."""
+def _layer_outputs(model: keras.Model) -> Iterator[Any]:
+    """Yield the outputs of all layers of a model, including nested models."""
     for layer in model.layers:
         yield from keras.tree.flatten(getattr(layer, "output", ()))
         if isinstance(layer, keras.Model):
-            yield from _between(layer)
+            yield from _layer_outputs(layer)
 
 
 def _width(tensor: Any) -> int:

@@ -1,4 +1,4 @@
-"""A file that HDF5 can write to on a full disk."""
+"""File object that keeps HDF5 from crashing on a full disk."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import io
 import os
 from typing import Any
 
-PAGE = 65_536
+PAGE = 65_536  # bytes per page of writes kept in memory after an error
 
 
 class SafeFile(io.FileIO):
-    """A new file that stores the first write error in `error` instead of raising it.
+    """New file that stores the first write error in `error` instead of raising it.
 
-    HDF5 (2.0.0, h5py 3.16) crashes with a segmentation fault if a write fails, when it deletes an object or
-    closes the file. After the first error all writes go to memory, so that HDF5 can close the file, which is
-    then removed; call `check` often to keep that memory small.
+    HDF5 (2.0.0, h5py 3.16) crashes with a segmentation fault if a write fails while it deletes an object or
+    closes the file. After a write error further writes go to memory so that HDF5 can close the file cleanly;
+    the caller then removes it. Call `check` often to keep that memory small.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(os.fspath(path), "w+")
         self.error: OSError | None = None
-        self._end = 0  # of what was to be written
+        self._end = 0  # size of the file including writes kept in memory
         self._pages: dict[int, bytearray] = {}
 
     def check(self) -> None:
-        """Raise what went wrong."""
+        """Raise the stored write error, if any."""
         if self.error is not None:
             raise self.error
 
@@ -62,7 +62,7 @@ class SafeFile(io.FileIO):
         return super().seek(offset, whence)
 
     def _in_memory(self, start: int, content: memoryview, *, write: bool) -> None:
-        """Copy some bytes into the pages, or out of them."""
+        """Copy bytes to the pages in memory, or from them."""
         done = 0
         while done < len(content):
             number, offset = divmod(start + done, PAGE)
