@@ -1,4 +1,4 @@
-"""The metrics of `evaluate`; kept as a documented import path."""
+"""Metrics of `evaluate`: public import path of `METRICS`."""
 
 from vaexprs.metrics.registry import METRICS, Metric
 

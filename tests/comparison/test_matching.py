@@ -1,4 +1,4 @@
-"""Like is compared with like: levels, depth, and generated cells only."""
+"""Matching of levels and depth, and selection of generated cells."""
 
 import re
 
@@ -53,14 +53,14 @@ def test_real_ones_are_thinned_where_they_are_deeper():
            (("generated", 2), ("real", 8))}  # fmt: skip
     obs = {name: vx.demo_cells().obs[:200] for name in raw}
     notes = []
-    same = matching.at_one_depth(raw, obs, {"library_size": 100.0}, notes)
+    same = matching.at_equal_depth(raw, obs, {"library_size": 100.0}, notes)
     assert same["generated"] is raw["generated"]
     assert same["real"].sum() / raw["generated"].sum() == pytest.approx(1, abs=0.02)
     assert "real cells" in notes[0]
-    for other in ("real", np.ones(3)):  # a stranger's file may say anything
-        assert matching.at_one_depth(raw, obs, {"library_size": other}, notes) is raw
+    for other in ("real", np.ones(3)):  # files may hold any value
+        assert matching.at_equal_depth(raw, obs, {"library_size": other}, notes) is raw
     for other in ("{", "[1]", "", 5):
-        assert matching.with_levels_asked({}, {"covariates": other}, notes) == {}
+        assert matching.with_requested_levels({}, {"covariates": other}, notes) == {}
 
 
 def test_too_few_real_ones_with_the_levels_are_told(halves):

@@ -514,7 +514,7 @@ def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
 
 
 def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
-    sentences = reproduce.told(fit)
+    sentences = reproduce.privacy_statements(fit)
     assert "(3, 0.0001)-differentially private for each cell" in sentences[0]
     assert f"{fit.guarantee.steps} steps" in sentences[1]
     assert "real cells" in sentences[2]

@@ -1,4 +1,4 @@
-"""The scorecard on real cells: what is real is within the floor, what is spoilt is off, and only there."""
+"""The scorecard on real cells: unchanged cells are within the baseline, each defect is off where expected."""
 
 import re
 
@@ -10,9 +10,9 @@ import scipy.sparse as sp
 
 import vaexprs as vx
 from vaexprs.metrics import answers as metric_answers
-from vaexprs.metrics import floor, registry
+from vaexprs.metrics import baseline, registry
 from vaexprs.metrics import learning_curve as evaluation
-from vaexprs.metrics.floor import floor_of, verdict_of
+from vaexprs.metrics.baseline import baseline_interval, verdict_of
 from vaexprs.metrics.registry import METRICS
 
 
@@ -381,10 +381,10 @@ def test_the_floor_is_students_prediction_interval():
     values = np.array([1.0, 2.0, 3.0])
     low_high = 4.302653 * 1 * np.sqrt(1 + 1 / 3)
     metric = METRICS["zero_difference"]
-    assert floor_of(metric, values) == pytest.approx((2, 2 - low_high, 2 + low_high), rel=1e-5)
-    assert floor_of(METRICS["forest_auc_genes"], values / 4)[2] == 1  # cut to what an AUC can be
-    assert floor_of(METRICS["detected_genes_ks"], np.zeros(3)) == (0, 0, 0)
-    logs = floor_of(METRICS["sd_ratio"], np.array([0.5, 1.0, 2.0]))
+    assert baseline_interval(metric, values) == pytest.approx((2, 2 - low_high, 2 + low_high), rel=1e-5)
+    assert baseline_interval(METRICS["forest_auc_genes"], values / 4)[2] == 1  # cut to what an AUC can be
+    assert baseline_interval(METRICS["detected_genes_ks"], np.zeros(3)) == (0, 0, 0)
+    logs = baseline_interval(METRICS["sd_ratio"], np.array([0.5, 1.0, 2.0]))
     assert logs[0] == pytest.approx(1)
     assert logs[1] * logs[2] == pytest.approx(1)
 
@@ -432,4 +432,4 @@ def test_metrics_say_what_they_are():
         assert metric.question in registry.QUESTIONS, name
         assert metric.better in ("low", "high", "near"), name
         assert metric.what.endswith("."), name
-        assert metric.scale in floor.SCALES, name
+        assert metric.scale in baseline.SCALES, name

@@ -30,7 +30,7 @@ from vaexprs.plotting.reductions import REDUCTIONS
 from vaexprs.preprocessing import splits
 from vaexprs.report import collect, reproduce, write_report
 from vaexprs.report import plotly_figures as figures
-from vaexprs.report.plotly_figures import Ellipse, Embedding, GeneStatistics, Latent
+from vaexprs.report.plotly_figures import Ellipse, Embedding, GenePlotData, Latent
 from vaexprs.report.render import Page, _resource, _script_json, render
 
 LONG = "a population with a very long name, double positive and activated, of the second kind"
@@ -108,7 +108,7 @@ def as_page(few, labels, genes=None, names=None):
             axes,
             (100, 60),
         ),
-        genes=GeneStatistics(
+        genes=GenePlotData(
             genes,
             statistics(x[:half]),
             statistics(x[half:]),
@@ -375,14 +375,28 @@ except ImportError as error:
     assert re.fullmatch(pattern, done.stdout), done.stdout + done.stderr
 
 
+def in_mode(figure, mode):
+    """Return the plotly figure of one mode, merged as by `patched` in script.js."""
+    data = []
+    for trace, patch in zip(figure["data"], figure["modes"][mode], strict=True):
+        merged = trace | patch
+        merged |= {
+            key: trace[key] | value
+            for key, value in patch.items()
+            if isinstance(value, dict) and isinstance(trace.get(key), dict)
+        }
+        data.append(merged)
+    return {"data": data, "layout": figure["layout"]}
+
+
 def test_figures_are_valid_plotly_figures(page):
     mapped = figures.embedding(page.embedding)
     for mode in ("group", "label"):
-        figure = go.Figure(figures.in_mode(mapped, mode))
+        figure = go.Figure(in_mode(mapped, mode))
         assert len(figure.data) == 8
         assert sum(len(trace.x) for trace in figure.data) == 120
     curves = figures.curves(page.curves)
-    shown = go.Figure(figures.in_mode(curves, "1")).data
+    shown = go.Figure(in_mode(curves, "1")).data
     assert [trace.visible for trace in shown] == [False, False, True, True]
     for figure in [*figures.gene_plots(page.genes).values(), *figures.training(page.history).values()]:
         go.Figure(figure)
@@ -395,7 +409,7 @@ def test_the_gene_plots_show_the_genes_furthest_off(page):
     values = np.random.default_rng(0).random((3, n))
     far = values.copy()
     far[0, 1234] = 50
-    statistics = GeneStatistics(np.arange(n).astype(str), values, far, (values, values))
+    statistics = GenePlotData(np.arange(n).astype(str), values, far, (values, values))
     rows = figures.shown_genes(statistics)
     assert len(rows) == figures.MAX_GENES
     assert 1234 in rows

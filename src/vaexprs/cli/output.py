@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from vaexprs.cli.options import Stopped, claim, plain
+from vaexprs.interface import verdicts
 
 
 def check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite: bool) -> None:
@@ -44,18 +45,15 @@ def output_table(
             Console().print(f"table -> {plain(str(out))}", soft_wrap=True, highlight=False)
 
 
-LIGHTS = {"green": "[green]● good[/]", "amber": "[yellow]▲ fair[/]", "red": "[red]■ poor[/]", "unknown": "○"}
-VERDICTS = {
-    **dict.fromkeys(("within", "pass"), "green"),
-    **dict.fromkeys(("close", "caution"), "yellow"),
-    **dict.fromkeys(("off", "fail"), "red"),
-}
+VERDICTS = {verdict: level.color for verdict, level in verdicts.VERDICTS.items()}
 
 
 def print_answer(console: Console, answers: Iterable[Any], notes: Iterable[str]) -> None:
     """Print answers with their verdicts, and the notes."""
     for each in answers:
-        console.print(f"{LIGHTS[each.light]} [bold]{each.question}[/] {plain(each.sentence)}")
+        level = verdicts.LIGHTS[each.light]
+        mark = level.in_terminal("" if level is verdicts.UNKNOWN else level.word)
+        console.print(f"{mark} [bold]{each.question}[/] {plain(each.sentence)}")
     for note in notes:
         console.print(f"[dim]{plain(note)}[/]")
 

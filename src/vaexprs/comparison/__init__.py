@@ -1,1 +1,1 @@
-"""Generated and real cells prepared for comparison: the same genes, depth, conditions and axes."""
+"""Preparation of cells for comparison: same genes, scale, sequencing depth, conditions and axes."""

@@ -1,4 +1,4 @@
-"""Principal axes shared by several sets of cells."""
+"""Principal axes of several sets of cells."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from vaexprs.data.matrix import Matrix, densify
 
-PCS = 50
-MAX_CELLS_FOR_AXES = 2_500  # of each set
+PCS = 50  # maximum number of principal axes
+MAX_CELLS_FOR_AXES = 2_500  # maximum number of cells of each set
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Principal axes that treat several sets of cells alike.
+    """Principal axes of equal numbers of cells of several sets.
 
     Parameters
     ----------
@@ -30,15 +30,15 @@ class Axes:
 
     @classmethod
     def of(cls, parts: Sequence[Matrix], seed: int, n_axes: int = PCS) -> Axes:
-        """Return up to 50 principal axes of as many random cells of each part, (n_cells, n_genes)."""
+        """Return up to `n_axes` axes of equal numbers of random cells of each part, (n_cells, n_genes)."""
         from sklearn.decomposition import PCA
 
         rng = np.random.default_rng(seed)
         n = min(MAX_CELLS_FOR_AXES, *(part.shape[0] for part in parts))
-        some_cells = [densify(part[np.sort(rng.permutation(part.shape[0])[:n])]) for part in parts]
-        x = np.concatenate(some_cells)
+        samples = [densify(part[np.sort(rng.permutation(part.shape[0])[:n])]) for part in parts]
+        x = np.concatenate(samples)
         pca = PCA(max(1, min(n_axes, len(x) - 1, x.shape[1])), random_state=seed)
-        with np.errstate(invalid="ignore"):  # cells that are all alike have no variance to divide by
+        with np.errstate(invalid="ignore"):  # identical cells have a variance of 0
             pca.fit(x)
         return cls(pca.mean_.astype(np.float32), pca.components_.astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""Generated and real cells with the same genes, scale and conditions."""
+"""Sets of generated and real cells with the same genes, scale and conditions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.comparison.matching import at_one_depth, only_generated, with_levels_asked
+from vaexprs.comparison.matching import at_equal_depth, only_generated, with_requested_levels
 from vaexprs.comparison.provenance import real_layer, recipe_of
 from vaexprs.data.count_detection import X_LAYER
-from vaexprs.data.matrix import Matrix, as_float, densify, limits, log_normalised, stacked, stored
+from vaexprs.data.matrix import Matrix, are_counts, as_float, densify, limits, log_normalised, stacked
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.io.open import load_layer, open_cells
@@ -24,22 +24,22 @@ from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.summary import check_cells
 
-MIN_TELLING = 20  # genes with a value in a cell, for the values to tell which cell it is
+MIN_DETECTED = 20  # minimum number of detected genes for the values alone to identify a cell
 
 
 @dataclass(frozen=True)
 class CellSet:
-    """Some cells as they are compared.
+    """Set of cells prepared for comparison.
 
     Parameters
     ----------
     raw
         Values in the user's units, (n_cells, n_genes); float32, CSR for counts.
     values
-        The same as the model sees them: log(1 + counts per 10,000) for counts, the fit's scaling for
-        other values.
+        The same values as the model sees them: log(1 + counts per 10,000) for counts, else the scaling of
+        the fit.
     obs
-        The columns asked for, as strings; the index names the cells.
+        Label and donor columns as strings, indexed by cell name.
     genes
         Names of the genes, (n_genes,).
     counts
@@ -56,11 +56,11 @@ class CellSet:
         return int(self.raw.shape[0])
 
     def take(self, rows: np.ndarray) -> CellSet:
-        """Return some of the cells."""
+        """Return the cells of these rows."""
         return CellSet(self.raw[rows], self.values[rows], self.obs.iloc[rows], self.genes, self.counts)
 
     def joined(self, others: CellSet) -> CellSet:
-        """Return these cells and others, in this order."""
+        """Return these cells followed by others."""
         return CellSet(
             stacked([self.raw, others.raw]),
             stacked([self.values, others.values]),
@@ -70,7 +70,7 @@ class CellSet:
         )
 
     def column(self, *keys: str | None) -> np.ndarray:
-        """Return columns of `obs` as one, (n_cells,); those that are None are left out."""
+        """Return columns of `obs` joined by tabs, (n_cells,); keys that are None are left out."""
         named = [self.obs[key].to_numpy(str) for key in keys if key is not None]
         if not named:
             return np.full(len(self), "", dtype=object)
@@ -109,35 +109,34 @@ def side_by_side(
     layer: str | None = None,
     notes: list[str] | None = None,
 ) -> dict[str, CellSet]:
-    """Return generated and real cells with the same genes in the same space.
+    """Return generated and real cells with the same genes on the same scale.
 
     Parameters
     ----------
     generated
-        The generated cells; how they were made is read from ``uns["vaexprs"]`` where it is there.
+        The generated cells; their recipe is read from ``uns["vaexprs"]`` if present.
     others
-        Real cells by the name of their argument: AnnData, BiocPy experiments, DataFrames or paths. They
-        may have more genes than the generated ones.
+        Real cells by argument name: AnnData, BiocPy experiments, DataFrames or paths. They may have more
+        genes than the generated cells.
     keys
-        Columns of `obs` that each set must have, by the name of the argument that names them; those that
-        are None are left out.
+        Required columns of `obs`, by argument name; None for no column.
     optional
-        Arguments among them whose column the generated cells need not have.
+        Arguments whose column the generated cells may lack.
     layer
         Layer of the real cells with the values.
     notes
-        Gets sentences on what was done so that like is compared with like (see
+        List to which remarks on the matching of real and generated cells are appended (see
         `vaexprs.comparison.matching`).
 
     Returns
     -------
-    Sets of cells by name; that of the generated ones is "generated".
+    Sets of cells by name; the generated cells are "generated".
 
     Raises
     ------
     ValueError
-        If a set is empty, has NaN, lacks a gene of the generated cells or a column, or real sets hold
-        counts where others do not.
+        If a set is empty, has NaN, lacks a gene of the generated cells or a column, or if only some sets
+        hold counts.
     """
     notes = [] if notes is None else notes
     recipe = recipe_of(generated)
@@ -155,11 +154,11 @@ def side_by_side(
                 f"missing: {listed(list(missing))}."
             )
     real_sets = {name: cells for name, cells in sets.items() if name != "generated"}
-    sets |= with_levels_asked(real_sets, recipe, notes)
+    sets |= with_requested_levels(real_sets, recipe, notes)
     raw = {name: _matrix(cells, genes) for name, cells in sets.items()}
-    counts = _all_counts(raw, recipe.get("counts"))
+    counts = _compare_as_counts(raw, recipe.get("counts"))
     if counts:
-        raw = at_one_depth(raw, {name: cells.obs for name, cells in sets.items()}, recipe, notes)
+        raw = at_equal_depth(raw, {name: cells.obs for name, cells in sets.items()}, recipe, notes)
     real = next(x for name, x in raw.items() if name != "generated")
     scaling = None if counts else scaling_of(recipe, real)
     return {
@@ -175,34 +174,36 @@ def side_by_side(
 
 
 def scaling_of(recipe: Mapping[str, Any], real: Matrix) -> Scaling:
-    """Return the scaling that cells were made with, by their recipe, with the limits of real ones."""
+    """Return the scaling in the recipe of generated cells, fitted to real values."""
     return Scaling.fit(str(recipe.get("scaling", "none")), *limits(real), recipe.get("unit", 1))
 
 
-def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:
-    """Return whether the values are compared as counts; generated ones that are not whole are made to fit.
+def _compare_as_counts(raw: dict[str, Matrix], recipe_counts: Any) -> bool:
+    """Return whether the values are compared as counts.
 
     Parameters
     ----------
     raw
-        Values by set; negative generated values beside real counts become 0.
-    made_as
-        Whether the recipe of the generated cells says counts; None where there is none.
+        Values by set. Negative generated values are replaced by 0 in place if the real values are counts.
+    recipe_counts
+        Whether the generated cells are counts according to their recipe; None without a recipe.
     """
-    whole = {name: _counts(x) for name, x in raw.items()}
-    real = [is_ for name, is_ in whole.items() if name != "generated"]
-    if made_as is not None and not made_as:
+    counts = {name: are_counts(x) for name, x in raw.items()}
+    real = [is_counts for name, is_counts in counts.items() if name != "generated"]
+    if recipe_counts is not None and not recipe_counts:
         return False
-    if not all(real) and (any(real) or whole["generated"]):
-        kinds = ", ".join(f"{name} {'counts' if is_ else 'other values'}" for name, is_ in whole.items())
-        raise ValueError(
-            "The sets must all hold counts or all other values, "
-            f"got {kinds}. Name the layer of the real cells with the counts: layer='counts'."
+    if not all(real) and (any(real) or counts["generated"]):
+        kinds = ", ".join(
+            f"{name} {'counts' if is_counts else 'other values'}" for name, is_counts in counts.items()
         )
-    if all(real) and not whole["generated"]:
+        raise ValueError(
+            "All sets must hold counts, or all must hold other values, "
+            f"got {kinds}. Name the layer of the real cells that holds the counts: layer='counts'."
+        )
+    if all(real) and not counts["generated"]:
         warn(
-            "The generated values are not whole numbers while the real ones are counts; they are compared as "
-            "expected counts, negative ones as 0. If they are logarithms, give the counts instead."
+            "The generated values are not whole numbers, but the real values are counts. They are compared "
+            "as expected counts, with negative values as 0. If they are logarithms, give the counts instead."
         )
         x = raw["generated"]
         raw["generated"] = as_float(x.maximum(0) if sp.issparse(x) else np.maximum(x, 0))
@@ -212,11 +213,6 @@ def _all_counts(raw: dict[str, Matrix], made_as: Any) -> bool:
 def _matrix(cells: ad.AnnData, genes: pd.Index) -> Matrix:
     x = cells.X if cells.var_names.equals(genes) else cells[:, genes].X
     return as_float(x)
-
-
-def _counts(x: Matrix) -> bool:
-    values = stored(x)
-    return bool(np.all(values >= 0) and np.all(values == np.round(values)))
 
 
 def _columns(
@@ -229,7 +225,7 @@ def _columns(
         if key not in cells.obs:
             raise ValueError(
                 f"{argument} must be a column of obs of the {name} cells "
-                f"({listed(list(cells.obs.columns), 20) or 'they have none'}), got {key!r}."
+                f"({listed(list(cells.obs.columns), 20) or 'there are none'}), got {key!r}."
                 f"{did_you_mean(key, cells.obs.columns)}"
             )
         columns[key] = column_of_levels(cells.obs, key, argument).astype(str)
@@ -239,18 +235,25 @@ def _columns(
 def rows_in(cells: CellSet, others: CellSet) -> np.ndarray:
     """Return for each cell whether a cell of `others` has the same values, (n_cells,).
 
-    Values in fewer than 20 genes may agree by chance: such a cell must have the same name too.
+    Cells with fewer than 20 detected genes may agree by chance, so they must have the same name too.
     """
-    known = set(_fingerprints(others.raw))
-    named = set(zip(others.obs.index, _fingerprints(others.raw), strict=True))
-    many = np.asarray((cells.raw != 0).sum(axis=1)).ravel() >= MIN_TELLING
-    marks = zip(cells.obs.index, _fingerprints(cells.raw), many, strict=True)
-    return np.array([mark in known if tells else (name, mark) in named for name, mark, tells in marks], bool)
+    contents = _row_bytes(others.raw)
+    known, known_with_name = set(contents), set(zip(others.obs.index, contents, strict=True))
+    identifying = np.asarray((cells.raw != 0).sum(axis=1)).ravel() >= MIN_DETECTED
+    rows = zip(cells.obs.index, _row_bytes(cells.raw), identifying, strict=True)
+    return np.array(
+        [
+            content in known if enough else (name, content) in known_with_name
+            for name, content, enough in rows
+        ],
+        bool,
+    )
 
 
-def _fingerprints(x: Matrix) -> list[bytes]:
+def _row_bytes(x: Matrix) -> list[bytes]:
+    """Return the values of each row as bytes, equal for equal rows."""
     if not sp.issparse(x):
-        return [row.tobytes() for row in np.ascontiguousarray(x + 0.0)]  # + 0.0 makes -0.0 and 0.0 alike
+        return [row.tobytes() for row in np.ascontiguousarray(x + 0.0)]  # + 0.0 turns -0.0 into 0.0
     x = x.copy()
     x.eliminate_zeros()
     x.sort_indices()

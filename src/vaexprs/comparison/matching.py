@@ -1,4 +1,4 @@
-"""What cells were asked to be, real ones beside them must be too: the same levels, the same depth."""
+"""Matching of real to generated cells: same levels of covariates, same sequencing depth."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import scipy.sparse as sp
 
 from vaexprs.data.matrix import Matrix, as_float
 
-MIN_CELLS = 20  # real cells with the levels asked for, for a comparison with them alone
-ALIKE = 1.1  # ratio of library sizes up to which they are taken as alike
-SEED = 0  # of which counts are kept
+MIN_CELLS = 20  # minimum number of real cells with the requested levels for a comparison with them alone
+MAX_DEPTH_RATIO = 1.1  # maximum ratio of median library sizes that counts as equal depth
+SEED = 0  # seed of binomial thinning
 
 
 def only_generated(cells: ad.AnnData, notes: list[str]) -> ad.AnnData:
-    """Return the generated ones of cells that `augment` or `to_anndata` put together with real ones."""
+    """Return the generated cells of an AnnData that holds real cells too (`augment`, `to_anndata`)."""
     if "group" not in cells.obs:
         return cells
     group = cells.obs["group"].astype(str)
@@ -27,83 +27,90 @@ def only_generated(cells: ad.AnnData, notes: list[str]) -> ad.AnnData:
     if not real.any() or not (group[~real] == "generated").any() or set(group) > {"real", "generated"}:
         return cells
     notes.append(
-        f"Of the {cells.n_obs:,} cells that were given as generated {real.sum():,} are real (obs['group']) "
-        "and were left out."
+        f"Of the {cells.n_obs:,} cells given as generated, {real.sum():,} are real (obs['group']) and were "
+        "left out."
     )
     return cells[~real]
 
 
-def with_levels_asked(
+def with_requested_levels(
     real: Mapping[str, ad.AnnData], recipe: Mapping[str, Any], notes: list[str]
 ) -> dict[str, ad.AnnData]:
-    """Return real cells with the levels of covariates that generated ones were asked to have.
+    """Return the real cells with the levels of covariates requested for the generated cells.
+
+    All real cells are returned if a set lacks a column or has fewer than 20 such cells.
 
     Parameters
     ----------
     real
         Sets of real cells by name.
     recipe
-        How the generated cells were made.
+        Recipe of the generated cells.
     notes
-        Gets a sentence on what was done.
+        List to which a remark is appended.
     """
-    asked = _levels(recipe)
-    if not asked:
+    requested = _requested_levels(recipe)
+    if not requested:
         return dict(real)
-    told = ", ".join(f"{key} {level}" for key, level in asked.items())
+    levels = ", ".join(f"{key} {level}" for key, level in requested.items())
     kept = {}
     for name, cells in real.items():
-        if not set(asked) <= set(cells.obs):
-            notes.append(f"The cells were asked for with {told}; the {name} cells do not say what they have.")
+        missing = [key for key in requested if key not in cells.obs]
+        if missing:
+            notes.append(
+                f"The cells were generated with {levels}; the {name} cells have no column {missing[0]!r}, so "
+                "all real cells were compared."
+            )
             return dict(real)
         mask = np.ones(cells.n_obs, bool)
-        for key, level in asked.items():
+        for key, level in requested.items():
             mask &= (cells.obs[key].astype(str) == level).to_numpy()
         if mask.sum() < MIN_CELLS:
             notes.append(
-                f"The cells were asked for with {told}; of the {name} cells only {mask.sum():,} are so, and "
-                "all were compared: some differences are those that were asked for."
+                f"The cells were generated with {levels}; only {mask.sum():,} of the {name} cells have these "
+                "levels, so all real cells were compared. Some differences are due to the requested levels."
             )
             return dict(real)
         kept[name] = cells[mask]
     numbers = ", ".join(f"{kept[name].n_obs:,} of {cells.n_obs:,} {name}" for name, cells in real.items())
     notes.append(
-        f"The cells were asked for with {told}, and are compared with real ones that are so: {numbers}."
+        f"The cells were generated with {levels}, and are compared with real cells with these levels: "
+        f"{numbers}."
     )
     return kept
 
 
-def _levels(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the levels that a recipe says were asked for; none where it is not one of ours."""
+def _requested_levels(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return the levels of covariates in a recipe; empty if it has none or they are not valid JSON."""
     try:
-        asked = json.loads(str(recipe.get("covariates", "")))
+        levels = json.loads(str(recipe.get("covariates", "")))
     except ValueError:
         return {}
-    return {str(key): str(level) for key, level in asked.items()} if isinstance(asked, dict) else {}
+    return {str(key): str(level) for key, level in levels.items()} if isinstance(levels, dict) else {}
 
 
-def at_one_depth(
+def at_equal_depth(
     raw: dict[str, Matrix], obs: Mapping[str, pd.DataFrame], recipe: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Matrix]:
-    """Return counts of sets at one depth, where the generated cells were asked to have another.
+    """Return the counts of all sets at equal depth, if a library size was requested for the generated cells.
 
-    Each count of the deeper cells is kept with the ratio of the median library sizes as its probability,
-    which turns negative binomial counts of one mean into those of another. Deeper cells would be told from
-    the others, and lie nearer to all, by nothing but their depth.
+    The counts of the deeper cells are thinned binomially with the ratio of the median library sizes, which
+    turns negative binomial counts of one mean into those of another. Without it, metrics would measure the
+    difference in depth only.
 
     Parameters
     ----------
     raw
-        Counts by set, of which one is "generated".
+        Counts by set; one set is "generated".
     obs
-        Annotation by set; real cells of the labels that were generated say how deep real ones are.
+        Cell annotation by set; the depth of real cells is that of the generated labels.
     recipe
-        How the generated cells were made.
+        Recipe of the generated cells.
     notes
-        Gets a sentence on what was done.
+        List to which a remark is appended.
     """
-    asked = recipe.get("library_size", "real")
-    if not isinstance(asked, (int, float, np.number)):
+    requested = recipe.get("library_size", "real")
+    if not isinstance(requested, (int, float, np.number)):
         return raw
     key = recipe.get("label_key") or None
     made = None if key not in obs["generated"] else set(obs["generated"][key].astype(str))
@@ -117,20 +124,20 @@ def at_one_depth(
         return raw
     depths = float(np.median(totals["generated"])), float(np.median(np.concatenate(real)))
     low, high = min(depths), max(depths)
-    if not low or high < ALIKE * low:
+    if not low or high < MAX_DEPTH_RATIO * low:
         return raw
     deeper = ["generated"] if depths[0] > depths[1] else [name for name in raw if name != "generated"]
     notes.append(
-        f"The cells were asked for with {asked:,.0f} counts, while real ones have {depths[1]:,.0f} (median): "
-        f"the {'generated' if depths[0] > depths[1] else 'real'} cells are compared as they would be with "
-        f"{low:,.0f}."
+        f"The cells were generated with {requested:,.0f} counts per cell, the real cells have "
+        f"{depths[1]:,.0f} (median): the {'generated' if depths[0] > depths[1] else 'real'} cells were "
+        f"thinned to {low:,.0f}."
     )
     rng = np.random.default_rng(SEED)
     return raw | {name: _thinned(raw[name], low / high, rng) for name in deeper}
 
 
 def _thinned(x: Matrix, share: float, rng: np.random.Generator) -> Matrix:
-    """Return counts each of which is kept with a probability."""
+    """Return binomially thinned counts; `share` is the probability of keeping each count."""
     if not sp.issparse(x):
         return as_float(rng.binomial(np.rint(x).astype(np.int64), share))
     thinned = x.copy()

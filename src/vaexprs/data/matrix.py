@@ -48,6 +48,12 @@ def stored(x: Any) -> np.ndarray:
     return np.asarray(x.data if sp.issparse(x) else x).ravel()
 
 
+def are_counts(x: Any) -> bool:
+    """Return whether all values of a matrix are non-negative whole numbers; NaN is not."""
+    values = stored(x)
+    return bool((values >= 0).all() and (values == np.round(values)).all())
+
+
 def limits(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and the largest value of each gene, (n_genes,) each."""
     both = x.min(axis=0), x.max(axis=0)

@@ -1,4 +1,4 @@
-"""HTML from templates: how numbers and verdicts are written, and what a notebook shows of a result."""
+"""HTML from templates: numbers, verdicts, and the notebook representation of results."""
 
 from __future__ import annotations
 
@@ -11,27 +11,20 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-LIGHTS = {"green": "good", "amber": "fair", "red": "poor"}
-VERDICTS = {
-    "within": "good",
-    "pass": "good",
-    "close": "fair",
-    "caution": "fair",
-    "off": "poor",
-    "fail": "poor",
-}
+from vaexprs.interface.verdicts import LIGHTS, UNKNOWN, VERDICTS, Level
+
 DASH, MINUS, TIMES, INFINITY = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{INFINITY}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-MAX_LEVELS = 12  # of a condition, the largest, that a notebook shows
+MAX_LEVELS = 12  # maximum number of levels of a condition shown in a notebook, the largest first
 
 
 def render(name: str, **values: Any) -> str:
-    """Return the HTML of a template of this package; all text in `values` is escaped."""
+    """Return the HTML of a template of this package; text in `values` is escaped."""
     return _environment().get_template(name).render(**values).strip() + "\n"
 
 
 def number(value: Any) -> str:
-    """Return a number with three significant digits (all digits before the point), or a dash."""
+    """Return a number with three significant digits (all before the decimal point), or a dash for NaN."""
     value = as_float(value)
     if math.isnan(value):
         return DASH
@@ -51,36 +44,36 @@ def number(value: Any) -> str:
 
 
 def exact(value: Any) -> str:
-    """Return a number in full, as Python and JavaScript read it back, or an empty text."""
+    """Return a number with full precision, as read by Python and JavaScript; empty if not finite."""
     value = as_float(value)
     return repr(value) if math.isfinite(value) else ""
 
 
 def as_float(value: Any) -> float:
-    """Return a number, not a number where there is none."""
+    """Return a value as float, NaN for missing values."""
     return float("nan") if value is None or value is pd.NA else float(value)
 
 
-def light(kind: str, word: str | None = None) -> dict[str, str]:
-    """Return the symbol of a light ("good", "fair", "poor", "unknown") and the word beside it."""
-    return {"kind": kind, "word": word or {"unknown": "not measured"}.get(kind, kind)}
-
-
 def verdict(word: Any) -> dict[str, str]:
-    """Return the light of a verdict."""
-    known = isinstance(word, str) and word in VERDICTS
-    return light(VERDICTS[word], word) if known else light("unknown")
+    """Return CSS class and word of a verdict; anything else is shown as not measured."""
+    if isinstance(word, str) and word in VERDICTS:
+        return {"kind": VERDICTS[word].css_class, "word": word}
+    return _kind_and_word(UNKNOWN)
+
+
+def _kind_and_word(level: Level) -> dict[str, str]:
+    return {"kind": level.css_class, "word": level.word}
 
 
 def data_uri(svg: str) -> str:
-    """Return a picture as an address: shown as an image no text in it is HTML, and nothing of it runs."""
+    """Return an SVG as a data URI: inside an image its text is not HTML, and scripts do not run."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def cards(answers: Iterable[Any]) -> list[dict[str, str]]:
-    """Return question, sentence and light of each answer."""
+    """Return question, sentence, CSS class and word of each answer."""
     return [
-        {"question": a.question, "sentence": a.sentence, **light(LIGHTS.get(str(a.light), "unknown"))}
+        {"question": a.question, "sentence": a.sentence, **_kind_and_word(LIGHTS.get(str(a.light), UNKNOWN))}
         for a in answers
     ]
 
@@ -91,19 +84,21 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
-def judged(table: pd.DataFrame, answers: Iterable[Any], known: Mapping[str, Any], interval: str) -> str:
-    """Return what a notebook shows of a table of figures with verdicts.
+def verdict_table(
+    table: pd.DataFrame, answers: Iterable[Any], known: Mapping[str, Any], interval: str
+) -> str:
+    """Return the notebook representation of a table of metrics with verdicts.
 
     Parameters
     ----------
     table
-        The figures; where it has a column "label" those of "all" are shown.
+        The metrics; if it has a column "label", only those of "all" are shown.
     answers
-        What the figures say together.
+        Answers derived from the metrics.
     known
         For each metric an object with ``title`` and ``what``.
     interval
-        Heading of the interval's column.
+        Heading of the column with the interval.
     """
     shown = table[table["label"] == "all"] if "label" in table else table
     low, high = (f"floor_{end}" if "floor" in table else end for end in ("low", "high"))
@@ -113,7 +108,7 @@ def judged(table: pd.DataFrame, answers: Iterable[Any], known: Mapping[str, Any]
         for row in records(shown)
     ]  # fmt: skip
     return render(
-        "interface/templates/judged.html",
+        "interface/templates/verdict_table.html",
         cards=cards(answers),
         rows=rows,
         interval=interval,
@@ -124,19 +119,19 @@ def judged(table: pd.DataFrame, answers: Iterable[Any], known: Mapping[str, Any]
 
 
 def levels(counts: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Return the rows of the largest levels of a condition, and how many others there are.
+    """Return the rows of the largest levels of a condition, and the number of remaining levels.
 
     Parameters
     ----------
     counts
-        For each level numbers of cells; the first decides the order.
+        Numbers of cells of each level; sorted by the first.
     """
     largest = sorted(counts.items(), key=lambda item: -item[1][0])
     return {"rows": largest[:MAX_LEVELS], "more": max(0, len(largest) - MAX_LEVELS)}
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return the points of a line through values, in a box of 100 x 24; empty where there is none to draw."""
+    """Return the points of an SVG polyline in a box of 100 x 24; empty for fewer than two finite values."""
     finite = [(i, v) for i, v in enumerate(values) if math.isfinite(v)]
     if len(finite) < 2:
         return ""

@@ -1,1 +1,1 @@
-"""How close generated cells are to real ones: `evaluate`, its metrics and their real-vs-real baseline."""
+"""Similarity of generated and real cells: `evaluate`, its metrics and their real-vs-real baseline."""

@@ -1,4 +1,4 @@
-"""Answers in words: what the metrics together say."""
+"""Verbal answers to questions about generated cells, derived from the metrics."""
 
 from __future__ import annotations
 
@@ -9,32 +9,61 @@ import pandas as pd
 from vaexprs.interface import html as markup
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS, QUESTIONS
 
-FEW = 100  # cells of a side, below which even bad cells may lie within the floor
-GAIN = 0.01  # of F1 from which on generated cells are called a help
+FEW = 100  # cells per side below which even poor cells may be within the baseline interval
+GAIN = 0.01  # minimum gain of F1 that counts as a benefit
+# first sentence of each answer, by question and light
+OPENINGS = {
+    "looks": {
+        "green": "Generated cells look like real cells.",
+        "amber": "Generated cells are similar to real cells, but distinguishable.",
+        "red": "Generated cells are clearly distinguishable from real cells.",
+    },
+    "types": {
+        "green": "Generated cells match the type of their label.",
+        "amber": "Most generated cells match the type of their label; some types are blurred.",
+        "red": "Many generated cells do not match the type of their label.",
+    },
+    "differences": {
+        "green": "Differences between types and gene-gene correlations are as in real cells.",
+        "amber": "Differences between types and gene-gene correlations are partly kept.",
+        "red": "Differences between types or gene-gene correlations are lost or exaggerated.",
+    },
+    "use": {
+        "green": "A classifier improves with generated cells added to its training cells.",
+        "amber": "A classifier is about as good with generated cells added to its training cells.",
+        "red": "A classifier is worse with generated cells added to its training cells.",
+    },
+}
+UNMEASURED = {
+    "looks": "Not measured: there were too few cells.",
+    "types": "Not measured: it requires a label with at least two types.",
+    "differences": "Not measured: there were too few cells.",
+    "use": "Not measured: it requires training cells that are not among the real cells.",
+}
 
 
 class Scorecard(pd.DataFrame):
-    """The table of `evaluate`, a DataFrame that shows itself in a notebook; its parts are plain ones."""
+    """Table of `evaluate`: a DataFrame with a summary in notebooks; slices are plain DataFrames."""
 
     def _repr_html_(self) -> str:
-        if not set(COLUMNS) <= set(self.columns):  # it was changed in place
+        if not set(COLUMNS) <= set(self.columns):  # columns were changed in place
             return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
         asked = {QUESTIONS[METRICS[name].question] for name in self.attrs.get("wanted", METRICS)}
-        told = [answer for answer in answers(self) if answer.question in asked]
-        return markup.judged(self, told, METRICS, "real against real")
+        shown = [answer for answer in answers(self) if answer.question in asked]
+        return markup.verdict_table(self, shown, METRICS, "baseline (real vs real)")
 
 
 class Answer(NamedTuple):
-    """The answer to one question about generated cells.
+    """Answer to one question about generated cells.
 
     Parameters
     ----------
     question
         The question.
     light
-        "green", "amber", "red", or "unknown" where nothing was measured.
+        "green", "amber", "red", or "unknown" if nothing was measured.
     sentence
-        What was seen, for the reader.
+        The answer in words.
     """
 
     question: str
@@ -45,17 +74,17 @@ class Answer(NamedTuple):
 def answers(table: pd.DataFrame) -> list[Answer]:
     """Return an answer for each question that a scorecard can answer.
 
-    Green: at least half of the figures are within the floor's interval and at most one in ten is off. Red:
-    more than a third are off. Amber: all else, and a classifier that gains less than 0.01. Figures of all
-    cells count, and for "types" and "use" those of each type.
+    Green: at least half of the metrics are within the baseline interval and at most one in ten is off. Red:
+    more than a third are off. Amber: everything else, and a classifier that gains less than 0.01 in F1. The
+    metrics of all cells are used, and for "types" and "use" those of each type.
 
     Parameters
     ----------
     table
-        What `evaluate` returned.
+        The table returned by `evaluate`.
     """
     n = table.attrs.get("cells", FEW)
-    few = f" With {n} cells on a side only large differences show." if n < FEW else ""
+    few = f" With {n} cells per side, only large differences can be detected." if n < FEW else ""
     found = []
     for question, text in QUESTIONS.items():
         rows = table[[METRICS[name].question == question for name in table["metric"]]]
@@ -88,47 +117,17 @@ def _light(question: str, rows: pd.DataFrame) -> tuple[str, str]:
     return light, f"{OPENINGS[question][light]} {_f1_sentence(rows)}{_worst(rows)}"
 
 
-OPENINGS = {
-    "looks": {
-        "green": "Generated cells look like real ones.",
-        "amber": "Generated cells are near to real ones, not the same.",
-        "red": "Generated cells can be told from real ones.",
-    },
-    "types": {
-        "green": "Generated cells have the type they are labelled with.",
-        "amber": "Most generated cells have the type they are labelled with; some types are blurred.",
-        "red": "Types are mixed up in the generated cells.",
-    },
-    "differences": {
-        "green": "Genes vary together, and types differ, as in real cells.",
-        "amber": "Differences between types and correlations between genes are kept in part.",
-        "red": "Differences between types or correlations between genes are lost or exaggerated.",
-    },
-    "use": {
-        "green": "A classifier is better with generated cells added to its training cells.",
-        "amber": "A classifier is about as good with generated cells added to its training cells.",
-        "red": "A classifier is worse with generated cells added to its training cells.",
-    },
-}
-UNMEASURED = {
-    "looks": "Not measured: there were too few cells.",
-    "types": "Not measured: it takes a label with at least two types.",
-    "differences": "Not measured: there were too few cells.",
-    "use": "Not measured: it takes the training cells apart from the real ones.",
-}
-
-
 def _count_sentence(counts: dict[str, int], n: int) -> str:
     are = "is" if counts["within"] == 1 else "are"
-    parts = [f"{counts['within']} of {n} figures {are} within what real cells differ among themselves"]
+    parts = [f"{counts['within']} of {n} metrics {are} within the real-vs-real range"]
     parts += [f"{counts[word]} {word}" for word in ("close", "off") if counts[word]]
     return ", ".join(parts) + "."
 
 
 def _f1_sentence(rows: pd.DataFrame) -> str:
     return (
-        f"In the mean over {len(rows)} types it finds a type with an F1 of {rows['value'].mean():.2f} with "
-        f"them, {rows['floor'].mean():.2f} without."
+        f"Mean F1 over {len(rows)} {'type' if len(rows) == 1 else 'types'}: {rows['value'].mean():.2f} with "
+        f"generated cells, {rows['floor'].mean():.2f} without."
     )
 
 

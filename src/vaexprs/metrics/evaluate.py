@@ -1,4 +1,4 @@
-"""`evaluate`: a table of metrics, each with its real-vs-real baseline."""
+"""`evaluate`: a table of metrics, each with its baseline (real vs real)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vaexprs.comparison.subsample import load_cells
 from vaexprs.interface.validation import check_integer, did_you_mean, listed
 from vaexprs.io.open import open_cells
 from vaexprs.metrics.answers import Scorecard
-from vaexprs.metrics.comparison import Compared, compare_sets
-from vaexprs.metrics.floor import floor_of, verdict_of
+from vaexprs.metrics.baseline import baseline_interval, verdict_of
+from vaexprs.metrics.comparison import ComparisonValues, compare_sets
 from vaexprs.metrics.learning_curve import UTILITY, learning_curve, utility_rows
 from vaexprs.metrics.plan import plan_evaluation
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS
 
-RESAMPLES = 10
+RESAMPLES = 10  # default number of real-vs-real comparisons
 
 
 def evaluate(
@@ -36,38 +36,38 @@ def evaluate(
     resamples: int = RESAMPLES,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compare generated with real cells: each figure beside the same figure for real against real cells.
+    """Compare generated with real cells by metrics, each with its baseline (real vs real).
 
-    Both sides of every comparison have the same number of cells of each label, so that the composition
-    asked for does not count. The floor comes from splitting the real cells (with the training cells, where
-    they are given) at random into two sides as large as those of the comparison, `resamples` times; its
-    interval is the one into which one more such figure falls with 95%, so a set of real cells is outside
-    it once in 20 times.
+    Both sides of every comparison have the same number of cells of each label, so that the requested
+    composition has no effect. The baseline comes from `resamples` random splits of the real cells (and the
+    training cells, if given) into two sides of the same size. Its interval is a 95% prediction interval:
+    about 1 in 20 metrics of real cells falls outside.
 
     Parameters
     ----------
     generated
         What `gen_exprs` returned, or an AnnData or file of generated cells.
     real
-        Real cells, best such as the model has not seen: AnnData, BiocPy experiment or file, with at least
-        the genes of the generated cells. Without `train` half of them are a side.
+        Real cells, preferably held out from training: AnnData, BiocPy experiment or file, with at least the
+        genes of the generated cells. Without `train`, each side of a real-vs-real comparison has at most
+        half of them.
     train
-        The cells the model was fitted to, where `real` are others from the same source. They double the real
-        cells that the floor is made from, and tell what generated cells are worth to a classifier. Cells
-        that are also among `real` are left out.
+        Training cells of the model, if `real` are other cells from the same source. They add real cells for
+        the baseline, and are needed to measure the benefit of generated cells for a classifier. Cells that
+        are also among `real` are left out.
     label_key
-        Column of `obs` with the label; by default the one the generated cells were made with. Figures are
-        given for all cells and for each label with at least 5 cells on each side.
+        Column of `obs` with the label (default: the label key of the generated cells). Metrics are computed
+        for all cells and for each label with at least 5 cells per side.
     donor_key
-        Column of `obs` with the donor, for the agreement of pseudobulks.
+        Column of `obs` with the donor, for the correlation of pseudobulks.
     layer
-        Layer of the real cells with the values; by default X.
+        Layer of the real cells with the values (default: X).
     seed
-        Seed of all that is random.
+        Random seed.
     only
-        Names of the metrics wanted (`vaexprs.scorecard.METRICS` has them all); by default all.
+        Names of metrics, keys of `vaexprs.scorecard.METRICS` (default: all).
     resamples
-        Times that real cells are compared with real ones, at least 3.
+        Number of real-vs-real comparisons, at least 3.
     progress
         Whether to show a progress bar.
 
@@ -75,28 +75,28 @@ def evaluate(
     -------
     DataFrame
         With columns ``metric``, ``label`` ("all" or a label; for pseudobulks a donor), ``value``,
-        ``floor``, ``floor_low``, ``floor_high`` and ``verdict``: "within" the floor's interval or better,
-        "close" to it, or "off". In ``attrs``: ``notes``, sentences on what was looked at; ``wanted``, the
-        metrics; ``cells``, the number of cells on a side; ``learning_curve``, dicts of label, method ("real",
-        "generated", "oversampling", "SMOTE"), n (real training cells of the label), added, f1, low and high:
-        how well a classifier finds the label.
+        ``floor`` (mean of the baseline), ``floor_low``, ``floor_high`` (its interval) and ``verdict``:
+        "within" the baseline interval or better, "close" to it, or "off". In ``attrs``: ``notes``, sentences
+        on the cells that were compared; ``wanted``, the metrics; ``cells``, the number of cells per side;
+        ``learning_curve``, dicts of label, method ("real", "generated", "oversampling", "SMOTE"), n (real
+        training cells of the label), added, f1, low and high: the F1 of a classifier for the label.
 
     Raises
     ------
     ValueError
-        If genes, labels or a column are missing, or there are too few cells to compare.
+        If genes, labels or a column are missing, or there are too few cells.
     TypeError
-        If an argument is of the wrong kind.
+        If an argument has the wrong type.
 
     Notes
     -----
     Values are compared as the model sees them: log(1 + counts per 10,000) for counts. Principal components
-    are those of both sides of a comparison, with as many cells of each. At most 1,000 cells a side (300 of
-    one label), drawn with the seed, are looked at, and classifiers see the 2,000 most variable genes. The
+    are computed from both sides of a comparison, with equal numbers of cells. A random sample of at most
+    1,000 cells per side (300 per label) is used, and classifiers use the 2,000 most variable genes. The
     properties of marginals are those of Cao, Yang & Yang (2021, doi:10.1038/s41467-021-27130-w).
 
-    Of a set that is on disk and takes more than 64 MiB a random sample is read and looked at, at most 20,000
-    cells and 256 MiB, in the proportions of the labels but with some of each; the notes say so.
+    A set on disk that takes more than 64 MiB is evaluated on a random sample of at most 20,000 cells and
+    256 MiB, stratified by label with cells of each label; the notes say so.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def evaluate(
     made = open_generated(generated)
     label_key = label_key_of(made, label_key)
     if label_key is not None and label_key == donor_key:
-        raise ValueError(f"donor_key must be another column than label_key, got {donor_key!r} for both.")
+        raise ValueError(f"donor_key must differ from label_key, got {donor_key!r} for both.")
     layer = real_layer(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
     looked = {"generated": load_cells(made, keys=[*keys.values()], seed=seed)}
@@ -124,14 +124,14 @@ def evaluate(
     sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer, notes=notes)
     if ALL in sets["real"].column(label_key):
         raise ValueError(
-            f"No label may be named {ALL!r}, which stands for all cells; rename it in {label_key!r}."
+            f"Labels must not be named {ALL!r}, which is reserved for all cells. Rename it in {label_key!r}."
         )
     if label_key is None and any(key in looked["real"].cells.obs for key in looked["generated"].cells.obs):
         notes.append(
-            "No label was named, so all cells were compared with all: name its column with label_key "
+            "Cells were compared without labels. To compare by label, give its column as label_key "
             "(--label-key)."
         )
-    training = _apart(sets.get("train"), sets["real"], notes)
+    training = _without_real(sets.get("train"), sets["real"], notes)
     plan = plan_evaluation(sets["generated"], sets["real"], training, label_key, donor_key, seed, notes)
     rows = _rows(compare_sets(plan, wanted, resamples, seed, progress))
     curve = None
@@ -142,7 +142,7 @@ def evaluate(
     table = Scorecard(sorted(rows, key=lambda row: order[str(row[0])]), columns=list(COLUMNS))
     table.attrs["notes"] = notes
     table.attrs["wanted"] = [name for name in METRICS if name in wanted]
-    table.attrs["cells"] = sum(plan.most.values())
+    table.attrs["cells"] = sum(plan.sizes.values())
     table.attrs["learning_curve"] = [] if curve is None else curve.to_dict("records")
     return table
 
@@ -160,15 +160,15 @@ def _wanted(only: Collection[str] | None) -> set[str]:
     return set(names)
 
 
-def _apart(train: CellSet | None, real: CellSet, notes: list[str]) -> CellSet | None:
-    """Return the training cells that are not among the real ones, or None if there is none."""
+def _without_real(train: CellSet | None, real: CellSet, notes: list[str]) -> CellSet | None:
+    """Return the training cells that are not among the real cells, or None if there are none."""
     if train is None:
         return None
     same = rows_in(train, real)
     if same.all():
         notes.append(
-            "The training cells are among the real cells: a model that copies them would look perfect here. "
-            "Hold some out."
+            "All training cells are also among the real cells, so a model that copies them scores perfectly. "
+            "Compare with held-out cells."
         )
     elif same.any():
         notes.append(
@@ -178,15 +178,19 @@ def _apart(train: CellSet | None, real: CellSet, notes: list[str]) -> CellSet | 
     return None if same.all() else train.take(np.flatnonzero(~same))
 
 
-def _rows(compared: Sequence[Compared]) -> list[tuple[Any, ...]]:
+def _rows(compared: Sequence[ComparisonValues]) -> list[tuple[Any, ...]]:
+    """Return the rows of the table; metrics undefined for too few cells or constant genes are left out."""
+    generated, *real = compared
     rows = []
-    for key, value in compared[0].figures.items():
+    for key, value in generated.values.items():
         name, label = key
-        floors = np.array([each.figures.get(key, np.nan) for each in compared[1:]])
-        gaps = np.array([each.gaps.get(key, np.nan) for each in compared[1:]])
-        by_noise = METRICS[name].by_noise > 0
-        if not np.isfinite([value, *floors, *(gaps if by_noise else ())]).all():
-            continue  # too few cells or constant genes: nothing can be said
-        floor, low, high = floor_of(METRICS[name], floors, gaps if by_noise else None)
-        rows.append((name, label, value, floor, low, high, verdict_of(METRICS[name], value, low, high)))
+        metric = METRICS[name]
+        baseline = np.array([each.values.get(key, np.nan) for each in real])
+        differences = None
+        if metric.by_noise:
+            differences = np.array([each.differences.get(key, np.nan) for each in real])
+        if not np.isfinite([value, *baseline, *([] if differences is None else differences)]).all():
+            continue
+        mean, low, high = baseline_interval(metric, baseline, differences)
+        rows.append((name, label, value, mean, low, high, verdict_of(metric, value, low, high)))
     return rows

@@ -1,4 +1,4 @@
-"""Metrics of two samples: arrays in, floats out."""
+"""Metrics of two samples of cells, as functions of arrays."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TREES = 100
-FOLDS = 5
-PENALTY = 100.0  # of squared weights, on standardised features: most of 2,000 genes tell nothing
-BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, times the median squared distance
-NEIGHBOURS = 15
+TREES = 100  # number of trees of the random forest
+FOLDS = 5  # number of cross-validation folds
+PENALTY = 100.0  # L2 penalty on standardised features, strong since most of 2,000 genes are uninformative
+BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # kernel bandwidths of the MMD, times the median squared distance
+NEIGHBOURS = 15  # number of neighbours in `nearest_same`
 LISI_PERPLEXITY = 30
-TREND_BINS = 20
+TREND_BINS = 20  # number of bins of gene means in `trend_gap`
+MIN_MEAN = 0.05  # real mean above which a gene counts as expressed in `spread_ratio`
 
 
 def forest_auc(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """Return the AUC with which a random forest tells `a` from `b`; 0.5: it cannot.
+    """Return the AUC of a random forest that separates `a` from `b`; 0.5: chance level.
 
-    Each cell is judged by the trees that did not see it, as in the out-of-bag two-sample test of Hediger,
+    Each cell is predicted by the trees not trained on it, as in the out-of-bag two-sample test of Hediger,
     Michel & Näf (2022, doi:10.1016/j.csda.2022.107435).
     """
     from sklearn.ensemble import RandomForestClassifier
@@ -31,13 +32,13 @@ def forest_auc(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
 
 
 def _no_score(*_: np.ndarray) -> float:
-    return float("nan")  # only the votes are wanted
+    return float("nan")  # only the out-of-bag votes are used
 
 
 def logistic_auc(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """Return the AUC with which a logistic regression tells `a` from `b`, mean of five folds; 0.5: it cannot.
+    """Return the cross-validated AUC of a logistic regression that separates `a` from `b`; 0.5: chance level.
 
-    Features are standardised, their weights have an L2 penalty.
+    Mean of five folds; features are standardised and their weights have an L2 penalty.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -51,25 +52,25 @@ def logistic_auc(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
 
 
 def median_squared_distance(x: np.ndarray) -> float:
-    """Return the median squared distance between the rows of `x`, the scale of the kernels of `mmd`."""
+    """Return the median squared distance between rows of `x`, the kernel scale of `mmd`."""
     from scipy.spatial.distance import pdist
 
     return float(np.median(pdist(x, "sqeuclidean"))) or 1.0
 
 
 def mmd(a: np.ndarray, b: np.ndarray, scale: float | None = None) -> float:
-    """Return the squared maximum mean discrepancy; 0 in the mean for samples of one distribution.
+    """Return the squared maximum mean discrepancy, with expectation 0 for samples of one distribution.
 
-    ``E k(x, x') + E k(y, y') - 2 E k(x, y)`` without the terms of a cell with itself, so that it can be
-    below 0; ``k`` is the mean of ``exp(-d^2 / (2 f scale))`` over f = 1/4, 1/2, 1, 2, 4 (Gretton et al.
-    2012, eq. 3, jmlr.org/papers/v13/gretton12a.html).
+    ``E k(x, x') + E k(y, y') - 2 E k(x, y)``, unbiased (without self-pairs), so it can be below 0; ``k`` is
+    the mean of ``exp(-d^2 / (2 f scale))`` over f = 1/4, 1/2, 1, 2, 4 (Gretton et al. 2012, eq. 3,
+    jmlr.org/papers/v13/gretton12a.html).
 
     Parameters
     ----------
     a, b
         Samples, (n_cells, n_features), at least two rows each.
     scale
-        Squared distance; by default the median one between cells of `b`.
+        Squared distance (default: the median squared distance between cells of `b`).
     """
     from sklearn.metrics.pairwise import euclidean_distances
 
@@ -87,7 +88,7 @@ def mmd(a: np.ndarray, b: np.ndarray, scale: float | None = None) -> float:
 
 
 def wasserstein(a: np.ndarray, b: np.ndarray, power: int) -> float:
-    """Return the Wasserstein distance of the given power between two samples, with Euclidean costs.
+    """Return the Wasserstein distance of the given power between two samples, with Euclidean distance.
 
     ``(min over couplings of E |x - y|^power)^(1/power)``, solved exactly by the network simplex of POT.
     """
@@ -98,10 +99,10 @@ def wasserstein(a: np.ndarray, b: np.ndarray, power: int) -> float:
 
 
 def nearest_same(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the fraction of a cell's 15 nearest neighbours that come from its own sample.
+    """Return the mean fraction of a cell's 15 nearest neighbours that come from its own sample.
 
-    For equal samples of one distribution it is (n - 1) / (2n - 1), close to 0.5; 1 where they lie apart
-    (Schilling 1986, doi:10.1080/01621459.1986.10478337).
+    The expectation for equal sizes and one distribution is (n - 1) / (2n - 1), close to 0.5; 1: separate
+    samples (Schilling 1986, doi:10.1080/01621459.1986.10478337).
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -111,10 +112,10 @@ def nearest_same(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def mixing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return for each cell, those of `a` first, how mixed its neighbours are, (n_a + n_b,): 0 to 1.
+    """Return the mixing of samples among the neighbours of each cell, cells of `a` first, (n_a + n_b,).
 
     The local inverse Simpson's index (Korsunsky et al. 2019, doi:10.1038/s41592-019-0619-0) minus one:
-    1 where both samples are equally near, 0 where one is alone.
+    1 for equal proportions of both samples, 0 for one sample only.
     """
     from scib_metrics import lisi_knn
     from scib_metrics.nearest_neighbors import NeighborsResults
@@ -128,7 +129,7 @@ def mixing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class GeneStatistics(NamedTuple):
-    """What a sample says of each gene, (n_genes,) each."""
+    """Statistics of each gene, (n_genes,) each."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -146,7 +147,7 @@ def gene_statistics(values: np.ndarray) -> GeneStatistics:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation of two vectors, where both are finite; NaN if one is constant."""
+    """Return Pearson's correlation over the finite pairs of two vectors; NaN if one is constant."""
     ok = np.isfinite(a) & np.isfinite(b)
     a, b = a[ok], b[ok]
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -155,25 +156,25 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ks(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the Kolmogorov-Smirnov distance of two samples of numbers: 0 alike, 1 apart."""
+    """Return the Kolmogorov-Smirnov distance of two samples of numbers, 0 to 1."""
     from scipy.stats import ks_2samp
 
-    with np.errstate(divide="ignore"):  # of a p value that nobody asked for
+    with np.errstate(divide="ignore"):  # from the p value, which is not used
         return float(ks_2samp(a, b, method="asymp").statistic)
 
 
 def log_variance(variance: np.ndarray) -> np.ndarray:
-    """Return log10 of variances, NaN where one is 0."""
+    """Return log10 of variances, NaN for a variance of 0."""
     with np.errstate(divide="ignore"):
         logs = np.log10(variance)
     return np.where(np.isfinite(logs), logs, np.nan)
 
 
 def trend_gap(mean_a: np.ndarray, y_a: np.ndarray, mean_b: np.ndarray, y_b: np.ndarray) -> float:
-    """Return how far the trend of `y` over the gene mean is from the real one, in units of `y`.
+    """Return the mean distance between the trends of `y` over the gene mean in `a` and in `b`.
 
-    Genes are put into 20 bins with equal numbers of real gene means; the figure is the mean over bins of
-    the absolute difference of the medians of `y`. All arrays are (n_genes,).
+    Genes are divided into 20 quantile bins of their mean in `b`; the result is the mean over bins of the
+    absolute difference of the medians of `y`, in units of `y`. All arrays are (n_genes,).
     """
     from scipy.stats import binned_statistic
 
@@ -193,18 +194,18 @@ def trend_gap(mean_a: np.ndarray, y_a: np.ndarray, mean_b: np.ndarray, y_b: np.n
 
 
 def spread_ratio(a: GeneStatistics, b: GeneStatistics) -> float:
-    """Return the median over genes with a real mean above 0.05 of the ratio of standard deviations."""
-    on = (b.mean > 0.05) & (b.variance > 0)
+    """Return the median ratio of standard deviations, over genes with a mean above 0.05 in `b`."""
+    on = (b.mean > MIN_MEAN) & (b.variance > 0)
     return float(np.median(np.sqrt(a.variance[on] / b.variance[on]))) if on.any() else float("nan")
 
 
 def correlation_structure(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Return how well the gene-gene correlations of `a` agree with those of `b`, over the same genes.
+    """Return the agreement of the gene-gene correlations of `a` and `b`, over the same genes.
 
     Returns
     -------
-    Pearson's correlation of the correlations above the diagonal, and the slope (through the origin) of
-    those of `a` on those of `b`: below 1 where correlations are attenuated.
+    Pearson's correlation of the correlations above the diagonal, and the slope through the origin of the
+    correlations of `a` on those of `b`: below 1 for attenuated correlations.
     """
     if a.shape[1] < 3:
         return float("nan"), float("nan")
@@ -221,21 +222,21 @@ def slope(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Contrast(NamedTuple):
-    """How the cells of a label differ from the others, (n_genes,) each."""
+    """Difference of means between a label and the other cells, and Welch's t, (n_genes,) each."""
 
     change: np.ndarray
     t: np.ndarray
 
 
 def contrasts(parts: list[GeneStatistics], sizes: np.ndarray) -> list[Contrast]:
-    """Return for each label the difference of means to all other cells, and Welch's t.
+    """Return the contrast of each label with all other cells.
 
     Parameters
     ----------
     parts
-        Statistics of each label on the log scale.
+        Gene statistics of each label on the log scale.
     sizes
-        Cells of each, (n_labels,).
+        Number of cells of each label, (n_labels,).
     """
     from scipy.stats import ttest_ind_from_stats
 
@@ -261,39 +262,39 @@ def contrasts(parts: list[GeneStatistics], sizes: np.ndarray) -> list[Contrast]:
     return found
 
 
-def marker_overlap(a: Contrast, b: Contrast, most: int) -> float:
-    """Return the fraction of the `most` genes with the highest t in `b` that are also those of `a`."""
-    top = [set(np.argsort(-each.t, kind="stable")[:most]) for each in (a, b)]
-    return len(top[0] & top[1]) / most
+def marker_overlap(a: Contrast, b: Contrast, n_genes: int) -> float:
+    """Return the fraction of the `n_genes` genes with the highest t shared by `a` and `b`."""
+    top = [set(np.argsort(-each.t, kind="stable")[:n_genes]) for each in (a, b)]
+    return len(top[0] & top[1]) / n_genes
 
 
-def change_slope(a: Contrast, b: Contrast, most: int) -> float:
-    """Return the slope of the log fold changes of `a` on those of `b`, over the `most` largest of `b`.
+def change_slope(a: Contrast, b: Contrast, n_genes: int) -> float:
+    """Return the slope of the log fold changes of `a` on those of `b`, over the `n_genes` largest of `b`.
 
-    Below 1: differences between types are attenuated.
+    Below 1 for attenuated differences between types.
     """
-    top = np.argsort(-np.abs(b.change), kind="stable")[:most]
+    top = np.argsort(-np.abs(b.change), kind="stable")[:n_genes]
     return slope(a.change[top], b.change[top])
 
 
 def recalls(
     x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
 ) -> dict[str, float]:
-    """Return for each label the fraction of its test cells that a logistic regression finds."""
-    said = classifier().fit(x_train, y_train).predict(x_test)
-    return {str(label): float((said[y_test == label] == label).mean()) for label in np.unique(y_test)}
+    """Return the recall of each label of the test cells by a logistic regression."""
+    predicted = classifier().fit(x_train, y_train).predict(x_test)
+    return {str(label): float((predicted[y_test == label] == label).mean()) for label in np.unique(y_test)}
 
 
 def f1(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, label: str) -> float:
-    """Return the F1 with which a logistic regression finds a label in the test cells."""
+    """Return the F1 of a logistic regression for one label of the test cells."""
     from sklearn.metrics import f1_score
 
-    said = classifier().fit(x_train, y_train).predict(x_test)
-    return float(f1_score(y_test == label, said == label, zero_division=0))
+    predicted = classifier().fit(x_train, y_train).predict(x_test)
+    return float(f1_score(y_test == label, predicted == label, zero_division=0))
 
 
 def classifier() -> Any:
-    """Return the classifier of labels: standardised features, logistic regression."""
+    """Return an untrained classifier of labels: logistic regression on standardised features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -302,5 +303,5 @@ def classifier() -> Any:
 
 
 def _stacked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both samples in one array, and 1 for the rows of `a`, 0 for those of `b`."""
+    """Return the rows of both samples in one array, and their membership: 1 for `a`, 0 for `b`."""
     return np.concatenate([a, b]), np.repeat([1, 0], [len(a), len(b)])

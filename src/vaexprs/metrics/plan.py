@@ -1,4 +1,4 @@
-"""Which cells are compared with which."""
+"""Choice of the cells that are compared."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vaexprs.comparison.cell_sets import CellSet
 from vaexprs.interface.validation import listed
 from vaexprs.metrics.registry import ALL, MIN_CELLS, Shared
 
-MAX_CELLS = 1_000  # of each side that the figures over all cells look at ...
-MAX_OF_LABEL = 300  # ... and those of one label
+MAX_CELLS = 1_000  # maximum number of cells per side for metrics of all cells
+MAX_OF_LABEL = 300  # maximum number of cells per side for metrics of one label
 
 
 class Side(NamedTuple):
-    """One set of cells that samples are drawn from, with the label and the stratum of each cell."""
+    """Set of cells to sample from, with the label and the stratum of each cell."""
 
     cells: CellSet
     labels: np.ndarray
@@ -25,39 +25,39 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is compared.
+class EvaluationPlan:
+    """Cells, strata and sample sizes of an evaluation.
 
     Parameters
     ----------
     generated, real, pool
-        The cells; `pool` are all real ones, with the training cells.
-    most
-        Cells of each stratum (label, or label and donor) of a side.
+        The cells; `pool` is all real cells, including the training cells.
+    sizes
+        Number of cells per side for each stratum (label, or label and donor).
     labels
-        Labels that have figures of their own.
+        Labels with metrics of their own.
     of_label
         Label of each stratum.
     of_donor
-        Donor of each stratum, empty where there is no donor.
+        Donor of each stratum; empty without donors.
     shared
-        What all comparisons have in common.
+        Settings common to all comparisons.
     """
 
     generated: Side
     real: Side
     pool: Side
-    most: Mapping[str, int]
+    sizes: Mapping[str, int]
     labels: list[str]
     of_label: Mapping[str, str]
     of_donor: Mapping[str, str]
     shared: Shared
 
-    def of(self, label: str, of_all: Mapping[str, int]) -> dict[str, int]:
-        """Return how many cells of each stratum the figures of a label, or of all cells, look at."""
+    def sizes_of(self, label: str) -> dict[str, int]:
+        """Return the number of cells per side for each stratum, for metrics of a label or of `ALL` cells."""
         if label == ALL:
-            return dict(of_all)
-        return {name: n for name, n in self.most.items() if self.of_label[name] == label}
+            return limit_sizes(self.sizes, dict.fromkeys(self.sizes, ALL), MAX_CELLS)
+        return {name: n for name, n in self.sizes.items() if self.of_label[name] == label}
 
 
 def plan_evaluation(
@@ -68,36 +68,43 @@ def plan_evaluation(
     donor_key: str | None,
     seed: int,
     notes: list[str],
-) -> Plan:
-    """Return which cells are compared with which."""
+) -> EvaluationPlan:
+    """Return the plan of an evaluation; remarks for the user are appended to `notes`.
+
+    Raises
+    ------
+    ValueError
+        If too few generated and real cells have the same labels.
+    """
     pool = real if train is None else real.joined(train)
     cells = {"generated": generated, "real": real, "pool": pool}
     strata = {name: part.column(label_key, donor_key) for name, part in cells.items()}
     of_label = dict(zip(strata["pool"], pool.column(label_key), strict=True))
     of_donor = dict(zip(strata["pool"], pool.column(donor_key), strict=True))
-    sizes = {name: label_sizes(column) for name, column in strata.items()}
-    most = {
-        name: min(sizes["generated"].get(name, 0), n, sizes["pool"][name] // 2)
-        for name, n in sizes["real"].items()
+    available = {name: label_sizes(column) for name, column in strata.items()}
+    # a real-vs-real comparison needs two disjoint samples of this size from the pool
+    sizes = {
+        name: min(available["generated"].get(name, 0), n, available["pool"][name] // 2)
+        for name, n in available["real"].items()
     }
-    most = {name: n for name, n in most.items() if n}
-    if sum(most.values()) < MIN_CELLS:
-        shared = listed([str(label) for label in label_sizes(real.column(label_key))])
+    sizes = {name: n for name, n in sizes.items() if n}
+    if sum(sizes.values()) < MIN_CELLS:
+        labels = listed([str(label) for label in label_sizes(real.column(label_key))])
         raise ValueError(
             f"There must be at least {MIN_CELLS} generated cells and {2 * MIN_CELLS} real ones of the "
-            f"same labels, got {sum(most.values())} on a side; the real cells have {shared}. "
-            f"{'Hold more cells out' if train is not None else 'Give more real cells'}."
+            f"same labels, got {sum(sizes.values())} per side; the labels of the real cells are {labels}. "
+            f"{'Hold out more cells' if train is not None else 'Give more real cells'}."
         )
-    _tell_composition(most, of_label, sizes, label_key, train is not None, notes)
-    most = thin_rows(most, of_label, MAX_OF_LABEL if label_key is not None else MAX_CELLS)
+    _note_composition(sizes, of_label, available, label_key, train is not None, notes)
+    sizes = limit_sizes(sizes, of_label, MAX_OF_LABEL if label_key is not None else MAX_CELLS)
     sides = {name: Side(part, part.column(label_key), strata[name]) for name, part in cells.items()}
-    totals = rows_by(most, of_label) if label_key is not None else {}
-    variance = sum(_variances(cells[name].values) for name in ("generated", "pool"))
-    return Plan(
+    totals = sizes_by_group(sizes, of_label) if label_key is not None else {}
+    variance = sum(_gene_variances(cells[name].values) for name in ("generated", "pool"))
+    return EvaluationPlan(
         sides["generated"],
         sides["real"],
         sides["pool"],
-        most,
+        sizes,
         sorted(label for label, n in totals.items() if n >= MIN_CELLS),
         of_label,
         of_donor if donor_key is not None else {},
@@ -105,33 +112,35 @@ def plan_evaluation(
     )
 
 
-def _tell_composition(
-    most: Mapping[str, int],
+def _note_composition(
+    sizes: Mapping[str, int],
     of_label: Mapping[str, str],
-    sizes: Mapping[str, Mapping[str, int]],
+    available: Mapping[str, Mapping[str, int]],
     label_key: str | None,
     with_train: bool,
     notes: list[str],
 ) -> None:
-    n = sum(most.values())
+    n = sum(sizes.values())
     source = "the real and training cells" if with_train else "two halves of the real cells"
     notes.append(
-        f"Each side of a comparison has up to {n:,} cells, the same number of each label; the floor is from "
-        f"{source}."
+        f"Each side of a comparison has up to {n:,} cells, with the same number of each label; the baseline "
+        f"(real vs real) comes from {source}."
     )
     if label_key is None:
         return
-    real, made = (rows_by(sizes[name], of_label) for name in ("real", "generated"))
-    total = rows_by(most, of_label)
-    few = [label for label in real if total.get(label, 0) < MIN_CELLS and made.get(label, 0)]
-    absent = [label for label in real if not made.get(label, 0)]
+    real, generated = (sizes_by_group(available[name], of_label) for name in ("real", "generated"))
+    total = sizes_by_group(sizes, of_label)
+    few = [label for label in real if total.get(label, 0) < MIN_CELLS and generated.get(label, 0)]
+    absent = [label for label in real if not generated.get(label, 0)]
+    unknown = [name.replace("\t", " of ") for name in available["generated"] if name not in of_label]
     if few:
-        notes.append(f"Too few cells for figures of their own: {listed(sorted(few))}.")
+        notes.append(f"Labels with too few cells for metrics of their own: {listed(sorted(few))}.")
     if absent:
-        notes.append(f"No generated cells, so not compared: {listed(sorted(absent))}.")
-    strange = [name.replace("\t", " of ") for name in sizes["generated"] if name not in of_label]
-    if strange:
-        notes.append(f"Not among the real cells, so not compared: {listed(sorted(strange))}.")
+        notes.append(f"Labels without generated cells, not compared: {listed(sorted(absent))}.")
+    if unknown:
+        notes.append(
+            f"Labels of generated cells without real cells, not compared: {listed(sorted(unknown))}."
+        )
 
 
 def label_sizes(column: np.ndarray) -> dict[str, int]:
@@ -140,8 +149,8 @@ def label_sizes(column: np.ndarray) -> dict[str, int]:
     return {str(name): int(n) for name, n in zip(names, numbers, strict=True)}
 
 
-def rows_by(sizes: Mapping[str, int], groups: Mapping[str, str]) -> dict[str, int]:
-    """Return the sizes summed over the strata of each group; strata without one are left out."""
+def sizes_by_group(sizes: Mapping[str, int], groups: Mapping[str, str]) -> dict[str, int]:
+    """Return the sizes of strata summed by group; strata without a group are left out."""
     total: dict[str, int] = {}
     for name, n in sizes.items():
         if name in groups:
@@ -149,18 +158,18 @@ def rows_by(sizes: Mapping[str, int], groups: Mapping[str, str]) -> dict[str, in
     return total
 
 
-def thin_rows(most: Mapping[str, int], groups: Mapping[str, str], limit: int) -> dict[str, int]:
-    """Return numbers of the strata with the sum of each group at about `limit`, none below 1."""
-    total = rows_by(most, groups)
-    return {name: max(1, int(n * min(1, limit / total[groups[name]]))) for name, n in most.items()}
+def limit_sizes(sizes: Mapping[str, int], groups: Mapping[str, str], limit: int) -> dict[str, int]:
+    """Return sizes scaled down so that each group has about `limit` cells, at least 1 per stratum."""
+    total = sizes_by_group(sizes, groups)
+    return {name: max(1, int(n * min(1, limit / total[groups[name]]))) for name, n in sizes.items()}
 
 
-def join_sets(rows: Iterable[np.ndarray]) -> np.ndarray:
-    """Return several sets of cells as one."""
+def concatenate_rows(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """Return arrays of row numbers as one array of integers, empty if there are none."""
     return np.concatenate([*rows, np.empty(0, int)]).astype(int)
 
 
-def _variances(values: Any) -> np.ndarray:
+def _gene_variances(values: Any) -> np.ndarray:
     from sklearn.utils.sparsefuncs import mean_variance_axis
 
     if isinstance(values, np.ndarray):

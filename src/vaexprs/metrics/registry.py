@@ -1,4 +1,7 @@
-"""The metrics: names, questions they answer, thresholds and descriptions."""
+"""Registry of metrics: names, questions they answer, thresholds and descriptions.
+
+A metric of two samples is one function in `vaexprs.metrics.functions` and one entry in `METRICS`.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ import numpy as np
 
 from vaexprs.metrics import functions as metrics
 
-ALL = "all"
+ALL = "all"  # value of the column "label" for all cells together
 COLUMNS = ("metric", "label", "value", "floor", "floor_low", "floor_high", "verdict")
-MIN_CELLS = 5  # of each side, for a label to have figures of its own
-MAX_GENES = 2_000  # the most variable ones, that classifiers see
-CORRELATED_GENES = 200
+MIN_CELLS = 5  # minimum number of cells per side for a label to get its own metrics
+MAX_GENES = 2_000  # number of most variable genes given to classifiers
+CORRELATED_GENES = 200  # number of most variable genes whose correlations are compared
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Cells that one figure looks at, dense.
+    """Dense cells from one side of a comparison.
 
     Parameters
     ----------
@@ -42,35 +45,35 @@ class Sample:
         return metrics.gene_statistics(self.values)
 
     def half(self, i: int) -> Sample:
-        """Return every other cell, from the first (`i` = 0) or the second (1)."""
+        """Return every other cell, starting with the first (`i` = 0) or the second (1)."""
         return Sample(self.raw[i::2], self.values[i::2], self.pcs[i::2], self.labels[i::2])
 
     def within(self, genes: np.ndarray) -> np.ndarray:
-        """Return some genes' values less their mean in the cell's label, (n_cells, n_some)."""
-        found = self.values[:, genes].astype(np.float64)
+        """Return the values of genes minus their mean in the cell's label, (n_cells, len(genes))."""
+        centred = self.values[:, genes].astype(np.float64)
         for label in np.unique(self.labels):
-            found[self.labels == label] -= found[self.labels == label].mean(axis=0)
-        return found
+            centred[self.labels == label] -= centred[self.labels == label].mean(axis=0)
+        return centred
 
     @cached_property
     def library(self) -> np.ndarray:
-        """Sum of each cell, (n_cells,)."""
+        """Library size of each cell, (n_cells,)."""
         return self.raw.sum(axis=1, dtype=np.float64)
 
     @cached_property
     def detected(self) -> np.ndarray:
-        """Genes with a value above 0 in each cell, (n_cells,)."""
+        """Number of genes with a value above 0 in each cell, (n_cells,)."""
         return (self.raw > 0).sum(axis=1)
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all comparisons have in common, real against real and generated against real.
+    """Settings common to all comparisons, real vs real and generated vs real.
 
     Parameters
     ----------
     variable
-        Columns of the most variable genes, the most variable first.
+        Columns of the genes, sorted by decreasing variance.
     seed
         Seed of the classifiers.
     """
@@ -80,7 +83,7 @@ class Shared:
 
     @cached_property
     def classified(self) -> np.ndarray:
-        """Columns that classifiers see."""
+        """Columns given to classifiers."""
         return np.sort(self.variable[:MAX_GENES])
 
     @cached_property
@@ -91,36 +94,39 @@ class Shared:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a figure is and how it is judged.
+    """Description of a metric and rule for its verdict.
 
     Parameters
     ----------
     title, what
-        Its name and a sentence for the reader.
+        Name and one-sentence description for the user.
     question
-        The question it helps to answer, one of `QUESTIONS`.
+        Key in `QUESTIONS` of the question that the metric helps to answer.
     better
-        "low", "high", or "near": as the real cells, neither above nor below.
+        "low", "high", or "near": neither above nor below the baseline.
     close
-        How far beyond the floor's interval a value is still called close; in units of the value, or as a
-        fraction of the interval's end where `relative`.
+        Maximum distance from the baseline interval that is still "close"; in units of the value, or as a
+        fraction of the end of the interval if `relative`.
     of
-        The figure for two samples; None where it is computed for all labels together.
+        Function of two samples that returns the value; None for metrics computed from all labels together.
     scale
-        On which scale the floor varies evenly: "plain", "log" or "fisher" (arctanh).
+        Scale on which baseline values vary evenly: "plain", "log" or "fisher" (arctanh).
     limits
         Smallest and largest possible value.
     cells
-        Cells of each side it needs.
+        Minimum number of cells per side.
+    relative
+        Whether `close` is a fraction.
     kind
         "any" values, or "counts" only.
     per
-        "label" where labels have the figure too, "all" where all cells together do.
+        "label" if the metric is also computed for each label, "all" if for all cells together only.
     by_noise
-        0, or for a figure that follows the noise of both sides together rather than a difference between
-        them, its variance over that with half of the cells: 0.5 where it falls as 1/n, 1 for correlations,
-        which noise attenuates. Two sides split from the same cells vary less in such a figure than they
-        should, so its spread comes from disjoint parts; see `floor_of`.
+        0, or, for a metric driven by the sampling noise of both sides rather than by a difference between
+        them, the ratio of its variance to the variance with half of the cells: 0.5 where the variance falls
+        as 1/n, 1 for correlations, which noise attenuates. Two sides split from the same cells
+        underestimate the variance of such a metric, so it is estimated from disjoint halves; see
+        `baseline_interval`.
     """
 
     title: str
@@ -145,348 +151,231 @@ QUESTIONS = {
     "use": "Do they help a classifier?",
 }
 UNIT = (0.0, 1.0)
+# In each entry: text, then the rule for the verdict, then properties of the value, then the function.
+# fmt: off
 METRICS: dict[str, Metric] = {
     "forest_auc_genes": Metric(
-        "Random forest, genes (AUC)",
-        "How well a random forest tells generated from real cells by their genes; 0.5: it cannot.",
-        "looks",
-        "low",
-        0.1,
-        lambda a, b, s: metrics.forest_auc(a.values[:, s.classified], b.values[:, s.classified], s.seed),
-        limits=UNIT,
-        cells=15,
+        title="Random forest, genes (AUC)",
+        what="AUC of a random forest that separates generated from real cells by their genes; "
+        "0.5: chance level.",
+        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
+        of=lambda a, b, s: metrics.forest_auc(a.values[:, s.classified], b.values[:, s.classified], s.seed),
     ),
     "forest_auc_pcs": Metric(
-        "Random forest, PCs (AUC)",
-        "The same by 50 principal components, which carry what genes do together.",
-        "looks",
-        "low",
-        0.1,
-        lambda a, b, s: metrics.forest_auc(a.pcs, b.pcs, s.seed),
-        limits=UNIT,
-        cells=15,
+        title="Random forest, PCs (AUC)",
+        what="AUC of a random forest on 50 principal components, which capture co-expression; "
+        "0.5: chance level.",
+        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
+        of=lambda a, b, s: metrics.forest_auc(a.pcs, b.pcs, s.seed),
     ),
     "logistic_auc_genes": Metric(
-        "Logistic regression, genes (AUC)",
-        "How well a linear classifier tells them apart by their genes; 0.5: it cannot.",
-        "looks",
-        "low",
-        0.1,
-        lambda a, b, s: metrics.logistic_auc(a.values[:, s.classified], b.values[:, s.classified], s.seed),
-        limits=UNIT,
-        cells=15,
+        title="Logistic regression, genes (AUC)",
+        what="AUC of a linear classifier that separates generated from real cells by their genes; "
+        "0.5: chance level.",
+        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
+        of=lambda a, b, s: metrics.logistic_auc(a.values[:, s.classified], b.values[:, s.classified], s.seed),
     ),
     "logistic_auc_pcs": Metric(
-        "Logistic regression, PCs (AUC)",
-        "The same by principal components.",
-        "looks",
-        "low",
-        0.1,
-        lambda a, b, s: metrics.logistic_auc(a.pcs, b.pcs, s.seed),
-        limits=UNIT,
-        cells=15,
+        title="Logistic regression, PCs (AUC)",
+        what="AUC of a linear classifier on 50 principal components; 0.5: chance level.",
+        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
+        of=lambda a, b, s: metrics.logistic_auc(a.pcs, b.pcs, s.seed),
     ),
     "mmd": Metric(
-        "Maximum mean discrepancy (squared)",
-        "A distance between the two clouds of cells, by kernels on principal components; 0: none.",
-        "looks",
-        "low",
-        0.002,
-        lambda a, b, s: metrics.mmd(a.pcs, b.pcs),
-        cells=10,
+        title="Maximum mean discrepancy (squared)",
+        what="Kernel distance between generated and real cells on principal components; "
+        "0: same distribution.",
+        question="looks", better="low", close=0.002, cells=10,
+        of=lambda a, b, s: metrics.mmd(a.pcs, b.pcs),
     ),
     "wasserstein_1": Metric(
-        "Wasserstein-1 distance",
-        "How far cells must be moved, on principal components, to turn one cloud into the other.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.wasserstein(a.pcs, b.pcs, 1),
-        scale="log",
-        relative=True,
-        by_noise=0.5,
+        title="Wasserstein-1 distance",
+        what="Mean distance by which cells must be moved, on principal components, to turn one set into the "
+        "other.",
+        question="looks", better="low", close=0.05, relative=True, scale="log", by_noise=0.5,
+        of=lambda a, b, s: metrics.wasserstein(a.pcs, b.pcs, 1),
     ),
     "wasserstein_2": Metric(
-        "Wasserstein-2 distance",
-        "The same with squared distances, which weigh far moves more.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.wasserstein(a.pcs, b.pcs, 2),
-        scale="log",
-        relative=True,
-        by_noise=0.5,
+        title="Wasserstein-2 distance",
+        what="As Wasserstein-1, with squared distances, which give long moves more weight.",
+        question="looks", better="low", close=0.05, relative=True, scale="log", by_noise=0.5,
+        of=lambda a, b, s: metrics.wasserstein(a.pcs, b.pcs, 2),
     ),
     "nearest_same": Metric(
-        "Neighbours of the same kind",
-        "Fraction of a cell's 15 nearest neighbours that are, like itself, generated or real; 0.5: mixed.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.nearest_same(a.pcs, b.pcs),
-        limits=UNIT,
-        cells=10,
+        title="Neighbours from the same set",
+        what="Fraction of a cell's 15 nearest neighbours from its own set (generated or real); "
+        "0.5: fully mixed.",
+        question="looks", better="low", close=0.05, limits=UNIT, cells=10,
+        of=lambda a, b, s: metrics.nearest_same(a.pcs, b.pcs),
     ),
     "lisi": Metric(
-        "Mixing (LISI)",
-        "How mixed the neighbours of a cell are; 1: as many real as generated ones.",
-        "looks",
-        "high",
-        0.1,
+        title="Mixing (LISI)",
+        what="Mixing of generated and real cells among a cell's neighbours; 1: equal numbers of both.",
+        question="looks", better="high", close=0.1,
     ),
     "gene_mean_r": Metric(
-        "Gene means (r)",
-        "Correlation over genes of the mean expression.",
-        "looks",
-        "high",
-        0.02,
-        lambda a, b, s: metrics.correlation(a.genes.mean, b.genes.mean),
-        scale="fisher",
+        title="Gene means (r)",
+        what="Correlation over genes of the mean expression.",
+        question="looks", better="high", close=0.02, scale="fisher",
+        of=lambda a, b, s: metrics.correlation(a.genes.mean, b.genes.mean),
     ),
     "gene_variance_r": Metric(
-        "Gene variances (r)",
-        "Correlation over genes of the log variance.",
-        "looks",
-        "high",
-        0.05,
-        lambda a, b, s: metrics.correlation(
+        title="Gene variances (r)",
+        what="Correlation over genes of the log variance.",
+        question="looks", better="high", close=0.05, scale="fisher",
+        of=lambda a, b, s: metrics.correlation(
             metrics.log_variance(a.genes.variance), metrics.log_variance(b.genes.variance)
         ),
-        scale="fisher",
     ),
     "zero_fraction_r": Metric(
-        "Zero fractions (r)",
-        "Correlation over genes of the fraction of cells with no count.",
-        "looks",
-        "high",
-        0.02,
-        lambda a, b, s: metrics.correlation(a.genes.zero_fraction, b.genes.zero_fraction),
-        scale="fisher",
+        title="Zero fractions (r)",
+        what="Correlation over genes of the fraction of cells with a zero.",
+        question="looks", better="high", close=0.02, scale="fisher",
+        of=lambda a, b, s: metrics.correlation(a.genes.zero_fraction, b.genes.zero_fraction),
     ),
     "gene_mean_ks": Metric(
-        "Gene means (KS)",
-        "Largest difference of the distributions of gene means.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.ks(a.genes.mean, b.genes.mean),
-        scale="log",
-        limits=UNIT,
+        title="Gene means (KS)",
+        what="Kolmogorov-Smirnov distance between the distributions of gene means.",
+        question="looks", better="low", close=0.05, scale="log", limits=UNIT,
+        of=lambda a, b, s: metrics.ks(a.genes.mean, b.genes.mean),
     ),
     "gene_variance_ks": Metric(
-        "Gene variances (KS)",
-        "Largest difference of the distributions of gene variances.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.ks(a.genes.variance, b.genes.variance),
-        scale="log",
-        limits=UNIT,
+        title="Gene variances (KS)",
+        what="Kolmogorov-Smirnov distance between the distributions of gene variances.",
+        question="looks", better="low", close=0.05, scale="log", limits=UNIT,
+        of=lambda a, b, s: metrics.ks(a.genes.variance, b.genes.variance),
     ),
     "zero_fraction_ks": Metric(
-        "Zero fractions (KS)",
-        "Largest difference of the distributions of the genes' zero fractions.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.ks(a.genes.zero_fraction, b.genes.zero_fraction),
-        scale="log",
-        limits=UNIT,
+        title="Zero fractions (KS)",
+        what="Kolmogorov-Smirnov distance between the distributions of the zero fractions of genes.",
+        question="looks", better="low", close=0.05, scale="log", limits=UNIT,
+        of=lambda a, b, s: metrics.ks(a.genes.zero_fraction, b.genes.zero_fraction),
     ),
     "sd_ratio": Metric(
-        "Spread of genes (ratio of SDs)",
-        "Median over expressed genes of generated over real standard deviation; below 1: too uniform.",
-        "looks",
-        "near",
-        0.05,
-        lambda a, b, s: metrics.spread_ratio(a.genes, b.genes),
-        scale="log",
+        title="Spread of genes (ratio of SDs)",
+        what="Median over expressed genes of generated over real standard deviation; "
+        "below 1: too little variation.",
+        question="looks", better="near", close=0.05, scale="log",
+        of=lambda a, b, s: metrics.spread_ratio(a.genes, b.genes),
     ),
     "zero_difference": Metric(
-        "Fraction of zeros (difference)",
-        "Fraction of zeros in the generated cells minus that in the real ones.",
-        "looks",
-        "near",
-        0.02,
-        lambda a, b, s: float(a.genes.zero_fraction.mean() - b.genes.zero_fraction.mean()),
+        title="Fraction of zeros (difference)",
+        what="Fraction of zeros in the generated cells minus that in the real cells.",
+        question="looks", better="near", close=0.02,
+        of=lambda a, b, s: float(a.genes.zero_fraction.mean() - b.genes.zero_fraction.mean()),
     ),
     "mean_variance_gap": Metric(
-        "Mean-variance relation (gap)",
-        "How far the genes' trend of log10 variance over mean is from the real one.",
-        "looks",
-        "low",
-        0.05,
-        lambda a, b, s: metrics.trend_gap(
-            a.genes.mean,
-            metrics.log_variance(a.genes.variance),
-            b.genes.mean,
-            metrics.log_variance(b.genes.variance),
+        title="Mean-variance relation (gap)",
+        what="Mean distance between the generated and the real trend of log10 variance over gene mean.",
+        question="looks", better="low", close=0.05, scale="log",
+        of=lambda a, b, s: metrics.trend_gap(
+            a.genes.mean, metrics.log_variance(a.genes.variance),
+            b.genes.mean, metrics.log_variance(b.genes.variance),
         ),
-        scale="log",
     ),
     "mean_zero_gap": Metric(
-        "Mean-zero relation (gap)",
-        "How far the genes' trend of zero fraction over mean is from the real one.",
-        "looks",
-        "low",
-        0.02,
-        lambda a, b, s: metrics.trend_gap(
+        title="Mean-zero relation (gap)",
+        what="Mean distance between the generated and the real trend of zero fraction over gene mean.",
+        question="looks", better="low", close=0.02, scale="log",
+        of=lambda a, b, s: metrics.trend_gap(
             a.genes.mean, a.genes.zero_fraction, b.genes.mean, b.genes.zero_fraction
         ),
-        scale="log",
     ),
     "library_size_ks": Metric(
-        "Library sizes (KS)",
-        "Largest difference of the distributions of counts a cell.",
-        "looks",
-        "low",
-        0.1,
-        lambda a, b, s: metrics.ks(a.library, b.library),
-        scale="log",
-        limits=UNIT,
-        kind="counts",
+        title="Library sizes (KS)",
+        what="Kolmogorov-Smirnov distance between the distributions of counts per cell.",
+        question="looks", better="low", close=0.1, scale="log", limits=UNIT, kind="counts",
+        of=lambda a, b, s: metrics.ks(a.library, b.library),
     ),
     "library_size_ratio": Metric(
-        "Library sizes (ratio of medians)",
-        "Median of counts a cell, generated over real.",
-        "looks",
-        "near",
-        0.1,
-        lambda a, b, s: float(np.median(a.library) / max(np.median(b.library), 1)),
-        scale="log",
-        kind="counts",
+        title="Library sizes (ratio of medians)",
+        what="Median counts per cell, generated over real.",
+        question="looks", better="near", close=0.1, scale="log", kind="counts",
+        of=lambda a, b, s: float(np.median(a.library) / max(np.median(b.library), 1)),
     ),
     "detected_genes_ks": Metric(
-        "Detected genes (KS)",
-        "Largest difference of the distributions of the number of genes found in a cell.",
-        "looks",
-        "low",
-        0.1,
-        lambda a, b, s: metrics.ks(a.detected, b.detected),
-        scale="log",
-        limits=UNIT,
-        kind="counts",
+        title="Detected genes (KS)",
+        what="Kolmogorov-Smirnov distance between the distributions of detected genes per cell.",
+        question="looks", better="low", close=0.1, scale="log", limits=UNIT, kind="counts",
+        of=lambda a, b, s: metrics.ks(a.detected, b.detected),
     ),
     "gene_correlation_r": Metric(
-        "Gene-gene correlations (r)",
-        "Correlation of the correlations between the 200 most variable genes.",
-        "differences",
-        "high",
-        0.05,
-        lambda a, b, s: metrics.correlation_structure(a.values[:, s.correlated], b.values[:, s.correlated])[
-            0
-        ],
-        scale="fisher",
-        cells=10,
-        by_noise=1.0,
+        title="Gene-gene correlations (r)",
+        what="Agreement (r) of the correlations between the 200 most variable genes.",
+        question="differences", better="high", close=0.05, scale="fisher", cells=10, by_noise=1.0,
+        of=lambda a, b, s: metrics.correlation_structure(
+            a.values[:, s.correlated], b.values[:, s.correlated]
+        )[0],
     ),
     "gene_correlation_slope": Metric(
-        "Gene-gene correlations (slope)",
-        "Slope of generated on real gene-gene correlations; below 1: too weak.",
-        "differences",
-        "near",
-        0.15,
-        lambda a, b, s: metrics.correlation_structure(a.values[:, s.correlated], b.values[:, s.correlated])[
-            1
-        ],
-        cells=10,
-        by_noise=1.0,
+        title="Gene-gene correlations (slope)",
+        what="Slope of generated on real gene-gene correlations; below 1: attenuated.",
+        question="differences", better="near", close=0.15, cells=10, by_noise=1.0,
+        of=lambda a, b, s: metrics.correlation_structure(
+            a.values[:, s.correlated], b.values[:, s.correlated]
+        )[1],
     ),
     "within_correlation_r": Metric(
-        "Gene-gene correlations within types (r)",
-        "The same after taking each type's means away: what genes do together inside a type.",
-        "differences",
-        "high",
-        0.05,
-        lambda a, b, s: metrics.correlation_structure(a.within(s.correlated), b.within(s.correlated))[0],
-        scale="fisher",
-        cells=30,
-        per="all",
-        by_noise=1.0,
+        title="Gene-gene correlations within types (r)",
+        what="Agreement (r) of gene-gene correlations after subtracting each type's mean: "
+        "co-expression within types.",
+        question="differences", better="high", close=0.05, scale="fisher", cells=30, per="all", by_noise=1.0,
+        of=lambda a, b, s: metrics.correlation_structure(a.within(s.correlated), b.within(s.correlated))[0],
     ),
     "within_correlation_slope": Metric(
-        "Gene-gene correlations within types (slope)",
-        "Slope of generated on real correlations within types; below 1: too weak.",
-        "differences",
-        "near",
-        0.15,
-        lambda a, b, s: metrics.correlation_structure(a.within(s.correlated), b.within(s.correlated))[1],
-        cells=30,
-        per="all",
-        by_noise=1.0,
+        title="Gene-gene correlations within types (slope)",
+        what="Slope of generated on real gene-gene correlations within types; below 1: attenuated.",
+        question="differences", better="near", close=0.15, cells=30, per="all", by_noise=1.0,
+        of=lambda a, b, s: metrics.correlation_structure(a.within(s.correlated), b.within(s.correlated))[1],
     ),
     "marker_overlap": Metric(
-        "Marker genes (overlap)",
-        "Fraction of a type's 50 strongest marker genes that generated and real cells share.",
-        "differences",
-        "high",
-        0.1,
-        limits=UNIT,
-        by_noise=1.0,
+        title="Marker genes (overlap)",
+        what="Fraction of a type's (up to) 50 strongest marker genes shared by generated and real cells.",
+        question="differences", better="high", close=0.1, limits=UNIT, by_noise=1.0,
     ),
     "fold_change_slope": Metric(
-        "Log fold changes (slope)",
-        "Slope of generated on real log fold changes, over a type's 50 largest; below 1: too weak.",
-        "differences",
-        "near",
-        0.1,
+        title="Log fold changes (slope)",
+        what="Slope of generated on real log fold changes, over a type's (up to) 50 largest; "
+        "below 1: attenuated.",
+        question="differences", better="near", close=0.1,
     ),
     "pseudobulk_r": Metric(
-        "Donors' pseudobulks (r)",
-        "Correlation of what sets a donor apart from the mean of all, generated against real.",
-        "differences",
-        "high",
-        0.1,
-        scale="fisher",
+        title="Donor pseudobulks (r)",
+        what="Correlation of each donor's pseudobulk, minus the mean over donors, between generated and real "
+        "cells.",
+        question="differences", better="high", close=0.1, scale="fisher",
     ),
     "recall_real_to_generated": Metric(
-        "Trained on real, tested on generated (recall)",
-        "Fraction of a type's generated cells in which a classifier trained on real cells sees that type.",
-        "types",
-        "high",
-        0.05,
-        limits=UNIT,
+        title="Trained on real, tested on generated (recall)",
+        what="Fraction of a type's generated cells assigned to it by a classifier trained on real cells.",
+        question="types", better="high", close=0.05, limits=UNIT,
     ),
     "recall_generated_to_real": Metric(
-        "Trained on generated, tested on real (recall)",
-        "Fraction of a type's real cells that a classifier trained on generated cells finds.",
-        "types",
-        "high",
-        0.05,
-        limits=UNIT,
+        title="Trained on generated, tested on real (recall)",
+        what="Fraction of a type's real cells assigned to it by a classifier trained on generated cells.",
+        question="types", better="high", close=0.05, limits=UNIT,
     ),
     "f1_generated_added": Metric(
-        "With generated cells added (F1)",
-        "How well a classifier finds the type in new cells when generated ones are added to its training "
-        "cells; the floor: without them.",
-        "use",
-        "high",
-        0.05,
-        limits=UNIT,
+        title="With generated cells added (F1)",
+        what="F1 of a classifier on held-out cells with generated cells added to its training cells; "
+        "baseline: without them.",
+        question="use", better="high", close=0.05, limits=UNIT,
     ),
     "f1_oversampling_added": Metric(
-        "With training cells repeated (F1)",
-        "The same with repeated training cells instead, for comparison.",
-        "use",
-        "high",
-        0.05,
-        limits=UNIT,
+        title="With training cells repeated (F1)",
+        what="F1 with repeated training cells (oversampling) instead of generated cells, for comparison.",
+        question="use", better="high", close=0.05, limits=UNIT,
     ),
     "f1_smote_added": Metric(
-        "With SMOTE cells added (F1)",
-        "The same with cells interpolated by SMOTE instead, for comparison.",
-        "use",
-        "high",
-        0.05,
-        limits=UNIT,
+        title="With SMOTE cells added (F1)",
+        what="F1 with cells interpolated by SMOTE instead of generated cells, for comparison.",
+        question="use", better="high", close=0.05, limits=UNIT,
     ),
     "cells_needed": Metric(
-        "Real cells worth the same",
-        "How many real cells of the type would have done as much as the training cells with the generated "
-        "ones; the floor: the training cells there were.",
-        "use",
-        "high",
-        0.25,
-        relative=True,
+        title="Equivalent number of real cells",
+        what="Number of real cells of the type that give the F1 of training plus generated cells; "
+        "baseline: the number of training cells.",
+        question="use", better="high", close=0.25, relative=True,
     ),
 }
+# fmt: on

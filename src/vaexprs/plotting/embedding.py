@@ -1,4 +1,4 @@
-"""`plot_aug`: real and generated cells in one embedding."""
+"""`plot_aug`: plot real and generated cells in one embedding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from vaexprs.comparison.cell_sets import open_generated, scaling_of
 from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells, sample_training_cells
-from vaexprs.data.matrix import as_float, densify
+from vaexprs.data.matrix import are_counts, as_float, densify, log_normalised
 from vaexprs.generation.generated import Generated, join_real, real_cells
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_choice, check_path, did_you_mean, listed
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 FIGURE_FORMATS = ("svg", "png", "pdf")
-# blue and vermillion of Okabe & Ito's palette, which people with any colour vision can tell apart
+# blue and vermillion of the Okabe-Ito palette, distinguishable with colour vision deficiency
 GROUP_STYLE = {
     "real": ("#0072B2", "o"),
     "generated": ("#D55E00", "^"),
 }
 BACKGROUND = "#D9D9D9"
-MAX_PANELS = 24
-MAX_FROM_DISK = 5_000  # cells of each set that is left on disk
+MAX_PANELS = 24  # maximum number of labels with a panel of their own
+MAX_FROM_DISK = 5_000  # maximum number of cells sampled from each set on disk
 
 
 def plot_aug(
@@ -48,31 +48,32 @@ def plot_aug(
     seed: int = 0,
     **kwargs: Any,
 ) -> Figure:
-    """Plot real and generated cells together: one panel of all, and one for each label.
+    """Plot real and generated cells in one embedding: a panel of all cells, and a panel for each label.
 
-    The reduction sees the cells as the model does: log(1 + counts per 10,000) for counts, the fit's own
-    scaling for the rest. The embedding is also put into ``obsm`` of the AnnData: for generated cells into
-    ``x.adata``, and real ones have theirs in ``x.to_anndata(real=True)``. Of cells that are on disk and take
-    more than 64 MiB at most 5,000 real and as many generated ones are shown, drawn at random in the
-    proportions of the labels but with some of each; a warning and the caption say so.
+    The input of the reduction is on the model's scale: log(1 + counts per 10,000) for counts, else the
+    scaling of the fit. The embedding is also stored in ``obsm``: of ``x.adata`` for generated cells, of
+    ``x.to_anndata(real=True)`` for real and generated cells. For sets on disk that take more than 64 MiB, a
+    random sample of at most 5,000 real and 5,000 generated cells is shown, stratified by label with cells of
+    each label; a warning and the caption say so.
 
     Parameters
     ----------
     x
-        What `gen_exprs` returned, or an AnnData of real and generated cells with ``obs["group"]``, or a path
-        to one.
+        Result of `gen_exprs`, or an AnnData of real and generated cells with ``obs["group"]``, or a path to
+        one.
     plot_fun
         "PCA", "MDS" (classical), "TSNE", "UMAP", "NMF" or "DiffusionMap".
     real
-        Real cells (AnnData, BiocPy experiment or path), where the fit was loaded from disk and has none.
+        Real cells (AnnData, BiocPy experiment or path), required if the fit was loaded from disk, which does
+        not hold training cells.
     layer
-        Layer of `real` with the values; by default X.
+        Layer of `real` with the values (default: X).
     label_key
-        Column of `obs` with the labels of the panels; by default the label of the fit.
+        Column of `obs` with the labels of the panels (default: the label key of the fit).
     seed
         Seed of the reduction.
     **kwargs
-        Passed on to the reduction: scikit-learn's ``PCA``, ``ClassicalMDS``, ``TSNE`` and ``NMF``,
+        Arguments of the reduction: scikit-learn's ``PCA``, ``ClassicalMDS``, ``TSNE`` and ``NMF``,
         ``umap.UMAP``, and ``scanpy.pp.neighbors`` and ``scanpy.tl.diffmap``.
 
     Returns
@@ -82,20 +83,20 @@ def plot_aug(
     Raises
     ------
     ValueError
-        If `plot_fun` is another one, or there are no real cells to show.
+        If `plot_fun` is not one of these, or there are no real cells.
     TypeError
-        If `x` is of another kind, or the reduction does not take an argument or its value.
+        If `x` has the wrong type, or the reduction does not accept an argument or its value.
     """
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
-    joined, label_key, notes = _joined(x, real, layer, label_key, seed)
+    joined, label_key, notes = _real_and_generated(x, real, layer, label_key, seed)
     for note in notes:
         warn(note)
     values = model_space(joined)
     try:
         embedding, axes = REDUCTIONS[method](values, seed, kwargs)
-    except TypeError as error:  # of a name that it does not know, or a value of another kind
+    except TypeError as error:  # unknown argument or wrong type of its value
         given = ", ".join(kwargs) or "none"
-        raise TypeError(f"{method} cannot be made with the arguments given ({given}): {error}") from error
+        raise TypeError(f"{method} does not accept these arguments ({given}): {error}") from error
     key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
     joined.obsm[key] = embedding
     made = embedding[(joined.obs["group"] == "generated").to_numpy()]
@@ -108,17 +109,17 @@ def plot_aug(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Write a figure as svg, png or pdf, by the suffix of `path`, whole or not at all.
+    """Write a figure as svg, png or pdf, by the suffix of `path`, atomically.
 
     Raises
     ------
     ValueError
-        If the suffix is another one.
+        If the suffix is not one of these.
     """
     path = check_path(path)
     suffix = check_choice("The suffix of the file", path.suffix.removeprefix("."), FIGURE_FORMATS)
-    with written_whole(path, overwrite=overwrite) as beside:
-        figure.savefig(beside, format=suffix, dpi=150)
+    with written_whole(path, overwrite=overwrite) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=150)
     return path
 
 
@@ -127,10 +128,13 @@ def has_groups(cells: ad.AnnData | StoredCells) -> bool:
     return cells.has_column("group") if isinstance(cells, StoredCells) else "group" in cells.obs
 
 
-def _joined(
+def _real_and_generated(
     x: Any, real: Any, layer: str | None, label_key: str | None, seed: int
 ) -> tuple[ad.AnnData, str | None, list[str]]:
-    """Return real and generated cells in one AnnData, the column of their labels, and what was left out."""
+    """Return real and generated cells in one AnnData, the label key, and notes on random samples.
+
+    The real cells are `real`, the training cells of the fit, or already in `x`; `join_real` joins them.
+    """
     cells = open_generated(x)
     layer = real_layer(cells, layer)
     if isinstance(x, Generated):
@@ -160,12 +164,12 @@ def _joined(
         groups = set(joined.obs["group"].astype(str)) if "group" in joined.obs else set()
         if not groups or not groups <= set(GROUP_STYLE):
             raise ValueError(
-                "obs['group'] must say 'real' or 'generated' for each cell. Give generated cells together "
-                "with real ones: plot_aug(generated, 'UMAP', real=adata)."
+                "obs['group'] must be 'real' or 'generated' for each cell. To plot generated cells with "
+                "other real cells, use plot_aug(generated, 'UMAP', real=adata)."
             )
     if label_key is not None and label_key not in joined.obs:
         raise ValueError(
-            "label_key must be a column that real and generated cells have "
+            "label_key must be a column of both real and generated cells "
             f"({listed(list(joined.obs.columns))}), got {label_key!r}."
             f"{did_you_mean(label_key, joined.obs.columns)}"
         )
@@ -173,22 +177,22 @@ def _joined(
 
 
 def model_space(joined: ad.AnnData) -> np.ndarray:
-    """Return real and generated cells as the model sees them, (n_cells, n_genes), dense float32."""
+    """Return real and generated cells on the scale of the model, (n_cells, n_genes), dense float32."""
     dense = densify(as_float(joined.X))
     recipe = recipe_of(joined)
-    if recipe.get("counts", bool(np.all(dense == np.round(dense)))):
-        return np.log1p(1e4 * dense / np.maximum(dense.sum(axis=1, keepdims=True), 1))
+    if recipe["counts"] if "counts" in recipe else are_counts(dense):
+        return np.asarray(log_normalised(dense))
     real = dense[(joined.obs["group"] == "real").to_numpy()]
     return np.asarray(scaling_of(recipe, real).forward(dense))
 
 
 def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key: str | None) -> Figure:
-    """Draw all cells in one panel and, beside it, each label in a panel of its own."""
+    """Return a figure with a large panel of all cells and a small panel for each label."""
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
     if "IPython" in sys.modules:
-        plt.draw_if_interactive()  # loads the backend, which tells notebooks how to show a figure
+        plt.draw_if_interactive()  # loads the backend, which registers how notebooks show figures
     group = joined.obs["group"].astype(str).to_numpy()
     labels = np.array([]) if label_key is None else joined.obs[label_key].astype(str).to_numpy()
     shown = _shown_labels(labels, group)
@@ -221,7 +225,7 @@ def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key:
 
 
 def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
-    """Return the labels that get a panel: the largest, those with generated cells first."""
+    """Return the labels with a panel, sorted by decreasing number of generated, then of all cells."""
     names, real = np.unique(labels, return_counts=True)
     if len(names) < 2:
         return []
@@ -229,14 +233,14 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
     order = np.lexsort((names, -real, -made))
     if len(names) > MAX_PANELS:
         warn(
-            f"{len(names):,} labels are too many for a panel each; the {MAX_PANELS} with the most generated "
-            "cells have one. For others select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
+            f"Of {len(names):,} labels, only the {MAX_PANELS} with the most generated cells get a panel. For "
+            "others, select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
         )
     return [str(name) for name in names[order[:MAX_PANELS]]]
 
 
-def _scatter(axes: Axes, z: np.ndarray, name: str, crowd: int, label: str | None) -> None:
-    size = float(np.clip(9000 / max(crowd, 1), 4, 24))
+def _scatter(axes: Axes, z: np.ndarray, name: str, n_cells: int, label: str | None) -> None:
+    size = float(np.clip(9000 / max(n_cells, 1), 4, 24))
     color, marker = GROUP_STYLE[name]
     axes.scatter(
         z[:, 0],
@@ -251,5 +255,5 @@ def _scatter(axes: Axes, z: np.ndarray, name: str, crowd: int, label: str | None
     )
 
 
-def _short(text: str, most: int = 30) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _short(text: str, max_length: int = 30) -> str:
+    return text if len(text) <= max_length else f"{text[: max_length - 1]}…"

@@ -1,4 +1,4 @@
-"""`plot_vae`: the graph of a model."""
+"""`plot_vae`: plot the layers of a model as a graph."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ GRAPH_FORMATS = ("svg", "png", "pdf", "dot")
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """The graph of a Keras model; shows itself in a notebook.
+    """Graph of a Keras model, displayed in notebooks.
 
     Parameters
     ----------
     dot
-        The graph in Graphviz' DOT language.
+        The graph in the DOT language of Graphviz.
     layers
-        Names of the layers in the order of the model.
+        Names of the layers, in the order of the model.
     """
 
     dot: str
     layers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        return f'ModelGraph: {len(self.layers)} layers; save("model.svg") draws it'
+        return f'ModelGraph: {len(self.layers)} layers; save("model.svg") writes it'
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the graph as svg, png, pdf or dot, by the suffix of `path`.
@@ -58,33 +58,32 @@ class ModelGraph:
         Raises
         ------
         ValueError
-            If the suffix is another one.
+            If the suffix is not one of these.
         FileExistsError
             If `path` exists and `overwrite` is false.
         """
         path = check_path(path)
         suffix = check_choice("The suffix of the file", path.suffix.removeprefix("."), GRAPH_FORMATS)
-        with written_whole(path, overwrite=overwrite) as beside:
-            beside.write_bytes(self.dot.encode() if suffix == "dot" else self._draw(suffix))
+        with written_whole(path, overwrite=overwrite) as temporary:
+            temporary.write_bytes(self.dot.encode() if suffix == "dot" else self._render(suffix))
         return path
 
-    def _draw(self, suffix: str, *, on_any_ground: bool = False) -> bytes:
+    def _render(self, suffix: str, *, transparent: bool = False) -> bytes:
         import pygraphviz
 
         graph = pygraphviz.AGraph(string=self.dot)
-        if on_any_ground:  # nodes have a light one of their own; arrows must show on white and on black
+        if transparent:  # arrows must be visible on white and on black; nodes have their own background
             graph.graph_attr["bgcolor"] = "transparent"
             graph.edge_attr["color"] = "gray50"
         return bytes(graph.draw(format=suffix, prog="dot"))
 
     def _repr_svg_(self) -> str:
-        return self._draw("svg").decode()
+        return self._render("svg").decode()
 
     def _repr_html_(self) -> str:
-        # what a notebook shows
         picture = problem = None
         try:
-            picture = markup.data_uri(self._draw("svg", on_any_ground=True).decode())
+            picture = markup.data_uri(self._render("svg", transparent=True).decode())
         except (ImportError, OSError) as error:
             problem = str(error)
         return markup.render(
@@ -100,21 +99,21 @@ def plot_vae(x: VAEFit | keras.Model, node_color: Mapping[str, str] | None = Non
     x
         A fit, or a functional Keras model such as ``fit.model``, ``fit.encoder`` or ``fit.decoder``.
     node_color
-        Colours to use instead of R's defaults: encoder_col ("tomato"), mean_vector_col ("orange"),
+        Colours that replace the defaults of R: encoder_col ("tomato"), mean_vector_col ("orange"),
         stddev_vector_col ("lavender"), latent_vector_col ("lightblue"), decoder_col ("palegreen"),
         condition_col ("gray").
 
     Returns
     -------
     ModelGraph
-        Shows itself in a notebook; ``save("model.svg")`` writes svg, png, pdf or dot.
+        Displayed in notebooks; ``save("model.svg")`` writes svg, png, pdf or dot.
 
     Raises
     ------
     TypeError
         If `x` is neither a fit nor a Keras model.
     ValueError
-        If a name in `node_color` is not one of the six, or its colour is none.
+        If a name in `node_color` is not one of the six, or its value is not a colour.
     """
     model = x.model if isinstance(x, VAEFit) else x
     if not isinstance(model, keras.Model):
@@ -156,7 +155,7 @@ def _checked_colors(node_color: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _tensor_sources(config: Any) -> Iterator[str]:
-    """Yield the names of the layers whose output tensors stand in a functional model's configuration."""
+    """Yield the names of the layers whose output tensors are inputs in a functional model's configuration."""
     if isinstance(config, dict):
         if config.get("class_name") == "__keras_tensor__":
             yield config["config"]["keras_history"][0]
@@ -169,7 +168,7 @@ def _tensor_sources(config: Any) -> Iterator[str]:
 
 
 def _roles(sources: Mapping[str, list[str]]) -> dict[str, str]:
-    """Return for each layer the name of its colour: what feeds z_mean is the encoder."""
+    """Return the colour argument of each layer; the encoder is z_mean and all its ancestors."""
     encoder: set[str] = set()
     waiting = ["z_mean"] if "z_mean" in sources else []
     while waiting:
@@ -183,6 +182,8 @@ def _roles(sources: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def _record(layer: keras.layers.Layer) -> str:
+    """Return the label of a layer in the syntax of Graphviz records."""
+
     def escaped(text: str) -> str:
         return re.sub(r'([{}|<>"\\ ])', r"\\\1", text)
 

@@ -1,4 +1,4 @@
-"""Dimension reductions for plots."""
+"""Dimension reductions of `plot_aug`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
-PCS = 50
-
-
+PCS = 50  # number of principal components before MDS, t-SNE, UMAP and diffusion maps
+# (values, seed, arguments) -> embedding (n_cells, n_components) and names of the first two axes
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]
 
 
@@ -51,7 +50,7 @@ def _nmf(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, 
     from sklearn.exceptions import ConvergenceWarning
 
     if (x < 0).any():
-        raise ValueError("NMF needs values that are not negative, got some below 0. Use 'PCA'.")
+        raise ValueError("NMF requires non-negative values, got negative ones. Use 'PCA'.")
     settings = {"n_components": 2, "init": "nndsvda", "random_state": seed, "max_iter": 500} | kwargs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -67,11 +66,11 @@ def _diffusion_map(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np
     sc.pp.neighbors(cells, **settings)
     rest = {k: v for k, v in kwargs.items() if k not in of_neighbors}
     sc.tl.diffmap(cells, **({"n_comps": min(15, len(x) - 2), "random_state": seed} | rest))
-    return np.asarray(cells.obsm["X_diffmap"])[:, 1:], ("DC1", "DC2")  # the first is constant
+    return np.asarray(cells.obsm["X_diffmap"])[:, 1:], ("DC1", "DC2")  # the first component is constant
 
 
 def _few_pcs(x: np.ndarray, seed: int) -> np.ndarray:
-    """Return up to 50 principal components, on which distances are cheap and less noisy."""
+    """Return up to 50 principal components, which reduce the cost and noise of distances."""
     most = min(PCS, len(x) - 1, x.shape[1])
     return x if most < 2 else _pca(x, seed, {"n_components": most})[0]
 

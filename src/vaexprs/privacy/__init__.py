@@ -1,1 +1,1 @@
-"""Whether generated cells leak training cells: `audit_privacy`."""
+"""Tests for leakage of training cells by generated cells: `audit_privacy`."""

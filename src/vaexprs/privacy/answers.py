@@ -1,4 +1,4 @@
-"""The metrics of the audit and the answer they give."""
+"""Metrics of the privacy audit, and the answer derived from them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ COLUMNS = ("metric", "value", "low", "high", "verdict")
 
 
 class Audit(NamedTuple):
-    """What a row of the audit is and how it is judged.
+    """Description of a metric of the audit and rule for its verdict.
 
     Parameters
     ----------
     title, what
-        Its name and a sentence for the reader.
+        Name and one-sentence description for the user.
     caution, fail
-        The verdict is "pass" unless the interval lies beyond `caution`, and "fail" if it lies beyond `fail`.
+        The verdict is "caution" if the whole interval lies beyond `caution`, "fail" if it lies beyond
+        `fail`, else "pass".
     below
-        Whether small values are the bad ones.
+        Whether smaller values are worse.
     """
 
     title: str
@@ -35,122 +36,124 @@ class Audit(NamedTuple):
 AUDITS: dict[str, Audit] = {
     "copy_ratio": Audit(
         "Distance to the training cells",
-        "Median distance of a generated cell to the closest training cell, over that of a held-out real "
-        "cell; far below 1: copies.",
+        "Median distance of generated cells to the nearest training cell, over that of held-out real cells; "
+        "far below 1: copies.",
         0.95,
         0.8,
         below=True,
     ),
     "exact_copies": Audit(
         "Exact copies",
-        "Fraction of generated cells that equal a training cell in each gene.",
+        "Fraction of generated cells identical to a training cell in all genes.",
         0.0,
         0.001,
     ),
     "close_copies": Audit(
         "Close copies",
-        "Fraction of generated cells that are nearer to a training cell than all but 1% of held-out cells "
-        "are; 0.01 is expected.",
+        "Fraction of generated cells that are as near to a training cell as the nearest 1% of held-out "
+        "cells; 0.01: expected by chance.",
         0.01,
         0.05,
     ),
     "membership_auc": Audit(
         "Membership of a cell (AUC)",
-        "How well an attacker with the generated cells tells training from held-out cells, by how near a "
-        "generated cell is compared with other real cells; 0.5: by chance.",
+        "AUC of membership inference (training vs held-out cells) by the distance to generated cells "
+        "relative to other real cells; 0.5: chance level.",
         0.5,
         0.6,
     ),
     "membership_auc_distance": Audit(
         "Membership by distance alone (AUC)",
-        "The same by the distance to the nearest generated cell, without comparison.",
+        "AUC of membership inference by the distance to the nearest generated cell alone; 0.5: chance level.",
         0.5,
         0.6,
     ),
     "membership_auc_density": Audit(
         "Membership by density ratio (AUC)",
-        "The same by the ratio of the densities of generated and real cells around a cell.",
+        "AUC of membership inference by the ratio of the densities of generated and real cells; 0.5: chance "
+        "level.",
         0.5,
         0.6,
     ),
     "membership_tpr_at_1pct_fpr": Audit(
-        "Training cells found at 1% false alarms",
-        "Fraction of training cells that the attacker names while naming 1% of held-out cells by mistake; "
-        "0.01: by chance.",
+        "Training cells identified at 1% false positives",
+        "Fraction of training cells identified by the attacker at a false positive rate of 1%; 0.01: chance "
+        "level.",
         0.01,
         0.1,
     ),
     "exposed_cells": Audit(
         "Exposed training cells",
-        "Fraction of training cells with a generated cell suspiciously near, as is hardly ever seen for "
+        "Fraction of training cells with a suspiciously near generated cell, compared with the distances of "
         "held-out cells.",
         0.001,
         0.01,
     ),
     "donor_copy_ratio": Audit(
-        "Distance from donors",
-        "Median distance of the training donors' cells to the nearest generated cell, over that of donors "
-        "held out; far below 1: training donors are given away.",
+        "Distance to the training donors",
+        "Median distance of cells of training donors to the nearest generated cell, over that of held-out "
+        "donors; far below 1: donor membership is leaked.",
         0.95,
         0.8,
         below=True,
     ),
     "donor_membership_auc": Audit(
         "Membership of a donor (AUC)",
-        "How well an attacker tells donors in the training cells from others; 0.5: by chance.",
+        "AUC of an attacker who separates training donors from other donors; 0.5: chance level.",
         0.5,
         0.6,
     ),
     "donor_membership_tpr_at_1pct_fpr": Audit(
-        "Training donors found at 1% false alarms",
-        "Fraction of training donors that the attacker names while naming 1% of other donors by mistake.",
+        "Training donors identified at 1% false positives",
+        "Fraction of training donors identified by the attacker at a false positive rate of 1%.",
         0.01,
         0.1,
     ),
 }
-# of several attacks one may reach beyond chance by chance; these two are for information unless they fail
+# With several attacks, one may exceed chance level by chance: a caution of these two is ignored.
 SECOND_ATTACKS = ["membership_auc_distance", "membership_auc_density"]
-DISTANCES = ("copy_ratio", "close_copies")  # what deeper cells, or such of one condition, can fail alone
+# metrics that can fail without copying, for cells of another depth or condition
+DISTANCES = ("copy_ratio", "close_copies")
 QUESTION = "Did it copy its training cells?"
 
 
 class PrivacyAudit(pd.DataFrame):
-    """The table of `audit_privacy`, a DataFrame that shows itself in a notebook; its parts are plain ones."""
+    """Table of `audit_privacy`: a DataFrame with a summary in notebooks; slices are plain DataFrames."""
 
     def _repr_html_(self) -> str:
-        if not set(COLUMNS) <= set(self.columns):  # it was changed in place
+        if not set(COLUMNS) <= set(self.columns):  # columns were changed in place
             return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
-        return markup.judged(self, [answer(self)], AUDITS, "95% interval")
+        return markup.verdict_table(self, [answer(self)], AUDITS, "95% interval")
 
 
 def answer(audit: pd.DataFrame | None) -> Answer:
-    """Return the answer to whether training cells were copied: red if a row fails, amber at a caution.
+    """Return whether training cells were copied: red if a metric fails, amber at a caution, else green.
 
     Parameters
     ----------
     audit
-        What `audit_privacy` returned; None where it could not be made.
+        The table returned by `audit_privacy`; None if there is none.
     """
     if audit is None:
         return Answer(
             QUESTION,
             "unknown",
-            "Not measured: it takes the training cells and real cells the model has not seen.",
+            "Not measured: it requires the training cells and held-out real cells.",
         )
     verdicts = audit.set_index("metric")["verdict"]
     auc = audit.set_index("metric").loc["membership_auc"]
-    told = (
-        f"An attacker tells training from held-out cells with an AUC of {auc['value']:.2f} "
-        f"({auc['low']:.2f} to {auc['high']:.2f}; 0.5: by chance)."
+    attack = (
+        f"Membership inference separates training from held-out cells with an AUC of {auc['value']:.2f} "
+        f"({auc['low']:.2f} to {auc['high']:.2f}; 0.5: chance level)."
     )
     failed = [AUDITS[name].title for name in verdicts.index[verdicts == "fail"]]
     if failed:
-        near = set(verdicts.index[verdicts == "fail"]) <= set(DISTANCES)
-        sign = "lie closer to training cells than real ones do" if near else "give training cells away"
-        return Answer(QUESTION, "red", f"Generated cells {sign}. {told} Failed: {'; '.join(failed)}.")
+        only_near = set(verdicts.index[verdicts == "fail"]) <= set(DISTANCES)
+        finding = "are closer to training cells than real cells are" if only_near else "leak training cells"
+        return Answer(QUESTION, "red", f"Generated cells {finding}. {attack} Failed: {'; '.join(failed)}.")
     first = verdicts.drop(SECOND_ATTACKS)
     beyond = [AUDITS[name].title for name in first.index[first == "caution"]]
     if beyond:
-        trace = f"No copies, but training cells leave a trace. {told} Beyond chance: {'; '.join(beyond)}."
-        return Answer(QUESTION, "amber", trace)
-    return Answer(QUESTION, "green", f"No sign of copying was found. {told}")
+        finding = f"Training cells are slightly detectable. {attack}"
+        return Answer(QUESTION, "amber", f"{finding} Above chance level: {'; '.join(beyond)}.")
+    return Answer(QUESTION, "green", f"No sign of copying was found. {attack}")

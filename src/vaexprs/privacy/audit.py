@@ -25,9 +25,9 @@ from vaexprs.privacy.intervals import (
     true_positive_rate,
 )
 
-MIN_CELLS = 10  # of each set
-NEAREST = 0.01  # of the held-out cells are as near to a training cell as what is called a close copy
-MIN_DONORS = 3  # on each side, with fewer of whom no attack can be told from luck
+MIN_CELLS = 10  # minimum number of cells of each set
+NEAREST = 0.01  # fraction of held-out cells that are as near to a training cell as a close copy
+MIN_DONORS = 3  # minimum number of donors per side for an attack to be distinguishable from chance
 
 
 def audit_privacy(
@@ -40,58 +40,59 @@ def audit_privacy(
     layer: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Attack the training cells with the generated ones, and look for copies.
+    """Test generated cells for copies of training cells and for membership inference.
 
     Parameters
     ----------
     generated
-        What `gen_exprs` returned, or an AnnData or file of generated cells.
+        Result of `gen_exprs`, or an AnnData or file of generated cells.
     train
-        The cells the model was fitted to: AnnData, BiocPy experiment or file.
+        Training cells of the model: AnnData, BiocPy experiment or file.
     holdout
-        Real cells from the same source that the model has not seen, at least 10. Those that are also among
-        the training cells are left out.
+        Held-out real cells from the same source, at least 10. Cells that are also among the training cells
+        are left out.
     donor_key
-        Column of `obs` with the donor: adds the same rows for whole donors. Some held-out cells must come
-        from donors that are not among the training cells.
+        Column of `obs` with the donor: adds metrics for whole donors. Some held-out cells must come from
+        donors without training cells.
     label_key
-        Column of `obs` with the label; by default the one the generated cells were made with. Where there is
-        one, only cells of labels that were generated are looked at, and generated and held-out cells are
-        compared in equal numbers of each label.
+        Column of `obs` with the label (default: the label key of the generated cells). With a label, only
+        cells of generated labels are used, and generated and held-out cells are compared in equal numbers
+        of each label.
     layer
-        Layer of the real cells with the values; by default X.
+        Layer of the real cells with the values (default: X).
     seed
-        Seed of all that is random.
+        Random seed.
 
     Returns
     -------
     DataFrame
         With columns ``metric``, ``value``, ``low`` and ``high`` (the 95% interval) and ``verdict`` ("pass",
-        "caution" or "fail"). ``attrs["exposed_cells"]`` lists the training cells that have a generated cell
-        suspiciously near, as dicts of cell, label, distance and ratio (the distance over that to the nearest
-        real cell); ``attrs["notes"]`` has sentences on what was looked at.
+        "caution" or "fail"). ``attrs["exposed_cells"]`` lists the training cells with a suspiciously near
+        generated cell, as dicts of cell, label, distance and ratio (the distance over the distance to the
+        nearest real cell); ``attrs["notes"]`` has sentences on the cells that were compared.
 
     Raises
     ------
     ValueError
         If genes or a column are missing, there are too few cells, or no donor is held out.
     TypeError
-        If an argument is of the wrong kind.
+        If an argument has the wrong type.
 
     Notes
     -----
     The attacker of `membership_auc` scores a cell x by ``log d(x, nearest other real cell) - log d(x, nearest
-    generated cell)``, on the 50 principal axes of the generated cells: what he could do who has them and
-    some real cells of the same kind. It is the density-ratio attack of van Breugel et al. (2023,
-    doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` takes
-    the fifth. Training and held-out cells are treated alike, so that the AUC is 0.5 in the mean for cells
-    that tell nothing. Intervals are percentiles of 1,000 bootstraps over cells; those of fractions are
-    Wilson's (1927, doi:10.1080/01621459.1927.10502953), and that of a donor's AUC is Newcombe's fifth
-    (2006, doi:10.1002/sim.2324), since donors are few. A pass is no guarantee: other attacks may do better.
+    generated cell)``, on the 50 principal axes of the generated cells. It has the generated cells and some
+    real cells of the same kind. This is the density-ratio attack of van Breugel et al. (2023,
+    doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` uses
+    the fifth nearest. Training and held-out cells are treated alike, so the expected AUC is 0.5 if generated
+    cells are independent of them. Intervals are percentiles of 1,000 bootstraps over cells; those of
+    fractions are Wilson's (1927, doi:10.1080/01621459.1927.10502953), and that of a donor's AUC is Newcombe's
+    fifth (2006, doi:10.1002/sim.2324), since donors are few. A pass is no guarantee: other attacks may be
+    stronger.
 
-    Of a set that is on disk and takes more than 64 MiB a random sample is read and looked at, at most 20,000
-    cells and 256 MiB, in the proportions of the labels but with some of each; the
-    notes say so. Copies of cells that are not in it are not found.
+    A set on disk that takes more than 64 MiB is tested on a random sample of at most 20,000 cells and
+    256 MiB, stratified by label with cells of each label; the notes say so. Copies of cells outside the
+    sample are not found.
 
     Examples
     --------
@@ -111,11 +112,11 @@ def audit_privacy(
         looked[name] = load_cells(open_cells(given, name=name), keys=[*keys.values()], seed=seed, layer=layer)
     notes = [sentence for name, part in looked.items() for sentence in part.notes(name)]
     if notes:
-        notes.append("Copies among the cells that were not looked at were not found.")
+        notes.append("Copies of cells outside the random sample cannot be found.")
     made, others = looked["generated"].cells, {name: looked[name].cells for name in ("train", "holdout")}
-    # generated cells need no donor
+    # the generated cells may lack the donor column
     sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer, notes=notes)
-    cells = _comparable(sets, label_key, notes)
+    cells = _comparable_cells(sets, label_key, notes)
     attack = run_attack(cells, seed)
     rows = [
         *_copy_rows(cells, label_key, seed),
@@ -126,12 +127,14 @@ def audit_privacy(
         rows += _donor_rows(cells, attack, donor_key, label_key, notes)
     table = PrivacyAudit(rows, columns=list(COLUMNS))
     table.attrs["notes"] = notes
-    table.attrs["exposed_cells"] = _exposed(cells["train"], attack, label_key)
+    table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack, label_key)
     return table
 
 
-def _comparable(sets: dict[str, CellSet], label_key: str | None, notes: list[str]) -> dict[str, CellSet]:
-    """Return the sets with held-out cells that are none, and labels that were not generated, left out."""
+def _comparable_cells(
+    sets: dict[str, CellSet], label_key: str | None, notes: list[str]
+) -> dict[str, CellSet]:
+    """Return the sets without held-out cells that are training cells, and without labels not generated."""
     same = rows_in(sets["holdout"], sets["train"])
     if same.any():
         notes.append(
@@ -143,34 +146,34 @@ def _comparable(sets: dict[str, CellSet], label_key: str | None, notes: list[str
         made = set(cells["generated"].column(label_key))
         keep = {name: np.isin(part.column(label_key), list(made)) for name, part in cells.items()}
         if not all(kept.all() for kept in keep.values()):
-            notes.append("Only cells of labels that were generated were looked at.")
+            notes.append("Only cells of labels with generated cells were compared.")
         cells = {name: part.take(np.flatnonzero(keep[name])) for name, part in cells.items()}
     for name, part in cells.items():
         if len(part) < MIN_CELLS:
-            why = ", those that are training cells too left out" if name == "holdout" and same.any() else ""
+            why = ", without training cells" if name == "holdout" and same.any() else ""
             raise ValueError(
-                f"{name} must have at least {MIN_CELLS} cells (of labels that were generated{why}), "
-                f"got {len(part)}."
+                f"{name} must have at least {MIN_CELLS} cells (of generated labels{why}), got {len(part)}."
             )
     return cells
 
 
 def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> list[tuple[Any, ...]]:
-    made, held, train = (cells[name] for name in ("generated", "holdout", "train"))
+    generated, holdout, train = (cells[name] for name in ("generated", "holdout", "train"))
     rng = np.random.default_rng(seed)
-    rows = matched_rows(rng, made.column(label_key), held.column(label_key))
+    rows = matched_rows(rng, generated.column(label_key), holdout.column(label_key))
     if len(rows[0]) < MIN_CELLS:
         raise ValueError(
             f"There must be at least {MIN_CELLS} generated and as many held-out cells of the same labels, "
-            f"got {len(rows[0])}. Generate more cells of the labels that were held out."
+            f"got {len(rows[0])}. Generate more cells of the held-out labels."
         )
-    # both are treated alike: as many of each make the axes
-    axes = Axes.of([made.values[rows[0]], held.values[rows[1]]], seed)
-    at = axes.of_cells(train.values)
-    near_made, near_held = (
-        nearest_distances(at, axes.of_cells(part.values[chosen]))[:, 0]
-        for part, chosen in zip((made, held), rows, strict=True)
+    # generated and held-out cells are treated alike: the axes come from equal numbers of both
+    axes = Axes.of([generated.values[rows[0]], holdout.values[rows[1]]], seed)
+    training = axes.of_cells(train.values)
+    near_generated, near_holdout = (
+        nearest_distances(training, axes.of_cells(part.values[chosen]))[:, 0]
+        for part, chosen in zip((generated, holdout), rows, strict=True)
     )
+    distances = near_generated, near_holdout
 
     def ratio(x: np.ndarray, y: np.ndarray) -> float:
         return float(np.median(x) / max(np.median(y), TINY))
@@ -178,30 +181,24 @@ def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> l
     def close(x: np.ndarray, y: np.ndarray) -> float:
         return float((x < np.quantile(y, NEAREST)).mean())
 
-    exact = int(rows_in(made, train).sum())
     return [
-        _row(
-            "copy_ratio", ratio(near_made, near_held), *bootstrap_interval(ratio, near_made, near_held, seed)
-        ),
-        _fraction_row("exact_copies", exact, len(made)),
-        _row(
-            "close_copies",
-            close(near_made, near_held),
-            *bootstrap_interval(close, near_made, near_held, seed),
-        ),
+        _row("copy_ratio", ratio(*distances), *bootstrap_interval(ratio, *distances, seed)),
+        _fraction_row("exact_copies", int(rows_in(generated, train).sum()), len(generated)),
+        _row("close_copies", close(*distances), *bootstrap_interval(close, *distances, seed)),
     ]
 
 
 def _membership_rows(attack: Attack, seed: int) -> list[tuple[Any, ...]]:
     rows = []
-    for name, score, figure in (
+    for name, score, statistic in (
         ("membership_auc", attack.ratio, attack_auc),
         ("membership_auc_distance", -attack.distance, attack_auc),
         ("membership_auc_density", attack.density, attack_auc),
         ("membership_tpr_at_1pct_fpr", attack.ratio, true_positive_rate),
     ):
         inside, outside = score[attack.member], score[~attack.member]
-        rows.append(_row(name, figure(inside, outside), *bootstrap_interval(figure, inside, outside, seed)))
+        interval = bootstrap_interval(statistic, inside, outside, seed)
+        rows.append(_row(name, statistic(inside, outside), *interval))
     return rows
 
 
@@ -215,7 +212,7 @@ def _fraction_row(name: str, k: int, n: int) -> tuple[Any, ...]:
     from scipy.stats import binomtest
 
     interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
-    # not one found is a low end of exactly 0
+    # rounding may leave a positive lower end for k = 0
     return _row(name, k / n, float(interval.low) if k else 0.0, float(interval.high))
 
 
@@ -225,9 +222,10 @@ def _exposed_row(attack: Attack) -> tuple[Any, ...]:
     )
 
 
-def _exposed(train: CellSet, attack: Attack, label_key: str | None) -> list[dict[str, Any]]:
-    found = np.flatnonzero(far_out_rows(attack) & attack.member)
-    found = found[np.argsort(attack.ratio[found] * -1, kind="stable")]
+def _exposed_cells(train: CellSet, attack: Attack, label_key: str | None) -> list[dict[str, Any]]:
+    """Return the exposed training cells, the nearest to a generated cell (by ratio) first."""
+    rows = np.flatnonzero(far_out_rows(attack) & attack.member)
+    rows = rows[np.argsort(-attack.ratio[rows], kind="stable")]
     labels = train.column(label_key)
     return [
         {
@@ -236,7 +234,7 @@ def _exposed(train: CellSet, attack: Attack, label_key: str | None) -> list[dict
             "distance": float(attack.distance[i]),
             "ratio": float(np.exp(-attack.ratio[i])),
         }
-        for i in found
+        for i in rows
     ]
 
 
@@ -255,18 +253,18 @@ def _donor_rows(
     frame = frame[frame["member"] | ~frame["donor"].isin(known)]
     if frame["member"].all():
         raise ValueError(
-            f"holdout must have donors that train has not, to tell them apart: all of its {donor_key!r} "
-            f"({listed(sorted(known))}) are among the training cells. Hold whole donors out, or leave "
-            "donor_key out."
+            f"holdout must have donors that are not in train: all donors of its column {donor_key!r} "
+            f"({listed(sorted(known))}) are among the training cells. Hold out whole donors, or omit "
+            "donor_key."
         )
-    # donors have their labels in different proportions, and some labels lie nearer than others
+    # remove label effects: donors differ in label proportions, and labels in their typical ratio
     frame["ratio"] -= frame.groupby("label")["ratio"].transform("mean")
     donors = frame.groupby(["member", "donor"], as_index=False).agg({"ratio": "mean", "distance": "median"})
     inside, outside = (donors[donors["member"] == of] for of in (True, False))
     n, m = len(inside), len(outside)
     notes.append(f"Donors: {n:,} in the training cells, {m:,} held out.")
     if min(n, m) < MIN_DONORS:
-        notes.append(f"Whether donors are given away takes {MIN_DONORS} on each side to say: not measured.")
+        notes.append(f"Donor leakage was not measured: it requires {MIN_DONORS} donors on each side.")
         return []
     scores = inside["ratio"].to_numpy(), outside["ratio"].to_numpy()
     auc = attack_auc(*scores)

@@ -1,4 +1,4 @@
-"""Confidence intervals of attack accuracy and of ratios."""
+"""Accuracy of attacks, and confidence intervals of accuracies and ratios."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 from vaexprs.privacy.attack import TINY
 
-BOOTSTRAPS = 1_000
+BOOTSTRAPS = 1_000  # number of bootstrap samples
 CONFIDENCE = 0.95
-FALSE_POSITIVES = 0.01
+FALSE_POSITIVES = 0.01  # false positive rate of `true_positive_rate`
 
 
 def attack_auc(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Return the probability that a member has a higher score than a non-member, ties counted half."""
+    """Return the probability that a member has a higher score than a non-member; ties count one half."""
     from scipy.stats import rankdata
 
     n, m = len(inside), len(outside)
@@ -23,20 +23,20 @@ def attack_auc(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def true_positive_rate(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Return the fraction of members above the score that 1% of non-members exceed."""
+    """Return the fraction of members above the score exceeded by 1% of non-members."""
     limit = np.sort(outside)[len(outside) - 1 - int(FALSE_POSITIVES * len(outside))]
     return float((inside > limit).mean())
 
 
 def bootstrap_interval(
-    figure: Callable[[np.ndarray, np.ndarray], float], x: np.ndarray, y: np.ndarray, seed: int
+    statistic: Callable[[np.ndarray, np.ndarray], float], x: np.ndarray, y: np.ndarray, seed: int
 ) -> tuple[float, float]:
-    """Return the percentile interval of a figure of two samples."""
+    """Return the 95% percentile bootstrap interval of a statistic of two samples."""
     from scipy.stats import bootstrap
 
     found = bootstrap(
         (x, y),
-        figure,
+        statistic,
         vectorized=False,
         n_resamples=BOOTSTRAPS,
         confidence_level=CONFIDENCE,
@@ -47,7 +47,7 @@ def bootstrap_interval(
 
 
 def ratio_interval(x: np.ndarray, y: np.ndarray, ratio: float) -> tuple[float, float]:
-    """Return Welch's interval for the ratio of two typical distances, on the log scale."""
+    """Return Welch's 95% interval for a ratio of typical distances, from the logarithms of `x` and `y`."""
     from scipy.stats import ttest_ind
 
     if ratio == 0:
@@ -60,7 +60,7 @@ def ratio_interval(x: np.ndarray, y: np.ndarray, ratio: float) -> tuple[float, f
 
 
 def newcombe_interval(auc: float, n: int, m: int) -> tuple[float, float]:
-    """Return Newcombe's interval of an AUC, which stays honest for a handful of cases and at 0 or 1."""
+    """Return Newcombe's 95% interval of an AUC, valid for few cases and for an AUC of 0 or 1."""
     from scipy.optimize import brentq
     from scipy.stats import norm
 

@@ -1,4 +1,4 @@
-"""write_report: one self-contained HTML page about generated cells."""
+"""`write_report`: a self-contained HTML page about generated cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIX = ".html"
 
 
 def check_suffix(path: str | os.PathLike[str]) -> Path:
-    """Return `path` if it is named as a page.
+    """Return `path` as a Path.
 
     Raises
     ------
@@ -29,7 +29,9 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     """
     path = check_path(path)
     if path.suffix.lower() != SUFFIX:
-        raise ValueError(f"The report must end in {SUFFIX}, got {path.name!r}. Try {path.stem + SUFFIX!r}.")
+        raise ValueError(
+            f"The name of the report must end in {SUFFIX}, got {path.name!r}. Try {path.stem + SUFFIX!r}."
+        )
     return path
 
 
@@ -47,37 +49,37 @@ def write_report(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Write a page on generated cells: how real they look, whether any is a copy, and how they were made.
+    """Write an HTML report on generated cells: similarity to real cells, copies, and provenance.
 
-    It is one HTML file that loads nothing from elsewhere: interactive figures, the tables of `evaluate` and
-    `audit_privacy`, the network and its training, and what is needed to repeat the run. It holds names,
-    labels and map positions of at most 2,000 real and as many generated cells, and no expression values of
-    single cells. Of a set that is on disk and takes more than 64 MiB a random sample is looked at (see
-    `evaluate`); the page says so.
+    The report is one HTML file without external resources: interactive figures, the tables of `evaluate` and
+    `audit_privacy`, the network and its training, and the code and settings to reproduce the run. It contains
+    names, labels and embedding coordinates of at most 2,000 real and 2,000 generated cells, and no expression
+    values of single cells. A set on disk that takes more than 64 MiB is evaluated on a random sample (see
+    `evaluate`); the report says so.
 
     Parameters
     ----------
     fit
         The fit that the cells were generated from.
     generated
-        What `gen_exprs` returned, its AnnData or a path.
+        Result of `gen_exprs`, its AnnData or a path.
     real
-        Real cells, best such as the model has not seen: AnnData, BiocPy experiment or path.
+        Real cells, preferably held out from training: AnnData, BiocPy experiment or path.
     path
-        The file, which must end in .html.
+        File to write, ending in .html.
     train
-        The training cells; by default those in the fit, which one loaded from disk does not have. Without
-        them copies are not looked for.
+        Training cells (default: those in the fit; a fit loaded from disk has none). Without them, copies of
+        training cells cannot be detected.
     label_key
-        Column of `obs` with the label; by default that of the fit.
+        Column of `obs` with the label (default: the label key of the generated cells or the fit).
     donor_key
         Column of `obs` with the donor.
     layer
-        Layer of `real` and `train` with the values; by default X.
+        Layer of `real` and `train` with the values (default: X).
     seed
-        Seed of all that is random.
+        Random seed.
     overwrite
-        Whether an earlier page may be replaced.
+        Whether to replace an existing file.
     progress
         Whether to show a progress bar.
 
@@ -90,15 +92,15 @@ def write_report(
     FileExistsError
         If `path` exists and `overwrite` is false.
     ValueError
-        If `path` has another suffix, or the cells cannot be compared (see `evaluate`).
+        If `path` does not end in .html, or the cells cannot be compared (see `evaluate`).
     TypeError
-        If `fit` or `generated` is of another kind.
+        If `fit` or `generated` has the wrong type.
     """
-    path = check_output(check_suffix(path), overwrite=overwrite)  # before minutes of work
+    path = check_output(check_suffix(path), overwrite=overwrite)  # before minutes of computation
     from vaexprs.model.vae_fit import VAEFit
 
     if not isinstance(fit, VAEFit):
-        raise TypeError(f"fit must be what fit_vae or load_vae returned, got {type(fit).__name__}.")
+        raise TypeError(f"fit must be the result of fit_vae or load_vae, got {type(fit).__name__}.")
     seed = check_integer("seed", seed, 0)
 
     from vaexprs.report.collect import gather
@@ -115,6 +117,6 @@ def write_report(
         seed=seed,
         progress=progress,
     )
-    with written_whole(path, overwrite=overwrite) as beside:
-        beside.write_text(render(page), encoding="utf-8")
+    with written_whole(path, overwrite=overwrite) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
     return path

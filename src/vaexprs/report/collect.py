@@ -1,4 +1,4 @@
-"""Collect what the report shows."""
+"""Collect the content of the report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.predict import encode
 from vaexprs.preprocessing.prepare import Cells
 from vaexprs.preprocessing.splits import random_rows, stratified
-from vaexprs.report.plotly_figures import STATISTICS, Ellipse, Embedding, GeneStatistics, Latent
+from vaexprs.report.plotly_figures import STATISTICS, Ellipse, Embedding, GenePlotData, Latent
 from vaexprs.report.render import Page
-from vaexprs.report.reproduce import code, told
+from vaexprs.report.reproduce import code, privacy_statements
 
-MAX_SHOWN = 2_000  # cells of each side on the map
-MAX_CODES = 2_000  # cells in the latent view
-MAX_FOR_GENES = 5_000  # cells of each side that the genes' statistics are of
-MIN_FOR_GENES = 10
+MAX_SHOWN = 2_000  # maximum number of real and of generated cells in the embedding
+MAX_CODES = 2_000  # maximum number of cells in the plot of the latent space
+MAX_FOR_GENES = 5_000  # maximum number of cells per side for gene statistics
+MIN_FOR_GENES = 10  # minimum number of cells per side for gene statistics
+# packages whose versions are shown
 PACKAGES = ("vaexprs", "keras", "jax", "numpy", "anndata", "scikit-learn")
 
 
@@ -47,7 +48,7 @@ def gather(
     seed: int,
     progress: bool,
 ) -> Page:
-    """Return the page of generated cells; the arguments are those of `write_report`."""
+    """Return the content of the report; the arguments are those of `write_report`."""
     from vaexprs.metrics import answers as metric_answers
     from vaexprs.metrics import evaluate as evaluation
     from vaexprs.metrics import registry
@@ -80,10 +81,10 @@ def gather(
     )
     notes = [*sample_notes, *table.attrs.get("notes", [])]
     if donor_key is not None and not with_donor:
-        notes.append("The generated cells have no donor, so donors were not compared.")
+        notes.append("The generated cells have no donor column, so donors were not compared.")
     found, audit_notes = audit(made, train, real, label_key, donor_key, seed)
     if sample_notes and found is not None:
-        audit_notes.append("Copies among the cells that were not looked at were not found.")
+        audit_notes.append("Copies of cells outside the random sample cannot be found.")
     n = looked["generated"].total or made.n_obs
     recipe = recipe_of(made)
     return Page(
@@ -98,25 +99,17 @@ def gather(
         audits=audit_answers.AUDITS,
         exposed=[] if found is None else found.attrs.get("exposed_cells", []),
         embedding=embedding(sets["real"], sets["generated"], label_key, seed),
-        genes=gene_statistics(sets["real"], sets["generated"], label_key, seed),
+        genes=gene_plot_data(sets["real"], sets["generated"], label_key, seed),
         history=fit.history,
-        guarantee=told(fit),
+        guarantee=privacy_statements(fit),
         architecture=architecture(fit),
         latent=latent_view(fit, real, seed),
-        recipe={
-            "Generated cells": {**readable(recipe), "sha256": _mark(looked["generated"])},
-            "Real cells": {**described(looked["real"]), "sha256": _mark(looked["real"])},
-            "Training cells": (
-                {"cells": "not at hand (the fit holds none)"}
-                if train is None
-                else {**described(looked["train"]), "sha256": _mark(looked["train"])}
-            ),
-            "Model": of_model(fit),
-            "This report": readable(
-                {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
-            ),
-            "Versions": {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
-        },
+        recipe=_recipe_tables(
+            fit,
+            recipe,
+            looked,
+            {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed},
+        ),
         code=code(
             fit,
             recipe,
@@ -132,6 +125,25 @@ def gather(
     )
 
 
+def _recipe_tables(
+    fit: VAEFit, recipe: Mapping[str, Any], looked: Mapping[str, LoadedCells], arguments: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+    """Return the tables of settings and fingerprints by heading."""
+    tables = {
+        heading: {**described(looked[name]), "sha256": _fingerprint_of(looked[name])}
+        for name, heading in (("real", "Real cells"), ("train", "Training cells"))
+        if name in looked
+    }
+    tables.setdefault("Training cells", {"cells": "not available (the fit holds none)"})
+    return {
+        "Generated cells": {**readable(recipe), "sha256": _fingerprint_of(looked["generated"])},
+        **tables,
+        "Model": of_model(fit),
+        "This report": readable(arguments),
+        "Versions": {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
+    }
+
+
 def audit(
     made: ad.AnnData,
     train: ad.AnnData | None,
@@ -140,23 +152,23 @@ def audit(
     donor_key: str | None,
     seed: int,
 ) -> tuple[pd.DataFrame | None, list[str]]:
-    """Return the table of `audit_privacy` and remarks on it; None with the reason where it cannot be made."""
+    """Return the table of `audit_privacy` and its notes, or None and the reason."""
     from vaexprs.privacy import audit as privacy_audit
 
     if train is None:
         return None, [
-            "Not measured: it takes the training cells, which a fit loaded from disk or made with privacy "
-            "does not hold."
+            "Not measured: it requires the training cells, which a fit loaded from disk or fitted with "
+            "privacy does not hold."
         ]
     notes = []
     if donor_key is not None and set(real.obs[donor_key]) <= set(train.obs[donor_key]):
         donor_key = None
-        notes.append("No donor was held out, so the donors of the training cells were not looked for.")
+        notes.append("No donor was held out, so donor leakage was not measured.")
     try:
         table = privacy_audit.audit_privacy(
             made, train, real, donor_key=donor_key, label_key=label_key, seed=seed
         )
-    except ValueError as error:  # too few cells that the model has not seen
+    except ValueError as error:  # too few held-out cells
         return None, [f"Not measured: {error}"]
     return table, [*notes, *table.attrs.get("notes", [])]
 
@@ -187,13 +199,13 @@ def training_cells(fit: VAEFit, made: ad.AnnData, seed: int) -> LoadedCells:
 def facts(
     sets: Mapping[str, CellSet], label_key: str | None, totals: Mapping[str, int | None]
 ) -> dict[str, str]:
-    """Return the numbers of the fact line; `totals` are those of sets that are a sample."""
+    """Return the numbers in the header; `totals` has the total number of cells of sampled sets."""
     made = sets["generated"]
     found = {
         title: f"{totals.get(name) or len(sets[name]):,}"
         for name, title in (
             ("generated", "Generated cells"),
-            ("real", "Real cells beside them"),
+            ("real", "Real cells"),
             ("train", "Training cells"),
         )
         if name in sets
@@ -205,7 +217,7 @@ def facts(
 
 
 def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> Embedding:
-    """Return the UMAP of real and generated cells as the model sees them."""
+    """Return the UMAP of real and generated cells on the scale of the model."""
     from vaexprs.plotting.reductions import REDUCTIONS
 
     rng = np.random.default_rng(seed)
@@ -225,10 +237,10 @@ def embedding(real: CellSet, made: CellSet, label_key: str | None, seed: int) ->
     )
 
 
-def gene_statistics(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> GeneStatistics | None:
-    """Return the genes' statistics of as many generated as real cells of each label.
+def gene_plot_data(real: CellSet, made: CellSet, label_key: str | None, seed: int) -> GenePlotData | None:
+    """Return gene statistics of equal numbers of real and generated cells of each label.
 
-    None where there are fewer than `MIN_FOR_GENES` on a side.
+    None if there are fewer than `MIN_FOR_GENES` cells per side.
     """
     from vaexprs.metrics import functions as metrics
 
@@ -241,18 +253,18 @@ def gene_statistics(real: CellSet, made: CellSet, label_key: str | None, seed: i
         return None
     most = {name: max(1, n * MAX_FOR_GENES // max(total, MAX_FOR_GENES)) for name, n in most.items() if n}
     rows, made_rows = (np.concatenate(list(random_rows(rng, column, most).values())) for column in columns)
-    # the rows come label by label: every other one is a half with the same composition
+    # rows are sorted by label, so every other row is a half with the same composition
     parts = [real.values[rows], made.values[made_rows], real.values[rows[::2]], real.values[rows[1::2]]]
     statistics = [metrics.gene_statistics(densify(part)) for part in parts]
     names = [name.replace(" ", "_") for name in STATISTICS]
     arrays = [np.stack([getattr(found, name) for name in names]) for found in statistics]
-    return GeneStatistics(real.genes.to_numpy(dtype=object), arrays[0], arrays[1], (arrays[2], arrays[3]))
+    return GenePlotData(real.genes.to_numpy(dtype=object), arrays[0], arrays[1], (arrays[2], arrays[3]))
 
 
 def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
-    """Return codes and density on the codes' first two principal axes; None where no cells can be encoded.
+    """Return codes and latent density on the first two principal axes of the codes; None without cells.
 
-    The cells are the training cells or, where the fit has none, the real ones.
+    The cells are the training cells or, if the fit has none, the real cells.
     """
     prep, density = fit.preprocessing, fit.density
     cells = prep.train if prep.train is not None else _prepared(fit, real)
@@ -278,7 +290,7 @@ def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
 
 
 def _prepared(fit: VAEFit, real: ad.AnnData) -> Cells | None:
-    """Return the real cells as the network takes them, those with levels that it knows."""
+    """Return the real cells with known levels as input of the network, or None if there are none."""
     prep = fit.preprocessing
     if not set(prep.conditions.keys) <= set(real.obs) or not set(prep.genes) <= set(real.var_names):
         return None
@@ -289,9 +301,9 @@ def _prepared(fit: VAEFit, real: ad.AnnData) -> Cells | None:
 
 
 def ellipses(density: LatentDensity, centre: np.ndarray, axes: np.ndarray, key: str | None) -> list[Ellipse]:
-    """Return the components of a density in the plane of two axes, (2, latent_dim).
+    """Return the components of a density projected on two axes, (2, latent_dim).
 
-    The log library size, which is the density's last dimension for counts, is left out.
+    The last dimension of the density for counts, the log library size, is left out.
     """
     d = axes.shape[1]
     return [
@@ -304,23 +316,23 @@ def ellipses(density: LatentDensity, centre: np.ndarray, axes: np.ndarray, key: 
 
 
 def architecture(fit: VAEFit) -> str:
-    """Return the network as SVG."""
+    """Return the graph of the network as SVG."""
     from vaexprs.plotting.model_graph import plot_vae
 
     return plot_vae(fit)._repr_svg_()
 
 
 def described(looked: LoadedCells) -> dict[str, str]:
-    """Return the size of a set of cells."""
+    """Return the number of cells and genes of a set."""
     return {"cells": f"{looked.total or looked.cells.n_obs:,}", "genes": f"{looked.cells.n_vars:,}"}
 
 
-def _mark(looked: LoadedCells) -> str:
-    return fingerprint(looked.cells) if looked.total is None else "not taken: the cells are on disk"
+def _fingerprint_of(looked: LoadedCells) -> str:
+    return fingerprint(looked.cells) if looked.total is None else "not computed: the cells are on disk"
 
 
 def readable(entries: Mapping[str, Any]) -> dict[str, str]:
-    """Return names and values as texts, those that are empty as "not given"."""
+    """Return names and values as text, with empty values as "not given"."""
     return {str(key): _text(value) for key, value in entries.items()}
 
 
@@ -333,28 +345,28 @@ def _text(value: Any) -> str:
 
 
 def of_model(fit: VAEFit) -> dict[str, str]:
-    """Return what the fit is and was made with."""
+    """Return properties and arguments of the fit."""
     prep = fit.preprocessing
-    described = {
+    properties = {
         "likelihood": fit.likelihood.name,
         "scaling": str(prep.scaling),
         "label": prep.conditions.label_key or "none",
         "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
         "latent dimensions": str(fit.latent_dim),
         "weights": f"{fit.model.count_params():,}",
-        "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not told",
+        "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not recorded",
         "seed": str(fit.seed),
     }
-    described |= {
+    properties |= {
         f"argument {name}": _text(value)
         for name, value in fit.recipe.get("arguments", {}).items()
         if name not in ("label_key", "covariate_keys", "seed", "verbose", "privacy")
     }
     data = fit.recipe.get("data", {})
     if data:
-        mark = f"sha256 {data['sha256']}" if "sha256" in data else f"left on disk in {data['file']}"
-        described["trained on"] = f"{data['cells']:,} cells x {data['genes']:,} genes, {mark}"
-    return described | {
+        source = f"sha256 {data['sha256']}" if "sha256" in data else f"on disk in {data['file']}"
+        properties["trained on"] = f"{data['cells']:,} cells x {data['genes']:,} genes, {source}"
+    return properties | {
         "components of the latent density": f"{sum(m.n_components for m in fit.density.mixtures):,} "
         f"for {len(fit.density.mixtures):,} conditions"
     }

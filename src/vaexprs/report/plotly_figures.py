@@ -1,4 +1,4 @@
-"""Interactive figures of the report."""
+"""Interactive plotly figures of the report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pandas as pd
 
 Figure = dict[str, Any]
 INK, GRID, FAINT = "#1B1F24", "#E1E5EA", "#8A929C"
-REAL, GENERATED = "#0072B2", "#D55E00"  # blue and vermillion of Okabe & Ito's palette
+REAL, GENERATED = "#0072B2", "#D55E00"  # blue and vermillion of the Okabe-Ito palette
 GREEN, PURPLE = "#009E73", "#6A3D9A"
 PALETTE = (REAL, GENERATED, GREEN, "#C0578F", "#B27D00", "#2E9BD0", PURPLE, "#555B63")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "triangle-down", "star", "hexagon")
+# colours of the dark theme by colour of the light theme
 DARK = {
     INK: "#E4E8ED",
     GRID: "#353C45",
@@ -31,6 +32,7 @@ DARK = {
 }
 GROUPS = {"real": (REAL, "circle"), "generated": (GENERATED, "triangle-up")}
 STATISTICS = ("mean", "variance", "zero fraction")
+# colour, symbol and line style of the methods of learning curves
 METHODS = {
     "real": (REAL, "circle", "solid"),
     "generated": (GENERATED, "triangle-up", "solid"),
@@ -38,20 +40,19 @@ METHODS = {
     "oversampling": (FAINT, "diamond", "dot"),
 }
 LOSSES = ("loss", "reconstruction", "kl")
-MAX_GENES = 1_200  # points of a gene plot
-MANY_FOLD = 30  # from this ratio of largest to smallest on an axis is logarithmic
-STEP = 0.05  # between points of one n on a learning curve, as a fraction of n
+MAX_GENES = 1_200  # maximum number of points of a gene plot
+MIN_LOG_RATIO = 30  # minimum ratio of largest to smallest value for a logarithmic axis
+OFFSET = 0.05  # horizontal offset between methods on a learning curve, as a fraction of n
 CELLS_AXIS = {"type": "log", "tickvals": [m * 10**e for e in range(6) for m in (1, 2, 5)]}
 F1_AXIS = {"range": [-0.02, 1.02]}
-ELLIPSE = (
-    5.991  # 95% of a normal distribution in two dimensions lie within its square root, in standard deviations
-)
+# squared radius of an outline: 95% quantile of the chi-squared distribution with 2 degrees of freedom
+ELLIPSE = 5.991
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Real and generated cells on one map.
+    """Embedding of real and generated cells.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class Embedding:
     axes
         Names of the axes.
     total
-        Real and generated cells that these were taken from.
+        Total numbers of real and generated cells, of which these are a sample.
     """
 
     coordinates: np.ndarray
@@ -78,7 +79,7 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class GeneStatistics:
+class GenePlotData:
     """Mean, variance and fraction of zeros of each gene.
 
     Parameters
@@ -88,7 +89,7 @@ class GeneStatistics:
     real, generated
         Statistics of the real and of the generated cells, (3, n_genes).
     halves
-        The same of two halves of the real cells: how far they lie apart by chance.
+        Statistics of two halves of the real cells, which show the differences expected by chance.
     """
 
     genes: np.ndarray
@@ -99,12 +100,12 @@ class GeneStatistics:
 
 @dataclass(frozen=True)
 class Ellipse:
-    """A component of the latent density in the plane of the figure.
+    """Component of the latent density in the plane of the figure.
 
     Parameters
     ----------
     label
-        The label it belongs to, "" where there are none.
+        Its label, "" without labels.
     centre
         (2,).
     covariance
@@ -118,7 +119,7 @@ class Ellipse:
 
 @dataclass(frozen=True)
 class Latent:
-    """Codes of real cells on their first two principal axes, and the density that was fitted to them.
+    """Codes of real cells on their first two principal axes, and the latent density.
 
     Parameters
     ----------
@@ -141,27 +142,13 @@ class Latent:
     ellipses: Sequence[Ellipse]
 
 
-def plain(text: object, most: int = 80) -> str:
-    """Return a text that plotly shows as it is: no markup, no line breaks, no template, at most so long."""
+def plain(text: object, max_length: int = 80) -> str:
+    """Return text for plotly: shortened, without line breaks, with markup and templates escaped."""
     line = " ".join(str(text).split())
-    line = line if len(line) <= most else f"{line[: most - 1]}…"
+    line = line if len(line) <= max_length else f"{line[: max_length - 1]}…"
     for mark, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("%", "&#37;"), ("$", "&#36;")):
         line = line.replace(mark, entity)
     return re.sub(r"[\x00-\x1f\x7f]", "", line)
-
-
-def in_mode(figure: Figure, mode: str) -> Figure:
-    """Return the plotly figure of one mode of a figure that has several."""
-    data = []
-    for trace, patch in zip(figure["data"], figure["modes"][mode], strict=True):
-        merged = trace | patch
-        merged |= {
-            key: trace[key] | value
-            for key, value in patch.items()
-            if isinstance(value, dict) and isinstance(trace.get(key), dict)
-        }
-        data.append(merged)
-    return {"data": data, "layout": figure["layout"]}
 
 
 def _layout(x: str, y: str, **more: Any) -> Figure:
@@ -190,17 +177,17 @@ def _layout(x: str, y: str, **more: Any) -> Figure:
 
 
 def _rounded(values: np.ndarray, digits: int = 5) -> list[float | None]:
-    """Return numbers for JSON with so many significant digits, None where they are not finite."""
+    """Return numbers for JSON, rounded to significant digits; None if not finite."""
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
 def _style(i: int) -> tuple[str, str]:
-    """Return colour and symbol of the i-th label: 64 pairs."""
+    """Return colour and symbol of the i-th label, repeating after 64 labels."""
     return PALETTE[i % len(PALETTE)], SYMBOLS[i // len(PALETTE) % len(SYMBOLS)]
 
 
-def levels(*columns: np.ndarray | None) -> list[str]:
-    """Return the labels of all cells, sorted, numbers in them by size."""
+def sorted_labels(*columns: np.ndarray | None) -> list[str]:
+    """Return the sorted labels of all columns, with numbers in them sorted by value."""
     found = {str(label) for column in columns if column is not None for label in column}
     return sorted(found, key=lambda label: ([_digits(part) for part in re.split(r"(\d+)", label)], label))
 
@@ -210,13 +197,13 @@ def _digits(part: str) -> tuple[int, str]:
 
 
 def embedding(cells: Embedding, labels: Sequence[str] | None = None) -> Figure:
-    """Return the map, with the modes "group" and "label" (where there are labels) for its colours.
+    """Return the embedding, with modes "group" and (if there are labels) "label" for its colours.
 
-    Besides plotly's ``data`` and ``layout`` the dict has ``modes``, which changes each trace has in a mode
-    (`in_mode`), and ``labels``, the label of each trace.
+    Besides plotly's ``data`` and ``layout``, the dict has ``modes``, changes to merge into each trace by mode
+    (see `patched` in script.js), and ``labels``, the label of each trace.
     """
     column = np.full(len(cells.cells), "") if cells.label is None else cells.label.astype(str)
-    names = list(labels) if labels is not None else levels(column)
+    names = list(labels) if labels is not None else sorted_labels(column)
     axis = {"showticklabels": False, "ticks": "", "showgrid": False}
     figure: Figure = {
         "data": [],
@@ -226,7 +213,7 @@ def embedding(cells: Embedding, labels: Sequence[str] | None = None) -> Figure:
     }
     size = float(np.clip(200 / np.sqrt(max(len(column), 1)), 4.5, 7))
     shown_in_legend: set[str] = set()
-    for group, (color, symbol) in reversed(GROUPS.items()):  # the real cells, often fewer, on top
+    for group, (color, symbol) in reversed(GROUPS.items()):  # real cells, often fewer, on top
         n = int((cells.group == group).sum())
         for i, label in enumerate(names):
             rows = (cells.group == group) & (column == label)
@@ -276,15 +263,15 @@ def _hover(first: str, *lines: str) -> str:
     return f"<b>{first}</b>{rest}<extra></extra>"
 
 
-def gene_plots(statistics: GeneStatistics, seed: int = 0) -> dict[str, Figure]:
-    """Return a figure for each statistic: generated against real cells, over one half of these and the other.
+def gene_plots(statistics: GenePlotData, seed: int = 0) -> dict[str, Figure]:
+    """Return a figure for each statistic: generated vs real cells, and two halves of the real cells.
 
     Parameters
     ----------
     statistics
-        What to show.
+        The statistics.
     seed
-        Seed of the choice of genes, where there are too many for all.
+        Seed of the random genes, if only some are shown.
     """
     rows = shown_genes(statistics, seed)
     names = [plain(name, 60) for name in statistics.genes[rows]]
@@ -299,43 +286,27 @@ def gene_plots(statistics: GeneStatistics, seed: int = 0) -> dict[str, Figure]:
     return figures
 
 
-def shown_genes(statistics: GeneStatistics, seed: int = 0) -> np.ndarray:
-    """Return the genes that the plots show: all, or those furthest off and random others."""
+def shown_genes(statistics: GenePlotData, seed: int = 0) -> np.ndarray:
+    """Return the rows of the genes to show: all, or those with the largest difference and random others."""
     n = len(statistics.genes)
     if n <= MAX_GENES:
         return np.arange(n)
-    off = np.abs(np.log1p(np.abs(statistics.generated)) - np.log1p(np.abs(statistics.real)))
-    order = np.argsort(
-        -np.nan_to_num(off / (off.max(axis=1, keepdims=True) + 1e-12)).max(axis=0), kind="stable"
-    )
-    most_off, others = np.split(order, [MAX_GENES // 4])
+    difference = np.abs(np.log1p(np.abs(statistics.generated)) - np.log1p(np.abs(statistics.real)))
+    relative = np.nan_to_num(difference / (difference.max(axis=1, keepdims=True) + 1e-12))
+    order = np.argsort(-relative.max(axis=0), kind="stable")
+    largest, others = np.split(order, [MAX_GENES // 4])
     rng = np.random.default_rng(seed)
-    return np.sort(np.concatenate([most_off, rng.permutation(others)[: MAX_GENES - len(most_off)]]))
+    return np.sort(np.concatenate([largest, rng.permutation(others)[: MAX_GENES - len(largest)]]))
 
 
 def _gene_plot(name: str, genes: list[str], pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    everything = np.concatenate([np.concatenate(pair) for pair in pairs.values()])
-    everything = everything[np.isfinite(everything)]
-    positive = everything[everything > 0]
-    logarithmic = (
-        name != "zero fraction"
-        and len(positive) > 0
-        and bool((everything >= 0).all())
-        and positive.max() > MANY_FOLD * positive.min()
-    )
-    least = positive.min() / 2 if logarithmic else -np.inf
-    low, high = (least, positive.max()) if logarithmic else _ends(everything)
-    ends = np.log10([low, high]) if logarithmic else np.array([low, high])
-    margin = 0.03 * (ends[1] - ends[0])
-    axis: Figure = {"range": [float(ends[0] - margin), float(ends[1] + margin)]}
-    if logarithmic:
-        axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+    axis, low, high = _gene_axis(name, np.concatenate([np.concatenate(pair) for pair in pairs.values()]))
     data: list[Figure] = [
         {
             "type": "scatter",
             "mode": "lines",
-            "x": [float(low), float(high)],
-            "y": [float(low), float(high)],
+            "x": [low, high],
+            "y": [low, high],
             "line": {"color": FAINT, "width": 1, "dash": "dot"},
             "hoverinfo": "skip",
             "showlegend": False,
@@ -351,8 +322,8 @@ def _gene_plot(name: str, genes: list[str], pairs: Mapping[str, tuple[np.ndarray
                 "type": "scatter",
                 "mode": "markers",
                 "name": group,
-                "x": _rounded(np.maximum(x, least)),
-                "y": _rounded(np.maximum(y, least)),
+                "x": _rounded(np.maximum(x, low)),
+                "y": _rounded(np.maximum(y, low)),
                 "customdata": list(map(list, zip(_rounded(x), _rounded(y), strict=True))),
                 "text": genes,
                 "hovertemplate": (
@@ -369,6 +340,25 @@ def _gene_plot(name: str, genes: list[str], pairs: Mapping[str, tuple[np.ndarray
     return {"data": data, "layout": layout | {"legend": legend}}
 
 
+def _gene_axis(name: str, values: np.ndarray) -> tuple[Figure, float, float]:
+    """Return the axis of a gene plot and its lowest and highest value; 0 is at the low end of a log axis."""
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    logarithmic = (
+        name != "zero fraction"
+        and len(positive) > 0
+        and bool((values >= 0).all())
+        and positive.max() > MIN_LOG_RATIO * positive.min()
+    )
+    low, high = (positive.min() / 2, positive.max()) if logarithmic else _ends(values)
+    ends = np.log10([low, high]) if logarithmic else np.array([low, high])
+    margin = 0.03 * (ends[1] - ends[0])
+    axis: Figure = {"range": [float(ends[0] - margin), float(ends[1] + margin)]}
+    if logarithmic:
+        axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
+    return axis, float(low), float(high)
+
+
 def _ends(values: np.ndarray) -> tuple[float, float]:
     if not len(values):
         return 0.0, 1.0
@@ -377,7 +367,7 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Return the learning curves, a mode for each label (by its number); None where there are none.
+    """Return the learning curves, with a mode for each label (by its number); None without curves.
 
     Parameters
     ----------
@@ -404,7 +394,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
         float(np.log10(sizes.max() * 1.5)),
     ]
     figure["layout"]["legend"]["itemsizing"] = "trace"
-    apart = {name: 1 + STEP * (i + 1) for i, name in enumerate(name for name in METHODS if name != "real")}
+    offset = {name: 1 + OFFSET * (i + 1) for i, name in enumerate(name for name in METHODS if name != "real")}
     for (label, method), part in table.groupby(["label", "method"], sort=False):
         part = part.sort_values("n")
         color, symbol, dash = METHODS.get(str(method), (PURPLE, "star", "dashdot"))
@@ -412,7 +402,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
             "type": "scatter",
             "mode": "lines+markers",
             "name": plain(method),
-            "x": _rounded(part["n"].to_numpy(float) * apart.get(str(method), 1)),
+            "x": _rounded(part["n"].to_numpy(float) * offset.get(str(method), 1)),
             "y": _rounded(part["f1"].to_numpy(float)),
             "customdata": _rounded(part["n"].to_numpy(float)),
             "line": {"color": color, "dash": dash, "width": 2},
@@ -438,7 +428,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def training(history: Mapping[str, Sequence[float]]) -> dict[str, Figure]:
-    """Return a figure for each of the loss and its parts, with the validation cells' where there were any."""
+    """Return a figure for the loss and each of its parts, with that of validation cells if there are any."""
     figures = {}
     names = [name for name in history if not name.startswith("val_")]
     for name in sorted(names, key=lambda name: LOSSES.index(name) if name in LOSSES else len(LOSSES)):
@@ -466,9 +456,13 @@ def training(history: Mapping[str, Sequence[float]]) -> dict[str, Figure]:
 
 
 def latent(view: Latent, labels: Sequence[str] | None = None) -> Figure:
-    """Return the codes of real cells by label, and the outlines of the density's components."""
+    """Return the codes of real cells by label, and the outlines of the components of the density."""
     column = np.full(len(view.cells), "") if view.label is None else view.label.astype(str)
-    names = list(labels) if labels is not None else levels(column, np.array([e.label for e in view.ellipses]))
+    names = (
+        list(labels)
+        if labels is not None
+        else sorted_labels(column, np.array([e.label for e in view.ellipses]))
+    )
     figure: Figure = {"data": [], "layout": _layout(*map(plain, view.axes), height=520), "labels": []}
     for i, label in enumerate(names):
         color, symbol = _style(i)
@@ -509,7 +503,7 @@ def latent(view: Latent, labels: Sequence[str] | None = None) -> Figure:
 
 
 def outline(centre: np.ndarray, covariance: np.ndarray, points: int = 48) -> np.ndarray:
-    """Return the ellipse that holds 95% of a normal distribution, (points, 2), closed."""
+    """Return the closed ellipse that holds 95% of a normal distribution, (points, 2)."""
     variance, axes = np.linalg.eigh(covariance)
     angle = np.linspace(0, 2 * np.pi, points)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)

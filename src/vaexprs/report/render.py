@@ -20,10 +20,10 @@ from markupsafe import Markup
 from vaexprs.interface import html as markup
 from vaexprs.interface.html import as_float, records, verdict
 from vaexprs.report import plotly_figures as figures
-from vaexprs.report.plotly_figures import Embedding, GeneStatistics, Latent
+from vaexprs.report.plotly_figures import Embedding, GenePlotData, Latent
 
-# columns of the table of labels: these first, where they were measured
-TELLING = (
+# preferred columns of the table by label, if they were measured
+LABEL_COLUMNS = (
     "forest_auc_genes",
     "sd_ratio",
     "gene_correlation_r",
@@ -31,9 +31,10 @@ TELLING = (
     "marker_overlap",
     "f1_generated_added",
 )
-OF_DONORS = ("pseudobulk_r",)  # rows of these are about donors, not labels
-MAX_LABEL_COLUMNS = 6
-MAX_EXPOSED = 20
+OF_DONORS = ("pseudobulk_r",)  # metrics whose rows are donors, not labels
+MAX_LABEL_COLUMNS = 6  # maximum number of metrics in the table by label
+MAX_EXPOSED = 20  # maximum number of exposed training cells that are listed
+# Content-Security-Policy of the page: only its own scripts run, nothing is loaded
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
@@ -41,7 +42,7 @@ POLICY = (
 
 
 class Answered(Protocol):
-    """A question and its answer: ``light`` is "green", "amber", "red" or "unknown"."""
+    """Question and answer; ``light`` is "green", "amber", "red" or "unknown"."""
 
     @property
     def question(self) -> str:
@@ -49,7 +50,7 @@ class Answered(Protocol):
 
     @property
     def light(self) -> str:
-        """The traffic light."""
+        """The verdict as a traffic light."""
 
     @property
     def sentence(self) -> str:
@@ -58,16 +59,16 @@ class Answered(Protocol):
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows.
+    """Content of the report.
 
     Parameters
     ----------
     title
         The heading.
     facts
-        Numbers and names of the fact line.
+        Numbers in the header, by name.
     answers
-        The questions of the cards.
+        Questions and answers of the cards.
     evaluation
         Table with the columns metric, label, value, floor, floor_low, floor_high and verdict.
     metrics
@@ -77,25 +78,25 @@ class Page:
     curves
         Learning curves: dicts with label, method, n, f1, low and high.
     audit
-        Table with the columns metric, value, low, high and verdict, or None where copying was not looked at.
+        Table with the columns metric, value, low, high and verdict, or None if copying was not tested.
     audits
-        For each row of it an object with ``title`` and ``what``.
+        For each metric of the audit an object with ``title`` and ``what``.
     exposed
-        Training cells with a generated cell suspiciously near: dicts with cell, label, distance and ratio.
+        Training cells with a suspiciously near generated cell: dicts with cell, label, distance and ratio.
     embedding, genes, latent
-        What the figures show, or None.
+        Data of the figures, or None.
     history
         Loss and its parts by epoch.
     guarantee
-        What holds of differential privacy, a sentence each; empty where none was asked for.
+        Statements on differential privacy; empty without a guarantee.
     architecture
         SVG of the network, or None.
     recipe
-        Tables of names and values by their heading.
+        Tables of names and values by heading.
     code
-        Python code that repeats the run.
+        Python code that reproduces the run.
     notes, audit_notes
-        Remarks on the evaluation and on the audit.
+        Notes on the evaluation and on the audit.
     """
 
     title: str
@@ -109,7 +110,7 @@ class Page:
     audits: Mapping[str, Any] = field(default_factory=dict)
     exposed: Sequence[Mapping[str, Any]] = ()
     embedding: Embedding | None = None
-    genes: GeneStatistics | None = None
+    genes: GenePlotData | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     guarantee: Sequence[str] = ()
     architecture: str | None = None
@@ -121,7 +122,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the HTML of a page: one text without any reference to something outside it."""
+    """Return the HTML of a report, without references to external resources."""
     plots = _plots(page)
     scripts = {"plotly": _plotly(), "page": _resource("script.js")}
     return markup.render(
@@ -155,7 +156,7 @@ def render(page: Page) -> str:
 
 
 def _plots(page: Page) -> dict[str, figures.Figure]:
-    """Return the figures by the id of the element that shows them."""
+    """Return the figures by the id of their HTML element."""
     plots: dict[str, figures.Figure] = {}
     labels = _labels(page) or None
     if page.embedding is not None:
@@ -176,30 +177,30 @@ def _plots(page: Page) -> dict[str, figures.Figure]:
 
 
 def _shown(view: Embedding | None) -> dict[str, Any]:
-    """Return how many cells the map shows, and whether there are more of them."""
+    """Return the numbers of real and generated cells shown, and whether they are a sample."""
     if view is None:
         return {}
     numbers = {group: int((view.group == group).sum()) for group in figures.GROUPS}
     return {group: f"{n:,}" for group, n in numbers.items()} | {
-        "some": sum(numbers.values()) < sum(view.total)
+        "is_sample": sum(numbers.values()) < sum(view.total)
     }
 
 
 def _labels(page: Page) -> list[str]:
-    """Return all labels of the figures, in the order that gives them their colours."""
+    """Return all labels of the figures, in the order of their colours."""
     columns = [view.label for view in (page.embedding, page.latent) if view is not None]
     outlines = [] if page.latent is None or page.latent.label is None else page.latent.ellipses
-    return figures.levels(*columns, np.array([ellipse.label for ellipse in outlines], dtype=object))
+    return figures.sorted_labels(*columns, np.array([ellipse.label for ellipse in outlines], dtype=object))
 
 
 def _named(known: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Return title and explanation of a row; a name that nobody explains is its own title."""
+    """Return title and description of a metric; an unknown name is its own title."""
     entry = known.get(name)
     return {"title": getattr(entry, "title", name), "what": getattr(entry, "what", "")}
 
 
 def _scorecard(page: Page) -> list[dict[str, Any]]:
-    """Return the rows about all cells, by question."""
+    """Return the metrics of all cells, by question."""
     table = page.evaluation[page.evaluation["label"].astype(str) == "all"]
     groups: dict[str, list[dict[str, Any]]] = {question: [] for question in page.questions}
     for row in records(table):
@@ -209,14 +210,14 @@ def _scorecard(page: Page) -> list[dict[str, Any]]:
         entry["strip"] = _strip(row)
         groups.setdefault(question, []).append(entry)
     return [
-        {"question": page.questions.get(question, "More figures"), "rows": rows}
+        {"question": page.questions.get(question, "Other metrics"), "rows": rows}
         for question, rows in groups.items()
         if rows
     ]
 
 
 def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return where, from 0 to 100, a value and the interval among real cells lie on a strip."""
+    """Return positions (0 to 100) of a value and its baseline interval on a strip; None if undefined."""
     numbers = {key: as_float(row[key]) for key in ("value", "floor", "floor_low", "floor_high")}
     if not all(map(math.isfinite, (numbers["value"], numbers["floor"]))):
         return None
@@ -233,19 +234,19 @@ def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
 
 
 def _by_label(page: Page) -> dict[str, Any]:
-    """Return the table of labels and their most widely measured metrics."""
+    """Return the table of labels and their main metrics."""
     table = page.evaluation
     table = table[(table["label"].astype(str) != "all") & ~table["metric"].isin(OF_DONORS)]
     measured = [str(name) for name in table.loc[table["value"].notna(), "metric"].unique()]
-    first = [name for name in TELLING if name in measured]
+    first = [name for name in LABEL_COLUMNS if name in measured]
     names = (first + [name for name in measured if name not in first])[:MAX_LABEL_COLUMNS]
     order = {name: i for i, name in enumerate(page.metrics)}
     names = sorted(names, key=lambda name: order.get(name, len(order)))
     rows = []
     parts = {str(label): part for label, part in table.groupby(table["label"].astype(str), sort=False)}
-    # labels with too few cells for figures have a row too: they are often the ones that were asked for
+    # labels with too few cells for metrics get a row too: they are often the requested ones
     shown = np.array(_labels(page) if names else [], dtype=object)
-    for label in figures.levels(table["label"].to_numpy(), shown):
+    for label in figures.sorted_labels(table["label"].to_numpy(), shown):
         found = {str(row["metric"]): row for row in records(parts.get(label, table.head(0)))}
         cells = []
         for name in names:
@@ -273,7 +274,7 @@ def _table(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    """Return a value that JSON has: what is not a finite number becomes null."""
+    """Return a value as JSON can hold it; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): _clean(part) for key, part in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -290,15 +291,15 @@ def _clean(value: Any) -> Any:
 
 
 def _script_json(value: Any) -> Markup:
-    """Return JSON that may stand in a script element: no text in it can end the element."""
+    """Return JSON for a script element, escaped so that no text can end the element."""
     text = json.dumps(_clean(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for mark in "<>&\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return Markup(text)  # every < of it is written \u003c
+    return Markup(text)  # safe: every < is escaped as \u003c
 
 
 def _hash(script: str) -> str:
-    """Return the hash by which the page's policy knows a script: no other one runs."""
+    """Return the hash of a script for the Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
@@ -313,7 +314,8 @@ def _plotly() -> str:
     text = str(get_plotlyjs())
     if "</script" in text.lower():
         raise ImportError(
-            f"The page needs a plotly.js that holds no end tag of a script, and that of plotly "
-            f"{version('plotly')} does. Install another one: pip install 'plotly!={version('plotly')}'"
+            f"The report requires a plotly.js without a closing script tag, but that of plotly "
+            f"{version('plotly')} contains one. Install another version: "
+            f"pip install 'plotly!={version('plotly')}'"
         )
     return text

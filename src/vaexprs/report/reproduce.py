@@ -1,4 +1,4 @@
-"""Code that repeats the run shown in the report."""
+"""Code that reproduces the run, and statements on differential privacy, for the report."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from vaexprs.differential_privacy.accounting import Privacy
 from vaexprs.model.vae_fit import VAEFit
 
-# arguments of fit_vae that code cannot show: the recipe has the names of their classes
+# arguments of fit_vae that cannot be written as code; the recipe has their class names only
 OBJECTS = ("encoder_layers", "decoder_layers", "optimizer", "callbacks", "preprocessing", "distribution")
 
 
-def told(fit: VAEFit) -> list[str]:
-    """Return what the page says of differential privacy, a sentence each."""
+def privacy_statements(fit: VAEFit) -> list[str]:
+    """Return the statements on differential privacy; empty for a fit without a guarantee."""
     if fit.guarantee is None:
         return []
-    own = fit.guarantee
+    guarantee = fit.guarantee
     return [
-        f"The model says of itself that it is {own.sentence}, data sets with and without the data of one "
-        "being told apart. This holds for all that is made of the model alone, generated cells above all.",
-        f"Spent on the marginals (noise {own.marginals:.3g} times what one adds), {own.steps:,} steps of "
-        f"training (each unit in a step with probability {own.rate:.3g}, noise {own.training:.3g} times) and "
-        f"the latent density (noise {own.density:.3g} times); composed by {own.accountant}.",
-        "This page is not covered: it was made with real cells, and shows them. Do not hand it out with "
-        "the model.",
+        f"According to its metadata, the model is {guarantee.sentence} (add-or-remove adjacency). This also "
+        "holds for everything computed from the model alone, such as generated cells.",
+        f"Mechanisms: marginals (noise multiplier {guarantee.marginals:.3g}), {guarantee.steps:,} steps of "
+        f"training (sampling rate {guarantee.rate:.3g}, noise multiplier {guarantee.training:.3g}) and "
+        f"latent density (noise multiplier {guarantee.density:.3g}); accountant: {guarantee.accountant}.",
+        "This report is not differentially private: it was computed from real cells and shows them. Do not "
+        "distribute it with the model.",
     ]
 
 
@@ -40,33 +40,36 @@ def code(
     layer: str | None,
     seed: int,
 ) -> str:
-    """Return Python code that repeats the run; what the fit does not tell is left to its defaults.
+    """Return Python code that reproduces the run; arguments missing in the recipes keep their defaults.
 
     Parameters
     ----------
     fit
         The fit.
     recipe
-        What ``uns["vaexprs"]`` of the generated cells says.
+        Recipe of the generated cells, from ``uns["vaexprs"]``.
     n
         Number of generated cells.
     given
-        Whether the training cells were an argument of the report.
+        Whether the training cells were an argument of `write_report`.
     label_key, donor_key, layer, seed
-        The report's other arguments.
+        Other arguments of `write_report`.
     """
-    fitted: dict[str, Any] = {"label_key": fit.preprocessing.conditions.label_key}
+    fit_arguments: dict[str, Any] = {"label_key": fit.preprocessing.conditions.label_key}
     objects: dict[str, Any] = {}
     for name, value in dict(fit.recipe.get("arguments", {})).items():
-        if name.isidentifier():  # a saved model may be a stranger's, and this is code that somebody will run
-            (objects if name in OBJECTS else fitted)[name] = value
-    fitted.pop("verbose", None)
-    asked = fitted.pop("privacy", None)
-    if fit.guarantee is not None and isinstance(asked, Mapping):
-        fitted["privacy"] = Privacy(float(asked["epsilon"]), float(asked["delta"]), str(asked["unit"]))
+        # a saved model may be untrusted, and users will run this code
+        if name.isidentifier():
+            (objects if name in OBJECTS else fit_arguments)[name] = value
+    fit_arguments.pop("verbose", None)
+    privacy = fit_arguments.pop("privacy", None)
+    if fit.guarantee is not None and isinstance(privacy, Mapping):
+        fit_arguments["privacy"] = Privacy(
+            float(privacy["epsilon"]), float(privacy["delta"]), str(privacy["unit"])
+        )
     labels = json.loads(str(recipe.get("labels", "{}")) or "{}")
     size = recipe.get("library_size", "real")
-    drawn = {
+    generate_arguments = {
         "labels": labels or None,
         "covariates": json.loads(str(recipe.get("covariates", "{}")) or "{}") or None,
         "conditions": json.loads(str(recipe.get("conditions", "")) or "null"),
@@ -74,27 +77,31 @@ def code(
         "stratified": None if recipe.get("stratified", True) else False,
         "seed": int(recipe.get("seed", 0)),
     }
-    told = {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
-    first = "fit" if labels or drawn["conditions"] else f"fit, {n}"
+    report_arguments = {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}
+    first = "fit" if labels or generate_arguments["conditions"] else f"fit, {n}"
     return "\n".join(
         [
             "import vaexprs as vx",
             "",
             'train = vx.read("train.h5ad")  # the training cells',
-            'real = vx.read("real.h5ad")  # real cells that the model has not seen',
-            *(f"# {name}: {' '.join(str(v).split())}; give them as they were" for name, v in objects.items()),
-            _call("fit = vx.fit_vae", "train", fitted),
-            _call("generated = vx.gen_exprs", first, drawn),
+            'real = vx.read("real.h5ad")  # held-out real cells',
+            *(
+                f"# {name}: {' '.join(str(v).split())}; pass the original objects"
+                for name, v in objects.items()
+            ),
+            _call("fit = vx.fit_vae", "train", fit_arguments),
+            _call("generated = vx.gen_exprs", first, generate_arguments),
             _call(
                 "vx.write_report",
                 'fit, generated, real, "report.html"' + (", train=train" if given else ""),
-                told,
+                report_arguments,
             ),
         ]
     )
 
 
 def _call(function: str, first: str, arguments: Mapping[str, Any]) -> str:
+    """Return the code of a function call; arguments that are None are left out."""
     module = {name: "vx." if isinstance(value, Privacy) else "" for name, value in arguments.items()}
     given = [f"{name}={module[name]}{value!r}" for name, value in arguments.items() if value is not None]
     return f"{function}(\n    {first},\n" + "".join(f"    {argument},\n" for argument in given) + ")"

@@ -5,22 +5,23 @@
   const { figures, dark } = read("plots");
   const root = document.documentElement;
   const system = window.matchMedia("(prefers-color-scheme: dark)");
-  const NARROW = 620; // px: below it a legend stands under its plot
-  const PRINTED = 660;
+  const NARROW = 620; // px: below this width, the legend is placed under the plot
+  const PRINTED = 660; // px: maximum width in print
   const state = {};
   let printing = false;
 
   const isDark = () => !printing && (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
 
-  // A copy of part of a figure with the colours of the theme; lists of numbers and texts are shared.
-  function dressed(part, key) {
-    if (Array.isArray(part)) return typeof part[0] === "object" ? part.map((each) => dressed(each, key)) : part;
+  // Copy part of a figure with the colours of the theme; lists of numbers and strings are shared.
+  function themed(part, key) {
+    if (Array.isArray(part)) return typeof part[0] === "object" ? part.map((each) => themed(each, key)) : part;
     if (part && typeof part === "object") {
-      return Object.fromEntries(Object.entries(part).map(([name, value]) => [name, dressed(value, name)]));
+      return Object.fromEntries(Object.entries(part).map(([name, value]) => [name, themed(value, name)]));
     }
     return /color$/.test(key) && isDark() ? dark[part] || part : part;
   }
 
+  // Merge the changes of a mode into a trace.
   function patched(trace, patch) {
     const result = { ...trace };
     for (const [key, value] of Object.entries(patch || {})) {
@@ -30,13 +31,14 @@
     return result;
   }
 
-  // All but one label step back.
+  // Grey out a trace of a label that is not highlighted.
   function faded(trace) {
     const color = "#8A929C";
     return { ...patched(trace, { marker: { color, opacity: 0.12 } }), line: { ...trace.line, color },
       opacity: trace.mode === "lines" ? 0.15 : trace.opacity, hoverinfo: "skip", hovertemplate: undefined };
   }
 
+  // Place the legend according to the width.
   function arranged(layout, traces, width) {
     const entries = traces.filter((trace) => trace.showlegend !== false && trace.visible !== false);
     layout.showlegend = entries.length > 1;
@@ -63,17 +65,17 @@
     let traces = figure.data.map((trace, i) => patched(trace, mode && figure.modes[mode][i]));
     if (highlight) traces = traces.map((trace, i) => (figure.labels[i] === highlight.label ? trace : faded(trace)));
     const width = printing ? Math.min(PRINTED, element.clientWidth) : element.clientWidth;
-    const layout = arranged(dressed(figure.layout), traces, width);
+    const layout = arranged(themed(figure.layout), traces, width);
     layout.width = printing ? width : undefined;
     layout.autosize = !printing;
-    layout.uirevision = "zoom"; // zoom stays, what was hidden by the legend does not
+    layout.uirevision = "zoom"; // keep the zoom, reset traces hidden by the legend
     layout.legend.uirevision = `${mode}`;
     layout.hoverlabel.bgcolor = isDark() ? "#262D36" : "#FFFFFF";
     layout.hoverlabel.bordercolor = layout.font.color;
     layout.hoverlabel.font.color = layout.font.color;
-    layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: dressed("#8A929C", "color"), activecolor: layout.font.color };
+    layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: themed("#8A929C", "color"), activecolor: layout.font.color };
     element.style.minHeight = `${layout.height}px`;
-    return window.Plotly.react(element, traces.map((trace) => dressed(trace)), layout, {
+    return window.Plotly.react(element, traces.map((trace) => themed(trace)), layout, {
       responsive: true,
       displaylogo: false,
       showTips: false,
@@ -92,12 +94,12 @@
   async function start() {
     for (const id of ids) {
       await draw(id);
-      await new Promise((resolve) => setTimeout(resolve, 0)); // let the page answer in between
+      await new Promise((resolve) => setTimeout(resolve, 0)); // keep the page responsive
     }
     root.dataset.ready = "true";
   }
 
-  // Controls. A browser may keep what was chosen over a reload, so they are read, not reset.
+  // Controls. Browsers may keep the selection on reload, so it is read instead of reset.
   for (const input of document.querySelectorAll("input[name=colour]")) {
     const choose = () => { if (input.checked) state.embedding.mode = input.value; };
     choose();
@@ -143,11 +145,11 @@
   window.addEventListener("beforeprint", () => { printing = true; redraw(); });
   window.addEventListener("afterprint", () => { printing = false; redraw(); });
 
-  // Tables as files, and the code to the clipboard.
+  // Download tables, and copy the code to the clipboard.
   const say = (text) => { document.getElementById("status").textContent = text; };
   const quoted = (value) => {
     let text = value === null ? "" : String(value);
-    // a spreadsheet would run what begins so; numbers may
+    // prevent formula injection in spreadsheets; numbers are safe
     if (typeof value === "string" && /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };

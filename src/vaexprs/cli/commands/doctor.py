@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from vaexprs.cli.options import plain
+from vaexprs.interface.verdicts import LEVELS, UNKNOWN
 
 
 def doctor(
@@ -27,14 +28,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-MARKS = {"good": "[green]●[/]", "fair": "[yellow]▲[/]", "poor": "[red]■[/]", "absent": "○"}
-
-
 def _show_findings(versions: dict[str, str], findings: Iterable[Any], *, works: bool) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
     for each in findings:
-        console.print(f"{MARKS[each.state]} {plain(f'{each.part}: {each.told}')}")
+        console.print(f"{LEVELS.get(each.state, UNKNOWN).in_terminal()} {plain(f'{each.part}: {each.told}')}")
         if each.advice:
             console.print(f"  [bold]{plain(each.advice)}[/]")
     console.print("Fitting and generating work." if works else "[red]Fitting and generating do not work.[/]")
