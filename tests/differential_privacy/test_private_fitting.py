@@ -1,4 +1,4 @@
-"""A fit with differential privacy: its accounting, its bounds, what it refuses, what it keeps."""
+"""Differentially private fits: accounting, sensitivity, refused arguments and results."""
 
 import json
 import re
@@ -60,9 +60,9 @@ def fit(cells) -> vx.VAEFit:
 
 
 @pytest.mark.parametrize(("rate", "steps", "noise"), [(0.1, 200, 2.0), (0.01, 1500, 0.9), (1.0, 30, 8.0)])
-def test_training_alone_costs_what_jax_privacy_says(rate, steps, noise):
+def test_training_costs_as_much_as_in_jax_privacy(rate, steps, noise):
     units = 10_000
-    told = Guarantee(1.0, 1e-5, "cell", units, 1, 1e9, 1e9, noise, rate, steps)
+    planned = Guarantee(1.0, 1e-5, "cell", units, 1, 1e9, 1e9, noise, rate, steps)
     theirs = analysis.DpsgdTrainingAccountant(
         accountants.PldAccountantConfig(value_discretization_interval=guarantee.INTERVAL)
     ).compute_epsilon(
@@ -72,13 +72,13 @@ def test_training_alone_costs_what_jax_privacy_says(rate, steps, noise):
         ),
     )
     # two releases with a billion times the noise cost nothing that shows
-    assert guarantee.spent(told) == pytest.approx(theirs, rel=1e-6)
+    assert guarantee.spent(planned) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_releases_alone_cost_what_the_gaussian_mechanism_does():
-    told = Guarantee(1.0, 1e-5, "cell", 100, 1, 3.0, 4.0, 0.0, 0.1, 0)
+    planned = Guarantee(1.0, 1e-5, "cell", 100, 1, 3.0, 4.0, 0.0, 0.1, 0)
     together = 1 / np.sqrt(1 / 3.0**2 + 1 / 4.0**2)
-    assert guarantee.spent(told) == pytest.approx(
+    assert guarantee.spent(planned) == pytest.approx(
         dp_accounting.get_epsilon_gaussian(together, 1e-5), rel=1e-3
     )
 
@@ -86,19 +86,19 @@ def test_releases_alone_cost_what_the_gaussian_mechanism_does():
 @pytest.mark.parametrize(
     ("epsilon", "rate", "steps"), [(0.1, 0.01, 3000), (3.0, 0.2, 300), (10.0, 0.2, 300), (100.0, 1.0, 5)]
 )
-def test_a_plan_spends_all_but_a_little_and_never_more(epsilon, rate, steps):
-    told = plan(Privacy(epsilon, 1e-5), units=5_000, rate=rate, steps=steps, cells_per_unit=1)
-    assert 0.99 * epsilon < told.epsilon <= epsilon
-    assert guarantee.spent(told) == pytest.approx(told.epsilon, rel=1e-3)
-    fewer = told.after(steps // 2)
-    assert fewer.epsilon < told.epsilon
+def test_a_plan_spends_nearly_the_whole_budget_and_never_more(epsilon, rate, steps):
+    planned = plan(Privacy(epsilon, 1e-5), units=5_000, rate=rate, steps=steps, cells_per_unit=1)
+    assert 0.99 * epsilon < planned.epsilon <= epsilon
+    assert guarantee.spent(planned) == pytest.approx(planned.epsilon, rel=1e-3)
+    fewer = planned.after(steps // 2)
+    assert fewer.epsilon < planned.epsilon
     assert fewer.steps == steps // 2
 
 
 def test_a_guarantee_is_the_same_after_json():
-    told = plan(Privacy(2.0, 1e-5, "donor"), units=500, rate=0.1, steps=100, cells_per_unit=32)
-    assert Guarantee.from_dict(json.loads(json.dumps(told.to_dict()))) == told
-    assert told.sentence == "(2, 1e-05)-differentially private for each 'donor' of 500"
+    planned = plan(Privacy(2.0, 1e-5, "donor"), units=500, rate=0.1, steps=100, cells_per_unit=32)
+    assert Guarantee.from_dict(json.loads(json.dumps(planned.to_dict()))) == planned
+    assert planned.sentence == "(2, 1e-05)-differentially private for each 'donor' of 500"
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,12 @@ def test_a_guarantee_is_the_same_after_json():
         ({"epsilon": 3, "secret": -1}, ValueError, r"secret.*\b0\b"),
     ],
 )
-def test_what_is_asked_for_is_checked(arguments, error, words):
+def test_arguments_of_privacy_are_checked(arguments, error, words):
     with pytest.raises(error, match=words):
         Privacy(**arguments)
 
 
-def test_a_delta_that_gives_a_unit_away_is_refused():
+def test_a_delta_above_one_over_the_units_is_refused():
     with pytest.raises(ValueError, match=r"delta.*units.*\b40\b.*'donor'"):
         plan(Privacy(3, 0.1, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
 
@@ -181,7 +181,7 @@ def test_an_outlier_of_a_million_counts_moves_a_step_by_no_more_than_the_bound()
 
 
 @pytest.mark.slow
-def test_values_that_are_not_finite_count_for_nothing():
+def test_gradients_that_are_not_finite_are_ignored():
     x = np.full((2, 1, 20), 2, np.float32)
     x[1] = np.nan
     function, arguments = gradients(x, clip=1.0)
@@ -201,7 +201,7 @@ def test_the_sum_does_not_depend_on_how_many_units_are_computed_together():
 
 
 @pytest.mark.slow
-def test_each_unit_draws_latent_noise_of_its_own():
+def test_each_unit_has_its_own_latent_noise():
     same = np.broadcast_to(np.random.default_rng(3).poisson(3, (1, 1, 20)), (2, 1, 20)).astype(np.float32)
     function, (weights, x, _, part, key) = gradients(same, clip=1e12)
     code = np.broadcast_to(np.array([1.0, 0.0], np.float32), (2, 1, 2))
@@ -212,20 +212,20 @@ def test_each_unit_draws_latent_noise_of_its_own():
     assert length([a - b for a, b in zip(*one, strict=True)]) > 1e-3
 
 
-def test_a_donor_counts_as_one_however_many_cells_it_has():
+def test_a_donor_has_weight_one_for_any_number_of_cells():
     units = mechanisms.Units(np.repeat([0, 1], [1, 99]), 2)
     assert units.weights[:1].sum() == pytest.approx(1)
     assert units.weights[1:].sum() == pytest.approx(1)
 
 
-def test_poisson_sampling_draws_each_unit_by_itself():
+def test_poisson_sampling_is_independent_between_units():
     rng = np.random.default_rng(0)
-    sizes = [len(dpsgd._drawn(1000, 0.2, rng)) for _ in range(2000)]
+    sizes = [len(dpsgd._sampled_units(1000, 0.2, rng)) for _ in range(2000)]
     assert np.mean(sizes) == pytest.approx(200, abs=1)
     assert np.var(sizes) == pytest.approx(1000 * 0.2 * 0.8, rel=0.1)  # that of a binomial number, not 0
     pairs = np.zeros((2, 2))
     for _ in range(5000):
-        drawn = np.isin([3, 4], dpsgd._drawn(10, 0.5, rng)).astype(int)
+        drawn = np.isin([3, 4], dpsgd._sampled_units(10, 0.5, rng)).astype(int)
         pairs[drawn[0], drawn[1]] += 1
     assert stats.chi2_contingency(pairs).pvalue > 1e-3
 
@@ -261,8 +261,8 @@ def check_noise_and_length(sums_of, n: int, multiplier: float = 5.0) -> None:
     noisy = [exact.with_noise(multiplier, np.random.default_rng(i)) for i in range(30)]
     planned = noisy[0][1]
     for i, (part, sd) in enumerate(zip(exact.parts, planned, strict=True)):
-        told = np.stack([parts[i] for parts, _ in noisy]) - part
-        assert np.sqrt(np.mean(told**2)) == pytest.approx(sd, rel=0.2)
+        added = np.stack([parts[i] for parts, _ in noisy]) - part
+        assert np.sqrt(np.mean(added**2)) == pytest.approx(sd, rel=0.2)
     # one unit less: what changes, each part in units of its noise multiplier, has a length of at most one
     for gone in range(5):
         rest = np.arange(n) != gone
@@ -286,7 +286,7 @@ def check_noise_and_length(sums_of, n: int, multiplier: float = 5.0) -> None:
 # the fit
 
 
-def test_a_private_fit_generates_what_was_asked_for(fit, cells):
+def test_a_private_fit_generates_the_requested_cells(fit, cells):
     assert fit.guarantee.epsilon <= 3
     assert fit.guarantee.units == cells.n_obs
     assert fit.guarantee.steps == 25  # 5 epochs of steps with a fifth of the cells
@@ -346,7 +346,7 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
 
 
 @pytest.mark.parametrize("steps", ["gone", "many", float("inf"), -1, True])
-def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
+def test_a_damaged_guarantee_is_reported(fit, tmp_path, steps):
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
     meta["guarantee"]["steps"] = steps
@@ -358,7 +358,7 @@ def test_a_damaged_guarantee_is_told(fit, tmp_path, steps):
 
 
 @pytest.mark.slow
-def test_donors_are_units_and_few_of_them_are_warned_of(cells):
+def test_donors_as_units_and_a_warning_for_few(cells):
     with pytest.warns(UserWarning, match=r"\b40 units.*'donor'"):
         fit = fitted(cells, epsilon=10.0, unit="donor", epochs=2)
     assert fit.guarantee.unit == "donor"
@@ -368,7 +368,7 @@ def test_donors_are_units_and_few_of_them_are_warned_of(cells):
 
 
 @pytest.mark.slow
-def test_every_label_can_be_asked_for_however_much_noise_there_is(cells):
+def test_every_label_can_be_generated_despite_strong_noise(cells):
     for secret in range(3):
         fit = fitted(cells, epsilon=0.1, secret=secret, epochs=1)
         labels = list(fit.preprocessing.conditions.labels)
@@ -461,7 +461,7 @@ def test_an_earlier_preprocessing_is_refused(fit, cells):
         ("gap", r"'gap'.*value.*\bcell\b.*\b1\b"),
     ],
 )
-def test_a_unit_that_is_none_is_refused(cells, unit, words):
+def test_an_invalid_unit_is_refused(cells, unit, words):
     wrong = cells.copy()
     wrong.obs["same"] = "d"
     wrong.obs["gap"] = ["d", *[None] * 1, *["e"] * (cells.n_obs - 2)]
@@ -486,7 +486,7 @@ def test_a_unit_without_an_epsilon_is_no_privacy_and_refused(cells, tmp_path):
 
 
 @pytest.mark.faults
-def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
+def test_ctrl_c_keeps_the_model_and_reports_the_epsilon_spent(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     command = [*CLI, "fit", "cells.h5ad", "--out", "model", "--label-key", "cell_type"]
     process = subprocess.Popen(
@@ -507,13 +507,13 @@ def test_ctrl_c_keeps_what_was_learned_and_tells_what_it_cost(cells, tmp_path):
     assert process.returncode == 130, seen + rest
     assert "part of the training" in rest
     assert "--resume" not in rest
-    told = json.loads((tmp_path / "model" / "meta.json").read_text())["guarantee"]
-    assert 0 < told["steps"] < 500_000
-    assert 0 < told["epsilon"] < 3
+    saved = json.loads((tmp_path / "model" / "meta.json").read_text())["guarantee"]
+    assert 0 < saved["steps"] < 500_000
+    assert 0 < saved["epsilon"] < 3
     assert not (tmp_path / "model.checkpoint").exists()
 
 
-def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
+def test_the_report_states_the_guarantee_and_its_limits(fit):
     sentences = reproduce.privacy_statements(fit)
     assert "(3, 0.0001)-differentially private for each cell" in sentences[0]
     assert f"{fit.guarantee.steps} steps" in sentences[1]
@@ -531,11 +531,11 @@ def test_the_report_says_what_is_promised_and_that_it_is_not_covered(fit):
     assert "trained on" not in model
 
 
-def test_bins_of_library_sizes_stand_out_alone_or_beside_one_that_does():
+def test_bins_of_library_sizes_are_kept_in_runs_above_the_noise():
     bins = np.zeros(20)
     bins[[4, 5, 6]] = [25.0, 90.0, 30.0]  # 25 and 30 are noise's double, and neighbours of what is not noise
     bins[[2, 15, 16]] = [22.0, 35.0, 28.0]  # strays
-    kept = marginals._without_strays(marginals._standing_out(bins, 10.0), 10.0)
+    kept = marginals._without_isolated_bins(marginals._above_noise(bins, 10.0), 10.0)
     assert np.flatnonzero(kept).tolist() == [4, 5, 6]
-    nothing = marginals._without_strays(marginals._standing_out(np.array([3.0, -5.0, 8.0]), 10.0), 10.0)
+    nothing = marginals._without_isolated_bins(marginals._above_noise(np.array([3.0, -5.0, 8.0]), 10.0), 10.0)
     assert nothing.tolist() == [0.0, 0.0, 1.0]

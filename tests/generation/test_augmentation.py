@@ -1,4 +1,4 @@
-"""augment: real cells, topped up with generated ones."""
+"""augment: add generated cells to real cells."""
 
 import anndata as ad
 import numpy as np
@@ -29,7 +29,7 @@ def test_balanced_means_as_many_as_the_largest(balanced, cells):
     assert numbers(balanced, "generated").get("Dendritic", 0) == 0
 
 
-def test_the_real_cells_come_first_as_they_are(balanced, cells):
+def test_the_real_cells_come_first_unchanged(balanced, cells):
     assert list(balanced.obs_names[:700]) == list(cells.obs_names)
     assert (sp.csr_matrix(balanced.X[:700]) != sp.csr_matrix(cells.X)).nnz == 0
     assert balanced.obs["cells_counted"][:700].tolist() == list(range(700))
@@ -39,15 +39,15 @@ def test_the_real_cells_come_first_as_they_are(balanced, cells):
     assert np.array_equal(balanced.X.data, np.round(balanced.X.data))
 
 
-def test_files_keep_it(balanced, tmp_path):
+def test_results_are_written_and_read(balanced, tmp_path):
     balanced.write_h5ad(tmp_path / "b.h5ad")
     back = ad.read_h5ad(tmp_path / "b.h5ad")
     pd.testing.assert_frame_equal(back.obs, balanced.obs, check_index_type=False, check_names=False)
 
 
 @pytest.mark.slow
-def test_scanpy_goes_on_from_there(balanced):
-    """Neighbours, UMAP and marker genes of what comes out."""
+def test_results_work_in_scanpy(balanced):
+    """Neighbours, UMAP and marker genes of the augmented cells."""
     adata = balanced.copy()
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
@@ -73,7 +73,7 @@ def test_a_number_a_dict_and_a_fit_made_here(few):
     assert isinstance(vx.augment(dense, "cell_type", to=31, epochs=1, verbose=0).X, np.ndarray)
 
 
-def test_nothing_to_add_is_said(conditional, cells):
+def test_a_warning_if_no_cells_are_generated(conditional, cells):
     with pytest.warns(UserWarning, match=r"cells.*\bto=5\b"):
         made = vx.augment(cells, "cell_type", to=5, fit=conditional)
     assert made.n_obs == 700
@@ -97,7 +97,7 @@ def test_cells_without_genes_of_the_fit(conditional, cells):
         ("cell_type", {"fit": True, "epochs": 3}, ValueError, r"covariate_keys"),
     ],
 )  # fmt: skip
-def test_what_cannot_be(conditional, cells, key, kwargs, error, words):
+def test_invalid_arguments(conditional, cells, key, kwargs, error, words):
     if "fit" in kwargs:
         kwargs = kwargs | {"fit": conditional}
     with pytest.raises(error, match=words):

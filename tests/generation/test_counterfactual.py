@@ -1,4 +1,4 @@
-"""transform: the same cells under another condition."""
+"""transform: predict cells under another condition."""
 
 import anndata as ad
 import numpy as np
@@ -19,7 +19,7 @@ def cycling(conditional, cells):
     return vx.transform(conditional, cells, phase="S", progress=False)
 
 
-def test_names_order_and_everything_else_stay(cycling, cells):
+def test_names_order_and_annotation_are_kept(cycling, cells):
     assert list(cycling.obs_names) == list(cells.obs_names)
     assert list(cycling.var_names) == list(cells.var_names)
     assert (cycling.obs["cell_type"] == cells.obs["cell_type"]).all()
@@ -29,8 +29,8 @@ def test_names_order_and_everything_else_stay(cycling, cells):
     assert cycling.uns["vaexprs"]["transformed_to"] == '{"phase": "S"}'
 
 
-def test_each_cell_stays_what_it_was_and_as_deep(cycling, cells):
-    """Of ten types most transformed cells are nearest to the mean of their own."""
+def test_cell_type_and_library_size_are_kept(cycling, cells):
+    """Most transformed cells are nearest to the mean of their own cell type, of ten."""
     real, made = (log_normalised(sp.csr_matrix(a.X)).toarray() for a in (cells, cycling))
     types = cells.obs["cell_type"].cat.categories
     means = np.stack([real[cells.obs["cell_type"] == name].mean(axis=0) for name in types])
@@ -49,8 +49,8 @@ def test_the_same_seed_gives_the_same_cells_by_argument_or_dict(conditional, cel
     assert not same(vx.transform(conditional, cells, {"phase": "S"}, seed=1, progress=False), cycling)
 
 
-def test_a_condition_that_cells_have_gives_cells_alike(conditional, cells):
-    """Nothing is carried where nothing changes: only the noise is new."""
+def test_the_own_condition_gives_similar_cells(conditional, cells):
+    """Latent vectors are not moved; only the sampling noise is new."""
     g1 = cells[cells.obs["phase"] == "G1"]
     made = vx.transform(conditional, g1, phase="G1", progress=False)
     real, new = (log_normalised(sp.csr_matrix(a.X)).toarray().mean(axis=0) for a in (g1, made))
@@ -100,7 +100,7 @@ def test_files_in_and_out_a_block_at_a_time(conditional, cells, cycling, tmp_pat
         (None, {"phase": "S", "library_size": 0}, ValueError, r"library_size.*\b0\b"),
     ],
 )  # fmt: skip
-def test_what_cannot_be(conditional, cells, change, kwargs, error, words):
+def test_invalid_arguments(conditional, cells, change, kwargs, error, words):
     with pytest.raises(error, match=words):
         vx.transform(conditional, cells if change is None else change(cells), **kwargs)
     with pytest.raises(TypeError, match=r"\bfit\b.*fit_vae.*load_vae.*\bstr\b"):
@@ -109,7 +109,7 @@ def test_what_cannot_be(conditional, cells, change, kwargs, error, words):
 
 @pytest.fixture(scope="module")
 def kang(real_data):
-    """Blood cells with and without interferon, half to learn from and half to compare with."""
+    """Blood cells with and without interferon: a training half and a test half."""
     adata = real_data("kang_muscat")
     strata = adata.obs[["cell_type", "stim", "donor"]].astype(str).agg("/".join, axis=1).to_numpy()
     train, test = split_rows(strata, adata.n_obs, 0.5, 0)
@@ -128,7 +128,7 @@ def shift_agrees(predicted, before, after):
     return np.mean(by_type)
 
 
-def test_interferon_does_to_each_type_what_it_did(kang):
+def test_predicted_interferon_response(kang):
     """Real cells against real cells reach 0.93 on these halves."""
     train, test = kang
     fit = vx.fit_vae(train, label_key="cell_type", covariate_keys=["stim", "donor"], verbose=0)
@@ -137,7 +137,7 @@ def test_interferon_does_to_each_type_what_it_did(kang):
     assert shift_agrees(predicted, before, after) > 0.87
 
 
-def test_interferon_of_a_type_that_was_never_seen_with_it(kang):
+def test_predicted_interferon_response_of_a_held_out_combination(kang):
     train, test = kang
     held = (train.obs["cell_type"] == "CD14+ Monocytes") & (train.obs["stim"] == "stim")
     fit = vx.fit_vae(train[~held], label_key="cell_type", covariate_keys=["stim", "donor"], verbose=0)

@@ -1,4 +1,4 @@
-"""Cells drawn by the workers of a Dask cluster: real schedulers, real workers, some of them killed."""
+"""Generation on Dask clusters with real scheduler and worker processes, some of which are killed."""
 
 import asyncio
 import json
@@ -135,7 +135,7 @@ def test_the_cells_are_the_same_whatever_the_number_of_workers(
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_worker_killed_in_mid_generation_costs_nothing_but_time(
+def test_a_worker_killed_during_generation_does_not_change_the_cells(
     conditional, expected, small_tasks, tmp_path, n
 ):
     killed = []
@@ -145,7 +145,9 @@ def test_a_worker_killed_in_mid_generation_costs_nothing_but_time(
         def kill():
             # once the first blocks are there, the worker that holds the fit
             while not (
-                done := [where for key, where in client.who_has().items() if "_work" in str(key) and where]
+                done := [
+                    where for key, where in client.who_has().items() if "_run_task" in str(key) and where
+                ]
             ):
                 time.sleep(0.01)
             pid = pids[done[0][0]]
@@ -163,15 +165,15 @@ def test_a_worker_killed_in_mid_generation_costs_nothing_but_time(
 
 @pytest.mark.cluster
 def test_few_results_are_in_flight(conditional, expected, small_tasks):
-    """Of nine tasks no more are submitted than two for the one thread, until a result is taken."""
+    """At most two of nine tasks per thread are submitted ahead of the results that were taken."""
     with workers(1) as client:
         plan = Plan(*requests.plan_cells(conditional, CELLS, None, None), None, True, 3)
-        drawn = cluster.drawn_by(client, draw_part, conditional, plan.parts(1))
-        first = next(drawn)
+        blocks = cluster.draw_on_cluster(client, draw_part, conditional, plan.parts(1))
+        first = next(blocks)
         assert (first != expected.X[:BLOCK]).nnz == 0
-        tasks = [key for key in client.futures if "_work" in str(key)]
+        tasks = [key for key in client.futures if "_run_task" in str(key)]
         assert 1 <= len(tasks) <= 3
-        drawn.close()
+        blocks.close()
 
 
 @pytest.mark.cluster
@@ -231,7 +233,7 @@ def test_a_scheduler_lost_in_mid_generation(model, tmp_path):
 
 @pytest.mark.cluster
 def test_a_cluster_without_workers(conditional, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "WORKERLESS", 0.5)
+    monkeypatch.setattr(cluster, "WORKERLESS_SECONDS", 0.5)
     with (
         processes(tmp_path) as (file, _),
         cluster.connected(str(file)) as client,
@@ -261,14 +263,14 @@ def test_workers_without_this_version(conditional, tmp_path, code, words):
 
 
 @pytest.mark.cluster
-def test_what_is_lost_in_mid_generation_one_after_the_other(conditional, expected, tmp_path, monkeypatch):
+def test_losses_during_generation(conditional, expected, tmp_path, monkeypatch):
     """The worker, then its version, then the scheduler."""
 
     def begun():
         plan = Plan(*requests.plan_cells(conditional, CELLS, None, None), None, True, 3)
-        drawn = cluster.drawn_by(client, draw_part, conditional, plan.parts(1))
-        assert (next(drawn) != expected.X[:BLOCK]).nnz == 0
-        return drawn
+        blocks = cluster.draw_on_cluster(client, draw_part, conditional, plan.parts(1))
+        assert (next(blocks) != expected.X[:BLOCK]).nnz == 0
+        return blocks
 
     with (
         processes(tmp_path, worker="") as (file, started),
@@ -279,8 +281,8 @@ def test_what_is_lost_in_mid_generation_one_after_the_other(conditional, expecte
         one, other = begun(), begun()
         started[1].kill()
         with monkeypatch.context() as patch:
-            patch.setattr(cluster, "ANSWER", 0.5)
-            patch.setattr(cluster, "WORKERLESS", 0.5)
+            patch.setattr(cluster, "ANSWER_SECONDS", 0.5)
+            patch.setattr(cluster, "WORKERLESS_SECONDS", 0.5)
             with pytest.raises(
                 ConnectionError,
                 match=rf"workers.*\b0\.5 s\b.*dask worker {address}",
@@ -312,15 +314,15 @@ def late(fit, part):
 
 
 def test_a_task_that_times_out_by_itself_says_so(conditional):
-    """It is not taken for a task that takes long."""
+    """It is not mistaken for a running task."""
     with (
         in_this_process() as client,
         pytest.raises(TimeoutError, match="^the disk did not answer$"),
     ):
-        list(cluster.drawn_by(client, late, conditional, [0]))
+        list(cluster.draw_on_cluster(client, late, conditional, [0]))
 
 
-def test_what_is_no_scheduler(model, tmp_path):
+def test_an_invalid_scheduler(model, tmp_path):
     (tmp_path / "note.txt").write_text("no JSON")
     for name in ("nowhere", "foo://bar:1", tmp_path / "note.txt"):
         done = run("generate", model, "-n", 5, "--dask", name, "--out", tmp_path / "g.h5ad")
@@ -329,12 +331,12 @@ def test_what_is_no_scheduler(model, tmp_path):
         assert re.search(r"Dask scheduler.*tcp://HOST:8786.*scheduler file", done.stderr), done.stderr
 
 
-def test_what_is_no_client(conditional):
+def test_an_invalid_client(conditional):
     with pytest.raises(TypeError, match=r"client.*distributed\.Client.*\bstr\b"):
         vx.gen_exprs(conditional, 5, client="tcp://127.0.0.1:8786")
 
 
-def test_a_client_that_must_be_awaited_is_refused(conditional):
+def test_an_asynchronous_client_is_refused(conditional):
     settings = {"processes": False, "n_workers": 0, "dashboard_address": None, "set_as_default": False}
 
     async def ask():

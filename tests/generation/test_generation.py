@@ -1,4 +1,4 @@
-"""gen_exprs: the cells asked for."""
+"""gen_exprs: generated cells match the request."""
 
 import json
 import re
@@ -76,12 +76,12 @@ def test_one_label(conditional):
     assert len(made.y_gen) == 30
 
 
-def test_numbers_by_label_in_the_order_asked(conditional):
+def test_numbers_by_label_in_the_requested_order(conditional):
     made = vx.gen_exprs(conditional, labels={"CD56+ NK": 7, "CD34+": 5})
     assert made.y_gen.tolist() == ["CD56+ NK"] * 7 + ["CD34+"] * 5
 
 
-def test_covariates_asked_for(conditional):
+def test_requested_covariates(conditional):
     made = vx.gen_exprs(conditional, 20, labels="Dendritic", covariates={"phase": "S"})
     assert set(made.adata.obs["phase"]) == {"S"}
 
@@ -107,7 +107,7 @@ def test_library_sizes_are_like_the_real_ones_by_default(cells, conditional):
     assert made.std() == pytest.approx(real.std(), rel=0.15)
 
 
-def test_library_size_asked_for(conditional):
+def test_requested_library_size(conditional):
     totals = [vx.gen_exprs(conditional, 300, library_size=n).adata.X.sum(axis=1).mean() for n in (300, 3000)]
     assert totals[0] == pytest.approx(300, rel=0.03)
     assert totals[1] == pytest.approx(3000, rel=0.03)
@@ -148,7 +148,7 @@ def test_the_memory_is_that_of_the_result_whatever_the_batch_size(conditional):
 
 
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-def test_cells_written_as_they_are_made_are_the_same(conditional, tmp_path, monkeypatch, suffix):
+def test_cells_written_during_generation_are_the_same(conditional, tmp_path, monkeypatch, suffix):
     monkeypatch.setitem(writing.CELLS_A_WRITE, suffix, 200)  # several writes
     kwargs = {"seed": 3, "covariates": {"phase": "S"}, "progress": False}
     whole = vx.gen_exprs(conditional, 700, **kwargs).adata
@@ -192,7 +192,7 @@ def generating(model, n, out, first=""):
         ("g.zarr", 2_000, 3_000),
     ],
 )
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(conditional, tmp_path, name, n, room):
+def test_a_full_disk_is_reported_and_leaves_no_files(conditional, tmp_path, name, n, room):
     pytest.importorskip("resource", reason="files are limited in size where there is POSIX")
     model = conditional.save(tmp_path / "model")
     (tmp_path / "out").mkdir()
@@ -279,7 +279,7 @@ def test_a_table_of_conditions(conditional):
         ("CD34+", TypeError, r"conditions.*DataFrame.*column 'n'"),
     ],
 )  # fmt: skip
-def test_tables_that_cannot_be(conditional, table, error, words):
+def test_invalid_tables_of_conditions(conditional, table, error, words):
     with pytest.raises(error, match=words):
         vx.gen_exprs(conditional, conditions=table)
     with pytest.raises(ValueError, match=r"num_samples.*labels.*covariates"):
@@ -296,7 +296,7 @@ def test_real_and_generated_cells_together(cells, generated):
 
 
 @pytest.mark.slow
-def test_scanpy_takes_what_comes_out(generated):
+def test_generated_cells_work_in_scanpy(generated):
     both = generated.to_anndata(real=True)
     sc.pp.normalize_total(both, target_sum=1e4)
     sc.pp.log1p(both)
@@ -343,7 +343,7 @@ def test_a_fit_without_labels(few):
     assert made.adata.obs.shape == (10, 0)
 
 
-def test_it_says_what_it_is(generated):
+def test_repr(generated):
     assert repr(generated) == "Generated: 400 cells x 765 genes"
 
 
@@ -369,13 +369,13 @@ def test_it_says_what_it_is(generated):
         ({"num_samples": 3, "seed": -1}, ValueError, r"seed.*\b0\b.*-1\b"),
     ],
 )
-def test_wishes_that_cannot_be_granted(conditional, arguments, kind, words):
+def test_invalid_requests(conditional, arguments, kind, words):
     with pytest.raises(kind, match=words):
         vx.gen_exprs(conditional, **arguments)
     assert vx.gen_exprs(conditional, 1).adata.n_obs == 1
 
 
-def test_wishes_the_fit_knows_nothing_of(r_fit, few):
+def test_requests_that_do_not_apply_to_the_fit(r_fit, few):
     with pytest.raises(ValueError, match=r"labels.*label_key"):
         vx.gen_exprs(r_fit, 5, labels="B")
     with pytest.raises(ValueError, match=r"library_size.*counts.*likelihood.*'bernoulli'"):
@@ -402,7 +402,7 @@ def test_means_of_stratified_sets_vary_less_and_agree_with_independent_ones(cond
     assert (np.abs(middle[True] - middle[False])[often] < 5 * error).mean() > 0.99
 
 
-def test_strata_are_those_of_the_rows_asked_for():
+def test_strata_are_the_requested_conditions():
     rng = np.random.default_rng(0)
     groups = [np.array([0, 2, 4]), np.array([1, 3, 5, 6, 7])]
     uniform = evenly_spread(rng, 9, 50, groups)

@@ -1,4 +1,4 @@
-"""interpolate: cells on the way from one label to another."""
+"""interpolate: generate cells between two labels."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_positions_are_even_and_there_is_no_label(way):
     assert np.array_equal(way.X.data, np.round(way.X.data))
 
 
-def test_the_way_leads_from_the_one_to_the_other(way, cells):
+def test_the_path_leads_from_start_to_end(way, cells):
     """The distance to the mean of the first label grows from step to step, that to the second shrinks."""
     real, made = (log_normalised(sp.csr_matrix(a.X)).toarray() for a in (cells, way))
     steps = np.stack([made[way.obs["position"] == t].mean(axis=0) for t in way.obs["position"].unique()])
@@ -35,7 +35,7 @@ def test_the_way_leads_from_the_one_to_the_other(way, cells):
     assert 0.3 * between < away[5] < 0.9 * between
 
 
-def test_the_ends_are_as_deep_as_the_real_ones(way, cells):
+def test_library_sizes_at_the_ends_are_like_the_real_ones(way, cells):
     totals = np.asarray(way.X.sum(axis=1)).ravel()
     real = np.asarray(cells.X.sum(axis=1)).ravel()
     for t, name in ((0.0, "CD34+"), (1.0, "CD19+ B")):
@@ -75,7 +75,7 @@ def test_values_that_are_not_counts(few):
         (("CD34+", "CD19+ B", 5), {"covariates": {"fase": "S"}}, ValueError, r"'phase'"),
     ],
 )
-def test_what_cannot_be(conditional, args, kwargs, error, words):
+def test_invalid_arguments(conditional, args, kwargs, error, words):
     with pytest.raises(error, match=words):
         vx.interpolate(conditional, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a fit that was killed goes on to the same result, and nobody else's state is taken."""
+"""Checkpoints: an interrupted fit resumes to the same result; checkpoints of other fits are refused."""
 
 import json
 import re
@@ -44,7 +44,7 @@ class Killed(Exception):
 
 
 class KillAfter:
-    """Raises when a checkpoint has been written so many times."""
+    """Raise after the given number of checkpoints."""
 
     def __init__(self, monkeypatch, times):
         from vaexprs.training.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ class KillAfter:
 @pytest.mark.parametrize(
     ("every", "times", "place"), spread([(1, 7, (1, 2)), (3, 1, (0, 3)), (5, 2, (2, 0))], 2)
 )
-def test_a_fit_goes_on_to_the_same_result(
+def test_a_resumed_fit_gives_the_same_result(
     few, whole, tmp_path, monkeypatch, steps_at_once, every, times, place
 ):
     monkeypatch.setattr("vaexprs.training.schedule.STEPS_AT_ONCE", steps_at_once)
@@ -80,7 +80,7 @@ def test_a_fit_goes_on_to_the_same_result(
     assert same(fit(few, path, resume=True), whole)
 
 
-def test_a_state_is_written_at_the_end_and_gives_the_fit_at_once(few, whole, tmp_path):
+def test_the_final_checkpoint_restores_the_finished_fit(few, whole, tmp_path):
     path = tmp_path / "state"
     assert same(fit(few, path), whole)
     before = path.read_bytes()
@@ -89,7 +89,7 @@ def test_a_state_is_written_at_the_end_and_gives_the_fit_at_once(few, whole, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
 
-def test_validation_figures_go_on_too(few, tmp_path, monkeypatch):
+def test_validation_history_is_resumed(few, tmp_path, monkeypatch):
     path = tmp_path / "state"
     expected = fit(few, validation_split=0.2)
     with monkeypatch.context() as patched:
@@ -100,8 +100,10 @@ def test_validation_figures_go_on_too(few, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("every", "times"), spread([(5, 2), (3, 3)], 1))
-def test_what_a_schedule_sets_as_an_epoch_begins_is_set_once(few, tmp_path, monkeypatch, every, times):
-    """Whether the state is of an epoch's end or of its middle."""
+def test_a_learning_rate_schedule_is_not_applied_twice_after_resuming(
+    few, tmp_path, monkeypatch, every, times
+):
+    """With checkpoints at the end of an epoch and within an epoch."""
     import keras
 
     monkeypatch.setattr("vaexprs.training.schedule.STEPS_AT_ONCE", 1)
@@ -117,7 +119,7 @@ def test_what_a_schedule_sets_as_an_epoch_begins_is_set_once(few, tmp_path, monk
     assert same(fit(few, path, resume=True, **schedule()), fit(few, **schedule()))
 
 
-def test_an_interrupted_fit_goes_on_where_it_was(few, whole, tmp_path):
+def test_an_interrupted_fit_is_resumed(few, whole, tmp_path):
     import keras
 
     class Stop(keras.callbacks.Callback):
@@ -131,11 +133,11 @@ def test_an_interrupted_fit_goes_on_where_it_was(few, whole, tmp_path):
     assert same(fit(few, path, resume=True), whole)
 
 
-def test_without_a_checkpoint_resume_begins(few, whole, tmp_path):
+def test_resume_without_a_checkpoint_starts_a_fit(few, whole, tmp_path):
     assert same(fit(few, tmp_path / "state", resume=True), whole)
 
 
-def test_a_checkpoint_is_not_overwritten_unasked(few, tmp_path):
+def test_a_checkpoint_is_not_overwritten_without_resume(few, tmp_path):
     path = tmp_path / "state"
     path.write_text("mine")
     with pytest.raises(FileExistsError, match=r"state'.*exists.*resume=True"):
@@ -167,7 +169,7 @@ def test_a_checkpoint_of_another_fit_is_refused(few, tmp_path, change, words):
         fit(cells, path, resume=True, **settings)
 
 
-def test_a_damaged_checkpoint_is_said(tmp_path):
+def test_a_damaged_checkpoint_is_reported(tmp_path):
     path = tmp_path / "state"
     path.write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(ValueError, match=r"state'.*\bread\b"):
@@ -212,7 +214,7 @@ def test_wrong_settings(few, settings, error, words):
 
 
 @pytest.mark.faults
-def test_a_killed_command_goes_on(few, tmp_path):
+def test_a_killed_command_is_resumed(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     words = ["fit", "few.h5ad", "--label-key", "cell_type", "--epochs", "20", "--checkpoint-steps", "1", "-q"]
 

@@ -1,4 +1,4 @@
-"""fit_vae: each argument does what it says, and bad input gets one clear sentence."""
+"""fit_vae: effect of each argument, and errors for invalid input."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_y_train_may_be_a_series_or_a_categorical_which_keeps_its_order(few):
 
 @pytest.mark.slow
 def test_y_val_has_the_codes_of_the_training_labels(few):
-    """Labels 10, 20, 30; the validation cells lack the first: no code may move up."""
+    """The validation cells lack the first of labels 10, 20 and 30; codes must not shift."""
     y = np.repeat([10, 20, 30], 40)
     fit = quick(x_train=few.X, y_train=y, x_val=few.X[60:], y_val=y[60:])
     assert fit.preprocessing.conditions.labels == ("10", "20", "30")
@@ -262,7 +262,7 @@ def test_validation_split_is_ignored_where_there_are_validation_cells(few):
 
 
 @pytest.mark.slow
-def test_a_fit_that_is_long_because_of_its_genes_says_so_once(few, capsys, monkeypatch):
+def test_a_slow_fit_of_many_genes_suggests_n_top_genes_once(few, capsys, monkeypatch):
     for name in ("MANY_GENES", "SECONDS_TO_JUDGE", "MANY_MINUTES"):
         monkeypatch.setattr(f"vaexprs.training.callbacks.{name}", 0)
     vx.fit_vae(few, epochs=30)
@@ -353,7 +353,7 @@ print(len(kernel.sharding.device_set), max(abs(a - b) for a, b in zip(*[f.histor
     assert done.stdout.split() == ["2", "True"], done.stderr[-2000:]
 
 
-def test_ctrl_c_keeps_what_was_learned(few):
+def test_ctrl_c_keeps_the_weights(few):
     class Press(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:
@@ -417,7 +417,7 @@ def test_values_in_too_large_a_unit(few):
 
 @pytest.mark.parametrize(("size", "low"), [(0.3, 0), (0.06, -0.1)])
 def test_values_in_a_small_unit_are_fitted_as_in_a_large_one(tmp_path, size, low):
-    """The logarithm of 1 + x is a straight line near 0, and the encoder saw nothing of values below 1e-6."""
+    """Near 0, log(1 + x) is linear: without a unit the encoder could not use values below 1e-6."""
     rng = np.random.default_rng(0)
     types = np.arange(200) % 2
     values = rng.lognormal(types[:, None] * np.array([1, 0, -1, 0.5]), 0.5, (200, 4)) * size + low
@@ -447,7 +447,7 @@ def test_a_cell_without_counts(few):
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "gaussian", "bernoulli"])
-def test_a_constant_gene_is_said_and_harmless(few, likelihood):
+def test_a_constant_gene_gives_a_warning_and_a_finite_fit(few, likelihood):
     bad = changed(few, 3, (slice(None), 4))
     name = few.var_names[4]
     with pytest.warns(UserWarning, match=rf"\b1 gene.*'{name}'"):
@@ -480,7 +480,7 @@ def test_an_unknown_label_among_the_validation_cells(few):
         quick(x_train=few.X, y_train=y, x_val=few.X[:2], y_val=["CD19 B", y[0]])
 
 
-def test_a_label_key_that_is_not_there(few):
+def test_a_missing_label_key(few):
     with pytest.raises(ValueError, match=r"label_key.*\bobs\b.*'celltype'.*'cell_type'"):
         quick(few, label_key="celltype")
     with pytest.raises(ValueError, match=r"covariate_keys.*\bobs\b.*'phase'"):
@@ -587,7 +587,7 @@ def test_preprocessing_of_another_likelihood_or_without_cells(few, tmp_path):
     assert quick(few, preprocessing=loaded).preprocessing.x_train.shape == (120, 50)
 
 
-def test_a_learning_rate_that_diverges_is_said(few):
+def test_divergence_is_reported(few):
     with pytest.raises(ValueError, match=r"diverged.*learning rate"):
         quick(few, optimizer=keras.optimizers.SGD(1e12), epochs=5)
     # a single step to weights that are large, but finite: no loss has seen them
@@ -620,8 +620,8 @@ class Remember(keras.callbacks.Callback):
         self.seen.append(np.array(self.model.get_layer("output").bias.value))
 
 
-def test_averaged_weights_are_the_ones_kept(few):
-    """The moving average over the steps with momentum 0.99, not the last step, is what the model has."""
+def test_averaged_weights_are_kept(few):
+    """The model has the moving average with momentum 0.99, not the weights of the last step."""
     remember = Remember()
     fit = quick(few, epochs=20, batch_size=120, callbacks=[remember])  # an epoch is a step
     average = remember.seen[0]
@@ -653,7 +653,7 @@ def test_batches_are_about_equal(cells, size):
     assert _batch_size(cells) == size
 
 
-def test_a_validation_loss_that_rose_is_said_with_the_epochs_to_take(cells):
+def test_a_rising_validation_loss_gives_a_warning_with_the_best_epoch(cells):
     with pytest.warns(UserWarning, match=r"loss.*validation cells.*\b200 epochs.*epochs=\d+"):
         vx.fit_vae(
             cells[:100].copy(),
@@ -665,7 +665,7 @@ def test_a_validation_loss_that_rose_is_said_with_the_epochs_to_take(cells):
         )
 
 
-def test_dispersions_at_their_limit_and_an_unused_latent_vector_are_said(few):
+def test_dispersions_at_their_limit_and_an_unused_latent_vector_give_warnings(few):
     rng = np.random.default_rng(0)
     wild = few.copy()
     wild.X = (rng.random(few.shape) < 0.02) * rng.integers(1, 100_000, few.shape).astype(np.float32) + 1.0 * (
@@ -687,7 +687,7 @@ def test_dispersions_at_their_limit_and_an_unused_latent_vector_are_said(few):
 
 
 def test_a_gene_with_most_of_the_counts_does_not_make_training_diverge(cells):
-    """One gene in the place of all that are not among the first 50."""
+    """One gene replaces all but the first 50."""
     rest = np.asarray(cells.X[:, 50:].sum(axis=1))
     x = np.hstack([cells.X[:, :50].toarray(), rest]).astype(np.float32)
     assert x[:, -1].sum() / x.sum() > 0.9
@@ -705,7 +705,7 @@ def test_many_genes_do_not_make_training_diverge():
     assert fit.history["loss"][-1] < fit.history["loss"][0]
 
 
-def test_the_recipe_tells_what_was_not_the_default(few):
+def test_the_recipe_has_arguments_that_differ_from_the_defaults(few):
     fit = vx.fit_vae(
         few, label_key="cell_type", covariate_keys=["phase"], epochs=2, validation_split=0, optimizer="adam",
         encoder_layers=[keras.layers.Dense(8, "relu")], seed=3, verbose=0, shuffle=False,
@@ -726,7 +726,7 @@ def test_the_recipe_tells_what_was_not_the_default(few):
 
 
 @pytest.mark.slow
-def test_what_is_compiled_is_kept_for_the_next_process(few, tmp_path):
+def test_compiled_programs_are_cached_for_the_next_process(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     code = (
         "import vaexprs as vx; cells = vx.read('few.h5ad'); "
@@ -777,7 +777,7 @@ def test_the_most_variable_genes_are_those_of_scanpy(cells, counts):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_variable_genes_of_large_values_are_those_of_their_logarithms(cells):
-    """Of transcripts per million, say: as logarithms they would be infinite counts."""
+    """For example transcripts per million, which would overflow if they were taken for logarithms."""
     x = cells.X.toarray()
     x *= 1e6 / x.sum(axis=1, keepdims=True)
     genes = [
@@ -801,7 +801,7 @@ def test_variable_genes_that_cannot_be_compared_are_refused(value, other):
         quick(x_train=x, n_top_genes=2, likelihood="gaussian")
 
 
-def test_more_variable_genes_than_there_are_means_all(few):
+def test_n_top_genes_above_the_number_of_genes_selects_all(few):
     assert len(quick(few, n_top_genes=51).genes) == 50
     with pytest.raises(ValueError, match=r"n_top_genes.*\b1\b.*\b0\b"):
         quick(few, n_top_genes=0)
@@ -818,7 +818,7 @@ def test_a_large_sparse_matrix_is_left_sparse(few, monkeypatch):
 
 
 @pytest.mark.slow
-def test_labels_with_names_go_to_the_cells_of_these_names(few):
+def test_labels_with_an_index_are_aligned_by_cell_name(few):
     frame = few.to_df()
     labels = few.obs["cell_type"].astype(str)
     shuffled = labels.sample(frac=1, random_state=1)

@@ -1,4 +1,4 @@
-"""Fits of hard data end finite, those that diverge end well, and the same seed gives the same bytes."""
+"""Numerical stability: extreme data, divergence, and identical results for the same seed."""
 
 import itertools
 import json
@@ -95,7 +95,7 @@ def test_large_hard_data_end_finite(cells, epochs):
 
 
 def diverging(few, good=3, **settings):
-    """Fit whose learning rate leaps after so many good epochs of 20 steps."""
+    """Fit with a learning rate that explodes after `good` epochs of 20 steps."""
     leap = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate if epoch < good else 1e9)
     given = {"optimizer": SGD(1e-5), "epochs": 8, "batch_size": 6, "callbacks": [leap]} | settings
     return vx.fit_vae(few, label_key="cell_type", verbose=0, **given)
@@ -117,7 +117,7 @@ def test_a_fit_that_diverges_keeps_the_last_good_weights(few, averaged):
     check_finite(fit)
 
 
-def test_it_stops_at_once(few):
+def test_training_stops_when_it_diverges(few):
     class Seen(keras.callbacks.Callback):
         epochs = 0
 
@@ -130,8 +130,8 @@ def test_it_stops_at_once(few):
     assert seen.epochs < 5
 
 
-def test_the_last_step_of_all_may_be_the_bad_one(few):
-    """Its loss is that of the weights before it."""
+def test_divergence_in_the_last_step_is_found(few):
+    """The loss of the last step is computed with the weights before it."""
 
     class Leap(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -172,7 +172,7 @@ def test_no_checkpoint_holds_what_diverged(few, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_command_line_says_it(few, tmp_path):
+def test_the_command_line_reports_divergence(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     words = ["fit", "few.h5ad", "--epochs", "3", "--regularization", "1e38", "--out", "model"]
     done = run(*words, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Several processes on this machine's loopback that train one model."""
+"""Training in several processes on the loopback interface."""
 
 import json
 import os
@@ -18,7 +18,7 @@ WORDS = ["--label-key", "cell_type", "--batch-size", "40", "-q"]
 
 @pytest.fixture(scope="module")
 def folder(few, tmp_path_factory):
-    """A folder with 120 cells and the model that one process makes of them in 12 epochs."""
+    """A folder with 120 cells and a model fitted by one process in 12 epochs."""
     folder = tmp_path_factory.mktemp("processes")
     few.write_h5ad(folder / "few.h5ad")
     alone = start(folder, "few.h5ad", *WORDS, "--epochs", "12", "--out", "alone")
@@ -38,7 +38,7 @@ def start(folder, *words, **env):
 
 
 def several(folder, out, *words, count=2, port=None, each=()):
-    """Start `count` processes of one fit; `each` are more words for one of them."""
+    """Start `count` processes of one fit; `each` has further arguments by process."""
     port = port or free_port()
     return [
         start(
@@ -57,7 +57,7 @@ def free_port():
 
 
 def ended(processes, seconds=150):
-    """Return exit status and what each said, the runtime's own lines left out."""
+    """Return exit status and stderr of each process."""
     said = [process.communicate(timeout=seconds)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
@@ -116,7 +116,7 @@ def test_a_process_that_is_killed_ends_the_other_and_a_resumed_run_completes(fol
         ([["--layer", "double"], []], r"'data', 'layer'"),
     ],
 )
-def test_processes_that_disagree_say_in_what(folder, few, each, words):
+def test_different_settings_between_processes_are_reported(folder, few, each, words):
     cells = few.copy()
     cells.layers["double"] = cells.X * 2
     cells.write_h5ad(folder / "few.h5ad")
@@ -129,7 +129,7 @@ def test_processes_that_disagree_say_in_what(folder, few, each, words):
 
 
 @pytest.mark.multiprocess
-def test_a_coordinator_that_does_not_answer_is_said(folder):
+def test_an_unreachable_coordinator_is_reported(folder):
     port = free_port()
     process = start(
         folder,
@@ -158,7 +158,7 @@ def test_a_coordinator_that_does_not_answer_is_said(folder):
         ),
     ],
 )
-def test_an_environment_in_which_processes_cannot_join_is_said(folder, env, words):
+def test_an_unsuitable_environment_is_reported(folder, env, words):
     here = ["--processes", 1, "--coordinator", f"127.0.0.1:{free_port()}", "--process-id", 0]
     given = [] if "SLURM_STEP_NUM_TASKS" in env else here
     ((status, text),) = ended([start(folder, "few.h5ad", *WORDS, "--out", "never", *given, **env)], 100)
@@ -169,7 +169,7 @@ def test_an_environment_in_which_processes_cannot_join_is_said(folder, env, word
     assert not list(folder.glob(".never*"))
 
 
-def test_a_port_that_another_program_listens_at_is_said():
+def test_a_used_port_is_reported():
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(
@@ -180,7 +180,7 @@ def test_a_port_that_another_program_listens_at_is_said():
 
 
 @pytest.mark.parametrize("told", ["soon", "0", "-1", "2.5", ""])
-def test_seconds_to_connect_in_that_are_none_are_said(monkeypatch, told):
+def test_an_invalid_connection_timeout_is_reported(monkeypatch, told):
     monkeypatch.setenv("VAEXPRS_CONNECT_SECONDS", told)
     with pytest.raises(ValueError, match=rf"whole number.*seconds.*\b1\b.*'{told}'.*\b60\b"):
         join(2, "127.0.0.1:9", 1)
@@ -237,7 +237,7 @@ def test_one_process_agrees_with_itself():
 
 @pytest.mark.multiprocess
 def test_slurm_step_trains_together(folder):
-    """The variables that srun sets are all there is to tell the processes of each other."""
+    """The processes find each other with the variables of srun only."""
     port = free_port()
     jobs = [
         start(

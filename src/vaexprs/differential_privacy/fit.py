@@ -1,4 +1,4 @@
-"""A fit with differential privacy: what it refuses, and the way from prepared cells to the latent density."""
+"""Fit a model with differential privacy: argument checks, marginals, training and latent density."""
 
 from __future__ import annotations
 
@@ -22,93 +22,98 @@ from vaexprs.latent.density import LatentDensity, without_noise
 from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.nn.build import build_vae
+from vaexprs.nn.options import NetworkOptions
 from vaexprs.nn.predict import encode
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.summary import summarise
 
-STEPS = 300
-MANY_UNITS = 5_000  # beyond which there are more steps, in proportion to the square root
-RATE = 0.2  # of the units are in a step ...
-MAX_EXPECTED = 1_024  # ... but not more than so many
-CELLS_PER_UNIT = 32  # of a donor that a step looks at
-HIDDEN = 16
+STEPS = 300  # default number of steps for up to MANY_UNITS units
+MANY_UNITS = 5_000  # number of units above which steps grow with its square root
+RATE = 0.2  # default sampling rate of the units in a step
+MAX_EXPECTED = 1_024  # maximum of the default expected number of units in a step
+CELLS_PER_UNIT = 32  # maximum number of cells of a donor in a step
+HIDDEN = 16  # units of the encoder's default hidden layer
 LATENT_DIM = 5
 LEARNING_RATE = 1e-2
-AVERAGING = 0.99
-START_CELLS = 2_000
-DRAWN_FOR_NOISE = 256  # from the density of each condition tell how much totals of drawn counts spread
-FEW_UNITS = 100
-WHY_NOT = {
-    "n_top_genes": "which genes vary most is told by the private cells. Choose the genes by other data, such "
-    "as a public set: adata[:, genes]",
-    "validation_split": "to stop or choose by the loss of private cells tells of them. Hold cells out before "
-    "the fit, and judge with evaluate",
-    "x_val": "to stop or choose by the loss of private cells tells of them. Judge with evaluate",
-    "preprocessing": "its limits were learned of cells without noise. Leave it out",
-    "checkpoint": "a state of the training holds what the noise can be computed from. Leave it out",
-    "resume": "a state of the training holds what the noise can be computed from. Leave it out",
-    "distribution": "one process draws the units and the noise. Leave it out",
+AVERAGING = 0.99  # momentum of the moving average of the weights
+START_CELLS = 2_000  # number of cells sampled from the marginals to initialise the model
+NOISE_SAMPLES = 256  # latent vectors per condition to estimate the sampling noise of total counts
+FEW_UNITS = 100  # number of units below which a warning is given
+# arguments of fit_vae that cannot be combined with privacy, and why
+REFUSED = {
+    "n_top_genes": "the selection of variable genes depends on the private cells. Select the genes with "
+    "other data, such as a public data set: adata[:, genes]",
+    "validation_split": "decisions based on the loss of private cells reveal information about them. Hold "
+    "out cells before the fit, and use evaluate",
+    "x_val": "decisions based on the loss of private cells reveal information about them. Use evaluate",
+    "preprocessing": "its limits were learned without noise. Leave it out",
+    "checkpoint": "the noise can be computed from a saved training state. Leave it out",
+    "resume": "the noise can be computed from a saved training state. Leave it out",
+    "distribution": "units and noise must be sampled by one process. Leave it out",
 }
-WHY_NO_MORE = (
-    "of the arguments of Keras' fit it takes verbose alone: the others show losses of private cells to code "
-    "that may act on them, or let one cell count more than another"
+REFUSED_BY_KERAS_FIT = (
+    "the only argument of Keras' fit that is allowed is verbose. The others give user code access to losses "
+    "of private cells, or weight cells differently"
 )
 
 
 def check_request(privacy: Any, given: Mapping[str, Any], fit_arguments: Mapping[str, Any]) -> None:
-    """Check the arguments of a fit, before anything is looked at.
+    """Check the arguments of a private fit before any data are read.
 
     Raises
     ------
     TypeError
-        If `privacy` is something else.
+        If `privacy` is not a `Privacy`.
     ValueError
         If an argument would break the guarantee.
     """
     if not isinstance(privacy, Privacy):
         raise TypeError(f"privacy must be vaexprs.Privacy(epsilon, delta, unit), got {privacy!r}.")
-    for name, why in WHY_NOT.items():
+    for name, why in REFUSED.items():
         value = given.get(name)
         if value is not None and value is not False and not (name == "validation_split" and value == 0):
-            raise ValueError(f"{name} cannot come with privacy: {why}.")
+            raise ValueError(f"{name} cannot be combined with privacy: {why}.")
     for name in fit_arguments:
         if name != "verbose":
-            raise ValueError(f"{name} cannot come with privacy: {WHY_NO_MORE}.")
+            raise ValueError(f"{name} cannot be combined with privacy: {REFUSED_BY_KERAS_FIT}.")
 
 
 def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[str]) -> Units:
-    """Return whom the cells are of.
+    """Return the privacy unit (cell or donor) of each cell.
 
     Raises
     ------
     ValueError
-        If there is no such column of `obs`, it has missing values or is one of the conditions, or there is
-        one unit only.
+        If `obs` has no such column, the column has missing values or is one of the conditions, or there is
+        only one unit.
     """
     if unit == CELL:
         units = Units(np.arange(cells.n_obs), cells.n_obs)
     elif unit in conditions:
         raise ValueError(
-            f"unit must not be one of the conditions, got {unit!r}: the model would learn what is each one's "
-            "own. Leave it out of label_key and covariate_keys."
+            f"unit must not be one of the conditions, got {unit!r}: the model would learn parameters "
+            "specific to each unit. Leave it out of label_key and covariate_keys."
         )
     elif unit not in cells.obs:
         raise ValueError(
-            f"unit must be 'cell' or a column of obs ({listed(list(cells.obs.columns), 20) or 'it has none'}), "
-            f"got {unit!r}.{did_you_mean(unit, cells.obs.columns)}"
+            f"unit must be 'cell' or a column of obs ({listed(list(cells.obs.columns), 20) or 'it has none'}"
+            f"), got {unit!r}.{did_you_mean(unit, cells.obs.columns)}"
         )
     else:
         column = column_of_levels(cells.obs, unit, "unit")
         units = Units(column.cat.codes.to_numpy().astype(int), len(column.cat.categories))
     if units.n < 2:
-        raise ValueError(f"A fit with privacy takes at least two units ({unit!r}), got {units.n}.")
+        raise ValueError(f"A fit with privacy requires at least two units ({unit!r}), got {units.n}.")
     return units
 
 
 def schedule(units: int, batch_size: int | None, epochs: int | None) -> tuple[float, int]:
-    """Return the probability of a unit to be in a step, and the number of steps; None for the default."""
+    """Return the sampling rate of units in a step, and the number of steps.
+
+    Without `batch_size` (expected number of units in a step) or `epochs` the defaults are used.
+    """
     expected = batch_size or max(1, min(round(RATE * units), MAX_EXPECTED))
     rate = min(expected / units, 1.0)
     if epochs is not None:
@@ -121,34 +126,33 @@ def fit_privately(
     likelihood: Likelihood,
     units: Units,
     privacy: Privacy,
+    network: NetworkOptions,
     *,
-    encoder_layers: Sequence[keras.layers.Layer] | None,
-    decoder_layers: Sequence[keras.layers.Layer] | None,
-    latent_dim: int | None,
-    regularization: float,
     epochs: int | None,
     batch_size: int | None,
     optimizer: keras.optimizers.Optimizer | None,
     seed: int,
     shown: bool,
 ) -> tuple[VAE, LatentDensity, Guarantee]:
-    """Return the trained model, its latent density, and what they have spent.
+    """Return the trained model, its latent density, and the privacy spent on them.
 
-    First the marginals of the cells are told with noise. Cells drawn from them take the place of the real
-    ones wherever a fit looks at cells before training. Then the model is trained with noise, and the latent
-    density is told with noise.
+    The marginals of the cells are released with noise first; cells sampled from them replace the private
+    cells in the initialisation of the model. Then the model is trained with DP-SGD, and the latent density is
+    released with noise.
 
     Parameters
     ----------
     prepared
         With its training cells.
     likelihood
-        Of counts.
+        A likelihood of counts.
     units
-        Whom the cells are of.
+        Privacy unit of each cell.
     privacy
-        What is asked for.
-    encoder_layers, decoder_layers, latent_dim, regularization, epochs, batch_size, seed
+        The requested guarantee.
+    network
+        Layers, latent dimensions and KL weight.
+    epochs, batch_size, seed
         See `fit_vae`; `batch_size` is the expected number of units in a step.
     optimizer
         None for Adam with averaged weights.
@@ -158,7 +162,7 @@ def fit_privately(
     Raises
     ------
     ValueError
-        If values are not counts, or a layer has a state besides its weights.
+        If the values are not counts, or a layer has state besides its weights.
     """
     cells = prepared.train
     assert cells is not None
@@ -170,31 +174,20 @@ def fit_privately(
         )
     rng = privacy.source()
     rate, steps = schedule(units.n, batch_size, epochs)
-    several = privacy.unit != CELL
-    told = plan(
-        privacy, units=units.n, rate=rate, steps=steps, cells_per_unit=CELLS_PER_UNIT if several else 1
-    )
+    cells_per_unit = 1 if privacy.unit == CELL else CELLS_PER_UNIT
+    guarantee = plan(privacy, units=units.n, rate=rate, steps=steps, cells_per_unit=cells_per_unit)
     if units.n < FEW_UNITS:
         warn(
-            f"There are {units.n:,} units ({privacy.unit!r}) only: noise that hides one of so few hides most "
-            "of what there is to learn. Judge the generated cells before you use them."
+            f"There are only {units.n:,} units ({privacy.unit!r}): the noise that hides one of them also "
+            "hides most of the structure of the data. Evaluate the generated cells before using them."
         )
     conditions = prepared.conditions
-    marginals = release_marginals(cells.x, cells.obs, conditions, units, told.marginals, rng)
-    model = _model(
-        marginals,
-        prepared,
-        likelihood,
-        encoder_layers=encoder_layers,
-        decoder_layers=decoder_layers,
-        latent_dim=latent_dim or LATENT_DIM,
-        regularization=regularization,
-        seed=seed,
-    )
+    marginals = release_marginals(cells.x, cells.obs, conditions, units, guarantee.marginals, rng)
+    model = _initial_model(marginals, prepared, likelihood, network, seed)
     model.compile(optimizer or keras.optimizers.Adam(LEARNING_RATE, use_ema=True, ema_momentum=AVERAGING))
-    taken = train_privately(model, cells.x, prepared.codes_train, units, told, rng, shown=shown)
+    taken = train_privately(model, cells.x, prepared.codes_train, units, guarantee, rng, shown=shown)
     if taken < steps:
-        told = told.after(taken)
+        guarantee = guarantee.after(taken)
     mean, sd = encode(model, cells, prepared.codes_train)
     density = release_density(
         mean + sd * rng.standard_normal(mean.shape),
@@ -203,38 +196,42 @@ def fit_privately(
         conditions,
         marginals,
         units,
-        told.units * told.cells_per_unit,
-        told.density,
+        guarantee.units * guarantee.cells_per_unit,
+        guarantee.density,
         rng,
     )
-    return model, _narrowed(density, model, rng), told
+    return model, _without_sampling_noise(density, model, rng), guarantee
 
 
-def _model(
-    marginals: Marginals, prepared: Preprocessing, likelihood: Likelihood, *, seed: int, **arguments: Any
+def _initial_model(
+    marginals: Marginals, prepared: Preprocessing, likelihood: Likelihood, network: NetworkOptions, seed: int
 ) -> VAE:
-    """Return an untrained model that knows of the cells what was released."""
+    """Return an untrained model that depends on the private cells only through the released marginals."""
     rng = np.random.default_rng(seed)
     start, obs = marginals.draw(START_CELLS, prepared.conditions, rng)
     codes = prepared.conditions.one_hot(obs)
-    if arguments["encoder_layers"] is None:
-        arguments["encoder_layers"] = [keras.layers.Dense(HIDDEN, activation="relu", name="encoder_1")]
-    if arguments["decoder_layers"] is None:
-        arguments["decoder_layers"] = []  # fewer weights, less noise: from the latent vector to the genes
+    encoder_layers, decoder_layers = network.encoder_layers, network.decoder_layers
+    if encoder_layers is None:
+        encoder_layers = [keras.layers.Dense(HIDDEN, activation="relu", name="encoder_1")]
+    if decoder_layers is None:
+        decoder_layers = []  # fewer weights need less noise
     model = build_vae(
+        encoder_layers,
+        decoder_layers,
         likelihood=likelihood,
         x=start,
         summary=summarise(start, "start"),
         level_cells=[int(n) for n in codes.sum(axis=0)],
+        latent_dim=network.latent_dim or LATENT_DIM,
+        regularization=network.regularization,
         seed=seed,
-        **arguments,
     )
     for layer in model.layers:
         if layer.name not in ("normalize", "latent") and layer.non_trainable_variables:
             raise ValueError(
-                "encoder_layers and decoder_layers must have no state besides their weights where there is "
-                f"privacy, got {layer.name!r} ({type(layer).__name__}): it would take something of one cell "
-                "to another, or draw one number for all. Leave it out."
+                "encoder_layers and decoder_layers must have no state besides their weights in a fit with "
+                f"privacy, got {layer.name!r} ({type(layer).__name__}): it would share information or random "
+                "numbers between cells. Leave it out."
             )
     likelihood.start_released(
         model.get_layer(model.decoder_layers[-1]), np.log(marginals.proportions), marginals.effects
@@ -242,11 +239,11 @@ def _model(
     return model
 
 
-def _narrowed(density: LatentDensity, model: VAE, rng: np.random.Generator) -> LatentDensity:
-    """Return the density with library sizes narrower by what drawing counts adds to their spread."""
+def _without_sampling_noise(density: LatentDensity, model: VAE, rng: np.random.Generator) -> LatentDensity:
+    """Return the density with the variance that sampling counts adds to the library sizes removed."""
     decoder, keys, noise = model.decoder(), density.conditions.keys, []
     for levels, mixture in zip(density.seen, density.mixtures, strict=True):
-        points = mixture.sample(DRAWN_FOR_NOISE, rng)
-        codes = density.conditions.one_hot(pd.DataFrame([levels] * DRAWN_FOR_NOISE)) if keys else None
+        points = mixture.sample(NOISE_SAMPLES, rng)
+        codes = density.conditions.one_hot(pd.DataFrame([levels] * NOISE_SAMPLES)) if keys else None
         noise.append(model.noise_of_totals(decoder, points[:, :-1], codes, np.exp(points[:, -1])))
     return without_noise(density, np.array(noise))

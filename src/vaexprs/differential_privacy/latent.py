@@ -1,4 +1,4 @@
-"""Noisy moments of the latent space."""
+"""Release the latent density with differential privacy, from noisy moments."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from vaexprs.differential_privacy.mechanisms import Sums, Units
 from vaexprs.latent.density import LatentDensity
 from vaexprs.preprocessing.conditions import Conditions
 
+# shares of the squared sensitivity for cell numbers, sums of points and second moments
 IN_CELLS, IN_MEAN, IN_MOMENT = 0.2, 0.4, 0.4
-RADIUS = 1.5  # of a latent vector, times the square root of its dimensions: longer ones are shortened
-MIN_VARIANCE = 0.05  # of the latent density in any direction
+RADIUS = 1.5  # maximum norm of a point, times the square root of its number of dimensions
+MIN_VARIANCE = 0.05  # minimum variance of the latent density in any direction
 
 
 def density_sums(points: np.ndarray, combination: np.ndarray, n: int, units: Units) -> Sums:
-    """Return what a density is made of: units by combination, sums of their points, products of coordinates.
+    """Return the sums that determine a density: units and sums of points per combination, second moments.
 
     Parameters
     ----------
     points
-        Of length at most one, (n_cells, n_dims).
+        Points with a norm of at most 1, (n_cells, n_dims).
     combination
-        Number of each cell's combination; -1 for one that is not looked at.
+        Index of each cell's combination of levels, (n_cells,); -1 to leave a cell out.
     n
         Number of combinations.
     units
-        Whom the cells are of.
+        Privacy unit of each cell.
     """
     codes = np.zeros((len(points), n))
     known = combination >= 0
@@ -39,9 +40,9 @@ def density_sums(points: np.ndarray, combination: np.ndarray, n: int, units: Uni
 
 
 def _upper(d: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Return which entries of a symmetric matrix are told, and the factor of each.
+    """Return the indices of the upper triangle of a symmetric matrix, and a factor for each entry.
 
-    One off the diagonal is there twice: told once, times the root of two, the length is the same.
+    Entries off the diagonal occur twice; released once, times the square root of 2, the norm is the same.
     """
     rows, columns = np.triu_indices(d)
     return (rows, columns), np.where(rows == columns, 1, np.sqrt(2))
@@ -60,68 +61,68 @@ def release_density(
 ) -> LatentDensity:
     """Return a latent density: a normal distribution for each combination of levels, with one covariance.
 
-    A point is a latent vector with the logarithm of the library size beside it; longer ones than 1.5 times
-    the root of their dimensions are shortened.
+    A point is a latent vector followed by the standardised log library size. Norms are clipped to 1.5 times
+    the square root of the number of dimensions.
 
     Parameters
     ----------
     latent
-        A draw from the posterior of each cell, (n_cells, latent_dim).
+        A sample from the posterior of each cell, (n_cells, latent_dim).
     library
         Library size of each cell, (n_cells,).
     obs, conditions
-        Levels of each cell, and those there are.
+        Levels of each cell, and all levels.
     marginals
-        What was released before: it tells where library sizes are, and which combinations there are.
+        The released marginals, from which the combinations and the range of library sizes are taken.
     units
-        Whom the cells are of.
+        Privacy unit of each cell.
     nominal
-        Number of cells that all units together count for.
+        Total number of cells to distribute over the combinations.
     multiplier
         Noise multiplier.
     rng
-        Source of the noise.
+        Random generator of the noise.
     """
     middle, spread = log_library(marginals.bins)
     points = np.nan_to_num(np.column_stack([latent, (np.log(library) - middle) / spread]))
     d = points.shape[1]
     radius = RADIUS * np.sqrt(d)
     points = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), radius)
-    places = {tuple(levels.items()): k for k, levels in enumerate(marginals.combinations)}
-    order = np.array([places.get(tuple(levels.items()), -1) for levels in all_combinations(conditions)])
-    sums = density_sums(points, order[combination_of(obs, conditions)], len(places), units)
+    released = {tuple(levels.items()): k for k, levels in enumerate(marginals.combinations)}
+    index = np.array([released.get(tuple(levels.items()), -1) for levels in all_combinations(conditions)])
+    sums = density_sums(points, index[combination_of(obs, conditions)], len(released), units)
     (cells, totals, products), (_, noise, _) = sums.with_noise(multiplier, rng)
     cells = np.maximum(cells, 1.0)
     share = cells / cells.sum()
-    means = _drawn_together(totals / cells[:, None], noise / cells, share)
+    means = _shrink_to_mean(totals / cells[:, None], noise / cells, share)
     upper, factors = _upper(d)
     moment = np.zeros((d, d))
     moment[upper] = products / factors / cells.sum()
     moment = moment + np.triu(moment, 1).T
     values, vectors = np.linalg.eigh((moment - (means.T * share) @ means) * radius**2)
     covariance = (vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T
-    units_of_axes = np.append(np.ones(d - 1), spread)
+    scale = np.append(np.ones(d - 1), spread)
     centre = np.append(np.zeros(d - 1), middle)
     return LatentDensity.normal(
         conditions,
         marginals.combinations,
         np.maximum(np.round(share * nominal), 1).astype(int),
-        centre + radius * means * units_of_axes,
-        covariance * np.outer(units_of_axes, units_of_axes),
+        centre + radius * means * scale,
+        covariance * np.outer(scale, scale),
     )
 
 
-def _drawn_together(means: np.ndarray, noise: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return noisy means, (n, n_dims), drawn towards their mean by what noise makes of their differences.
+def _shrink_to_mean(means: np.ndarray, noise: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return noisy means shrunk towards their weighted mean, in proportion to the noise variance.
 
     Parameters
     ----------
     means
-        (n, n_dims).
+        Noisy means, (n, n_dims).
     noise
-        Standard deviation of the noise of each, (n,).
+        Standard deviation of the noise of each mean, (n,).
     share
-        Weight of each, (n,), with sum 1.
+        Weight of each mean, (n,), with sum 1.
     """
     overall = share @ means
     between = max(float(share @ (((means - overall) ** 2).mean(axis=1) - noise**2)), 0.0)

@@ -1,4 +1,4 @@
-"""Noisy marginals: cells per condition, library sizes and mean profiles."""
+"""Release marginals with differential privacy: cells per condition, library sizes and mean profiles."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from vaexprs.data.matrix import Matrix
 from vaexprs.differential_privacy.mechanisms import Sums, Units
 from vaexprs.preprocessing.conditions import Conditions
 
-# Parts of the vector that a cell contributes, by their share of its squared length.
+# shares of the squared sensitivity for combinations of levels, library sizes and mean profiles
 IN_COMBINATION, IN_LIBRARY, IN_PROFILE = 0.1, 0.1, 0.8
-BINS = np.arange(0.0, 7.05, 0.1)  # of log10 library sizes: 1 to 10 million counts
-# standard deviations of the noise that a number of units must exceed to be more than nothing, and that one
-# among neighbouring bins must: there are many, and an empty one far out would make enormous cells
+BINS = np.arange(0.0, 7.05, 0.1)  # edges of log10 library sizes: 1 to 10 million counts
+# A number of units up to STANDOUT standard deviations of the noise counts as 0. A run of neighbouring bins
+# must also have one above STANDOUT_OF_BINS: an empty bin of large library sizes would generate huge cells.
 STANDOUT = 2.0
 STANDOUT_OF_BINS = 4.0
-MIN_SPREAD = 0.05  # of log library sizes
-MIN_OF_OVERALL = 0.02  # of the overall profile, what a level has of a gene at least
-START_DISPERSION = 5.0
-SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)
+MIN_SPREAD = 0.05  # minimum standard deviation of log library sizes
+MIN_OF_OVERALL = 0.02  # minimum of a level's expression of a gene, as a fraction of the overall expression
+START_DISPERSION = 5.0  # dispersion of the cells sampled from the marginals
+SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)  # Poisson means with a tabulated expected square root
 
 
 @dataclass(frozen=True)
 class Marginals:
-    """How many units there are of each combination of levels, and how counts are shared out among genes.
+    """Released marginals: frequencies of conditions, gene proportions and library sizes.
 
     Parameters
     ----------
     combinations
-        Levels of each combination that stands out of the noise, as dicts.
+        Combinations of levels with more units than expected from noise, as dicts.
     share
-        Share of each, (n_combinations,), with sum 1.
+        Fraction of the units in each combination, (n_combinations,), with sum 1.
     proportions
-        Share of the counts that each gene has, (n_genes,), with sum 1.
+        Fraction of the counts in each gene, (n_genes,), with sum 1.
     effects
-        Logarithm of what each one-hot column makes of it, (width, n_genes).
+        Log fold change of the proportions for each one-hot column, (width, n_genes).
     bins
-        Share of the cells in each bin of log10 library sizes, (n_bins,), with sum 1.
+        Fraction of the cells in each bin of log10 library sizes, (n_bins,), with sum 1.
     """
 
     combinations: tuple[dict[str, str], ...]
@@ -57,13 +57,12 @@ class Marginals:
     def draw(
         self, n: int, conditions: Conditions, rng: np.random.Generator
     ) -> tuple[np.ndarray, pd.DataFrame]:
-        """Return cells with these marginals and nothing else in common: counts, (n, n_genes), and levels.
+        """Sample counts, (n, n_genes), and levels of n cells with these marginals.
 
-        Counts of different genes are independent given the levels and the library size, negative binomial
-        with a dispersion of 5 for all genes.
+        Given levels and library size, genes are independent and negative binomial with a dispersion of 5.
         """
-        which = rng.choice(len(self.share), n, p=self.share)
-        obs = pd.DataFrame([self.combinations[k] for k in which], columns=conditions.keys)
+        combination = rng.choice(len(self.share), n, p=self.share)
+        obs = pd.DataFrame([self.combinations[k] for k in combination], columns=conditions.keys)
         logits = np.log(self.proportions) + (conditions.one_hot(obs) @ self.effects if conditions.keys else 0)
         logits = np.broadcast_to(logits, (n, len(self.proportions)))
         proportions = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -78,14 +77,14 @@ class Marginals:
 
 
 def log_library(bins: np.ndarray) -> tuple[float, float]:
-    """Return median and standard deviation of log library sizes, given the share of each bin."""
+    """Return median and standard deviation of log library sizes, given the fraction of cells in each bin."""
     middles = np.log(10) * (BINS[:-1] + BINS[1:]) / 2
     median = middles[np.searchsorted(np.cumsum(bins), 0.5)]
     return float(median), float(max(np.sqrt(bins @ (middles - median) ** 2), MIN_SPREAD))
 
 
 def all_combinations(conditions: Conditions) -> tuple[dict[str, str], ...]:
-    """Return each combination of levels, whether there are cells of it or not."""
+    """Return all combinations of levels, including those without cells."""
     return tuple(
         dict(zip(conditions.keys, levels, strict=True))
         for levels in itertools.product(*conditions.levels.values())
@@ -93,7 +92,7 @@ def all_combinations(conditions: Conditions) -> tuple[dict[str, str], ...]:
 
 
 def combination_of(obs: pd.DataFrame, conditions: Conditions) -> np.ndarray:
-    """Return the number of each cell's combination, as `all_combinations` has them, (n_cells,)."""
+    """Return the index of each cell's combination in `all_combinations`, (n_cells,)."""
     number = np.zeros(len(obs), int)
     if not conditions.levels:
         return number
@@ -105,20 +104,20 @@ def combination_of(obs: pd.DataFrame, conditions: Conditions) -> np.ndarray:
 
 
 def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Conditions, units: Units) -> Sums:
-    """Return what marginals are made of: units by combination and by bin of library sizes, profiles.
+    """Return the sums that determine marginals: units per combination and per library size bin, profiles.
 
     A cell contributes its combination of levels, its bin of log10 library sizes and, once for each of its
-    levels, the square roots of its proportions, a vector of length one: rare genes are seen in it better
-    than in the proportions.
+    levels, the square roots of its gene proportions. These form a vector of norm 1 and represent rare genes
+    better than the proportions themselves.
 
     Parameters
     ----------
     x
         Counts, (n_cells, n_genes).
     obs, conditions
-        Levels of each cell, and those there are.
+        Levels of each cell, and all levels.
     units
-        Whom the cells are of.
+        Privacy unit of each cell.
     """
     weights = units.weights
     columns = conditions.columns(obs) if conditions.levels else np.zeros((len(obs), 1), int)
@@ -128,8 +127,8 @@ def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Condi
         rows = slice(first, first + block.shape[0])
         first = rows.stop
         library = library_sizes(block)
-        place = np.clip(np.digitize(np.log10(library), BINS) - 1, 0, len(bins) - 1)
-        bins += np.bincount(place, weights[rows], minlength=len(bins))
+        bin_index = np.clip(np.digitize(np.log10(library), BINS) - 1, 0, len(bins) - 1)
+        bins += np.bincount(bin_index, weights[rows], minlength=len(bins))
         codes = np.zeros((block.shape[0], width))
         np.put_along_axis(codes, columns[rows], (weights[rows] / np.sqrt(library))[:, None], axis=1)
         roots = block.astype(np.float64).sqrt() if sp.issparse(block) else np.sqrt(block.astype(np.float64))
@@ -147,7 +146,7 @@ def release_marginals(
     multiplier: float,
     rng: np.random.Generator,
 ) -> Marginals:
-    """Return the marginals of counts, with noise.
+    """Release the marginals of counts with noise.
 
     Parameters
     ----------
@@ -156,17 +155,17 @@ def release_marginals(
     multiplier
         Noise multiplier.
     rng
-        Source of the noise.
+        Random generator of the noise.
     """
     sums = marginal_sums(x, obs, conditions, units)
     (cells, bins, profiles), (noise_cells, noise_bins, noise) = sums.with_noise(multiplier, rng)
-    bins = _without_strays(_standing_out(bins, noise_bins), noise_bins)
+    bins = _without_isolated_bins(_above_noise(bins, noise_bins), noise_bins)
     bins = bins / bins.sum()
-    noisy, cells = cells, _standing_out(cells, noise_cells)
+    noisy, cells = cells, _above_noise(cells, noise_cells)
     depth = np.exp(log_library(bins)[0])
-    # the levels of the first key share all cells among them
-    own = len(next(iter(conditions.levels.values()))) if conditions.levels else 1
-    overall = _positive(profiles[:own].sum(axis=0) / units.n, noise * np.sqrt(own) / units.n)
+    # every cell has one level of the first key, so the sum over its levels is the overall profile
+    n_first = len(next(iter(conditions.levels.values()))) if conditions.levels else 1
+    overall = _positive(profiles[:n_first].sum(axis=0) / units.n, noise * np.sqrt(n_first) / units.n)
     proportions = _proportions(overall, depth)
     combinations = all_combinations(conditions)
     effects = np.zeros((conditions.width, x.shape[1]))
@@ -175,9 +174,9 @@ def release_marginals(
         in_column = cells @ codes
         for column in np.flatnonzero(in_column):
             n = in_column[column]
-            level = _shrunken(profiles[column] / n, overall, noise / n)
+            level = _shrink_to_overall(profiles[column] / n, overall, noise / n)
             effects[column] = np.log(_proportions(level, depth) / proportions)
-        for column in np.flatnonzero(in_column == 0):  # can be asked for, and is like all others
+        for column in np.flatnonzero(in_column == 0):  # levels without units get the overall profile
             cells[np.argmax(np.where(codes[:, column] > 0, noisy, -np.inf))] = 1.0
     seen = np.flatnonzero(cells)
     return Marginals(
@@ -185,38 +184,38 @@ def release_marginals(
     )
 
 
-def _standing_out(sums: np.ndarray, noise: float) -> np.ndarray:
-    """Return numbers of units that stand out of the noise, 0 for the others; at least the largest is kept."""
+def _above_noise(sums: np.ndarray, noise: float) -> np.ndarray:
+    """Return noisy numbers of units, 0 unless clearly above the noise; if none is, the largest becomes 1."""
     kept = np.where(sums > STANDOUT * noise, sums, 0.0)
     if not kept.any():
         kept[np.argmax(sums)] = 1.0
     return kept
 
 
-def _without_strays(bins: np.ndarray, noise: float) -> np.ndarray:
-    """Return bins in runs of neighbours of which one stands out well, or that have the largest of all."""
+def _without_isolated_bins(bins: np.ndarray, noise: float) -> np.ndarray:
+    """Return bins with runs of neighbours set to 0 unless one is far above the noise or is the largest."""
     runs, _ = ndimage.label(bins > 0)
     good = np.unique(runs[(bins > STANDOUT_OF_BINS * noise) | (bins == bins.max())])
     return np.where(np.isin(runs, good[good > 0]), bins, 0.0)
 
 
 def _positive(values: np.ndarray, noise: float) -> np.ndarray:
-    """Return means of what cannot be negative, given values with normal noise and an exponential prior."""
+    """Return posterior means of nonnegative values from noisy ones, with an exponential prior."""
     mean = max(values.mean(), noise / np.sqrt(len(values)))
     centre = values - noise**2 / mean
     z = centre / noise
-    # the mean of a normal distribution cut off at zero; far out, where the ratio is 0 / 0, its asymptote
+    # mean of a normal distribution truncated at 0; below z = -30, where the ratio is 0 / 0, its asymptote
     tail = np.where(
         z > -30, z + np.exp(norm.logpdf(z) - norm.logcdf(np.maximum(z, -30))), -1 / np.minimum(z, -1)
     )
     return noise * np.asarray(tail)
 
 
-def _shrunken(values: np.ndarray, overall: np.ndarray, noise: float) -> np.ndarray:
-    """Return noisy values drawn towards the overall ones (James & Stein 1961).
+def _shrink_to_overall(values: np.ndarray, overall: np.ndarray, noise: float) -> np.ndarray:
+    """Return noisy values shrunk towards the overall values (James & Stein 1961).
 
-    Deviations have a normal prior with a standard deviation in proportion to the overall values, by a factor
-    that is estimated from all genes.
+    Deviations have a normal prior with a standard deviation proportional to the overall value; the factor is
+    estimated from all genes.
     """
     deviation = values - overall
     factor = max(((deviation**2).sum() - len(values) * noise**2) / (overall**2).sum(), 0.0)
@@ -225,7 +224,7 @@ def _shrunken(values: np.ndarray, overall: np.ndarray, noise: float) -> np.ndarr
 
 
 def _proportions(roots: np.ndarray, depth: float) -> np.ndarray:
-    """Return proportions of genes, with sum 1, of expected square roots of Poisson proportions."""
+    """Return gene proportions, with sum 1, from expected square roots of Poisson proportions."""
     expected = _expected_roots()
     scaled = roots * np.sqrt(depth)
     means = np.where(scaled < expected[-1], np.interp(scaled, expected, SMALL_MEANS), scaled**2 + 0.25)
@@ -234,6 +233,6 @@ def _proportions(roots: np.ndarray, depth: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _expected_roots() -> np.ndarray:
-    """Return the expected square root of Poisson counts with each of `SMALL_MEANS`."""
+    """Return the expected square root of a Poisson count for each mean of `SMALL_MEANS`."""
     counts = np.arange(400)
     return np.asarray(poisson.pmf(counts, SMALL_MEANS[:, None]) @ np.sqrt(counts))

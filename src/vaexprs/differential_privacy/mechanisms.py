@@ -1,4 +1,4 @@
-"""The Gaussian mechanism over sums of clipped contributions of each privacy unit."""
+"""The Gaussian mechanism for sums of bounded contributions of privacy units."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Units:
-    """Whom the cells are of.
+    """Privacy unit (cell or donor) of each cell.
 
     Parameters
     ----------
     of
-        Number of the unit of each cell, (n_cells,), from 0.
+        Index of the unit of each cell, (n_cells,), from 0.
     n
         Number of units.
     """
@@ -24,21 +24,20 @@ class Units:
 
     @property
     def weights(self) -> np.ndarray:
-        """One over the number of cells of its unit, for each cell, (n_cells,): a unit counts as one."""
+        """Weight of each cell, (n_cells,): 1 over the number of cells of its unit, so that units weigh 1."""
         return 1 / np.bincount(self.of, minlength=self.n)[self.of]
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over units of what each contributes: a vector in parts.
+    """Sums over units of their contributions, a vector in several parts.
 
     Parameters
     ----------
     parts
-        The sums of each part.
+        The sum of each part.
     shares
-        Most of a unit's squared length that lies in each part, once all parts are brought to one length; the
-        shares sum up to 1.
+        Weight of each part: the squared norms of a unit's contributions, so weighted, add up to at most 1.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -47,7 +46,7 @@ class Sums:
     def with_noise(
         self, multiplier: float, rng: np.random.Generator
     ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...]]:
-        """Return the parts with normal noise, and its standard deviation in each."""
+        """Return the parts with Gaussian noise, and the standard deviation of the noise of each part."""
         noise = tuple(multiplier / np.sqrt(share) for share in self.shares)
         noisy = tuple(
             part + sd * rng.standard_normal(part.shape) for part, sd in zip(self.parts, noise, strict=True)

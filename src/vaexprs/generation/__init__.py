@@ -1,1 +1,1 @@
-"""Generating cells from a fitted model, and what is built on it: augment, transform, interpolate."""
+"""Generate cells from a fitted model: gen_exprs, augment, transform and interpolate."""

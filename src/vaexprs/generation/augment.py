@@ -1,4 +1,4 @@
-"""augment: real cells, topped up with generated ones."""
+"""`augment`: add generated cells to real cells."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import densify
 from vaexprs.generation.generate import gen_exprs
+from vaexprs.generation.generated import concatenate
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_integer, listed
 from vaexprs.io.open import load_layer, open_cells
@@ -36,7 +37,7 @@ def augment(
     progress: bool = True,
     **fit_arguments: Any,
 ) -> ad.AnnData:
-    """Return real cells, each label topped up with generated ones.
+    """Add generated cells to real cells, up to a number of cells of each label.
 
     Parameters
     ----------
@@ -45,36 +46,36 @@ def augment(
     label_key
         Column of `obs` with the label.
     to
-        How many cells each label shall have: "balanced" for as many as the largest label, a number for at
-        least so many, or numbers by label. A label that has more already keeps them all and gets none.
+        Number of cells of each label afterwards: "balanced" for the number of the largest label, a number for
+        all labels, or numbers by label. A label that has more cells already keeps them all.
     covariate_keys
         Columns of `obs` with further conditions for the fit. Generated cells of a label have them in the
-        proportions of its real ones.
+        proportions of its real cells.
     fit
-        A fit of such cells to generate with. By default one is made here.
+        A fit to generate with. By default a model is fitted to the cells.
     layer
         Layer or assay with the values, as in `fit_vae`.
     library_size
-        Counts a generated cell to aim at; by default like the real ones.
+        Expected total count of each generated cell; by default sampled like those of the real cells.
     seed
         Seed of the fit and of the generated cells.
     progress
         Whether to show progress bars.
     **fit_arguments
-        Passed on to `fit_vae`: ``likelihood``, ``n_top_genes``, ``epochs`` ...
+        Passed to `fit_vae`: ``likelihood``, ``n_top_genes``, ``epochs`` and so on.
 
     Returns
     -------
     AnnData of shape (n_real + n_generated, n_genes)
-        The real cells first, as they are, with ``obs["group"]`` "real" or "generated". Columns of `obs` that
-        generated cells do not have are missing in them. How they were made is in ``uns["vaexprs"]``.
+        The real cells first, unchanged, with ``obs["group"]`` "real" or "generated". Columns of `obs` that
+        generated cells do not have are missing values in them. The recipe is in ``uns["vaexprs"]``.
 
     Raises
     ------
     ValueError
-        If `to` cannot be met, or the cells cannot be learned from.
+        If `to` is invalid, the fit does not match the cells, or the cells cannot be fitted.
     TypeError
-        If `to` is of another kind.
+        If a number in `to` is not an integer.
 
     Examples
     --------
@@ -96,23 +97,23 @@ def augment(
         fit = fit_vae(real, label_key=label_key, covariate_keys=covariate_keys, seed=seed, **fit_arguments)
     elif fit_arguments or covariate_keys:
         raise ValueError(
-            "With a fit there is nothing left to fit: leave out covariate_keys and arguments of fit_vae."
+            "covariate_keys and arguments of fit_vae cannot be combined with fit. Leave them out."
         )
     elif fit.preprocessing.conditions.label_key != label_key:
         raise ValueError(
-            f"The fit must have {label_key!r} as its label, "
-            f"it has {fit.preprocessing.conditions.label_key or 'none'!r}."
+            f"fit must be fitted with label_key={label_key!r}, "
+            f"got a fit with label_key={fit.preprocessing.conditions.label_key!r}."
         )
-    lacking = fit.genes.difference(real.var_names, sort=False)
-    if len(lacking):
+    missing_genes = fit.genes.difference(real.var_names, sort=False)
+    if len(missing_genes):
         raise ValueError(
-            f"The cells must have the genes of the fit, but lack {listed(list(lacking))}. Give cells that have "
-            "them, or no fit: then one is made of these cells."
+            f"The cells must have all genes of the fit, missing {listed(list(missing_genes))}. Give cells "
+            "with these genes, or leave out fit to fit a model to these cells."
         )
     if not missing:
         warn(
-            f"Every label has as many cells as asked for (to={to!r}): nothing was generated. "
-            "Ask for more, as in to=1000."
+            f"Every label has the requested number of cells already (to={to!r}), so no cells were generated. "
+            "Try a larger number, such as to=1000."
         )
         return _joined(real[:, fit.genes], None)
     generated = gen_exprs(fit, labels=missing, library_size=library_size, seed=seed, progress=progress)
@@ -120,38 +121,30 @@ def augment(
 
 
 def _missing(labels: pd.Series, to: Any) -> dict[str, int]:
-    """Return how many cells each label lacks; those that lack none are left out."""
-    there = labels.value_counts(sort=False)
+    """Return the number of cells to generate for each label that has too few."""
+    existing = labels.value_counts(sort=False)
     names = list(labels.cat.categories)
     if isinstance(to, Mapping):
         unknown = [label for label in to if str(label) not in names]
         if unknown:
-            raise ValueError(f"to must give numbers of labels of the cells, got {unknown[0]!r}.")
-        wanted = {str(label): check_integer(f"to[{label!r}]", n, 0) for label, n in to.items()}
+            raise ValueError(f"to must name labels of the cells ({listed(names)}), got {unknown[0]!r}.")
+        target = {str(label): check_integer(f"to[{label!r}]", n, 0) for label, n in to.items()}
     elif to == BALANCED:
-        wanted = dict.fromkeys(names, int(there.max()))
+        target = dict.fromkeys(names, int(existing.max()))
     elif isinstance(to, str):
         raise ValueError(f"to must be 'balanced', a number of cells, or numbers by label, got {to!r}.")
     else:
-        wanted = dict.fromkeys(names, check_integer("to", to, 1))
-    lacking = {label: n - int(there[label]) for label, n in wanted.items()}
-    return {label: n for label, n in lacking.items() if n > 0}
+        target = dict.fromkeys(names, check_integer("to", to, 1))
+    missing = {label: n - int(existing[label]) for label, n in target.items()}
+    return {label: n for label, n in missing.items() if n > 0}
 
 
 def _joined(real: ad.AnnData, generated: ad.AnnData | None) -> ad.AnnData:
-    """Return real and generated cells in one AnnData with ``obs["group"]``."""
+    """Return real and generated cells in one AnnData with ``obs["group"]`` and all annotation of both."""
     parts = {"real": real} if generated is None else {"real": real, "generated": generated}
     kind = sp.csr_matrix if sp.issparse(real.X) else densify
-    both = ad.concat(
-        {name: ad.AnnData(kind(part.X), obs=part.obs, var=part.var) for name, part in parts.items()},
-        join="outer",
-        merge="first",
-        label="group",
-    )
-    both.obs_names_make_unique()
-    for key in both.obs:
-        if both.obs[key].dtype == object:
-            both.obs[key] = pd.Categorical(both.obs[key])
+    parts = {name: ad.AnnData(kind(part.X), obs=part.obs, var=part.var) for name, part in parts.items()}
+    both = concatenate(parts, join="outer", merge="first")
     if generated is not None:
         both.uns["vaexprs"] = generated.uns["vaexprs"]
     return both

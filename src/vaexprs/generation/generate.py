@@ -10,15 +10,15 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
-from vaexprs.generation.dask import check_client, drawn_by
+from vaexprs.generation.dask import check_client, draw_on_cluster
 from vaexprs.generation.generated import Generated, origin, with_values
-from vaexprs.generation.requests import counts_a_cell, plan_cells
-from vaexprs.generation.sampler import BLOCK, Drawer, Plan, draw_part, drawn_here, with_progress
+from vaexprs.generation.requests import check_library_size, plan_cells
+from vaexprs.generation.sampler import BLOCK, CellSampler, Plan, draw_in_threads, draw_part, with_progress
 from vaexprs.interface.validation import check_integer
 from vaexprs.io.write import check_new_cells
 from vaexprs.model.vae_fit import VAEFit, check_fit
 
-VALUES_A_TASK = 2**24  # cells times genes that a worker of a cluster draws at a time, about
+VALUES_A_TASK = 2**24  # approximate number of values (cells times genes) in a task of a Dask worker
 
 
 def gen_exprs(
@@ -43,48 +43,47 @@ def gen_exprs(
     Parameters
     ----------
     x
-        What `fit_vae` or `load_vae` returned.
+        A fit returned by `fit_vae` or `load_vae`.
     num_samples
-        Number of cells; left out where `labels` gives the numbers.
+        Number of cells; omitted if `labels` gives numbers.
     batch_size
-        With `use_generator`, the most cells that are decoded and not yet drawn; by default 1,024.
+        With `use_generator`, the maximum number of decoded cells waiting to be sampled; by default 1,024.
     use_generator
-        Whether to bound these cells by `batch_size` rather than by the number of processors. Few are in
-        memory either way, and the cells are the same.
+        Whether to limit these cells by `batch_size` instead of by the number of processors. In both cases few
+        cells are in memory, and the generated cells are the same.
     labels
         A label, for `num_samples` cells of it, or numbers by label: ``{"CD34+": 500, "NK": 200}``. By
         default all labels in the training proportions.
     covariates
-        Levels asked for: ``{"donor": "101", "stim": "stim"}``. Those not named come in the training
-        proportions.
+        Levels of covariates: ``{"donor": "101", "stim": "stim"}``. Covariates that are not named follow the
+        training proportions.
     conditions
-        Or all of that as a table: a DataFrame (or a list of dicts) with a row for each wish, the number of
-        cells in column "n" and levels of the label and of covariates in columns of their names. Those without
-        a column, or without a value in a row, come in the training proportions.
+        Alternative to `num_samples`, `labels` and `covariates`: a DataFrame (or a list of dicts) with the
+        number of cells in column "n" and levels in columns named like the label and the covariates.
+        Conditions without a column, or without a value in a row, follow the training proportions.
     library_size
-        Counts a cell to aim at: the expected total of each generated cell. By default (None or "real") it
-        is drawn with the state of the cell, as in the real ones.
+        Expected total count of each generated cell. By default (None or "real") it is sampled from the latent
+        density together with the latent vector, with the distribution of the real cells.
     stratified
-        Whether the random numbers of cells of one condition are spread evenly rather than independently
+        Whether the random numbers of cells of one condition are spread evenly instead of independently
         (Latin hypercube sampling; McKay, Beckman & Conover 1979, doi:10.2307/1268522). The distribution
-        of each cell is the same. The means of a set of cells then carry the error of what was learned
-        from the real ones, but little more of their own on top. For cells that must be independent draws,
-        such as replicates for a test, say False.
+        of each cell is the same, but the means over generated cells have little sampling error in addition
+        to the error of the fit. Use False for cells that must be independent, such as replicates for a test.
     seed
-        The same seed gives the same cells, whatever the batch size.
+        The same seed gives the same cells, for any batch size.
     progress
-        Whether to show a progress bar where it takes longer.
+        Whether to show a progress bar for many cells.
     out
-        File or folder to write the cells to, of any format that `write` writes. An ``.h5ad`` file or
-        ``.zarr`` folder is written as the cells are made, so that any number of counts can be generated;
-        the result's ``adata`` then leaves X on disk. For other formats, and for values that are not counts,
-        they are put together first.
+        File or folder to write the cells to, in any format of `write`. An ``.h5ad`` file or ``.zarr`` folder
+        of counts is written during generation, so that any number of cells can be generated; X of the
+        result's ``adata`` then stays on disk. For other formats, and for values that are not counts, all
+        cells are held in memory first.
     overwrite
-        Whether what is at `out` may be replaced.
+        Whether an existing `out` may be replaced.
     client
-        A `distributed.Client`: the workers of its Dask cluster draw the cells, which are the same. They need
-        this version of vaexprs; a worker that is lost costs no more than time. `batch_size` has no say there.
-        By default the threads of this process draw.
+        A `distributed.Client`, whose Dask workers generate the same cells. They need this version of
+        vaexprs. Tasks of lost workers are repeated, and `batch_size` is ignored. By default the cells are
+        generated by threads of this process.
 
     Returns
     -------
@@ -96,28 +95,28 @@ def gen_exprs(
     ValueError
         If a number is not positive, a label or level is unknown, or no number is given.
     FileExistsError
-        If there is something at `out` and `overwrite` is false.
+        If `out` exists and `overwrite` is false.
     TypeError
-        If `x` is not a fit, a number is not whole, or `client` is not one.
+        If `x` is not a fit, a number is not an integer, or `client` is not a synchronous client.
     ConnectionError
-        If the cluster of `client` is lost, or has no workers.
+        If the scheduler of `client` does not answer, or has no workers.
     ImportError
-        If its workers do not have this version of vaexprs.
+        If its scheduler or workers do not have this version of vaexprs.
     BlockingIOError
         If another process is writing to `out`.
     MemoryError
-        If there is not enough of it.
+        If memory is exhausted.
     KeyboardInterrupt
-        On Ctrl-C. Of an ``.h5ad`` or ``.zarr`` file at `out` the cells that are written then are kept as
-        ``name.partial.h5ad``; `out` itself is there whole or not at all.
+        On Ctrl-C. The cells written so far to an ``.h5ad`` or ``.zarr`` file are kept as
+        ``name.partial.h5ad``; an incomplete `out` is never left behind.
     """
     check_fit(x, "x")
     if client is not None:
         check_client(client)
     seed = check_integer("seed", seed, 0)
-    per_cell = counts_a_cell(x, library_size)
+    target = check_library_size(x, library_size)
     rows, which = plan_cells(x, num_samples, labels, covariates, conditions)
-    plan = Plan(rows, which, per_cell, bool(stratified), seed)
+    plan = Plan(rows, which, target, bool(stratified), seed)
     n = len(which)
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:
@@ -125,19 +124,20 @@ def gen_exprs(
     if out is not None:
         check_new_cells(out, overwrite=overwrite)
     adata = ad.AnnData(obs=plan.obs(x.preprocessing.conditions.levels), var=pd.DataFrame(index=x.genes))
-    asked = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
+    requested = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
     adata.uns["vaexprs"] = origin(x) | {
         "seed": seed,
         "stratified": bool(stratified),
         "n_cells": n,
-        "labels": json.dumps({str(k): int(v) for k, v in asked.items()}),
+        "labels": json.dumps({str(k): int(v) for k, v in requested.items()}),
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
         "conditions": "" if conditions is None else pd.DataFrame(conditions).to_json(orient="records"),
-        "library_size": "real" if per_cell is None else per_cell,
+        "library_size": "real" if target is None else target,
     }
     if client is None:
-        drawn = drawn_here(Drawer.of(x, plan), plan, max(1, size // BLOCK))
+        blocks = draw_in_threads(CellSampler.of(x, plan), plan, max(1, size // BLOCK))
     else:
-        drawn = drawn_by(client, draw_part, x, plan.parts(max(1, VALUES_A_TASK // (BLOCK * len(x.genes)))))
-    blocks = with_progress(drawn, n, progress)
+        parts = plan.parts(max(1, VALUES_A_TASK // (BLOCK * len(x.genes))))
+        blocks = draw_on_cluster(client, draw_part, x, parts)
+    blocks = with_progress(blocks, n, progress)
     return Generated(with_values(adata, blocks, out, counts=x.likelihood.counts, overwrite=overwrite), x)

@@ -1,9 +1,9 @@
-"""Generated cells with their provenance."""
+"""Generated cells with their provenance, and joined with real cells."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from vaexprs.nn.predict import encode
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated cells, and the real ones they were learned from.
+    """Generated cells, and the fit with the real cells it was trained on.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Generated:
         The generated cells: values in X (CSR of whole numbers for counts), label and covariates in `obs`,
         gene names in `var_names`, the recipe in ``uns["vaexprs"]``.
     fit
-        The fit they came from.
+        The fit that generated them.
     """
 
     adata: ad.AnnData
@@ -50,14 +50,14 @@ class Generated:
 
     @property
     def y_gen(self) -> np.ndarray | None:
-        """Labels of the generated cells, (n_cells,), or None where the fit has no label."""
+        """Labels of the generated cells, (n_cells,), or None if the fit has no label."""
         return self._labels(self.adata.obs)
 
     @property
     def x_train(self) -> Matrix | BackedMatrix | None:
-        """Real values, (n_cells, n_genes), in the user's units, on disk where the fit left them there.
+        """Values of the training cells, (n_cells, n_genes), in the user's units.
 
-        None after loading from disk.
+        On disk if the fit read them from there; None after the fit was loaded from disk.
         """
         prep = self.fit.preprocessing
         if prep.train is None:
@@ -71,13 +71,13 @@ class Generated:
 
     @property
     def y_train(self) -> np.ndarray | None:
-        """Labels of the real cells, (n_cells,); None after loading or without labels."""
+        """Labels of the training cells, (n_cells,); None after loading or without labels."""
         train = self.fit.preprocessing.train
         return None if train is None else self._labels(train.obs)
 
     @property
     def latent_vector(self) -> np.ndarray | None:
-        """Posterior means of the real cells, (n_cells, latent_dim); None after loading from disk."""
+        """Posterior means of the training cells, (n_cells, latent_dim); None after loading from disk."""
         prep = self.fit.preprocessing
         return None if prep.train is None else encode(self.fit.model, prep.train, prep.y_train)[0]
 
@@ -86,24 +86,24 @@ class Generated:
         return None if key is None else obs[key].astype(str).to_numpy(dtype=object)
 
     def to_anndata(self, real: bool = False) -> ad.AnnData:
-        """Return the generated cells, or real and generated ones together.
+        """Return the generated cells, optionally joined with the training cells.
 
         Parameters
         ----------
         real
-            Whether the training cells come first; ``obs["group"]`` is then "real" or "generated".
+            Whether to put the training cells first; ``obs["group"]`` is then "real" or "generated".
 
         Raises
         ------
         ValueError
-            If `real` and the fit was loaded from disk: no training cell is saved.
+            If `real` is true and the fit was loaded from disk: training cells are not saved.
         """
         return self.joined.copy() if real else self.adata.to_memory(copy=True)
 
     def to_biocpy(self) -> Any:
         """Return the generated cells as a BiocPy ``SingleCellExperiment`` of shape (n_genes, n_cells).
 
-        Its one assay is "counts", or "X" where the values are not counts.
+        Its one assay is "counts", or "X" if the values are not counts.
 
         Raises
         ------
@@ -122,52 +122,51 @@ class Generated:
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the generated cells as a table: a row for each, the columns of `obs`, then the genes."""
+        """Return the generated cells as a DataFrame: a row per cell, the columns of `obs`, then the genes."""
         cells = in_memory(self.adata)
         values = pd.DataFrame(densify(cells.X), index=cells.obs_names, columns=cells.var_names)
         return pd.concat([cells.obs, values], axis=1)
 
     @cached_property
     def joined(self) -> ad.AnnData:
-        """Real and generated cells together, made once: `plot_aug` keeps its embeddings here."""
+        """Training and generated cells in one AnnData, cached: `plot_aug` stores its embeddings in it."""
         return join_real(real_cells(self), in_memory(self.adata))
 
     def __repr__(self) -> str:
         return f"Generated: {self.adata.n_obs:,} cells x {self.adata.n_vars:,} genes"
 
     def _repr_html_(self) -> str:
-        # what a notebook shows
-        made, recipe = self.adata, self.adata.uns.get("vaexprs", {})
+        generated, recipe = self.adata, self.adata.uns.get("vaexprs", {})
         conditions = {}
         for key in self.fit.preprocessing.conditions.keys:
-            real, numbers = self.fit.cells_of(key), made.obs[key].astype(str).value_counts()
+            real, numbers = self.fit.cells_of(key), generated.obs[key].astype(str).value_counts()
             conditions[key] = markup.levels(
                 {level: (int(numbers.get(level, 0)), n) for level, n in real.items()}
             )
         return markup.render(
             "interface/templates/generated.html",
-            shape=made.shape,
+            shape=generated.shape,
             counts=self.fit.likelihood.counts,
             likelihood=self.fit.likelihood.name,
             seed=recipe.get("seed"),
-            file=str(made.filename) if made.filename else None,
+            file=str(generated.filename) if generated.filename else None,
             library_size=recipe.get("library_size") if self.fit.likelihood.counts else None,
             conditions=conditions,
         )
 
 
 def real_cells(generated: Generated) -> ad.AnnData:
-    """Return the cells that a fit was made of, in memory and in the user's units.
+    """Return the training cells of the fit, in memory and in the user's units.
 
     Raises
     ------
     ValueError
-        If the fit was loaded from disk: no training cell is saved.
+        If the fit was loaded from disk: training cells are not saved.
     """
     train, x = generated.fit.preprocessing.train, generated.x_train
     if train is None or x is None:
         raise ValueError(
-            "There are no real cells: a fit loaded from disk holds none. Give your own: "
+            "A fit loaded from disk contains no training cells. Give the real cells: "
             "plot_aug(gen, 'UMAP', real=adata)."
         )
     obs = train.obs.set_axis(train.obs.index.astype(str), axis=0)
@@ -177,23 +176,45 @@ def real_cells(generated: Generated) -> ad.AnnData:
 def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     """Return real and generated cells in one AnnData with ``obs["group"]``.
 
-    The genes are the generated cells'; columns of `obs` that both have are kept.
+    The genes are those of the generated cells. Columns of `obs` that both have are kept, as categories; other
+    annotation is dropped.
+
+    Raises
+    ------
+    ValueError
+        If real cells lack generated genes.
     """
     missing = generated.var_names.difference(real.var_names)
     if len(missing):
-        raise ValueError(f"The real cells must have the generated genes, missing: {listed(list(missing))}.")
+        raise ValueError(f"The real cells lack genes of the generated cells: {listed(list(missing))}.")
     parts = {"real": real[:, generated.var_names], "generated": generated}
     for name, part in parts.items():
         columns = [key for key in generated.obs if key in real.obs]
         x = sp.csr_matrix(part.X, dtype=np.float32) if sp.issparse(generated.X) else densify(part.X)
         parts[name] = ad.AnnData(x, obs=part.obs[columns].astype(str), var=generated.var[[]])
-    joined = ad.concat(parts, label="group")
-    joined.obs_names_make_unique()
+    joined = concatenate(parts)
     for key in joined.obs:
         joined.obs[key] = pd.Categorical(joined.obs[key])
-    joined.obs["group"] = joined.obs["group"].cat.set_categories(["real", "generated"])
-    if "vaexprs" in generated.uns:  # not of a table, nor of what R has
+    if "vaexprs" in generated.uns:  # generated cells from a table or from R have no recipe
         joined.uns["vaexprs"] = generated.uns["vaexprs"]
+    return joined
+
+
+def concatenate(parts: Mapping[str, ad.AnnData], **options: Any) -> ad.AnnData:
+    """Return sets of cells in one AnnData, with their names in ``obs["group"]`` and unique cell names.
+
+    Parameters
+    ----------
+    parts
+        The sets by name.
+    **options
+        Passed on to `anndata.concat`.
+    """
+    joined = ad.concat(parts, label="group", **options)
+    joined.obs_names_make_unique()
+    for key in joined.obs:
+        if joined.obs[key].dtype == object:
+            joined.obs[key] = pd.Categorical(joined.obs[key])
     return joined
 
 
@@ -205,20 +226,20 @@ def with_values(
     counts: bool,
     overwrite: bool,
 ) -> ad.AnnData:
-    """Return cells with their values, which come in blocks; on disk where they can be written as they come.
+    """Return cells with their values from blocks, which are written to disk one by one if the format allows.
 
     Parameters
     ----------
     adata
-        Everything but X.
+        The cells without X.
     blocks
-        Matrices of shape (n_some, n_genes), CSR for counts.
+        Matrices with consecutive rows of X, CSR for counts.
     out
-        Where to write the cells to; None for memory.
+        File or folder to write the cells to; None to keep them in memory.
     counts
-        Whether the values are counts: only those are written block by block.
+        Whether the values are counts: only counts are written block by block.
     overwrite
-        Whether what is at `out` may be replaced.
+        Whether an existing `out` may be replaced.
     """
     with memory_errors():
         if out is not None and counts and Path(out).suffix in BACKED:
@@ -230,7 +251,7 @@ def with_values(
 
 
 def origin(fit: VAEFit) -> dict[str, Any]:
-    """Return what cells from a fit say of it in ``uns["vaexprs"]``."""
+    """Return the properties of a fit that generated cells record in ``uns["vaexprs"]``."""
     return {
         "version": version("vaexprs"),
         "likelihood": fit.likelihood.name,

@@ -1,4 +1,4 @@
-"""interpolate: cells on the way from one label to another."""
+"""`interpolate`: generate cells between two labels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 
 from vaexprs.data.matrix import stacked
 from vaexprs.generation.generated import origin
-from vaexprs.generation.requests import candidate_conditions, counts_a_cell, wanted_covariates
-from vaexprs.generation.sampler import Drawer, Plan, drawn_here, with_progress
+from vaexprs.generation.requests import candidate_conditions, check_covariates, check_library_size
+from vaexprs.generation.sampler import CellSampler, Plan, draw_in_threads, with_progress
 from vaexprs.interface.validation import check_integer
 from vaexprs.latent.transport import Transport
 from vaexprs.model.vae_fit import VAEFit, check_fit
@@ -31,46 +31,46 @@ def interpolate(
     seed: int = 0,
     progress: bool = True,
 ) -> ad.AnnData:
-    """Generate cells on the way from one label to another, along the latent density.
+    """Generate cells between two labels, along a path of latent densities.
 
     Parameters
     ----------
     fit
-        What `fit_vae` or `load_vae` returned, with labels.
+        A fit with labels, returned by `fit_vae` or `load_vae`.
     start, end
         The two labels.
     num_samples
         Number of cells, spread evenly over the steps.
     steps
-        Positions on the way, the two ends among them; at least 2.
+        Number of positions on the path, including both ends; at least 2.
     covariates
-        Levels asked for, as in `gen_exprs`; others come in the proportions they have in `start`.
+        Levels of covariates, as in `gen_exprs`; others follow their proportions in `start`.
     library_size
-        Counts a cell to aim at; by default it changes along the way too.
+        Expected total count of each cell; by default it changes along the path too.
     seed
         The same seed gives the same cells.
     progress
-        Whether to show a progress bar where it takes longer.
+        Whether to show a progress bar for many cells.
 
     Returns
     -------
     AnnData of shape (n_cells, n_genes)
         With ``obs["position"]`` from 0 at `start` to 1 at `end`, the covariates, and the recipe in
-        ``uns["vaexprs"]``. There is no label: cells between two labels have none.
+        ``uns["vaexprs"]``. There is no label, because cells between two labels have none.
 
     Raises
     ------
     ValueError
-        If a label or level is unknown, or a number too small.
+        If a label or level is unknown, the labels are equal, a number is too small, or the fit has no labels.
     TypeError
-        If `fit` is not a fit or a number is not whole.
+        If `fit` is not a fit or a number is not an integer.
 
     Notes
     -----
-    The latent density at a position is that of the geodesic between the mixtures of the two labels under the
-    Wasserstein distance (see `vaexprs.transport`): clusters move to clusters, and none is smeared out on the
-    way. The code of the label changes in proportion. The way is the model's, which has seen no time: cells in
-    the middle need not exist.
+    The latent density at a position lies on the geodesic between the mixtures of the two labels under the
+    Wasserstein distance (see `vaexprs.latent.transport`): clusters move to clusters without being blurred.
+    The code of the label is interpolated linearly. The path comes from the model, which was trained without
+    time information: cells between the labels need not exist.
 
     Examples
     --------
@@ -83,16 +83,16 @@ def interpolate(
     known = fit.preprocessing.conditions
     key = known.label_key
     if key is None:
-        raise ValueError("There is no way between labels: the model was fitted without label_key or y_train.")
+        raise ValueError("interpolate requires a model fitted with label_key or y_train.")
     ends = [known.check(key, label) for label in (start, end)]
     if ends[0] == ends[1]:
         raise ValueError(f"start and end must be different labels, got {ends[0]!r} twice.")
     num_samples = check_integer("num_samples", num_samples, 1)
     steps = check_integer("steps", steps, 2)
     seed = check_integer("seed", seed, 0)
-    per_cell = counts_a_cell(fit, library_size)
-    candidates, weights = candidate_conditions(fit, ends[0], wanted_covariates(fit, covariates))
-    ways = [
+    target = check_library_size(fit, library_size)
+    candidates, weights = candidate_conditions(fit, ends[0], check_covariates(fit, covariates))
+    transports = [
         Transport(fit.density.mixture(levels), fit.density.mixture(levels | {key: ends[1]}))
         for levels in candidates
     ]
@@ -103,20 +103,22 @@ def interpolate(
         for t in positions
         for levels in candidates
     ]
-    a_step = apportion(np.ones(steps), num_samples)
-    number = np.concatenate([apportion(weights, n) if n else np.zeros(len(ways), int) for n in a_step])
-    plan = Plan(rows, np.repeat(np.arange(len(rows)), number), per_cell, stratified=True, seed=seed)
-    drawer = Drawer(
+    step_cells = apportion(np.ones(steps), num_samples)
+    number = np.concatenate(
+        [apportion(weights, n) if n else np.zeros(len(transports), int) for n in step_cells]
+    )
+    plan = Plan(rows, np.repeat(np.arange(len(rows)), number), target, stratified=True, seed=seed)
+    sampler = CellSampler(
         fit,
         np.concatenate([(1 - t) * codes[0] + t * codes[1] for t in positions]),
-        [way.between(float(t)) for t in positions for way in ways],
+        [transport.between(float(t)) for t in positions for transport in transports],
     )
     adata = ad.AnnData(obs=plan.obs(known.levels), var=pd.DataFrame(index=fit.genes))
     adata.uns["vaexprs"] = origin(fit) | {
         "seed": seed,
         "interpolated": json.dumps(ends),
-        "library_size": "real" if per_cell is None else per_cell,
+        "library_size": "real" if target is None else target,
     }
-    blocks = with_progress(drawn_here(drawer, plan, plan.n_blocks), num_samples, progress)
+    blocks = with_progress(draw_in_threads(sampler, plan, plan.n_blocks), num_samples, progress)
     adata.X = stacked(list(blocks))
     return adata

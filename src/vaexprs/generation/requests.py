@@ -1,4 +1,4 @@
-"""Which cells are requested: numbers, labels, covariates and library sizes."""
+"""Check which cells are requested: numbers, labels, covariates and library sizes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vaexprs.interface.validation import check_integer, check_real, did_you_mean
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.preprocessing.splits import apportion
 
-NUMBER = "n"  # column of a table of conditions with numbers of cells
+NUMBER = "n"  # column of a table of conditions with the number of cells
 
 
-def counts_a_cell(fit: VAEFit, library_size: Any) -> float | None:
-    """Return the library size asked for; None where it is that of real cells.
+def check_library_size(fit: VAEFit, library_size: Any) -> float | None:
+    """Return the requested library size; None for those of real cells.
 
     Raises
     ------
@@ -27,13 +27,13 @@ def counts_a_cell(fit: VAEFit, library_size: Any) -> float | None:
         return None
     if not fit.likelihood.counts:
         raise ValueError(
-            f"library_size applies to counts; this fit has likelihood {fit.likelihood.name!r}. Leave it out."
+            f"library_size applies to counts; the fit has likelihood {fit.likelihood.name!r}. Leave it out."
         )
     if isinstance(library_size, str):
         raise ValueError(f"library_size must be a number or 'real', got {library_size!r}.")
     size = check_real("library_size", library_size, 0)
     if size == 0:
-        raise ValueError("library_size must be more than 0, got 0.")
+        raise ValueError("library_size must be above 0, got 0.")
     return size
 
 
@@ -44,20 +44,20 @@ def plan_cells(
     covariates: Mapping[str, str] | None,
     conditions: Any = None,
 ) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Return the distinct conditions asked for, and for each cell which of them it has."""
+    """Return the distinct requested conditions, and the index of each cell's condition, (n_cells,)."""
     if conditions is None:
-        wanted = wanted_covariates(fit, covariates)
-        asked = [(label, wanted, n) for label, n in _numbers_by_label(fit, num_samples, labels)]
+        levels = check_covariates(fit, covariates)
+        requests = [(label, levels, n) for label, n in _numbers_by_label(fit, num_samples, labels)]
     else:
         if any(given is not None for given in (num_samples, labels, covariates)):
             raise ValueError(
-                "conditions says what and how many: leave out num_samples, labels and covariates."
+                "conditions cannot be combined with num_samples, labels or covariates. Leave them out."
             )
-        asked = _rows_asked(fit, conditions)
+        requests = _requests_from_table(fit, conditions)
     rows: list[dict[str, str]] = []
     which: list[np.ndarray] = []
-    for label, wanted, n in asked:
-        candidates, weights = candidate_conditions(fit, label, wanted)
+    for label, levels, n in requests:
+        candidates, weights = candidate_conditions(fit, label, levels)
         which.append(len(rows) + np.repeat(np.arange(len(candidates)), apportion(weights, n)))
         rows += candidates
     return rows, np.concatenate(which)
@@ -66,29 +66,29 @@ def plan_cells(
 def _numbers_by_label(
     fit: VAEFit, num_samples: int | None, labels: str | Mapping[str, int] | None
 ) -> list[tuple[str | None, int]]:
-    """Return the labels asked for and the number of cells of each; no label stands for any."""
+    """Return the requested labels and the number of cells of each; a label of None stands for all labels."""
     conditions = fit.preprocessing.conditions
     if labels is not None and conditions.label_key is None:
-        raise ValueError("labels cannot be asked for: the model was fitted without label_key or y_train.")
+        raise ValueError("labels requires a model fitted with label_key or y_train.")
     if isinstance(labels, Mapping):
         if not labels:
             raise ValueError("labels must name at least one label, got an empty dict.")
         if num_samples is not None:
-            raise ValueError("num_samples must be left out where labels gives the numbers.")
+            raise ValueError("num_samples cannot be combined with numbers by label in labels. Leave it out.")
         numbers = {
             conditions.check(str(conditions.label_key), label): check_integer(f"labels[{label!r}]", n, 1)
             for label, n in labels.items()
         }
         return list(numbers.items())
     if num_samples is None:
-        raise ValueError("num_samples must be given, or numbers by label: labels={'B cell': 100}.")
+        raise ValueError("num_samples must be given, or numbers by label, such as labels={'B cell': 100}.")
     if labels is not None and not isinstance(labels, (str, int)):
         raise TypeError(f"labels must be a label or numbers by label ({{'B cell': 100}}), got {labels!r}.")
     label = None if labels is None else conditions.check(str(conditions.label_key), labels)
     return [(label, check_integer("num_samples", num_samples, 1))]
 
 
-def _rows_asked(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
+def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
     """Return label, covariates and number of cells of each row of a table of conditions."""
     known = fit.preprocessing.conditions
     try:
@@ -107,41 +107,41 @@ def _rows_asked(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str
             )
     if NUMBER not in columns:
         raise ValueError(
-            f"conditions must have a column {NUMBER!r} with numbers of cells, got {listed(columns)}."
+            f"conditions must have a column {NUMBER!r} with the number of cells, got {listed(columns)}."
         )
     if not len(table):
         raise ValueError("conditions must have at least one row, got none.")
-    asked = []
+    requests = []
     for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
         n = row.pop(NUMBER)
         n = check_integer(f"{NUMBER} in row {i + 1} of conditions", _whole(n), 0)
         levels = {key: known.check(key, _whole(level)) for key, level in row.items() if not pd.isna(level)}
         if n:
-            asked.append((levels.pop(str(known.label_key), None), levels, n))
-    if not asked:
-        raise ValueError(f"conditions must ask for at least one cell, got {NUMBER!r} = 0 in all rows.")
-    return asked
+            requests.append((levels.pop(str(known.label_key), None), levels, n))
+    if not requests:
+        raise ValueError(f"conditions must request at least one cell, got {NUMBER!r} = 0 in all rows.")
+    return requests
 
 
 def _whole(value: Any) -> Any:
-    """Return 101.0 as 101: pandas reads whole numbers so where the column has a gap."""
+    """Return 101.0 as 101: pandas reads integers as floats if the column has missing values."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the levels of covariates asked for, checked.
+def check_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the requested levels of covariates.
 
     Raises
     ------
     TypeError
-        If they are not given by name.
+        If `covariates` is not a mapping.
     ValueError
-        If a name is no covariate of the fit, or a level unknown.
+        If a name is not a covariate of the fit, or a level is unknown.
     """
     conditions = fit.preprocessing.conditions
     if covariates is not None and not isinstance(covariates, Mapping):
-        raise TypeError(f"covariates must give levels by name ({{'donor': '101'}}), got {covariates!r}.")
-    wanted = {}
+        raise TypeError(f"covariates must map names to levels ({{'donor': '101'}}), got {covariates!r}.")
+    checked = {}
     known = conditions.covariate_keys
     for key, level in (covariates or {}).items():
         if key not in known:
@@ -149,17 +149,17 @@ def wanted_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict
                 f"covariates must name covariates of the fit ({listed(known) or 'it has none'}), got {key!r}."
                 f"{did_you_mean(key, known)}"
             )
-        wanted[key] = conditions.check(key, level)
-    return wanted
+        checked[key] = conditions.check(key, level)
+    return checked
 
 
 def candidate_conditions(
     fit: VAEFit, label: str | None, covariates: dict[str, str]
 ) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Return the conditions that answer a wish, and the weight of each.
+    """Return the conditions that match a request, and the weight of each.
 
-    Those with training cells, in their proportions; where there are none, the label's conditions with the
-    covariates set to what was asked.
+    These are the matching conditions with training cells, in their training proportions. If there are none,
+    they are the conditions of the label with the covariates set to the requested levels.
     """
     key = str(fit.preprocessing.conditions.label_key)
     seen = fit.density.seen

@@ -1,4 +1,4 @@
-"""transform: the same cells under another condition."""
+"""`transform`: predict cells under another condition."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vaexprs.data.backed import BackedCells
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import Matrix
 from vaexprs.generation.generated import origin, with_values
-from vaexprs.generation.requests import counts_a_cell
-from vaexprs.generation.sampler import BLOCK, Drawer, with_progress
+from vaexprs.generation.requests import check_library_size
+from vaexprs.generation.sampler import BLOCK, CellSampler, with_progress
 from vaexprs.interface.validation import check_integer, did_you_mean, listed
 from vaexprs.io.open import open_cells, select_layer
 from vaexprs.io.write import check_new_cells
@@ -28,7 +28,7 @@ from vaexprs.nn.predict import encode
 from vaexprs.preprocessing.prepare import Cells
 from vaexprs.preprocessing.summary import check_cells, summarise
 
-CELLS_AT_ONCE = 16 * BLOCK  # that are encoded
+CELLS_AT_ONCE = 16 * BLOCK  # number of cells that are encoded together
 
 
 def transform(
@@ -44,58 +44,59 @@ def transform(
     overwrite: bool = False,
     **levels: str,
 ) -> ad.AnnData:
-    """Return cells as they might have been under another condition: a counterfactual.
+    """Predict cells under another condition (counterfactual cells).
 
     Parameters
     ----------
     fit
-        What `fit_vae` or `load_vae` returned.
+        A fit returned by `fit_vae` or `load_vae`.
     object
-        Cells as `fit_vae` takes them, with the genes of the fit (there may be more) and its label and
-        covariates in `obs`; of a file on disk too large for memory a block at a time is read.
+        Cells in any form that `fit_vae` accepts, with the genes of the fit (others are ignored) and its label
+        and covariates in `obs`. A large file on disk is read block by block.
     conditions
         Levels by name: ``{"stim": "ctrl"}``.
     layer
         Layer or assay with the values, as in `fit_vae`.
     library_size
-        Counts a cell to aim at; by default those that each cell has.
+        Expected total count of each cell; by default its own total count.
     seed
         The same seed gives the same cells.
     progress
-        Whether to show a progress bar where it takes longer.
+        Whether to show a progress bar for many cells.
     out
-        File or folder to write the cells to, of any format that `write` writes; ``.h5ad`` and ``.zarr`` as
-        the cells are made.
+        File or folder to write the cells to, in any format of `write`; counts in ``.h5ad`` and ``.zarr`` are
+        written block by block.
     overwrite
-        Whether what is at `out` may be replaced.
+        Whether an existing `out` may be replaced.
     **levels
-        The same as `conditions`, as arguments: ``transform(fit, adata, stim="ctrl")``.
+        The same as `conditions`, as keyword arguments: ``transform(fit, adata, stim="ctrl")``.
 
     Returns
     -------
     AnnData of shape (n_cells, n_genes)
-        The cells in their order with their names and `obs` (of a file left on disk the conditions only),
-        with the new conditions and values drawn anew. The recipe is in ``uns["vaexprs"]``.
+        The cells in the same order with their names and `obs` (only the conditions for a file that stays on
+        disk), the new conditions and newly sampled values. The recipe is in ``uns["vaexprs"]``.
 
     Raises
     ------
     ValueError
-        If a condition or level is unknown, or the cells do not fit the model.
+        If a condition or level is unknown, or the cells do not match the fit.
     TypeError
         If `fit` is not a fit.
     FileExistsError
-        If there is something at `out` and `overwrite` is false.
+        If `out` exists and `overwrite` is false.
 
     Notes
     -----
-    A latent vector is drawn from the posterior of each cell under the condition that it has, carried along
-    the optimal transport from the latent density of that condition to that of the new one (see
-    `vaexprs.transport`), and decoded under the new one. So cells of a condition, carried to another, are
-    distributed as those of the other, each near to where it was. Where the model has seen no cell of one of
-    the two, latent vectors are moved by the sum of the effects of the levels that differ.
+    A latent vector is sampled from the posterior of each cell under its own condition, moved by optimal
+    transport from the latent density of that condition to that of the new condition (see
+    `vaexprs.latent.transport`), and decoded under the new condition. Transformed cells therefore have the
+    latent distribution of the new condition, and each stays close to its original position. If one of the
+    conditions has no training cells, latent vectors are shifted by the sum of the effects of the levels that
+    differ.
 
-    Whether a cell would really have become what is predicted no data of other cells can tell: read it as a
-    cell of the new condition that is alike in everything else.
+    A prediction cannot be verified for an individual cell: interpret it as a cell of the new condition that
+    is otherwise similar.
 
     Examples
     --------
@@ -107,8 +108,8 @@ def transform(
     """
     check_fit(fit, "fit")
     seed = check_integer("seed", seed, 0)
-    per_cell = counts_a_cell(fit, library_size)
-    wanted = _wanted(fit, dict(conditions or {}) | levels)
+    target = check_library_size(fit, library_size)
+    wanted = _check_conditions(fit, dict(conditions or {}) | levels)
     if out is not None:
         check_new_cells(out, overwrite=overwrite)
     prep = fit.preprocessing
@@ -127,34 +128,34 @@ def transform(
         var=pd.DataFrame(index=fit.genes),
         uns={
             "vaexprs": origin(fit)
-            | {"seed": seed, "transformed_to": json.dumps(wanted), "library_size": per_cell or "own"}
+            | {"seed": seed, "transformed_to": json.dumps(wanted), "library_size": target or "own"}
         },
     )
     adata.obs_names = _names(source)
-    blocks = with_progress(_drawn(fit, cells, new, per_cell, seed), len(cells), progress)
+    blocks = with_progress(_draw(fit, cells, new, target, seed), len(cells), progress)
     return with_values(adata, blocks, out, counts=fit.likelihood.counts, overwrite=overwrite)
 
 
-def _wanted(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, str]:
+def _check_conditions(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, str]:
     known = fit.preprocessing.conditions
     if not given:
         raise ValueError(
-            f"Say which condition to give the cells, one of {listed(known.keys) or 'none: the fit has none'}: "
+            f"transform requires a condition of the fit ({listed(known.keys) or 'it has none'}), such as "
             "transform(fit, adata, stim='ctrl')."
         )
     for key in given:
         if key not in known.keys:
             raise ValueError(
-                f"The condition must be one of the fit's ({listed(known.keys) or 'it has none'}), got {key!r}."
+                f"conditions must be those of the fit ({listed(known.keys) or 'it has none'}), got {key!r}."
                 f"{did_you_mean(key, known.keys)}"
             )
     return {key: known.check(key, level) for key, level in given.items()}
 
 
 def _with_genes(cells: ad.AnnData | BackedCells, genes: pd.Index) -> ad.AnnData | BackedCells:
-    """Return cells with these genes, where they have them and more."""
+    """Return cells without the genes that are not in `genes`."""
     if len(genes.difference(cells.var_names)) or len(genes) == cells.n_vars:
-        return cells  # what does not fit is told where they are prepared
+        return cells  # missing genes are reported when the cells are prepared
     if isinstance(cells, BackedCells):
         columns = cells.var_names.get_indexer(genes)
         return BackedCells(cells.X.mapped(columns, None), cells.obs, genes, cells.names)
@@ -167,21 +168,21 @@ def _names(cells: ad.AnnData | BackedCells) -> pd.Index:
     return cells.obs_names
 
 
-def _drawn(
+def _draw(
     fit: VAEFit, cells: Cells, new: pd.DataFrame, library_size: float | None, seed: int
 ) -> Iterator[Matrix]:
-    """Yield the values of the cells under their new conditions, block by block."""
+    """Yield sampled values of the cells under their new conditions, block by block."""
     conditions = fit.preprocessing.conditions
     targets = {levels: i for i, levels in enumerate(groups_of(new, conditions))}
     table = pd.DataFrame(list(targets), columns=conditions.keys)
-    drawer = Drawer(fit, conditions.one_hot(table))
+    sampler = CellSampler(fit, conditions.one_hot(table))
     which = pd.MultiIndex.from_frame(table).get_indexer(pd.MultiIndex.from_frame(new[conditions.keys]))
-    way = _Way(fit.density, fit.latent_dim)
+    mover = _LatentMover(fit.density, fit.latent_dim)
     for first in range(0, len(cells), CELLS_AT_ONCE):
         rows = slice(first, first + CELLS_AT_ONCE)
         values: Matrix = cells.x[rows]
-        some_cells = Cells(values, cells.obs.iloc[rows])
-        mean, sd = encode(fit.model, some_cells, conditions.one_hot(some_cells.obs))
+        chunk = Cells(values, cells.obs.iloc[rows])
+        mean, sd = encode(fit.model, chunk, conditions.one_hot(chunk.obs))
         library: Any = None
         if fit.likelihood.counts:
             own = np.asarray(values.sum(axis=1), np.float64).ravel()
@@ -190,9 +191,9 @@ def _drawn(
             block = slice(start, start + BLOCK)
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=((first + start) // BLOCK,)))
             z = mean[block] + sd[block] * rng.standard_normal(mean[block].shape)
-            obs, other = some_cells.obs.iloc[block], new.iloc[rows].iloc[block]
-            yield drawer.values(
-                way.carried(z, obs, other, rng),
+            obs, new_obs = chunk.obs.iloc[block], new.iloc[rows].iloc[block]
+            yield sampler.values(
+                mover.move(z, obs, new_obs, rng),
                 None if library is None else library[block],
                 which[rows][block],
                 rng,
@@ -200,33 +201,34 @@ def _drawn(
             )
 
 
-class _Way:
-    """Carries latent vectors from conditions to others; each pair of conditions is looked at once."""
+class _LatentMover:
+    """Moves latent vectors between conditions; the transport of each pair of conditions is computed once."""
 
     def __init__(self, density: LatentDensity, latent_dim: int) -> None:
         self.density, self.latent_dim = density, latent_dim
-        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], Transport | np.ndarray] = {}
+        self._transports: dict[tuple[tuple[str, ...], tuple[str, ...]], Transport | np.ndarray] = {}
 
-    def carried(
+    def move(
         self, z: np.ndarray, obs: pd.DataFrame, new: pd.DataFrame, rng: np.random.Generator
     ) -> np.ndarray:
-        """Return latent vectors, (n_cells, latent_dim), of cells of `obs` as they are in `new`."""
+        """Return latent vectors, (n_cells, latent_dim), moved from the conditions `obs` to `new`."""
         keys = self.density.conditions.keys
         pairs = pd.concat([obs[keys], new[keys]], axis=1).to_numpy(dtype=str)
         distinct, which = np.unique(pairs, axis=0, return_inverse=True)
         moved = np.empty_like(z)
         for i, pair in enumerate(distinct):
             rows = which.ravel() == i
-            way = self._between(tuple(pair[: len(keys)]), tuple(pair[len(keys) :]))
-            moved[rows] = way.carry(z[rows], rng) if isinstance(way, Transport) else z[rows] + way
+            step = self._between(tuple(pair[: len(keys)]), tuple(pair[len(keys) :]))
+            moved[rows] = step.carry(z[rows], rng) if isinstance(step, Transport) else z[rows] + step
         return moved
 
     def _between(self, source: tuple[str, ...], target: tuple[str, ...]) -> Transport | np.ndarray:
-        if (source, target) not in self._known:
-            self._known[source, target] = self._found(source, target)
-        return self._known[source, target]
+        """Return the transport between two conditions, or the shift if one has no training cells."""
+        if (source, target) not in self._transports:
+            self._transports[source, target] = self._compute(source, target)
+        return self._transports[source, target]
 
-    def _found(self, source: tuple[str, ...], target: tuple[str, ...]) -> Transport | np.ndarray:
+    def _compute(self, source: tuple[str, ...], target: tuple[str, ...]) -> Transport | np.ndarray:
         density = self.density
         keys = density.conditions.keys
         both = [dict(zip(keys, levels, strict=True)) for levels in (source, target)]

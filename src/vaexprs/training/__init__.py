@@ -1,1 +1,1 @@
-"""Fitting a model: `fit_vae`, the training loop, checkpoints and several processes."""
+"""Model fitting: `fit_vae`, the training loop, checkpoints and multiprocess training."""

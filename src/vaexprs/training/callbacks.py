@@ -15,11 +15,11 @@ from vaexprs.nn.batches import CellBatches
 from vaexprs.training.checkpoint import Checkpoint
 from vaexprs.training.schedule import Schedule
 
-STEPS_A_COPY = 16  # of training, at least, between two copies of the weights: one takes part of a step
-# a fit is said to take long because of its genes: more than so many, judged after so many seconds
+STEPS_A_COPY = 16  # minimum number of steps between two copies of the weights
+# n_top_genes is suggested for more genes than this, if after SECONDS_TO_JUDGE more than MANY_MINUTES remain
 MANY_GENES, SECONDS_TO_JUDGE, MANY_MINUTES = 5_000, 20, 3
 TRY_SMALLER = (
-    "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and look for genes with enormous "
+    "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and check for genes with extreme "
     "values."
 )
 
@@ -32,9 +32,9 @@ def as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows one bar over all steps, with the loss; it says how many were done in an earlier fit.
+    """Progress bar over all steps, with the loss and the number of steps done before a fit was resumed.
 
-    Where many genes make it long, it says once how to take fewer.
+    Suggests `n_top_genes` once if many genes make a fit slow.
     """
 
     def __init__(self, schedule: Schedule, done: int, n_genes: int) -> None:
@@ -47,8 +47,8 @@ class ProgressBar(keras.callbacks.Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        what = f"fitting, going on after step {self._done:,}" if self._done else "fitting"
-        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, what, "step")
+        label = f"fitting, resumed after step {self._done:,}" if self._done else "fitting"
+        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, label, "step")
         self._bar.update(self._done)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -71,7 +71,7 @@ class ProgressBar(keras.callbacks.Callback):
         if minutes > MANY_MINUTES:
             self._bar.write(
                 f"With {self._n_genes:,} genes this takes about {minutes:.0f} more minutes. n_top_genes=2000 "
-                "(--n-top-genes 2000) fits the most variable ones in fewer.",
+                "(--n-top-genes 2000) fits only the most variable ones, which is faster.",
                 file=sys.stderr,
             )
 
@@ -80,7 +80,7 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Tells the batches which epoch it is, and goes on from an epoch's end before other callbacks begin."""
+    """Sets the epoch of the batches, and restores a checkpoint of an epoch's end before other callbacks."""
 
     def __init__(self, batches: CellBatches, checkpoint: Checkpoint | None) -> None:
         super().__init__()
@@ -88,13 +88,14 @@ class EpochCounter(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._batches.epoch = epoch
-        # what a schedule sets at the beginning of an epoch is in a state from the middle of it
+        # A state from within an epoch already has what a learning rate schedule sets at its start, so it is
+        # restored later, by the checkpoint itself.
         if self._checkpoint is not None and not self._checkpoint.start.step:
             self._checkpoint.begin()
 
 
 class StopOnInterrupt(keras.callbacks.Callback):
-    """Let Ctrl-C end training after the current steps."""
+    """Ends training after the current step on Ctrl-C."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
         self._interrupt.begin()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # here only: where a signal comes in, Keras may be between taking the state and putting it back
+        # not in the signal handler: Keras may be in the middle of updating its state there
         if self._interrupt.asked:
             self.model.stop_training = self.model.interrupted = True
 
@@ -113,33 +114,33 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
 
 class StopOnDivergence(keras.callbacks.Callback):
-    """Ends training once the loss is no finite number, and puts the last good weights back.
+    """Ends training when the loss is not finite, and restores the last good weights.
 
-    A copy of the weights (of their averages, where the optimizer has such) is made at the end of an epoch,
-    but not more often than every `STEPS_A_COPY` steps. It is good if its loss is lower than that of the
-    weights that training began with: a loss may be absurd before it is infinite.
+    The weights (their averages, if the optimizer keeps averages) are copied at the end of an epoch, at most
+    every `STEPS_A_COPY` steps. A copy is good if its loss is lower than that of the initial weights: the loss
+    may explode before it overflows.
 
     Parameters
     ----------
     batches
-        Of the training cells.
+        Batches of the training cells.
 
     Attributes
     ----------
-    found
-        In which epoch the loss or a weight was not finite, counted from 1; 0 if there was none.
+    epoch_found
+        The first epoch with a loss or weights that were not finite, counted from 1; 0 if there is none.
     """
 
     def __init__(self, batches: CellBatches) -> None:
         super().__init__()
-        self.found = 0
+        self.epoch_found = 0
         self._batches = batches
         self._start: list[np.ndarray] = []
         self._epoch = 0
-        self._steps = STEPS_A_COPY  # since the last copy
+        self._steps = STEPS_A_COPY  # number of steps since the last copy
         self._copy: list[np.ndarray] = []
-        self._kept = 0  # epoch of it, counted from 1
-        self._since = 0  # epochs that ended after it
+        self._copy_epoch = 0  # counted from 1
+        self._since = 0  # number of epochs completed after the copy
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._start = _copied(_weights(self.model))
@@ -147,42 +148,42 @@ class StopOnDivergence(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
         self._steps += self.params.get("steps") or 0
-        if not self._copy and int(self.model.optimizer.iterations):  # an earlier fit goes on
-            self._copy, self._kept = _copied(_to_keep(self.model)), epoch
+        if not self._copy and int(self.model.optimizer.iterations):  # resumed
+            self._copy, self._copy_epoch = _copied(_to_keep(self.model)), epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if logs and not np.isfinite(logs["loss"]):  # the mean of the epoch so far: once is for good
-            self.found = self._epoch + 1
+        if logs and not np.isfinite(logs["loss"]):  # the mean over the epoch so far
+            self.epoch_found = self._epoch + 1
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._since += 1
-        if self.found or self._steps < STEPS_A_COPY:
+        if self.epoch_found or self._steps < STEPS_A_COPY:
             return
         copy = _copied(_to_keep(self.model))
         if _finite(copy):
-            self._copy, self._kept, self._steps, self._since = copy, epoch + 1, 0, 0
+            self._copy, self._copy_epoch, self._steps, self._since = copy, epoch + 1, 0, 0
 
     def on_train_end(self, logs: Any = None) -> None:
-        # after Keras has put averages in the weights' place; the last step may have been the bad one
-        if not self.found and not _finite([np.asarray(each.value) for each in _weights(self.model)]):
-            self.found = self._epoch + 1
+        # No loss is computed after the last step, so check the weights; Keras has applied the averages here.
+        if not self.epoch_found and not _finite([np.asarray(each.value) for each in _weights(self.model)]):
+            self.epoch_found = self._epoch + 1
 
-    def concluded(self, history: dict[str, list[float]]) -> dict[str, list[float]]:
-        """Put the last good weights back, and return the history of the epochs that they have seen.
+    def restore_good_weights(self, history: dict[str, list[float]]) -> dict[str, list[float]]:
+        """Restore the last good weights, and return the history up to them.
 
         Raises
         ------
         ValueError
-            If there are no weights to go back to.
+            If there are no good weights.
         """
-        what = f"Training diverged: loss or weights were no finite numbers in epoch {self.found:,}"
+        problem = f"Training diverged: loss or weights are not finite in epoch {self.epoch_found:,}"
         if not self._copy or not self._loss(self._copy) < self._loss(self._start):
-            raise ValueError(f"{what}, and there are no good ones from before. {TRY_SMALLER}")
+            raise ValueError(f"{problem}, and there are no earlier good weights to restore. {TRY_SMALLER}")
         self._put(self._copy)
         n = len(history["loss"]) - self._since
         self.model.diverged = (
-            f"{what}, so it was stopped; the weights after epoch {self._kept:,} (loss "
+            f"{problem}. The weights after epoch {self._copy_epoch:,} (loss "
             f"{history['loss'][n - 1]:.1f}) are kept. {TRY_SMALLER}"
         )
         return {name: values[:n] for name, values in history.items()}
@@ -192,7 +193,7 @@ class StopOnDivergence(keras.callbacks.Callback):
             variable.assign(value)
 
     def _loss(self, values: Sequence[np.ndarray]) -> float:
-        """Return the loss of a batch with some weights."""
+        """Return the loss of one batch with the given weights."""
         self._put(values)
         return float(self.model.evaluate(self._batches, steps=1, verbose=0, return_dict=True)["loss"])
 
@@ -206,7 +207,7 @@ def _weights(model: keras.Model) -> list[Any]:
 
 
 def _to_keep(model: keras.Model) -> list[Any]:
-    """Return the variables that hold what `_weights` shall hold in the end."""
+    """Return the variables that hold the final values of `_weights`: the averages, if there are any."""
     averages = getattr(model.optimizer, "_model_variables_moving_average", [])
     return [*(averages or model.trainable_variables), *model.non_trainable_variables]
 

@@ -1,4 +1,4 @@
-"""The state of a fit on disk, from which it goes on as if it had never stopped."""
+"""Checkpoints: the state of training on disk, from which a fit resumes to the same result."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from vaexprs.interface.errors import reason, warn
-from vaexprs.interface.validation import listed
-from vaexprs.io.atomic import written_whole
+from vaexprs.interface.validation import check_integer, check_real, listed
+from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.io.untrusted.archives import read_arrays
 
 FORMAT = 1
@@ -23,16 +23,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class State:
-    """Where a fit was when its state was written.
+    """State of training at a checkpoint.
 
     Parameters
     ----------
     epoch, step
-        What comes next: the step of the epoch, both counted from 0.
+        The next step and its epoch, both counted from 0.
     history
-        The figures of the epochs before.
+        The metrics of the completed epochs.
     arrays
-        Values of the variables of the model, the optimizer and the metrics, in order.
+        Values of the variables of the model, the optimizer and the metrics, in order; empty at the beginning.
     """
 
     epoch: int = 0
@@ -42,20 +42,20 @@ class State:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the state of a fit every so often, and puts an earlier state into the model at the start.
+    """Callback that saves the state of training at intervals, and restores an earlier state at the start.
 
     Parameters
     ----------
     path
-        The file; it is replaced as a whole.
+        The file, which is replaced atomically.
     steps, minutes
-        How often: after so many steps or, if None, minutes.
-    about
-        What must be the same in the fit that goes on: words and numbers by name.
+        Interval: number of steps or, if None, minutes.
+    identity
+        What must be equal when the fit is resumed: JSON values by name.
     start
-        The state to begin from.
+        The state to start from.
     writes
-        Whether this process is the one that writes.
+        Whether this process writes the file.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Checkpoint(keras.callbacks.Callback):
         *,
         steps: int | None,
         minutes: float,
-        about: Mapping[str, Any],
+        identity: Mapping[str, Any],
         start: State,
         writes: bool = True,
     ) -> None:
         super().__init__()
-        self.path, self.steps, self.minutes, self.about = path, steps, minutes, dict(about)
+        self.path, self.steps, self.minutes, self.identity = path, steps, minutes, dict(identity)
         self.start = start
         self.writes = writes
         self._history = {name: list(values) for name, values in start.history.items()}
@@ -79,7 +79,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._last_step = -1
 
     def begin(self) -> None:
-        """Put the state to begin from into the model, once."""
+        """Restore the state to start from, once."""
         if self.start.arrays:
             restore(self.model, self.start)
             self.start = State()
@@ -97,7 +97,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._write(self._epoch, batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._last_step + 1 < (self.params.get("steps") or 0):  # interrupted
+        if self._last_step + 1 < (self.params.get("steps") or 0):  # the epoch was interrupted
             self._write(epoch, self._last_step + 1)
             return
         for name, value in (logs or {}).items():
@@ -114,37 +114,37 @@ class Checkpoint(keras.callbacks.Callback):
         self._since, self._written = 0, time.monotonic()
         if not self.writes:
             return
-        told = {
+        state = {
             "format": FORMAT,
-            "about": self.about,
+            "about": self.identity,
             "epoch": epoch,
             "step": step,
             "history": self._history,
         }
         values = [np.asarray(variable.value) for variable in _variables(self.model)]
         if any(np.isnan(value).any() for value in values):
-            return  # training has diverged: an earlier state is worth more
+            return  # training has diverged: keep the earlier state
         arrays = {f"variable_{i}": value for i, value in enumerate(values)}
         try:
-            with written_whole(self.path, overwrite=True) as beside, beside.open("wb") as file:
-                np.savez(file, about=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
+            with written_whole(self.path, overwrite=True) as temporary, temporary.open("wb") as file:
+                np.savez(file, about=np.array(json.dumps(state)), **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:  # hours of training are not to end for that: there may be room the next time
-            warn(f"{error} Training goes on; the earlier checkpoint, if there is one, is kept.")
+        except OSError as error:  # not worth ending a long fit: the next checkpoint may succeed
+            warn(f"{error} Training goes on; an earlier checkpoint is kept if there is one.")
 
 
 def restore(model: keras.Model, state: State) -> None:
-    """Put a state into a model that has been built and compiled."""
+    """Set the variables of a compiled model to a saved state."""
     for variable, value in zip(_variables(model), state.arrays, strict=True):
         variable.assign(value)
-    if not state.step:  # the figures are those of the epoch before
+    if not state.step:  # the saved metrics are those of the completed epoch
         model.reset_metrics()
 
 
 def _variables(model: keras.Model) -> list[Any]:
     if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()  # while it trains, the values are not in the variables
+        model.jax_state_sync()  # during training Keras keeps the values outside the variables
     return [
         *model.trainable_variables,
         *model.non_trainable_variables,
@@ -153,34 +153,92 @@ def _variables(model: keras.Model) -> list[Any]:
     ]
 
 
-def read_state(path: Path, about: Mapping[str, Any]) -> State:
-    """Return the state that a checkpoint holds; that of the beginning where there is none.
+def read_state(path: Path, identity: Mapping[str, Any]) -> State:
+    """Return the state in a checkpoint file, or the initial state if the file does not exist.
 
     Raises
     ------
     ValueError
-        If it cannot be read, or belongs to a fit of other data or with other settings.
+        If the file cannot be read, or belongs to a fit with other data or settings.
     """
     if not path.exists():
         return State()
     try:
-        held = read_arrays(path)
-        told = json.loads(str(held["about"]))
-        arrays = tuple(held[f"variable_{i}"] for i in range(len(held) - 1))
-        if told["format"] != FORMAT:
-            raise ValueError(f"it has format {told['format']}, this vaexprs reads {FORMAT}.")
-        state = State(int(told["epoch"]), int(told["step"]), told["history"], arrays)
-        before = dict(told["about"])
-    except Exception as error:  # zipfile and zlib each have their own
+        content = read_arrays(path)
+        saved = json.loads(str(content["about"]))
+        arrays = tuple(content[f"variable_{i}"] for i in range(len(content) - 1))
+        if saved["format"] != FORMAT:
+            raise ValueError(f"it has format {saved['format']}, this version of vaexprs reads {FORMAT}.")
+        state = State(int(saved["epoch"]), int(saved["step"]), saved["history"], arrays)
+        before = dict(saved["about"])
+    except Exception as error:  # zipfile and zlib raise errors of their own classes
         raise ValueError(
-            f"The checkpoint {str(path)!r} cannot be read: {reason(error)} Delete it and begin anew."
+            f"The checkpoint {str(path)!r} cannot be read: {reason(error)} Delete it and fit from the start."
         ) from error
-    now = json.loads(json.dumps(about))
-    other = [name for name in now if before.get(name) != now[name]]
-    if other:
+    now = json.loads(json.dumps(identity))
+    different = [name for name in now if before.get(name) != now[name]]
+    if different:
+        first = different[0]
         raise ValueError(
-            f"The checkpoint {str(path)!r} belongs to another fit: {listed(other)} differ "
-            f"({other[0]}: {before.get(other[0])!r} there, {now[other[0]]!r} here). Give the same data and "
-            "settings, or delete it and begin anew."
+            f"The checkpoint {str(path)!r} belongs to another fit: {listed(different)} differ "
+            f"({first}: {before.get(first)!r} in the checkpoint, {now[first]!r} now). Give the same data and "
+            "settings, or delete it and fit from the start."
         )
     return state
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Where and how often the state of training is saved.
+
+    Parameters
+    ----------
+    path
+        The file.
+    steps, minutes
+        Interval: number of steps or, if None, minutes.
+    """
+
+    path: Path
+    steps: int | None
+    minutes: float
+
+    def open(self, identity: Mapping[str, Any], *, writes: bool) -> Checkpoint:
+        """Return the callback that resumes from the file, if it exists, and saves to it.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read, or belongs to another fit.
+        """
+        start = read_state(self.path, identity)
+        return Checkpoint(
+            self.path, steps=self.steps, minutes=self.minutes, identity=identity, start=start, writes=writes
+        )
+
+
+def checkpoint_options(checkpoint: Any, steps: Any, minutes: Any, resume: bool) -> CheckpointOptions | None:
+    """Check the checkpoint arguments of `fit_vae`, and return them; None without a checkpoint.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an interval is out of range, or `resume` is given without `checkpoint`.
+    FileExistsError
+        If the file exists and `resume` is false.
+    FileNotFoundError
+        If its folder does not exist.
+    """
+    steps = None if steps is None else check_integer("checkpoint_steps", steps, 1)
+    minutes = check_real("checkpoint_minutes", minutes, 0)
+    if checkpoint is None:
+        if resume:
+            raise ValueError("resume requires checkpoint, the file to resume from.")
+        return None
+    path = Path(checkpoint)
+    if path.exists() and not resume:
+        raise FileExistsError(
+            f"{str(path)!r} exists already. Continue from it with resume=True, or delete it to fit from the "
+            "start."
+        )
+    return CheckpointOptions(check_output(path, overwrite=True), steps, minutes)

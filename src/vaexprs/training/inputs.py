@@ -1,9 +1,9 @@
-"""Collect and prepare the cells that a fit is given."""
+"""Collect and prepare the cells of a fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anndata as ad
@@ -21,16 +21,46 @@ from vaexprs.likelihoods import default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.preprocessing.conditions import learn_conditions
 from vaexprs.preprocessing.genes import with_variable_genes
-from vaexprs.preprocessing.prepare import Preprocessing
+from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
 
-MAX_DENSE = 2 * 2**30  # bytes up to which a sparse matrix in memory is made dense, which saves time
+MAX_DENSE = 2 * 2**30  # maximum size in bytes of a matrix that is made dense, to speed up training
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Cells ready for training.
+
+    Parameters
+    ----------
+    preprocessing
+        With its prepared training cells, and validation cells if there are any.
+    likelihood
+        Likelihood of the values.
+    summary
+        Summary of the values in the user's units.
+    """
+
+    preprocessing: Preprocessing
+    likelihood: Likelihood
+    summary: Summary
+
+    @property
+    def cells(self) -> Cells:
+        """The prepared training cells."""
+        assert self.preprocessing.train is not None
+        return self.preprocessing.train
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of training cells and of genes."""
+        return len(self.cells), len(self.preprocessing.genes)
 
 
 def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
-    """Whether counts are to be looked for: not under a likelihood for other values that was asked for."""
+    """Whether to search for counts: not if a likelihood for other values was requested."""
     named = likelihood or getattr(earlier, "likelihood", None)
     return not isinstance(named, str) or likelihood_named(named).counts
 
@@ -46,15 +76,21 @@ def gather_cells(
     layer: str | None,
     other_keys: Sequence[str] = (),
 ) -> tuple[ad.AnnData | BackedCells | None, ad.AnnData | None, str | None]:
-    """Return training and validation cells, checked, with the labels in `obs`, and the label's key."""
+    """Return checked training and validation cells with their labels in `obs`, and the label's key.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments cannot be combined, or cells or labels cannot be used.
+    """
     if obj is not None and x_train is not None:
-        raise ValueError("Give the cells as object or as x_train, not both.")
+        raise ValueError("object and x_train cannot be combined. Give the cells as one of them.")
     if obj is not None and y_train is not None:
-        raise ValueError("The labels of an object come from its obs: use label_key instead of y_train.")
+        raise ValueError("The labels of object come from its obs. Use label_key instead of y_train.")
     if x_train is None and y_train is not None:
-        raise ValueError("y_train must come with x_train.")
+        raise ValueError("y_train requires x_train.")
     if x_val is None and y_val is not None:
-        raise ValueError("y_val must come with x_val.")
+        raise ValueError("y_val requires x_val.")
     train: ad.AnnData | BackedCells | None = None
     if obj is not None:
         covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
@@ -74,31 +110,32 @@ def gather_cells(
         if y_val is not None:
             _set_labels(val, y_val, label_key or "label", "y_val", "x_val")
         elif label_key is not None and label_key not in val.obs:
-            raise ValueError("y_val must give the labels of x_val where the training cells have labels.")
+            raise ValueError("y_val must give the labels of x_val, because the training cells have labels.")
     return train, val, label_key
 
 
 def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str) -> None:
     if isinstance(labels, str) or not np.iterable(labels):
-        raise TypeError(f"{name} must hold a label for each cell, got {type(labels).__name__}.")
+        raise TypeError(f"{name} must be an array of one label per cell, got {type(labels).__name__}.")
     shape = np.shape(np.asarray(labels))
     if len(shape) != 1:
         raise ValueError(f"{name} must have one dimension, got shape {shape}.")
-    values = pd.Series(labels)  # of any kind; a categorical keeps its order
+    values = pd.Series(labels)  # keeps the order of a categorical
     if len(values) != adata.n_obs:
-        turned = f" Are the genes in its rows? Then give {cells}.T." if len(values) == adata.n_vars else ""
+        hint = f" If the genes are in the rows, give {cells}.T." if len(values) == adata.n_vars else ""
         raise ValueError(
-            f"{name} must have a label for each of the {adata.n_obs:,} cells of {cells}, "
-            f"got {len(values):,}.{turned}"
+            f"{name} must have one label for each of the {adata.n_obs:,} cells of {cells}, "
+            f"got {len(values):,}.{hint}"
         )
     named = values.index.astype(str)
     known = named.isin(adata.obs_names)
-    if known.all() and named.is_unique:  # as pandas does: by name, whatever the order
+    if known.all() and named.is_unique:  # align by name, as pandas does
         values = values.set_axis(named)[adata.obs_names]
     elif known.any():
         raise ValueError(
-            f"{name} must name the cells of {cells}, but {(~known).sum():,} of its {len(named):,} names are "
-            f"none of them: {listed(list(named[~known]))}. Without names give {name}.to_numpy()."
+            f"The index of {name} must name the cells of {cells}, but {(~known).sum():,} of its "
+            f"{len(named):,} names are unknown: {listed(list(named[~known]))}. To ignore the index, give "
+            f"{name}.to_numpy()."
         )
     adata.obs[key] = values.array
 
@@ -113,17 +150,37 @@ def select_variable_genes(
     return train, val
 
 
-def prepare_cells(
-    train: ad.AnnData | BackedCells,
+def prepare_data(
+    train: ad.AnnData | BackedCells | None,
     val: ad.AnnData | None,
     earlier: Preprocessing | None,
     likelihood: str | None,
     decoder_layers: Sequence[Any] | None,
     label_key: str | None,
     covariate_keys: Sequence[str],
+    *,
     dense: bool,
-) -> tuple[Preprocessing, Likelihood, Summary]:
-    """Return the preprocessing with its cells, the likelihood, and the summary of the values."""
+) -> TrainingData:
+    """Return the prepared cells with their likelihood and the summary of their values.
+
+    Parameters
+    ----------
+    train, val, label_key
+        As `gather_cells` returns them; without training cells those of `earlier` are used.
+    earlier
+        The preprocessing of an earlier fit to reuse, or None.
+    likelihood, decoder_layers, covariate_keys
+        See `fit_vae`.
+    dense
+        Whether to make sparse matrices dense, up to `MAX_DENSE`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no cells, or they do not fit the likelihood or the earlier preprocessing.
+    """
+    if train is None:
+        return _reuse_cells(earlier, val, likelihood, dense)
     x = train.X if isinstance(train, BackedCells) else as_float(train.X)
     conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
     summary = summarise(x, "object")
@@ -139,39 +196,45 @@ def prepare_cells(
         scaling = Scaling.fit(chosen.scaling(x, unit), summary.low, summary.high, unit)
         prepared = Preprocessing(train.var_names, conditions, scaling, kind.name)
     chosen.check(summary, train.obs_names)
-    same = summary.constant_genes(train.var_names)
-    if same:
-        warn(
-            f"{len(same):,} {'gene has' if len(same) == 1 else 'genes have'} the same value in every cell "
-            f"({listed(same)}); nothing can be learned of how they vary. Leave them out, or choose genes with "
-            "n_top_genes."
-        )
+    _warn_constant_genes(summary.constant_genes(train.var_names))
     dense = dense and 4 * train.n_obs * train.n_vars <= MAX_DENSE
     cells = prepared.prepare(train, dense=dense)
-    val_cells = None
-    if val is not None:
-        chosen.check(summarise(as_float(val.X), "x_val"), val.obs_names)
-        val_cells = prepared.prepare(val, dense=dense)
-    return replace(prepared, train=cells, val=val_cells), chosen, summary
+    val_cells = None if val is None else _prepare_validation(prepared, chosen, val, dense)
+    return TrainingData(replace(prepared, train=cells, val=val_cells), chosen, summary)
 
 
-def reuse_cells(
+def _reuse_cells(
     earlier: Preprocessing | None, val: ad.AnnData | None, likelihood: str | None, dense: bool
-) -> tuple[Preprocessing, Likelihood, Summary]:
-    """Return the preprocessing with its own training cells, and new validation cells if there are any."""
+) -> TrainingData:
+    """Return the training cells of an earlier fit, with new validation cells if there are any."""
     if earlier is None:
-        raise ValueError("Give the cells: an AnnData as object, or a matrix as x_train.")
+        raise ValueError("fit_vae requires cells. Give an AnnData as object, or a matrix as x_train.")
     if earlier.train is None:
         raise ValueError(
-            "The preprocessing holds no cells, as it was loaded from disk. Give them as object or x_train; "
-            "its limits and codes will be used."
+            "preprocessing contains no cells, because it was loaded from disk. Give the cells as object or "
+            "x_train; its limits and codes will be used."
         )
     summary = summarise(earlier.train.x, "preprocessing")
     chosen = _same_likelihood(earlier, likelihood).for_values(summary)
-    if val is None:
-        return earlier, chosen, summary
-    chosen.check(summarise(as_float(val.X), "x_val"), val.obs_names)
-    return replace(earlier, val=earlier.prepare(val, dense=dense)), chosen, summary
+    if val is not None:
+        earlier = replace(earlier, val=_prepare_validation(earlier, chosen, val, dense))
+    return TrainingData(earlier, chosen, summary)
+
+
+def _prepare_validation(
+    prepared: Preprocessing, likelihood: Likelihood, val: ad.AnnData, dense: bool
+) -> Cells:
+    likelihood.check(summarise(as_float(val.X), "x_val"), val.obs_names)
+    return prepared.prepare(val, dense=dense)
+
+
+def _warn_constant_genes(genes: Sequence[str]) -> None:
+    if genes:
+        warn(
+            f"{len(genes):,} {'gene has' if len(genes) == 1 else 'genes have'} the same value in every cell "
+            f"({listed(genes)}), so their variation cannot be learned. Leave them out, or select variable "
+            "genes with n_top_genes."
+        )
 
 
 def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Likelihood]:
@@ -181,8 +244,8 @@ def _same_likelihood(earlier: Preprocessing, likelihood: str | None) -> type[Lik
         )
     if likelihood is not None and likelihood_named(likelihood).name != earlier.likelihood:
         raise ValueError(
-            f"preprocessing was made for likelihood {earlier.likelihood!r}, got {likelihood!r}. "
-            "Fit without it."
+            f"preprocessing is for likelihood {earlier.likelihood!r}, got {likelihood!r}. "
+            "Leave out preprocessing or likelihood."
         )
     return likelihood_named(earlier.likelihood)
 
@@ -196,16 +259,26 @@ def _choose_likelihood(
     return default_likelihood(summary, last)
 
 
-def split_validation(prepared: Preprocessing, fraction: float, seed: int) -> Preprocessing:
-    """Hold out validation cells from the training cells."""
-    cells = prepared.train
-    assert cells is not None
+def split_validation(data: TrainingData, fraction: float, seed: int) -> TrainingData:
+    """Hold out a fraction of the training cells for validation, unless it is 0 or there are validation cells.
+
+    Raises
+    ------
+    ValueError
+        If no cells are left for training or for validation.
+    """
+    prepared = data.preprocessing
+    if prepared.val is not None or not fraction:
+        return data
+    cells = data.cells
     key = prepared.conditions.label_key
     labels = None if key is None else cells.obs[key].astype(str).to_numpy()
     rows, held = split_rows(labels, len(cells), fraction, seed)
     if not len(rows) or not len(held):
         raise ValueError(
-            f"validation_split must leave cells on both sides, got {fraction:g} of {len(cells):,} cells."
+            "validation_split must leave cells for training and for validation, "
+            f"got {fraction:g} of {len(cells):,} cells."
         )
     large = isinstance(cells.x, BackedMatrix) and len(held) > cells.x.rows_in(ondisk.IN_MEMORY)
-    return replace(prepared, train=cells.keep(rows), val=cells.keep(held) if large else cells.take(held))
+    val = cells.keep(held) if large else cells.take(held)
+    return replace(data, preprocessing=replace(prepared, train=cells.keep(rows), val=val))

@@ -32,10 +32,10 @@ def train(
     share: tuple[int, int] = (0, 1),
     checkpoint: Checkpoint | None = None,
 ) -> dict[str, list[float]]:
-    """Train and return the history.
+    """Train a model and return the history.
 
-    Where training diverges it stops; the model then has the last good weights, says so in `diverged`, and the
-    history ends with them.
+    If training diverges it stops: the model gets the last good weights and a message in `diverged`, and the
+    history ends at these weights.
 
     Parameters
     ----------
@@ -48,16 +48,16 @@ def train(
     seed
         Seed of the order of the cells.
     fit_arguments
-        The user's, for ``keras.Model.fit``.
+        Arguments of ``keras.Model.fit`` given by the user.
     share
-        Which process this is, and of how many.
+        Number of this process, from 0, and number of processes.
     checkpoint
-        Where to begin, and where to write the state to.
+        Holds the state to start from, and saves the state.
 
     Raises
     ------
     ValueError
-        If training diverges before there are weights to keep, or an argument does not fit.
+        If training diverges before there are good weights, or `sample_weight` has the wrong shape.
     """
     arguments = dict(fit_arguments)
     shuffle = bool(arguments.pop("shuffle", True))
@@ -65,35 +65,12 @@ def train(
     val_batch_size = arguments.pop("validation_batch_size", None)
     callbacks = as_callbacks(arguments.pop("callbacks", None))
     verbose = arguments.pop("verbose", "auto")
-    cells = prepared.train
-    assert cells is not None
-    n = len(cells)
-    if weight is not None:
-        weight = np.asarray(weight, np.float32)
-        if weight.shape != (n,):
-            raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}.")
-    batches = CellBatches(
-        cells.x,
-        prepared.codes_train,
-        batch_size=schedule.batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        sample_weight=weight,
-        share=share,
-    )
-    val_batches = None
-    if prepared.val is not None:
-        val_batches = CellBatches(
-            prepared.val.x,
-            prepared.y_val,
-            batch_size=val_batch_size or schedule.batch_size,
-            shuffle=False,
-            seed=seed,
-        )
+    batches = _training_batches(prepared, schedule.batch_size, shuffle, seed, weight, share)
+    val_batches = _validation_batches(prepared, val_batch_size or schedule.batch_size, seed)
     start = State() if checkpoint is None else checkpoint.start
     if start.epoch >= schedule.epochs:
         assert checkpoint is not None
-        return _finished(model, batches, start)
+        return _restore_finished(model, batches, start)
     if verbose == "auto":
         if share[0] == 0:
             done = start.epoch * schedule.steps + start.step
@@ -103,7 +80,7 @@ def train(
     batches.passed_over = start.epoch, start.step
     if start.epoch or start.step:
         arguments["initial_epoch"] = start.epoch
-    watch = StopOnDivergence(batches)
+    divergence = StopOnDivergence(batches)
     history = model.fit(
         batches,
         epochs=schedule.epochs,
@@ -113,7 +90,7 @@ def train(
             *callbacks,
             *([] if checkpoint is None else [checkpoint]),
             StopOnInterrupt(),
-            watch,
+            divergence,
         ],
         verbose=verbose,
         shuffle=False,  # CellBatches shuffles
@@ -121,18 +98,49 @@ def train(
     ).history
     before = {name: list(values) for name, values in start.history.items()}
     history = {name: before.get(name, []) + [float(v) for v in values] for name, values in history.items()}
-    return watch.concluded(history) if watch.found else history
+    return divergence.restore_good_weights(history) if divergence.epoch_found else history
 
 
-def _finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[float]]:
-    """Put the state of a fit whose last epoch is done into the model."""
+def _training_batches(
+    prepared: Preprocessing,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    sample_weight: Any,
+    share: tuple[int, int],
+) -> CellBatches:
+    cells = prepared.train
+    assert cells is not None
+    if sample_weight is not None:
+        sample_weight = np.asarray(sample_weight, np.float32)
+        if sample_weight.shape != (len(cells),):
+            raise ValueError(f"sample_weight must have shape ({len(cells)},), got {sample_weight.shape}.")
+    return CellBatches(
+        cells.x,
+        prepared.codes_train,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        sample_weight=sample_weight,
+        share=share,
+    )
 
-    class Put(keras.callbacks.Callback):
+
+def _validation_batches(prepared: Preprocessing, batch_size: int, seed: int) -> CellBatches | None:
+    if prepared.val is None:
+        return None
+    return CellBatches(prepared.val.x, prepared.y_val, batch_size=batch_size, shuffle=False, seed=seed)
+
+
+def _restore_finished(model: VAE, batches: CellBatches, state: State) -> dict[str, list[float]]:
+    """Set the model to the saved state of a completed fit, and return its history."""
+
+    class Restore(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             restore(self.model, state)
 
-    # Keras builds the optimizer when it is asked to fit, and ends by putting averaged weights in place
+    # a fit without steps: Keras builds the optimizer at the start and applies the averaged weights at the end
     model.steps_done = len(batches)
     batches.passed_over = 1, 0
-    model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[Put()])
+    model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[Restore()])
     return {name: list(values) for name, values in state.history.items()}

@@ -1,4 +1,4 @@
-"""Several processes that train one model, over JAX's own runtime for them."""
+"""Train one model in several processes, with the distributed runtime of JAX."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ import numpy as np
 from vaexprs.interface.errors import reason
 from vaexprs.interface.validation import check_integer, listed
 
-CONNECT_SECONDS = 60  # to wait for the coordinator and the other processes
-LEAVE_SECONDS = 2
-SILENT_SECONDS = 30  # after which a process that says nothing is given up
-WORDS = 1 << 16  # bytes in which processes tell each other what they were asked to do ...
-MAX_WORDS = 512  # ... and of one thing among it; of a longer one a digest
-ASK = (
-    "Is process 0 running, and its port open?",
-    "Does srun start all processes, and was its environment (SLURM_...) left as it is?",
-)  # by whether it is SLURM that says where they are
+CONNECT_SECONDS = 60  # default time to wait for the coordinator and the other processes
+LEAVE_SECONDS = 2  # time for the others to finish before process 0 ends
+HEARTBEAT_SECONDS = 30  # time without a heartbeat after which a process counts as lost
+IDENTITY_BYTES = 1 << 16  # size of the message in which processes compare their data and settings
+MAX_VALUE_LENGTH = 512  # characters of one value in that message; longer values are replaced by a hash
+CHECK_PROCESS_0 = "Check that process 0 is running and that its port is open."
+CHECK_SLURM = "Check that srun starts all processes and that its variables (SLURM_...) are unchanged."
 
 
 def join(
@@ -35,38 +33,38 @@ def join(
     *,
     timeout: int | None = None,
 ) -> Any:
-    """Join the other processes of a fit; call it in each of them, first of all.
+    """Join the other processes of a fit; call it in each of them before anything else.
 
     Parameters
     ----------
     processes
-        How many there are. None for SLURM's own: then coordinator and number come from its environment.
+        Number of processes. If all three are None, they come from the environment of SLURM.
     coordinator
         ``HOST:PORT`` at which process 0 listens.
     process_id
-        Number of this one, from 0.
+        Number of this process, from 0.
     timeout
         Seconds to wait for the others; by default ``VAEXPRS_CONNECT_SECONDS`` of the environment, or 60.
 
     Returns
     -------
     A ``keras.distribution.DataParallel`` for the `distribution` of `fit_vae`: each process trains on its part
-    of each batch, and gradients are averaged over all of them.
+    of each batch, and gradients are averaged over all processes.
 
     Raises
     ------
     ValueError
-        If a number or the address is missing or wrong.
+        If a number or the address is missing or invalid, or Keras does not run on JAX.
     ConnectionError
-        If the coordinator or the others do not answer.
+        If the coordinator or the other processes do not answer.
     """
     timeout = timeout or _connect_seconds()
     given = {"processes": processes, "coordinator": coordinator, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if missing and (len(missing) < len(given) or not in_slurm_step()):
         raise ValueError(
-            f"Several processes need processes, coordinator and process_id, got no {missing[0]}. Under SLURM "
-            "start them with srun and leave out all three."
+            f"processes, coordinator and process_id must be given together, {missing[0]} is missing. Under "
+            "SLURM start the processes with srun and leave out all three."
         )
     where: dict[str, Any] = {"cluster_detection_method": "slurm"}
     if not missing:
@@ -82,55 +80,56 @@ def join(
             _wait_for(host, int(port), timeout)
         else:
             _check_free(int(port))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is told in our words
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are reported by vaexprs
     import jax
     import keras
 
     if keras.backend.backend() != "jax":
         raise ValueError(
-            f"Several processes need Keras on JAX, got the backend {keras.backend.backend()!r}. Unset "
+            f"Several processes require Keras on JAX, got the backend {keras.backend.backend()!r}. Unset "
             "KERAS_BACKEND."
         )
     config: Any = jax.config
     config.update("jax_cpu_collectives_implementation", "gloo")
-    # or JAX would end this process with a stack of its own when another one is lost
+    # without this JAX ends the process with a stack trace when another process is lost
     config.update("jax_enable_recoverability", True)
     config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **where, initialization_timeout=timeout, heartbeat_timeout_seconds=SILENT_SECONDS
+            **where, initialization_timeout=timeout, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
         )
-    except (RuntimeError, OSError, ValueError, KeyError) as error:  # a KeyError of what srun should have set
+    except (RuntimeError, OSError, ValueError, KeyError) as error:  # KeyError: SLURM variables
+        advice = CHECK_SLURM if coordinator is None else CHECK_PROCESS_0
         raise ConnectionError(
             f"The other processes could not be joined at {coordinator or 'the SLURM coordinator'} within "
-            f"{timeout} s: {reason(error).rstrip('.')}. {ASK[coordinator is None]}"
+            f"{timeout} s: {reason(error).rstrip('.')}. {advice}"
         ) from error
     return keras.distribution.DataParallel(auto_shard_dataset=False)
 
 
 def _connect_seconds() -> int:
-    told = os.environ.get("VAEXPRS_CONNECT_SECONDS", str(CONNECT_SECONDS))
-    if not told.isdecimal() or not int(told):
+    seconds = os.environ.get("VAEXPRS_CONNECT_SECONDS", str(CONNECT_SECONDS))
+    if not seconds.isdecimal() or not int(seconds):
         raise ValueError(
-            f"VAEXPRS_CONNECT_SECONDS must be a whole number of seconds, at least 1, got {told!r}. Unset it "
-            f"for {CONNECT_SECONDS}."
+            f"VAEXPRS_CONNECT_SECONDS must be a whole number of seconds, at least 1, got {seconds!r}. Unset "
+            f"it to use {CONNECT_SECONDS}."
         )
-    return int(told)
+    return int(seconds)
 
 
 def _check_free(port: int) -> None:
-    """Check that this process may listen at a port: JAX itself would crash where it may not."""
+    """Check that this process can listen at a port: JAX would crash if it cannot."""
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise ConnectionError(
-            f"Process 0 must listen at port {port} of this machine, and cannot: {error}. Choose another port "
-            "for coordinator, the same for all processes."
+            f"Process 0 cannot listen at port {port} of this machine: {error}. Give all processes another "
+            "port in coordinator."
         ) from error
 
 
 def _wait_for(host: str, port: int, timeout: float) -> None:
-    """Wait until something listens: JAX itself would end the process, with a stack, where nothing does."""
+    """Wait until the coordinator listens: JAX would end the process with a stack trace if it does not."""
     end = time.monotonic() + timeout
     while True:
         try:
@@ -139,13 +138,14 @@ def _wait_for(host: str, port: int, timeout: float) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 raise ConnectionError(
-                    f"The coordinator {host}:{port} does not answer within {timeout:g} s: {error}. {ASK[0]}"
+                    f"The coordinator {host}:{port} does not answer within {timeout:g} s: {error}. "
+                    f"{CHECK_PROCESS_0}"
                 ) from error
             time.sleep(0.2)
 
 
 def leave() -> None:
-    """Wait for the others at the end of a fit, and take leave of them: process 0 goes last."""
+    """Wait for the other processes at the end of a fit, and disconnect; process 0 ends last."""
     number, count = place()
     if count > 1:
         import jax
@@ -154,15 +154,15 @@ def leave() -> None:
         with lost_process_errors():
             sync_global_devices("the end")
         if number == 0:
-            time.sleep(LEAVE_SECONDS)  # JAX ends a process whose coordinator goes before it
+            time.sleep(LEAVE_SECONDS)  # JAX ends processes that are connected when process 0 ends
         jax.distributed.shutdown()
 
 
 def give_up(status: int) -> None:
-    """End this process, if it is one of several, at once: JAX would wait for those that are gone."""
+    """End this process at once if it is one of several: JAX would wait for lost processes."""
     if "jax" in sys.modules and place()[1] > 1:
         if place()[0] == 0:
-            time.sleep(LEAVE_SECONDS)  # the others may have something to say before their coordinator goes
+            time.sleep(LEAVE_SECONDS)  # time for the others to report their own errors
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -170,7 +170,7 @@ def give_up(status: int) -> None:
 
 @contextmanager
 def lost_process_errors() -> Iterator[None]:
-    """Turn JAX's errors of processes that are gone into a sentence.
+    """Convert JAX's errors about lost processes to ConnectionError.
 
     Raises
     ------
@@ -186,8 +186,8 @@ def lost_process_errors() -> Iterator[None]:
         if count == 1 or not any(word in str(error) for word in ("Gloo", "UNAVAILABLE", "oordination")):
             raise
         raise ConnectionError(
-            f"Process {number} of {count} stopped, because another one ended or cannot be reached: "
-            f"{reason(error)[-200:]} Start all of them again, with resume to go on from the checkpoint."
+            f"Process {number} of {count} stopped, because another process ended or cannot be reached: "
+            f"{reason(error)[-200:]} Restart all processes, with resume to continue from the checkpoint."
         ) from error
 
 
@@ -197,7 +197,7 @@ def in_slurm_step() -> bool:
 
 
 def place() -> tuple[int, int]:
-    """Return the number of this process and how many there are."""
+    """Return the number of this process, from 0, and the number of processes."""
     import jax
 
     return jax.process_index(), jax.process_count()
@@ -207,29 +207,30 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def agree(about: Mapping[str, Any]) -> None:
-    """Check that all processes were asked for the same fit of the same data.
+def agree(identity: Mapping[str, Any]) -> None:
+    """Check that all processes have the same data and settings.
 
     Raises
     ------
     ValueError
-        If not; it names what differs.
+        If they differ; the message names the differences.
     """
     if place()[1] == 1:
         return
     from jax.experimental.multihost_utils import process_allgather
 
-    words = {name: json.dumps(value, default=str) for name, value in about.items()}
-    short = {name: text if len(text) <= MAX_WORDS else _digest(text) for name, text in words.items()}
-    sent = np.frombuffer(json.dumps(short, sort_keys=True).encode().ljust(WORDS), np.uint8)
+    values = {name: json.dumps(value, default=str) for name, value in identity.items()}
+    short = {name: text if len(text) <= MAX_VALUE_LENGTH else _digest(text) for name, text in values.items()}
+    sent = np.frombuffer(json.dumps(short, sort_keys=True).encode().ljust(IDENTITY_BYTES), np.uint8)
     with lost_process_errors():
         texts = [bytes(row).rstrip() for row in np.asarray(process_allgather(sent))]
     if all(text == texts[0] for text in texts):
         return
-    told = [json.loads(text) for text in texts]
     other = next(i for i, text in enumerate(texts) if text != texts[0])
-    differ = [name for name in told[0] | told[other] if told[0].get(name) != told[other].get(name)]
+    first, second = json.loads(texts[0]), json.loads(texts[other])
+    different = [name for name in first | second if first.get(name) != second.get(name)]
+    name = different[0]
     raise ValueError(
-        f"All processes must be given the same data and settings, but processes 0 and {other} differ in "
-        f"{listed(differ)} ({differ[0]}: {told[0].get(differ[0])} and {told[other].get(differ[0])})."
+        f"All processes must have the same data and settings, but processes 0 and {other} differ in "
+        f"{listed(different)} ({name}: {first.get(name)} and {second.get(name)})."
     )
