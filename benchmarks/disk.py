@@ -1,21 +1,23 @@
-"""Training on cells left on disk beside the same cells in memory: cells a second, peak memory and losses.
+"""Training on cells on disk compared with the same cells in memory.
 
     python benchmarks/disk.py MODEL [--cells 100000 1000000] [--out cells.h5ad cells.zarr]
 
-MODEL is a folder that `vaexprs fit` saved with a label; cells are generated from it, one label after the
-other, so that a loss curve tells whether shuffling within a buffer is enough. Each fit is a process of
-its own and trains for two epochs, of which the second is timed; the file is in the file cache. In memory
-the cells are shuffled fully. Only the smallest number of cells is fitted in memory.
+MODEL is a folder saved by `vaexprs fit` with a label. Cells are generated from it, sorted by label, so that
+the losses show whether shuffling within a buffer is sufficient. Each fit runs in a new process for two
+epochs, of which the second is timed; the file is in the file cache. Only the smallest number of cells is
+also fitted in memory, where it is fully shuffled.
+
+Prints training throughput (cells/s), peak memory, the time of the whole fit, and the loss of each epoch.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from harness import parser, run_code
 
 FIT = """
 import json, resource, sys, time
@@ -38,42 +40,33 @@ print(json.dumps({
 """
 
 
-def measure(path: Path, key: str, where: str) -> dict:
-    done = subprocess.run([sys.executable, "-c", FIT, str(path), key, where], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     import vaexprs as vx
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--cells", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--out", nargs="+", default=["cells.h5ad", "cells.zarr"])
-    parser.add_argument("--library-size", type=float, help="counts a cell; by default the model's")
-    asked = parser.parse_args()
-    fit = vx.load_vae(asked.model)
+    options = parser(__doc__)
+    options.add_argument("model")
+    options.add_argument("--cells", type=int, nargs="+", default=[100_000, 1_000_000])
+    options.add_argument("--out", nargs="+", default=["cells.h5ad", "cells.zarr"])
+    options.add_argument("--library-size", type=float, help="library size in counts (default: the model's)")
+    args = options.parse_args()
+    fit = vx.load_vae(args.model)
     key = str(fit.preprocessing.conditions.label_key)
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.out:
-            for n in asked.cells:
+        for name in args.out:
+            for n in args.cells:
                 path = Path(folder, name)
-                size = {} if asked.library_size is None else {"library_size": asked.library_size}
+                size = {} if args.library_size is None else {"library_size": args.library_size}
                 made = vx.gen_exprs(
                     fit, n, out=path, overwrite=True, progress=False, stratified=False, **size
                 )
                 zeros = 1 - made.adata.X[:1_000].nnz / (1_000 * made.adata.n_vars)
                 print(f"{name}: {n:,} cells x {made.adata.n_vars:,} genes, zeros {100 * zeros:.0f}%")
-                for where in ("disk", "memory") if n == min(asked.cells) else ("disk",):
-                    told = measure(path, key, where)
-                    losses = " ".join(f"{loss:.3f}" for loss in told["loss"])
+                for where in ("disk", "memory") if n == min(args.cells) else ("disk",):
+                    found = json.loads(run_code(sys.executable, FIT, path, key, where).splitlines()[-1])
+                    losses = " ".join(f"{loss:.3f}" for loss in found["loss"])
                     print(
-                        f"  {where}: {told['rate']:,.0f} cells/s, peak {told['peak']:.2f} GB, whole fit "
-                        f"{told['whole']:.0f} s, losses {losses}",
+                        f"  {where}: {found['rate']:,.0f} cells/s, peak {found['peak']:.2f} GB, whole fit "
+                        f"{found['whole']:.0f} s, losses {losses}",
                         flush=True,
                     )
 

@@ -1,19 +1,23 @@
-"""How well a random forest tells generated cells from real ones, and what each default is worth.
+"""Fidelity of generated cells, and the contribution of each default to it.
 
-    python benchmarks/fidelity.py DATA.h5ad [...] --label-key cell_type
-    python benchmarks/fidelity.py DATA.h5ad [...] --choices all  # each choice undone in turn
-    python benchmarks/fidelity.py DATA.h5ad [...] --simulate     # how much of it is estimation error
+    python benchmarks/fidelity.py DATA.h5ad [...] [--label-key cell_type] [--seeds 0 1 2]
+    python benchmarks/fidelity.py DATA.h5ad [...] --choices all  # each default replaced in turn
+    python benchmarks/fidelity.py DATA.h5ad [...] --simulate     # estimation error alone
 
-Half of the cells (of labels with ten or more, on the 2,000 most variable genes) train; as many cells as the
-other half has of each label are generated and compared with it. The floor is the training half in place of
-generated cells. With --simulate the "real" cells are themselves drawn, independently, from a fit to the data:
-the model is then right, and what is left is the error of learning it from so many cells. Prints a markdown
-table of means over seeds.
+Half of the cells (labels with ten or more cells, 2,000 most variable genes) train; as many cells per label
+as in the other half are generated and compared with that half. The floor uses the training half in place of
+generated cells. With --simulate the "real" cells are themselves sampled independently from a fit to the
+data: the model is then correct, and the remaining error is that of learning it from this number of cells.
+
+Prints a Markdown table of metrics, means over the seeds: the AUC of a random forest between real and
+generated cells (genes, pcs), ratios and differences of standard deviations, zeros and library sizes, label
+accuracy, the slope of fold changes, the distance to training cells relative to real cells (copies), and the
+AUC of membership inference (members).
 """
 
-import argparse
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +28,7 @@ import anndata as ad
 import keras
 import numpy as np
 import scanpy as sc
+from harness import parser, random_halves, table_head, table_row, variable_genes
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -33,33 +38,26 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from vaexprs.data.matrix import log_normalised
 from vaexprs.latent import density
 from vaexprs.likelihoods import base, count_base
 from vaexprs.mixture import selection as mixture
 
-MAX_CELLS = 1000  # of each side in a forest
+MAX_CELLS = 1_000  # cells per side in a random forest
 COLUMNS = ("genes", "pcs", "sd", "zeros", "library", "library sd", "labels", "folds", "copies", "members")
 
 
-def halves(path: str, key: str, genes: int = 2000) -> tuple[ad.AnnData, ad.AnnData]:
+def halves(path: Path, key: str) -> tuple[ad.AnnData, ad.AnnData]:
+    """Return two random halves of the cells of frequent labels, with the most variable genes."""
     cells = ad.read_h5ad(path)
     sc.pp.filter_genes(cells, min_cells=3)
-    if cells.n_vars > genes:
-        scaled = sc.pp.log1p(sc.pp.normalize_total(cells, target_sum=1e4, copy=True), copy=True)
-        sc.pp.highly_variable_genes(scaled, n_top_genes=genes)
-        cells = cells[:, scaled.var["highly_variable"].to_numpy()].copy()
+    cells = cells[:, variable_genes(cells.X)].copy()
     number = cells.obs[key].map(cells.obs[key].value_counts()).astype(float)
-    cells = cells[(number >= 10).to_numpy() & (np.ravel(cells.X.sum(axis=1)) > 0)]
-    order = np.random.default_rng(0).permutation(cells.n_obs)
-    return cells[order[: cells.n_obs // 2]].copy(), cells[order[cells.n_obs // 2 :]].copy()
+    return random_halves(cells[(number >= 10).to_numpy() & (np.ravel(cells.X.sum(axis=1)) > 0)])
 
 
 def counts(cells: ad.AnnData) -> np.ndarray:
     return np.asarray(cells.X.toarray() if hasattr(cells.X, "toarray") else cells.X, np.float64)
-
-
-def log_normalised(x: np.ndarray) -> np.ndarray:
-    return np.log1p(1e4 * x / np.maximum(x.sum(axis=1, keepdims=True), 1)).astype(np.float32)
 
 
 def forest_auc(a: np.ndarray, b: np.ndarray) -> float:
@@ -80,9 +78,9 @@ def folds(x: np.ndarray, y: np.ndarray, labels: list[str]) -> np.ndarray:
 
 
 def figures(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> np.ndarray:
-    """Return the columns of the table for one set of generated cells."""
+    """Return the metrics (`COLUMNS`) of one set of generated cells."""
     raw = [counts(cells) for cells in (train, test, made)]
-    real, new, other = (log_normalised(raw[i]) for i in (1, 2, 0))
+    real, new, other = (log_normalised(raw[i]).astype(np.float32) for i in (1, 2, 0))
     y_train, y_test, y_made = (cells.obs[key].astype(str).to_numpy() for cells in (train, test, made))
     axes = min(50, len(real) - 1)
     both = PCA(axes, random_state=0).fit(np.concatenate([real, new]))
@@ -117,17 +115,18 @@ def figures(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> 
 
 
 def like(fit: vx.VAEFit, cells: ad.AnnData, key: str, seed: int, stratified: bool = True) -> ad.AnnData:
+    """Generate as many cells of each label as there are in `cells`."""
     numbers = {str(k): int(n) for k, n in cells.obs[key].value_counts().items() if n}
     return vx.gen_exprs(fit, labels=numbers, seed=seed, stratified=stratified, progress=False).adata
 
 
 def by_bic(x: np.ndarray, *, components: Any, models: Any, **arguments: Any) -> mixture.Selection:
-    """Choose among all models with 1 to 9 components."""
+    """Select among all covariance models with 1 to 9 components."""
     return mixture.select_mixture(x, **arguments)
 
 
 def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
-    """Arguments of the fit, whether draws are stratified, and what is changed around both."""
+    """Return fit arguments, whether sampling is stratified, and a context with patches, by name."""
     none = contextlib.nullcontext
     hidden = [keras.layers.Dense(256, "relu")]
     plain = keras.optimizers.Adam(3e-3, beta_2=0.99, global_clipnorm=10.0)
@@ -164,39 +163,34 @@ def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", nargs="+")
-    parser.add_argument("--label-key", default="cell_type")
-    parser.add_argument("--covariate-key", action="append", default=[])
-    parser.add_argument("--choices", nargs="+", default=["default"], help="names, or all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--simulate", action="store_true")
-    asked = parser.parse_args()
-    key = asked.label_key
+    options = parser(__doc__, data="data", nargs="+")
+    options.add_argument("--covariate-key", action="append", default=[])
+    options.add_argument("--choices", nargs="+", default=["default"], help="names of choices, or all")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--simulate", action="store_true")
+    args = options.parse_args()
+    key = args.label_key
     table = choices()
-    names = list(table) if asked.choices == ["all"] else asked.choices
-    print("| data | choice |", " | ".join(COLUMNS), "|")
-    print("|---" * (2 + len(COLUMNS)) + "|")
-    for path in asked.data:
+    names = list(table) if args.choices == ["all"] else args.choices
+    print(table_head(["data", "choice", *COLUMNS], n_text=2))
+    for path in args.data:
         train, test = halves(path, key)
-        if asked.simulate:
+        if args.simulate:
             truth = vx.fit_vae(train, label_key=key, seed=99, verbose=0)
             train, test = (like(truth, cells, key, 100 + i, False) for i, cells in enumerate((train, test)))
             train = train[np.ravel(train.X.sum(axis=1)) > 0].copy()
         rows = {"floor": figures(train, test, train, key)}
-        if asked.simulate:
+        if args.simulate:
             rows["drawn from the truth"] = figures(train, test, like(truth, test, key, 102, False), key)
         for name in names:
             arguments, stratified, change = table[name]
             scores = []
-            for seed in asked.seeds:
+            for seed in args.seeds:
                 with change():
                     fit = vx.fit_vae(
                         train,
                         label_key=key,
-                        covariate_keys=asked.covariate_key,
+                        covariate_keys=args.covariate_key,
                         seed=seed,
                         verbose=0,
                         **arguments,
@@ -204,12 +198,7 @@ def main() -> None:
                 scores.append(figures(train, test, like(fit, test, key, seed, stratified), key))
             rows[name] = np.mean(scores, axis=0)
         for name, row in rows.items():
-            print(
-                f"| {path.rsplit('/', 1)[-1]} | {name} |",
-                " | ".join(f"{v:.3f}" for v in row),
-                "|",
-                flush=True,
-            )
+            print(table_row([path.name, name, *(f"{value:.3f}" for value in row)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Seconds from the start of `vaexprs demo` to its first epoch, beside those of `import scvi` alone.
+"""Time from the start of `vaexprs demo` to its first epoch, compared with `import scvi`.
 
     python benchmarks/first_epoch.py --scvi PYTHON [--runs 5]
 
-PYTHON is an interpreter with scvi-tools. The two take turns; the first run of each, which fills caches of
-files and of compiled programs, does not count. Also printed: `import vaexprs` and `vaexprs --help` beside
-a bare Python.
+PYTHON is an interpreter with scvi-tools. The commands alternate; the first run of each does not count,
+because it fills caches of files and of compiled programs.
+
+Prints the median, minimum and maximum in seconds for both, and for `import vaexprs`, `vaexprs --help` and a
+bare Python.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -17,54 +18,46 @@ import time
 from pathlib import Path
 from statistics import median
 
+from harness import in_turn, parser, run_code, timed
+
 HELP = "import sys; sys.argv = ['vaexprs', '--help']; from vaexprs.cli import main; main()"
 
 
-def process(python: str, code: str) -> float:
-    """Return the seconds that a process takes."""
-    start = time.perf_counter()
-    subprocess.run([python, "-c", code], check=True, capture_output=True)
-    return time.perf_counter() - start
-
-
 def first_epoch() -> float:
-    """Return the seconds from the start of the demo to the line that shows its first epoch."""
+    """Return the seconds from the start of the demo to the line that reports its first epoch."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         words = [sys.executable, "-m", "vaexprs", "demo", "--out", str(Path(folder, "demo"))]
         demo = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert demo.stderr is not None
-        seen = b""
-        while b"epoch=" not in seen:
+        output = b""
+        while b"epoch=" not in output:
             part = demo.stderr.read1(4_096)
             if not part:
-                raise SystemExit(f"the demo ended early:\n{seen.decode()[-2000:]}")
-            seen += part
-        taken = time.perf_counter() - start
+                raise SystemExit(f"the demo ended before its first epoch:\n{output.decode()[-2000:]}")
+            output += part
+        seconds = time.perf_counter() - start
         demo.kill()
         demo.communicate()
-    return taken
+    return seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scvi", required=True, metavar="PYTHON")
-    parser.add_argument("--runs", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--scvi", required=True, metavar="PYTHON", help="interpreter with scvi-tools")
+    options.add_argument("--runs", type=int, default=5, help="runs of each command")
+    args = options.parse_args()
     sides = {
         "vaexprs demo, to its first epoch": first_epoch,
-        "import scvi": lambda: process(asked.scvi, "import scvi"),
-        "bare Python": lambda: process(sys.executable, "pass"),
-        "import vaexprs": lambda: process(sys.executable, "import vaexprs"),
-        "vaexprs --help": lambda: process(sys.executable, HELP),
+        "import scvi": lambda: timed(run_code, args.scvi, "import scvi")[0],
+        "bare Python": lambda: timed(run_code, sys.executable, "pass")[0],
+        "import vaexprs": lambda: timed(run_code, sys.executable, "import vaexprs")[0],
+        "vaexprs --help": lambda: timed(run_code, sys.executable, HELP)[0],
     }
     times: dict[str, list[float]] = {side: [] for side in sides}
-    for run in range(asked.runs + 1):
-        for side, measure in sides.items():
-            taken = measure()
-            if run:
-                times[side].append(taken)
-    for side, values in times.items():
+    for side, seconds in in_turn(sides, args.runs + 1):
+        times[side].append(seconds)
+    for side, (_, *values) in times.items():
         print(f"{side}: median {median(values):.2f} s ({min(values):.2f} to {max(values):.2f})")
 
 

@@ -1,42 +1,36 @@
-"""What this machine can do: its float32 matrix product and its copies, the floor of a training step.
+"""Lower bound of the time of a training step on this machine.
 
     python benchmarks/limits.py [--cells 128] [--genes 2000] [--hidden 256]
 
-A step multiplies matrices five times with ``2 * cells * genes * hidden`` operations each (the encoder
-forward and for its weights, the decoder forward, for its weights and for its input) and moves each weight
-eleven times: read by Adam with its gradient, both moments and the moving average, all but the gradient
-written, and gradients written once and read once more for their norm. The floor is the time of the
-operations plus the time of the bytes.
+A step has five matrix products of ``2 * cells * genes * hidden`` operations (the encoder forward and for
+its weights; the decoder forward, for its weights and for its input) and moves each weight eleven times:
+Adam reads it with its gradient, both moments and the moving average and writes all but the gradient;
+gradients are written once and read once more for their norm. The bound is the time of the operations plus
+the time of the bytes.
+
+Prints the rates of a float32 matrix product and of copies, and the bound in ms and cells/s.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import time
-from statistics import median
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from harness import median_seconds, parser, timed
 
-PASSES = 11
+PASSES = 11  # times that each weight is moved
 
 
-def seconds(function, *values, runs: int = 30) -> float:
+def seconds(function, *values) -> float:
     """Return the median time of a compiled function."""
-    jax.block_until_ready(function(*values))
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*values))
-        times.append(time.perf_counter() - start)
-    return median(times)
+    return median_seconds(lambda: jax.block_until_ready(function(*values)), repeats=30)
 
 
 def machine() -> tuple[float, float]:
-    """Return operations a second of a matrix product and bytes a second of a copy."""
+    """Return the operations per second of a matrix product and the bytes per second of a copy."""
     n = 2_000
     square = jnp.ones((n, n), jnp.float32)
     product = 2 * n**3 / seconds(jax.jit(jnp.matmul), square, square)
@@ -46,28 +40,26 @@ def machine() -> tuple[float, float]:
 
 
 def floor(cells: int, genes: int, hidden: int, product: float, copy: float) -> float:
-    """Return the seconds of a step that nothing could be faster than."""
+    """Return the lower bound of the time of a step in seconds."""
     operations = 5 * 2 * cells * genes * hidden
-    moved = PASSES * 4 * 2 * genes * hidden
-    return operations / product + moved / copy
+    n_bytes = PASSES * 4 * 2 * genes * hidden
+    return operations / product + n_bytes / copy
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cells", type=int, default=128, help="a batch")
-    parser.add_argument("--genes", type=int, default=2_000)
-    parser.add_argument("--hidden", type=int, default=256)
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--cells", type=int, default=128, help="batch size")
+    options.add_argument("--genes", type=int, default=2_000)
+    options.add_argument("--hidden", type=int, default=256, help="units of the hidden layer")
+    args = options.parse_args()
     product, copy = machine()
     rng = np.random.default_rng(0)
-    disk = rng.random(4_000_000).astype(np.float32)
-    start = time.perf_counter()
-    disk.copy()
-    numpy_copy = 2 * disk.nbytes / (time.perf_counter() - start)
-    step = floor(asked.cells, asked.genes, asked.hidden, product, copy)
+    values = rng.random(4_000_000).astype(np.float32)
+    numpy_copy = 2 * values.nbytes / timed(values.copy)[0]
+    step = floor(args.cells, args.genes, args.hidden, product, copy)
     print(f"{os.cpu_count()} processors, JAX {jax.__version__}")
     print(f"product {product / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s; NumPy {numpy_copy / 1e9:.1f}")
-    print(f"floor of a step: {1e3 * step:.2f} ms, {asked.cells / step:,.0f} cells/s")
+    print(f"floor of a step: {1e3 * step:.2f} ms, {args.cells / step:,.0f} cells/s")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""Time of choosing a mixture: all fourteen models with 1 to 9 components, for ten labels of 200 x 11.
+"""Wall time of model selection for Gaussian mixtures, compared with mclust and scikit-learn.
 
     apt-get install r-base-core r-cran-mclust
-    python benchmarks/mixture.py
+    python benchmarks/mixture.py [--data DATA.h5ad]
 
-The points are posterior samples of the cells that come with scanpy, 200 a label, in ten latent dimensions
-with the log library size as the eleventh; --data takes the cells of another file. `select_mixture` is beside
-mclust's `mclustBIC` on R (the same fourteen models; left out where Rscript or mclust is missing) and
-scikit-learn's `GaussianMixture` (its four covariance types), each in turn with its default settings on the
-same points; reading the points and starting R do not count. Then `select_mixture` alone on 20,000 points
-drawn from the mixture it chose for one label, and on a tenth of them. Run it on an otherwise idle machine.
+All fourteen covariance models with 1 to 9 components are fitted for each label: 200 posterior samples in
+ten latent dimensions, with the log library size as the eleventh, of the cells that come with scanpy or of
+DATA. `select_mixture` is compared with mclust's `mclustBIC` (the same fourteen models; left out if Rscript
+or mclust is missing) and scikit-learn's `GaussianMixture` (its four covariance types), each with default
+settings on the same points. Reading the points and starting R do not count. Run it on an otherwise idle
+machine.
+
+Prints a table of seconds and best BIC per label, the medians, and the seconds of `select_mixture` on 20,000
+points sampled from the mixture it selected for one label, and on a tenth of them.
 """
 
-import argparse
 import subprocess
 import tempfile
-import time
 import warnings
 from pathlib import Path
 from shutil import which
@@ -24,6 +25,7 @@ import vaexprs as vx
 
 # isort: split
 import numpy as np
+from harness import parser, table_head, table_row, timed
 from sklearn.mixture import GaussianMixture
 
 from vaexprs.mixture.selection import select_mixture
@@ -42,7 +44,7 @@ for (f in commandArgs(trailingOnly = TRUE)) {
 """
 
 
-def labels(data: str | None, label_key: str) -> dict[str, np.ndarray]:
+def labels(data: Path | None, label_key: str) -> dict[str, np.ndarray]:
     """Return posterior samples of each label, (POINTS, latent_dim + 1)."""
     adata = vx.demo_cells() if data is None else vx.read(data)
     fit = vx.fit_vae(adata, label_key=label_key, seed=0, verbose=0)
@@ -55,7 +57,7 @@ def labels(data: str | None, label_key: str) -> dict[str, np.ndarray]:
     for name in np.unique(label):
         rows = rng.choice(np.flatnonzero(label == name), POINTS)
         sample = mean[rows] + sd[rows] * rng.standard_normal((POINTS, mean.shape[1]))
-        # cells come more than once: their library sizes a little apart, or nobody could fit them
+        # cells are sampled with replacement: jitter of the library sizes avoids singular covariances
         points[name] = np.c_[sample, library[rows] + 0.05 * rng.standard_normal(POINTS)]
     return points
 
@@ -66,7 +68,7 @@ def ours(x: np.ndarray) -> float:
 
 
 def theirs(x: np.ndarray) -> float:
-    """Return the best BIC of scikit-learn's types."""
+    """Return the best BIC of scikit-learn's covariance types."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return min(
@@ -74,13 +76,6 @@ def theirs(x: np.ndarray) -> float:
             for kind in TYPES
             for g in COMPONENTS
         )
-
-
-def clock(work: object, x: np.ndarray) -> tuple[float, float]:
-    """Return the seconds of some work and what it returned."""
-    start = time.perf_counter()
-    bic = work(x)  # type: ignore[operator]
-    return time.perf_counter() - start, bic
 
 
 def in_r(points: dict[str, np.ndarray]) -> list[tuple[float, float]] | None:
@@ -101,30 +96,26 @@ def in_r(points: dict[str, np.ndarray]) -> list[tuple[float, float]] | None:
 
 
 def main() -> None:
-    """Read the command line and print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", help=".h5ad with raw counts in X; by default the cells of scanpy")
-    parser.add_argument("--label-key", default="cell_type", help="column of obs with the type")
-    args = parser.parse_args()
+    options = parser(__doc__, data="--data")
+    args = options.parse_args()
     points = labels(args.data, args.label_key)
-    ours(next(iter(points.values()))[:50])  # imports and first calls
+    ours(next(iter(points.values()))[:50])  # imports and compilation do not count
     theirs(next(iter(points.values()))[:50])
     columns = {
-        "vaexprs": [clock(ours, x) for x in points.values()],
-        "scikit-learn": [clock(theirs, x) for x in points.values()],
-        "mclust": in_r(points),
+        "vaexprs": [timed(ours, x) for x in points.values()],
+        "scikit-learn": [timed(theirs, x) for x in points.values()],
     }
-    there = {name: column for name, column in columns.items() if column is not None}
-    print(f"| label | {' | '.join(f'{name}: s, BIC' for name in there)} |")
-    print(f"|---|{'---|' * len(there)}")
+    if (mclust := in_r(points)) is not None:
+        columns["mclust"] = mclust
+    print(table_head(["label", *(f"{name}: s, BIC" for name in columns)]))
     for i, label in enumerate(points):
-        print(f"| {label} | {' | '.join(f'{c[i][0]:.2f}, {c[i][1]:.1f}' for c in there.values())} |")
-    seconds = {name: median(s for s, _ in column) for name, column in there.items()}
+        print(table_row([label, *(f"{c[i][0]:.2f}, {c[i][1]:.1f}" for c in columns.values())]))
+    seconds = {name: median(s for s, _ in column) for name, column in columns.items()}
     for name, value in seconds.items():
-        print(f"{name}: median {value:.2f} s a label, {value / seconds['vaexprs']:.1f} times ours")
+        print(f"{name}: median {value:.2f} s per label, {value / seconds['vaexprs']:.1f} times ours")
     mixture = select_mixture(points[max(points)]).best.mixture_
     x = mixture.sample(20_000, np.random.default_rng(0))
-    times = {n: clock(ours, x[:n])[0] for n in (2_000, 20_000)}
+    times = {n: timed(ours, x[:n])[0] for n in (2_000, 20_000)}
     print(f"2,000 points {times[2_000]:.1f} s, 20,000 points {times[20_000]:.1f} s")
 
 

@@ -1,24 +1,26 @@
-"""What differential privacy costs in fidelity, and what an attacker finds of planted cells.
+"""Fidelity lost to differential privacy, and leakage measured with planted canaries.
 
     python benchmarks/privacy.py DATA.h5ad --genes PUBLIC.h5ad [--label-key cell_type] [--unit cell]
         [--epsilons 1 3 10 30] [--donors N] [--canaries 50]
 
-Half of the cells train, on the genes that another, public data set has (to choose them by the cells
-themselves would tell of them). As many cells as the other half has of each label are generated and compared
-with it, and `audit_privacy` looks for the training cells. Beside the fits with privacy: one without, and
-independent counts drawn from marginals of each label that were told with the whole budget.
+Half of the cells train, on the genes of a public data set (selecting genes on the private cells would leak
+information). As many cells per label as in the other half are generated and compared with that half, and
+`audit_privacy` tests for membership of the training cells. Fits with privacy are compared with a fit
+without, and with independent counts sampled from the marginals of each label, released with the whole
+budget.
 
-Canaries: cells with 1,000 counts in one rare gene each, of which every one is planted among the training
-cells with probability one half. The attacker has the model, and names those as planted whose gene the decoder
-expects most. What he gets right gives a lower bound on epsilon with a confidence of 95% (Steinke, Nasr &
-Jagielski 2023, doi:10.48550/arXiv.2305.08846): it must stay below what was promised.
+Canaries are cells with 1,000 counts in one rare gene; each is added to the training cells with probability
+one half. The attacker has the model and guesses that those canaries were added whose gene has the highest
+decoder bias. The number of correct guesses gives a lower bound on epsilon at 95% confidence (Steinke, Nasr
+& Jagielski 2023, doi:10.48550/arXiv.2305.08846), which must not exceed the guaranteed epsilon.
 
-With --donors the cells are dealt at random to so many made-up donors, who are the units. Prints a markdown
-table.
+With --donors, cells are assigned at random to N artificial donors, which become the privacy units.
+
+Prints a Markdown table.
 """
 
-import argparse
 import warnings
+from pathlib import Path
 
 import vaexprs as vx
 
@@ -29,23 +31,23 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from fidelity import COLUMNS, figures, like
+from harness import parser, random_halves, table_head, table_row
 from jax_privacy.auditing import CanaryScoreAuditor
 
 from vaexprs.differential_privacy.marginals import release_marginals
 from vaexprs.differential_privacy.mechanisms import Units
 from vaexprs.preprocessing.conditions import learn_conditions
 
-COUNTS = 1_000
+COUNTS = 1_000  # counts of a canary in its gene
 CONFIDENCE = 0.95
 SHOWN = ("genes", "labels", "folds")
 
 
-def halves(path: str, public: str, key: str) -> tuple[ad.AnnData, ad.AnnData]:
+def halves(path: Path, public: Path) -> tuple[ad.AnnData, ad.AnnData]:
+    """Return two random halves of the cells, on the genes of a public data set."""
     cells = ad.read_h5ad(path)
     cells = cells[:, cells.var_names.intersection(ad.read_h5ad(public).var_names)]
-    cells = cells[np.ravel(cells.X.sum(axis=1)) > 0]
-    order = np.random.default_rng(0).permutation(cells.n_obs)
-    return cells[order[: cells.n_obs // 2]].copy(), cells[order[cells.n_obs // 2 :]].copy()
+    return random_halves(cells[np.ravel(cells.X.sum(axis=1)) > 0])
 
 
 def fitted(cells: ad.AnnData, key: str, epsilon: float, delta: float, unit: str, seed: int) -> vx.VAEFit:
@@ -63,8 +65,8 @@ def from_marginals(
     obs = cells.obs[[key]].astype(str)
     of = np.arange(cells.n_obs) if unit == "cell" else pd.factorize(cells.obs[unit])[0]
     multiplier = dp_accounting.get_sigma_gaussian(epsilon, delta)
-    told = release_marginals(cells.X, obs, conditions, Units(of, of.max() + 1), multiplier, rng)
-    x, obs = told.draw(n, conditions, rng)
+    marginals = release_marginals(cells.X, obs, conditions, Units(of, of.max() + 1), multiplier, rng)
+    x, obs = marginals.draw(n, conditions, rng)
     return ad.AnnData(sp.csr_matrix(x), obs=obs.set_axis(obs.index.astype(str)), var=cells.var)
 
 
@@ -75,11 +77,11 @@ def row(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> dict
 
 
 def planted(cells: ad.AnnData, unit: str, n: int, seed: int) -> tuple[ad.AnnData, np.ndarray, np.ndarray]:
-    """Return cells with canaries among them, the gene of each canary, and which are there."""
+    """Return the cells with canaries, the gene of each canary, and which canaries were added."""
     rng = np.random.default_rng(seed)
     rare = np.argsort(np.ravel(cells.X.sum(axis=0)), kind="stable")[:n]
-    there = rng.random(n) < 0.5
-    genes = rare[there]
+    added = rng.random(n) < 0.5
+    genes = rare[added]
     x = sp.csr_matrix(
         (np.full(len(genes), COUNTS, np.float32), (np.arange(len(genes)), genes)), (len(genes), cells.n_vars)
     )
@@ -90,60 +92,56 @@ def planted(cells: ad.AnnData, unit: str, n: int, seed: int) -> tuple[ad.AnnData
     whole = ad.concat(
         [ad.AnnData(sp.csr_matrix(cells.X), cells.obs, cells.var), ad.AnnData(x, obs, cells.var)]
     )
-    return whole, rare, there
+    return whole, rare, added
 
 
-def lower_bound(fit: vx.VAEFit, genes: np.ndarray, there: np.ndarray, delta: float) -> tuple[float, float]:
+def lower_bound(fit: vx.VAEFit, genes: np.ndarray, added: np.ndarray, delta: float) -> tuple[float, float]:
     """Return the lower bound on epsilon, and the AUC of the attack."""
     scores = np.asarray(fit.model.get_layer("output").bias)[genes]
-    auditor = CanaryScoreAuditor(scores[there], scores[~there])
+    auditor = CanaryScoreAuditor(scores[added], scores[~added])
     return auditor.epsilon_one_run(1 - CONFIDENCE, delta), auditor.attack_auroc()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data")
-    parser.add_argument("--genes", required=True)
-    parser.add_argument("--label-key", default="cell_type")
-    parser.add_argument("--unit", default="cell")
-    parser.add_argument("--donors", type=int)
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1, 3, 10, 30])
-    parser.add_argument("--delta", type=float, default=1e-5)
-    parser.add_argument("--canaries", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
+    options = parser(__doc__, data="data")
+    options.add_argument("--genes", type=Path, required=True, help="public data set with the genes to use")
+    options.add_argument("--unit", default="cell", help="cell, or column of obs with the donor")
+    options.add_argument("--donors", type=int, help="number of artificial donors")
+    options.add_argument("--epsilons", type=float, nargs="+", default=[1, 3, 10, 30])
+    options.add_argument("--delta", type=float, default=1e-5)
+    options.add_argument("--canaries", type=int, default=50, help="number of canaries")
+    options.add_argument("--seed", type=int, default=1)
+    args = options.parse_args()
     warnings.simplefilter("ignore")
-    key, seed = given.label_key, given.seed
-    train, test = halves(given.data, given.genes, key)
-    unit = given.unit
-    if given.donors:
+    key, seed = args.label_key, args.seed
+    train, test = halves(args.data, args.genes)
+    unit = args.unit
+    if args.donors:
         unit = "donor"
-        train.obs[unit] = [f"d{i % given.donors}" for i in range(train.n_obs)]
+        train.obs[unit] = [f"d{i % args.donors}" for i in range(train.n_obs)]
     n_units = train.n_obs if unit == "cell" else train.obs[unit].nunique()
     print(f"{train.n_obs:,} cells x {train.n_vars:,} genes to train; {n_units:,} units ({unit})\n")
-    with_canaries, genes, there = planted(train, unit, given.canaries, seed)
+    with_canaries, genes, added = planted(train, unit, args.canaries, seed)
     columns = ("what", "promised epsilon", "spent", *SHOWN, "membership", "lower bound", "canaries AUC")
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
+    print(table_head(columns), flush=True)
 
     def show(
         what: str, promised: float, spent: float, values: dict[str, float], bound: tuple[float, float]
     ) -> None:
         numbers = [f"{promised:g}", f"{spent:.3g}", *(f"{value:.3f}" for value in values.values())]
-        print("| " + " | ".join([what, *numbers, *(f"{value:.3f}" for value in bound)]) + " |", flush=True)
+        print(table_row([what, *numbers, *(f"{value:.3f}" for value in bound)]), flush=True)
 
     nothing = (float("nan"), float("nan"))
     show("real cells (floor)", np.inf, np.inf, row(train, test, train, key) | {"membership": np.nan}, nothing)
-    for epsilon in [*given.epsilons, np.inf]:
-        fit = fitted(train, key, epsilon, given.delta, unit, seed)
+    for epsilon in [*args.epsilons, np.inf]:
+        fit = fitted(train, key, epsilon, args.delta, unit, seed)
         spent = np.inf if fit.guarantee is None else fit.guarantee.epsilon
-        attacked = fitted(with_canaries, key, epsilon, given.delta, unit, seed)
-        bound = lower_bound(attacked, genes, there, given.delta)
+        attacked = fitted(with_canaries, key, epsilon, args.delta, unit, seed)
+        bound = lower_bound(attacked, genes, added, args.delta)
         what = "vaexprs" if np.isfinite(epsilon) else "without privacy"
         show(what, epsilon, spent, row(train, test, like(fit, test, key, seed), key), bound)
         if np.isfinite(epsilon):
-            made = from_marginals(train, key, epsilon, given.delta, unit, test.n_obs, seed)
+            made = from_marginals(train, key, epsilon, args.delta, unit, test.n_obs, seed)
             show("noisy marginals", epsilon, epsilon, row(train, test, made, key), nothing)
 
 

@@ -1,28 +1,28 @@
-"""Does adding cells of a rare type help a classifier find that type among real cells it has not seen?
+"""Gain of a cell type classifier from generated cells of a rare type.
 
     pip install imbalanced-learn
-    python benchmarks/rare_types.py --data pbmc_facs.h5ad --out rare_types.md
+    python benchmarks/rare_types.py --data DATA.h5ad [--out rare_types.md]
+    python benchmarks/rare_types.py --data DATA.h5ad --scvi PYTHON  # with scVI
 
-The data are raw counts in X with labels in obs. They are split once into halves, in proportion within each
-type. Of one type the training half keeps n cells, another draw of them each time; the other types keep all
-of theirs. Each method then adds cells of the rare type up to the median size of the others, and a
-classifier (standardised log1p(CP10k) of the 2,000 most variable genes, 30 principal components, logistic
-regression) says of which type each cell of the other half is. What counts is the F1 of the rare type. The
-genes are chosen once, on the whole training half. The draws are the same for all methods and nested in n;
-the standard errors are of the draws, for this one split.
+The cells are split once into halves, stratified by type. Of one type the training half keeps n cells, a
+random subset; the other types keep all cells. Each method adds cells of the rare type up to the median size
+of the others, and a classifier (standardised log(1 + counts per 10,000) of the 2,000 most variable genes,
+30 principal components, logistic regression) predicts the types of the other half. The metric is the F1 of
+the rare type. The genes are selected once, on the whole training half. The subsets are the same for all
+methods and nested in n; standard errors are over subsets, for this one split.
 
-"nothing" adds nothing. "oversampling" repeats the rare cells and "SMOTE" interpolates between neighbours
-among them, in the classifier's genes; both are imbalanced-learn's, which is needed. "vaexprs" generates
-counts from a fit with default arguments to the training cells. "scVI" joins in with
+"nothing" adds nothing. "oversampling" duplicates the rare cells and "SMOTE" interpolates between neighbours
+among them, in the genes of the classifier (both from imbalanced-learn). "vaexprs" generates counts from a
+fit with default arguments to the training cells. "scVI" fits a default SCVI model to the same cells, in the
+environment of PYTHON, and samples its posterior predictive for the rare cells in turn until the target is
+met.
 
-    python benchmarks/rare_types.py --data pbmc_facs.h5ad --scvi /path/to/scvi/environment/bin/python
+Both models are fitted to the counts of the genes of the classifier and, as one more gene, the sum of all
+others, so that generated cells have totals for normalisation; with --all-genes to all genes, which takes
+several times as long.
 
-where that environment has scvi-tools: a default SCVI model is fitted there to the same cells, and the
-posterior predictive is drawn from the rare ones in turn, until there are as many as asked for.
-
-Both models are fitted to the counts of the classifier's genes and, as one more gene, the sum of all others,
-so that generated cells have totals to be normalised by; with --all-genes to the counts of each gene, which
-takes several times as long.
+Prints Markdown tables of the F1 of the rare type and of the balanced accuracy, and the differences between
+the best method and the others.
 """
 
 import argparse
@@ -37,8 +37,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from harness import parser, stratified_halves, table_head, table_row, variable_genes
 
-# Packages are imported where they are used: an environment with scvi-tools need not have the others.
+# Other packages are imported where they are used: an environment with scvi-tools may lack them.
 
 TYPES = ["CD14+ Monocyte", "CD4+/CD25 T Reg"]
 METHODS = ["nothing", "oversampling", "SMOTE", "vaexprs"]
@@ -51,19 +52,19 @@ class Cells(NamedTuple):
     labels: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Cells":
-        """Return some of the cells."""
+        """Return the cells of these rows."""
         return Cells(self.counts[rows], self.labels[rows])
 
 
 class Score(NamedTuple):
-    """How well the held-out cells were told apart."""
+    """F1 of the rare type, and balanced accuracy over all types, on held-out cells."""
 
     f1: float
     balanced: float
 
 
 class Task(NamedTuple):
-    """What stays the same for all rows of the tables."""
+    """Data and settings common to all rows of the tables."""
 
     train: Cells
     x_test: np.ndarray
@@ -74,39 +75,29 @@ class Task(NamedTuple):
     scvi: str | None
 
 
-# scores of each method by type and n, one for each draw
+# by type and n: for each method one score per subset
 Scores = dict[tuple[str, int], dict[str, list[Score]]]
 
 
 def read_halves(path: Path, label_key: str) -> tuple[Cells, Cells]:
-    """Read the cells and split them into a training and a test half, in proportion within each type."""
+    """Read the cells and split them into a training and a test half, stratified by type."""
     import anndata as ad
-    from sklearn.model_selection import train_test_split
 
     adata = ad.read_h5ad(path)
     cells = Cells(sp.csr_matrix(adata.X), adata.obs[label_key].to_numpy().astype(str))
-    rows = np.arange(len(cells.labels))
-    train, test = train_test_split(rows, test_size=0.5, stratify=cells.labels, random_state=0)
-    return cells.take(np.sort(train)), cells.take(np.sort(test))
+    train, test = stratified_halves(cells.labels)
+    return cells.take(train), cells.take(test)
 
 
-def normalise(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Return log1p of the counts per 10,000."""
-    totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    return sp.csr_matrix(sp.diags(1e4 / totals) @ counts).log1p()
+def classifier_input(counts: sp.csr_matrix, genes: np.ndarray) -> np.ndarray:
+    """Return log(1 + counts per 10,000) of some genes as a dense array."""
+    from vaexprs.data.matrix import log_normalised
 
-
-def variable_genes(counts: sp.csr_matrix, number: int = 2000) -> np.ndarray:
-    """Return the columns of the most variable genes."""
-    import anndata as ad
-    import scanpy as sc
-
-    found = sc.pp.highly_variable_genes(ad.AnnData(normalise(counts)), n_top_genes=number, inplace=False)
-    return np.flatnonzero(found["highly_variable"])
+    return log_normalised(counts)[:, genes].toarray()
 
 
 def with_rest(cells: Cells, genes: np.ndarray) -> Cells:
-    """Keep some genes and put the sum of all others behind them, so that the totals stay the same."""
+    """Keep some genes and append the sum of all others, so that library sizes are unchanged."""
     kept = cells.counts[:, genes]
     rest = sp.csr_matrix(cells.counts.sum(axis=1) - kept.sum(axis=1))
     return Cells(sp.csr_matrix(sp.hstack([kept, rest])), cells.labels)
@@ -137,7 +128,7 @@ def vaexprs_cells(cells: Cells, rare: str, m: int, seed: int) -> sp.csr_matrix:
 
 
 def scvi_cells(python: str, cells: Cells, rare: str, m: int, seed: int) -> sp.csr_matrix:
-    """Draw m cells of the rare type with scVI, in the environment of another interpreter."""
+    """Sample m cells of the rare type with scVI, in the environment of another interpreter."""
     x = cells.counts
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "train.npz"), Path(folder, "drawn.npz")
@@ -151,7 +142,7 @@ def scvi_cells(python: str, cells: Cells, rare: str, m: int, seed: int) -> sp.cs
 
 
 def fit_scvi(source: Path, target: Path) -> None:
-    """Fit scVI to the cells in one file and write the drawn ones into another, for `scvi_cells`."""
+    """Fit scVI to the cells in one file and write sampled cells to another, for `scvi_cells`."""
     import anndata as ad
     import pandas as pd
     import scvi
@@ -171,7 +162,7 @@ def fit_scvi(source: Path, target: Path) -> None:
 
 
 def resampled(method: str, x: np.ndarray, y: np.ndarray, rare: str, size: int, seed: int) -> tuple[Any, Any]:
-    """Bring the rare type to a size with imbalanced-learn."""
+    """Resample the rare type to a size with imbalanced-learn."""
     from imblearn.over_sampling import SMOTE, RandomOverSampler
 
     asked: dict[str, Any] = {"sampling_strategy": {rare: size}, "random_state": seed}
@@ -184,18 +175,18 @@ def resampled(method: str, x: np.ndarray, y: np.ndarray, rare: str, size: int, s
 def augmented(
     method: str, cells: Cells, rare: str, genes: np.ndarray, seed: int, scvi: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the classifier is trained on.
+    """Return the training data of the classifier.
 
     Parameters
     ----------
     method
-        What makes the added cells.
+        Method that adds cells.
     cells
-        The training cells, few of them of the rare type.
+        Training cells with few cells of the rare type.
     rare
-        The rare type.
+        Rare type.
     genes
-        Columns that the classifier sees.
+        Columns that the classifier uses.
     seed
         Seed of the method.
     scvi
@@ -206,7 +197,7 @@ def augmented(
     tuple
         Values of shape (n_cells, n_genes) and labels of shape (n_cells,).
     """
-    x, y = normalise(cells.counts)[:, genes].toarray(), cells.labels
+    x, y = classifier_input(cells.counts, genes), cells.labels
     size = median_size(y, rare)
     m = size - int((y == rare).sum())
     if method == "nothing" or m <= 0:
@@ -217,11 +208,11 @@ def augmented(
         added = vaexprs_cells(cells, rare, m, seed)
     else:
         added = scvi_cells(str(scvi), cells, rare, m, seed)
-    return np.vstack([x, normalise(added)[:, genes].toarray()]), np.concatenate([y, np.full(m, rare)])
+    return np.vstack([x, classifier_input(added, genes)]), np.concatenate([y, np.full(m, rare)])
 
 
 def score(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, rare: str) -> Score:
-    """Train the classifier and try it on the held-out cells."""
+    """Train the classifier and score it on the held-out cells."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score, f1_score
@@ -229,31 +220,31 @@ def score(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, 
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), PCA(30, random_state=0), LogisticRegression(max_iter=2000))
-    said = model.fit(x, y).predict(x_test)
-    f1 = f1_score(y_test, said, labels=[rare], average="macro", zero_division=0)
-    return Score(float(f1), float(balanced_accuracy_score(y_test, said)))
+    predicted = model.fit(x, y).predict(x_test)
+    f1 = f1_score(y_test, predicted, labels=[rare], average="macro", zero_division=0)
+    return Score(float(f1), float(balanced_accuracy_score(y_test, predicted)))
 
 
 def mean_se(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error, which is not a number for a single value."""
+    """Return the mean and its standard error (NaN for a single value)."""
     mean = float(np.mean(values))
     return mean, float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def table(scores: Scores, methods: Sequence[str], measure: str) -> str:
-    """Write a markdown table of one measure, the highest mean of each row in bold."""
-    lines = [f"| type | n | {' | '.join(methods)} |", f"|---|---:|{'---:|' * len(methods)}"]
+    """Return a Markdown table of one measure, with the highest mean of each row in bold."""
+    lines = [table_head(["type", "n", *methods])]
     for (rare, n), row in scores.items():
         found = [mean_se([getattr(s, measure) for s in row[method]]) for method in methods]
         best = max(mean for mean, _ in found)
         stars = ["**" if mean == best else "" for mean, _ in found]
         texts = [f"{star}{mean:.3f} ± {se:.3f}{star}" for star, (mean, se) in zip(stars, found, strict=True)]
-        lines.append(f"| {rare} | {n} | {' | '.join(texts)} |")
+        lines.append(table_row([rare, n, *texts]))
     return "\n".join(lines)
 
 
 def verdict(scores: Scores, methods: Sequence[str]) -> str:
-    """Say which method has the highest F1 over all rows, and by how much over the others, draw by draw."""
+    """Return which method has the highest mean F1, and its paired differences to the others."""
     # (n_methods, n_rows, n_draws)
     f1 = np.array([[[s.f1 for s in row[method]] for row in scores.values()] for method in methods])
     order = np.argsort(-f1.mean(axis=(1, 2)), kind="stable")
@@ -262,14 +253,14 @@ def verdict(scores: Scores, methods: Sequence[str]) -> str:
     mean, best = first.mean(), methods[order[0]]
     lines = [f"{best} wins: mean F1 {mean:.3f}, the highest in {rows} of {len(first)} rows.", ""]
     for other in order[1:]:
-        # the draws are nested in n, so that not a row but a draw is the unit
+        # subsets are nested in n: the independent unit is a draw, not a row
         ahead, se = mean_se((first - f1[other]).mean(axis=0))
         lines.append(f"- ahead of {methods[other]} by {ahead:.3f} ± {se:.3f}")
     return "\n".join(lines)
 
 
 def report(scores: Scores, task: Task, skipped: Sequence[str]) -> str:
-    """Write both tables and the verdict."""
+    """Return both tables and the verdict."""
     parts = [
         f"F1 of the rare type in held-out cells, mean ± standard error over {task.draws} draws of n cells:",
         table(scores, task.methods, "f1"),
@@ -282,7 +273,7 @@ def report(scores: Scores, task: Task, skipped: Sequence[str]) -> str:
 
 
 def prepare(args: argparse.Namespace) -> Task:
-    """Read the data and choose the genes."""
+    """Read the data and select the genes."""
     train, test = read_halves(args.data, args.label_key)
     unknown = sorted(set(args.types) - set(train.labels))
     if unknown:
@@ -292,12 +283,12 @@ def prepare(args: argparse.Namespace) -> Task:
         train, test = with_rest(train, genes), with_rest(test, genes)
         genes = np.arange(len(genes))
     methods = args.methods or ([*METHODS, "scVI"] if args.scvi else METHODS)
-    x_test = normalise(test.counts)[:, genes].toarray()
+    x_test = classifier_input(test.counts, genes)
     return Task(train, x_test, test.labels, genes, methods, args.draws, args.scvi)
 
 
 def row_scores(task: Task, rare: str, n: int) -> dict[str, list[Score]]:
-    """Score all methods on all draws of n cells of a type, and say so on standard error as it goes."""
+    """Score all methods on all subsets of n cells of a type; report progress on standard error."""
     row: dict[str, list[Score]] = {method: [] for method in task.methods}
     for draw in range(task.draws):
         cells = training_cells(task.train, rare, n, draw)
@@ -313,7 +304,7 @@ def row_scores(task: Task, rare: str, n: int) -> dict[str, list[Score]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fill the tables row by row, writing them out after each."""
+    """Fill the tables row by row, and write them to the output file after each row."""
     task = prepare(args)
     scores: Scores = {}
     skipped: list[str] = []
@@ -335,26 +326,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    job = parser.add_mutually_exclusive_group(required=True)
-    job.add_argument("--data", type=Path, help=".h5ad with raw counts in X")
+    options = parser(__doc__)
+    job = options.add_mutually_exclusive_group(required=True)
+    job.add_argument("--data", type=Path, help=".h5ad file with raw counts in X")
     job.add_argument("--fit-scvi", type=Path, nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--label-key", default="cell_type", help="column of obs with the type")
-    parser.add_argument("--types", nargs="+", default=TYPES, help="types to make rare, one after the other")
-    parser.add_argument("--cells", type=int, nargs="+", default=[10, 20, 50, 100], help="sizes n, at least 2")
-    parser.add_argument(
-        "--methods", nargs="+", choices=[*METHODS, "scVI"], help="some of them; by default all"
+    options.add_argument("--label-key", default="cell_type", help="column of obs with the cell type")
+    options.add_argument("--types", nargs="+", default=TYPES, help="rare types, one after the other")
+    options.add_argument(
+        "--cells", type=int, nargs="+", default=[10, 20, 50, 100], help="sizes n, at least 2"
     )
-    parser.add_argument("--draws", type=int, default=10, help="random draws of the n cells")
-    parser.add_argument("--all-genes", action="store_true", help="fit the models to each gene: slow")
-    parser.add_argument("--scvi", metavar="PYTHON", help="interpreter of an environment with scvi-tools")
-    parser.add_argument("--out", type=Path, metavar="TABLE.md", help="file for the tables")
-    args = parser.parse_args()
+    options.add_argument("--methods", nargs="+", choices=[*METHODS, "scVI"], help="default: all available")
+    options.add_argument("--draws", type=int, default=10, help="random subsets of n cells")
+    options.add_argument("--all-genes", action="store_true", help="fit the models to all genes (slow)")
+    options.add_argument("--scvi", metavar="PYTHON", help="interpreter of an environment with scvi-tools")
+    options.add_argument("--out", type=Path, metavar="TABLE.md", help="output file for the tables")
+    args = options.parse_args()
     if args.methods and "scVI" in args.methods and not args.scvi:
-        parser.error("scVI needs --scvi.")
+        options.error("scVI requires --scvi.")
     if args.draws < 1 or min(args.cells) < 2:
-        parser.error("--draws must be at least 1 and --cells at least 2.")
+        options.error("--draws must be at least 1 and --cells at least 2.")
     if args.fit_scvi:
         fit_scvi(*args.fit_scvi)
     else:

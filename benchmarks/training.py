@@ -1,26 +1,28 @@
-"""Cells a second in training: vaexprs beside scvi-tools, PyTorch, a hand-written JAX scan, and the floor.
+"""Training throughput compared with scvi-tools, PyTorch, a hand-written JAX scan, and the lower bound.
 
-    python benchmarks/training.py pbmc_facs.h5ad [--peers PYTHON] [--runs 5] [--genes 2000] [--epochs 25]
+    python benchmarks/training.py DATA.h5ad [--peers PYTHON] [--runs 5] [--genes 2000] [--epochs 25]
 
-All train a conditional VAE with a negative binomial likelihood on the same half of the cells and their
-most variable genes: one hidden layer of 256 units on each side, 10 latent dimensions, batches of
-128, Adam. Each side runs in a process of its own, all of them in turn, with all processors; the first
-epochs, which compile, do not count. PYTHON is an interpreter with scvi-tools (and so PyTorch); without it
-one is made in a temporary folder, which downloads a lot. Run it on an otherwise idle machine: with other
-work beside it PyTorch loses most.
+All train a conditional VAE with a negative binomial likelihood on the same half of the cells and their most
+variable genes: one hidden layer of 256 units on each side, 10 latent dimensions, batches of 128, Adam. Runs
+alternate, each in a new process with all processors; the first epochs, which compile, do not count. PYTHON
+is an interpreter with scvi-tools (and so PyTorch); without it one is installed in a temporary folder, which
+downloads several GB. Run it on an otherwise idle machine: PyTorch is slowed most by other work.
+
+Prints cells/s for each run, and the medians; --plot draws them.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import venv
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from fit_time import write_half
+from harness import in_turn, parser, run_code
 
 WARM = 5  # epochs that do not count
 
@@ -36,7 +38,7 @@ vx.fit_vae(cells, label_key=sys.argv[2], batch_size=128, epochs=EPOCHS, verbose=
 print(16 * 128 * (EPOCHS - WARM) / (times[-1] - times[WARM - 1]))
 """
 
-# The same model and the same steps, written down by hand for JAX alone: an epoch is one scan.
+# The same model and optimiser steps in plain JAX; an epoch is one scan.
 SCAN = """
 import sys, time
 import anndata as ad, numpy as np, pandas as pd
@@ -173,19 +175,15 @@ print(128 / floor(128, GENES, 256, *machine()))
 """
 
 
-def cells_a_second(python: str, script: str, data: Path, label_key: str, genes: int, epochs: int) -> float:
-    """Run a script in a new process and return the number it prints last."""
+def throughput(python: str, script: str, data: Path, label_key: str, genes: int, epochs: int) -> float:
+    """Run a script in a new process and return the cells/s that it prints last."""
     folder = str(Path(__file__).parent)
     settings = f"EPOCHS, WARM, GENES, FOLDER = {epochs}, {WARM}, {genes}, {folder!r}\n"
-    words = [python, "-c", settings + script, str(data), label_key]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{python} failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.split()[-1])
+    return float(run_code(python, settings + script, data, label_key).split()[-1])
 
 
 def peers_in(folder: str) -> str:
-    """Make an environment with scvi-tools and return its interpreter."""
+    """Create an environment with scvi-tools and return its interpreter."""
     venv.create(folder, with_pip=True)
     python = str(Path(folder, "bin", "python"))
     subprocess.run([python, "-m", "pip", "install", "-q", "scvi-tools"], check=True)
@@ -193,14 +191,14 @@ def peers_in(folder: str) -> str:
 
 
 def plot(rates: dict[str, float], genes: int, path: Path) -> None:
-    """Draw the rates as bars."""
+    """Plot the rates as bars."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 2.4), layout="constrained")
     bars = axes.barh(list(rates), list(rates.values()), color=["#0b6e99", *["#9aa5ab"] * (len(rates) - 1)])
     axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates.values()], padding=3)
     axes.invert_yaxis()
-    axes.set_xlabel(f"cells a second in training ({genes:,} genes, batches of 128)")
+    axes.set_xlabel(f"training throughput, cells/s ({genes:,} genes, batches of 128)")
     axes.set_xlim(0, 1.15 * max(rates.values()))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -208,41 +206,38 @@ def plot(rates: dict[str, float], genes: int, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path, help=".h5ad with raw counts in X")
-    parser.add_argument("--label-key", default="cell_type")
-    parser.add_argument("--peers", metavar="PYTHON", help="interpreter with scvi-tools")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--genes", type=int, default=2_000, help="at most; the most variable ones")
-    parser.add_argument("--epochs", type=int, default=25, help=f"more than {WARM}, which do not count")
-    parser.add_argument("--plot", type=Path, help="picture to write")
-    asked = parser.parse_args()
+    options = parser(__doc__, data="data")
+    options.add_argument("--peers", metavar="PYTHON", help="interpreter with scvi-tools")
+    options.add_argument("--runs", type=int, default=5, help="runs of each side")
+    options.add_argument("--genes", type=int, default=2_000, help="maximum number of genes")
+    options.add_argument("--epochs", type=int, default=25, help=f"more than {WARM}, which do not count")
+    options.add_argument("--plot", type=Path, help="output file for the figure")
+    args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        peers = asked.peers or peers_in(folder)
+        peers = args.peers or peers_in(folder)
         data = Path(folder, "half.h5ad")
-        n_cells, n_genes = write_half(asked.data, asked.label_key, data, asked.genes)
-        print(f"{asked.data.name}: {n_cells} cells x {n_genes} genes")
-        own = sys.executable
-        sides = {
-            "vaexprs": (own, VAEXPRS),
+        n_cells, n_genes = write_half(args.data, args.label_key, data, args.genes)
+        print(f"{args.data.name}: {n_cells} cells x {n_genes} genes")
+        scripts = {
+            "vaexprs": (sys.executable, VAEXPRS),
             "scvi-tools": (peers, SCVI),
             "PyTorch, fused Adam": (peers, TORCH),
-            "JAX scan": (own, SCAN),
-            "floor": (own, FLOOR),
+            "JAX scan": (sys.executable, SCAN),
+            "floor": (sys.executable, FLOOR),
+        }
+        sides = {
+            side: partial(throughput, python, script, data, args.label_key, n_genes, args.epochs)
+            for side, (python, script) in scripts.items()
         }
         rates: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(asked.runs):
-            for side, (python, script) in sides.items():
-                rate = cells_a_second(python, script, data, asked.label_key, n_genes, asked.epochs)
-                rates[side].append(rate)
-                print(f"  {side}: {rates[side][-1]:,.0f} cells/s", flush=True)
-    middle = {side: median(values) for side, values in rates.items()}
-    if asked.plot is not None:
-        plot(middle, n_genes, asked.plot)
-    for side, rate in middle.items():
-        print(f"{side}: median {rate:,.0f} cells/s; vaexprs is {middle['vaexprs'] / rate:.2f} times as fast")
+        for side, rate in in_turn(sides, args.runs):
+            rates[side].append(rate)
+            print(f"  {side}: {rate:,.0f} cells/s", flush=True)
+    medians = {side: median(values) for side, values in rates.items()}
+    if args.plot is not None:
+        plot(medians, n_genes, args.plot)
+    for side, rate in medians.items():
+        print(f"{side}: median {rate:,.0f} cells/s; vaexprs is {medians['vaexprs'] / rate:.2f} times as fast")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Feeds mutated files to each reader: whatever comes, it gives a result or one documented error.
+"""Feed mutated files to each reader, which must return a result or raise one documented error.
 
     python fuzz/fuzz.py FORMAT [options of libFuzzer]
 
-What is mutated is the content of a file, or several parts with a line between them that become the files of a
-folder or the members of an archive: checksums of zip and gzip would stop mutations at the door.
+An input is the content of a file, or several parts, separated by a line, that become the files of a folder or
+the members of an archive: mutations of an archive itself would only fail its checksums.
 """
 
 import io
@@ -19,7 +19,7 @@ from mutations import CUT, mutated
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 HERE = Path(__file__).parent
-DOCUMENTED = (ValueError, TypeError, OSError, ImportError)  # what the command line turns into a sentence
+DOCUMENTED = (ValueError, TypeError, OSError, ImportError)  # errors that the command line reports in one line
 ARRAYS = "seen cells bic pooled effects models components weights means covariances".split()  # noqa: SIM905
 GIB = 1 << 20  # in KiB
 LIMITS = ("scaling.low", "scaling.range")
@@ -27,7 +27,7 @@ INSTRUMENTED = ["vaexprs", "rdata", "anndata"]
 
 
 def as_file(suffix):
-    """Return what reads a file with this content."""
+    """Return a harness that reads the input as a file with this suffix."""
 
     def run(data, folder):
         import vaexprs as vx
@@ -49,7 +49,7 @@ def as_folder(data, folder):
 
 
 def zipped(parts):
-    """Return an archive of parts by name."""
+    """Return a zip archive of parts by name."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, part in parts:
@@ -58,7 +58,7 @@ def zipped(parts):
 
 
 def as_model(data, folder):
-    """Load the configuration of a network, its weights, meta.json, and the arrays in their order."""
+    """Load a model from the configuration of its network, its weights, meta.json, and its arrays in order."""
     from vaexprs.model.load import load_vae
 
     config, weights, meta, *arrays = [*data.split(CUT), b"", b"", b""]
@@ -71,12 +71,12 @@ def as_model(data, folder):
 
 
 def shown(fit):
-    """Return what a console and a notebook show of a fit."""
+    """Return the text and the HTML representation of a fit."""
     return repr(fit), fit._repr_html_()
 
 
 def as_checkpoint(data, folder):
-    """Read what a fit was when it stopped, and the values of its variables."""
+    """Read a checkpoint from its description and the values of its variables."""
     from vaexprs.training.checkpoint import read_state
 
     path = folder / "fit.checkpoint"
@@ -87,7 +87,7 @@ def as_checkpoint(data, folder):
 
 
 def as_archive(data, folder):
-    """Read an .npz file as it is."""
+    """Read the input as an .npz file."""
     from vaexprs.training.checkpoint import read_state
 
     path = folder / "fit.checkpoint"
@@ -106,9 +106,10 @@ HARNESSES = {
 
 
 def once(form, data):
-    """Feed one content to a reader; return the sentence of its error, or an empty one.
+    """Feed one input to a reader; return the message of its documented error, or an empty string.
 
-    Any other exception is raised, and so is one of several lines or that does not name the file.
+    Any other exception is raised, and an AssertionError if the message has several lines or does not name the
+    file.
     """
     folder = Path(tempfile.mkdtemp(prefix="vaexprs-fuzz-"))
     try:
@@ -118,27 +119,27 @@ def once(form, data):
             try:
                 call()
             except DOCUMENTED as error:
-                sentence = str(error)
-                if "\n" in sentence or folder.name not in sentence:
-                    raise AssertionError(f"no sentence that names the file: {sentence[:500]!r}") from error
-                return sentence
+                message = str(error)
+                if "\n" in message or folder.name not in message:
+                    raise AssertionError(f"not one line that names the file: {message[:500]!r}") from error
+                return message
         return ""
     finally:
         shutil.rmtree(folder)
 
 
 def watched(form, data):
-    """Feed one content to a reader; raise where it takes more memory than SECURITY.md says.
+    """Feed one input to a reader; raise if it takes more memory than SECURITY.md allows.
 
-    What it takes is seen as far as it is more than any before it took.
+    Only memory above the peak of all earlier inputs is seen.
     """
-    import resource  # which Windows has not, where tests import this file
+    import resource  # missing on Windows, where tests import this file
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sentence = once(form, data)
+    message = once(form, data)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     if taken > 1.25 * GIB:
-        raise AssertionError(f"{taken >> 10} MiB were taken before it came to this: {sentence[:500]!r}")
+        raise AssertionError(f"reading took {taken >> 10} MiB: {message[:500]!r}")
 
 
 def main():
@@ -146,18 +147,19 @@ def main():
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
-        import vaexprs as vx
+        # modules are instrumented when they are imported
+        import vaexprs.io.read
 
-        vx.read  # noqa: B018  its rooms are opened while they are instrumented
         if form in ("model", "checkpoint", "npz"):
-            import vaexprs.result  # noqa: F401
-    # what is run for the first time loads more
+            import vaexprs.model.load
+            import vaexprs.training.checkpoint  # noqa: F401
+    # the first reads import further modules, which takes memory
     for path in sorted((HERE / "corpora" / form).iterdir()):
         once(form, path.read_bytes())
     atheris.Setup(
         [sys.argv[0], *options, str(HERE / "corpora" / form)],
         lambda data: watched(form, data),
-        custom_mutator=lambda data, room, seed: mutated(data, room, seed, atheris.Mutate),
+        custom_mutator=lambda data, max_size, seed: mutated(data, max_size, seed, atheris.Mutate),
     )
     atheris.Fuzz()
 

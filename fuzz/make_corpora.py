@@ -1,12 +1,14 @@
-"""Writes the files that fuzzing starts from: a few small whole ones of each format.
+"""Write the inputs that fuzzing starts from: a few small valid files of each format.
 
-python fuzz/make_corpora.py
+    python fuzz/make_corpora.py [FOLDER]
 
-With the lowest Keras that is allowed: an older one cannot read the model of a newer one.
+Run it with the lowest supported Keras: an older one cannot read the model of a newer one. The default
+FOLDER is fuzz/corpora.
 """
 
 import gzip
 import io
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -27,7 +29,7 @@ from mutations import CUT
 
 from vaexprs.io import rds_writer as rds
 
-CORPORA = HERE / "corpora"
+CORPORA = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "corpora"
 
 
 def cells():
@@ -39,13 +41,13 @@ def cells():
 
 
 def put(form, name, content):
-    """Keep a content."""
+    """Write an input."""
     (CORPORA / form).mkdir(parents=True, exist_ok=True)
     (CORPORA / form / name).write_bytes(content)
 
 
 def compact(content):
-    """Return an HDF5 file without the room that it keeps for more."""
+    """Return an HDF5 file without its unused space."""
     old, new = h5py.File(io.BytesIO(content), "r"), io.BytesIO()
     with h5py.File(new, "w", libver=("v110", "v110")) as file:
         for key in old:
@@ -63,7 +65,7 @@ def of_10x(folder):
     genes = "".join(f"ENSG0000000000{i}\tg{i}\tGene Expression\n" for i in range(4))
     barcodes = "".join(f"AAAC{i}-1\n" for i in range(6))
     put("mtx", "coordinate", CUT.join(part.encode() for part in (matrix, genes, barcodes)))
-    # of which SciPy's reader crashed
+    # inputs on which SciPy's reader crashed
     found = {
         "found-zeros": f"{head}4 6 5\n" + "1 1 5\0\n" * 5,
         "found-returns": f"{head}4 6 5\n" + "1 1 5\r" * 5,
@@ -104,7 +106,7 @@ def of_r(folder):
 
 
 def objects():
-    """Return objects of R: matrices of each class, a data frame, Seurat's of both kinds."""
+    """Return R objects: matrices of each class, a data frame, and Seurat objects of both versions."""
     r = rds._Tree()
     x, genes = cells().X.T, ["MT-A", "CD4", "g3", "g4"]
     names, barcodes = r.items([r.strings(genes), r.strings("uvwxyz")]), r.strings("uvwxyz")
@@ -116,7 +118,7 @@ def objects():
     triplets = r.s4("dgTMatrix", "Matrix", i=at, j=by, Dim=dim, Dimnames=names, x=values)
     dense = r.numbers(x.toarray().ravel(order="F").astype(int), dim=dim, dimnames=names)
     held = r.s4("dgeMatrix", "Matrix", Dim=dim, Dimnames=names, x=r.numbers(x.toarray().ravel(order="F")))
-    counted = np.ma.masked_array([0, -6], [True, False])  # row names that are only numbered
+    counted = np.ma.masked_array([0, -6], [True, False])  # compact row names of R: numbers only
     about = {"names": r.strings(["size", "kind"]), "class": r.strings(["data.frame"])}
 
     def columns(values, names):
@@ -203,7 +205,7 @@ def main():
     sizes = {path.relative_to(CORPORA): path.stat().st_size for path in sorted(CORPORA.rglob("*/*"))}
     for path, size in sizes.items():
         print(f"{size:>8,}  {path}")
-    print(f"{sum(sizes.values()):>8,}  in all")
+    print(f"{sum(sizes.values()):>8,}  in total")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Changes a content where its reader looks: one part, one value of a JSON document, one word of a line.
+"""Structured mutations: one part of an input, one value of a JSON document, or one word of a line.
 
-Bytes changed anywhere seldom leave more than a broken line or a missing bracket, which the first check
-refuses. What is whole and wrong goes further.
+Random changes of bytes mostly cause syntax errors, which the first check refuses. Inputs with valid
+syntax and wrong content reach further code.
 """
 
 import json
@@ -13,10 +13,10 @@ WORDS = [b"", b"a" * 300, *(Path(__file__).parent / "words.txt").read_bytes().sp
 VALUES = [None, True, 0, -1, 1, 2**31, 2**64, 10**30, 0.5, 1e308, float("nan"), "", "a", "0", [], {}, [[]]]
 
 
-def mutated(data, room, seed, of_bytes):
-    """Return a changed content of at most `room` bytes.
+def mutated(data, max_size, seed, of_bytes):
+    """Return a mutated input of at most `max_size` bytes.
 
-    `of_bytes(data, room)` is what changes bytes anywhere: libFuzzer's own, or any other.
+    `of_bytes(data, max_size)` mutates bytes anywhere, like the mutator of libFuzzer.
     """
     rng = random.Random(seed)
     parts = data.split(CUT)
@@ -27,11 +27,11 @@ def mutated(data, room, seed, of_bytes):
             parts = of_parts(parts, i, rng)
         else:
             parts[i] = change(parts[i], rng, of_bytes)
-    return CUT.join(parts)[:room]
+    return CUT.join(parts)[:max_size]
 
 
 def of_part(part, rng, of_bytes):
-    """Change bytes of one part: of what follows its first line, mostly, where that is a name."""
+    """Mutate bytes of one part; mostly those after its first line, if that line is a name."""
     head, line, content = part.partition(b"\n")
     if line and len(head) < 99 and rng.random() < 0.8:
         return head + line + of_bytes(content, 2 * len(content) + 16)
@@ -39,7 +39,7 @@ def of_part(part, rng, of_bytes):
 
 
 def of_json(part, rng, of_bytes):
-    """Change one value of a JSON document, whatever its depth, or leave it out; others change by bytes."""
+    """Replace or delete one value of a JSON document at any depth; mutate bytes of other content."""
     head, line, content = (b"", b"", part) if part[:1] in b"{[" else part.partition(b"\n")
     try:
         document = json.loads(content)
@@ -54,7 +54,7 @@ def of_json(part, rng, of_bytes):
         del holder[key]
     elif choice < 0.4:
         other, its = rng.choice(places)
-        # through text, so that no value holds itself
+        # a copy, so that no value contains itself
         holder[key] = json.loads(json.dumps(other[its]))
     else:
         holder[key] = rng.choice(VALUES)
@@ -62,7 +62,7 @@ def of_json(part, rng, of_bytes):
 
 
 def inner_places(document):
-    """Give each list or object of a document with each place in it."""
+    """Yield each list or object of a document with each of its keys."""
     if isinstance(document, dict | list):
         for key in document if isinstance(document, dict) else range(len(document)):
             yield document, key
@@ -70,7 +70,7 @@ def inner_places(document):
 
 
 def of_word(part, rng, of_bytes):
-    """Change one word of one line, of the first one every other time."""
+    """Replace one word of one line; every other time of the first line."""
     lines = part.split(b"\n")
     i = 0 if rng.random() < 0.5 else rng.randrange(len(lines))
     for mark in (b",", b"\t", b";", b" "):
@@ -83,7 +83,7 @@ def of_word(part, rng, of_bytes):
 
 
 def of_parts(parts, i, rng):
-    """Leave out a part, give it twice, or give it the content of another under its own first line."""
+    """Delete a part, duplicate it, or replace all but its first line by the content of another part."""
     j = rng.randrange(len(parts))
     choice = rng.randrange(3)
     if choice == 0 and len(parts) > 1:

@@ -17,7 +17,7 @@ import pytest
 
 import vaexprs as vx
 from commands import run
-from vaexprs.cli import output
+from vaexprs.cli import console
 from vaexprs.cli.commands import fit
 from vaexprs.cli.commands.demo import next_commands
 
@@ -355,7 +355,7 @@ def test_where_nothing_is_kept_nothing_is_told(tmp_path, error, capsys):
     with pytest.raises(type(error)) as caught, fit._hint_at_resume(tmp_path / "m.checkpoint"):
         raise error
     assert caught.value is error
-    with pytest.raises(type(error)) as caught, output.report_kept_cells():
+    with pytest.raises(type(error)) as caught, console.report_kept_cells():
         raise error
     assert caught.value is error
     assert capsys.readouterr().err == ""
@@ -582,27 +582,17 @@ def test_independent_draws_by_option(folder, tmp_path):
     assert not ad.read_h5ad(tmp_path / "g.h5ad").uns["vaexprs"]["stratified"]
 
 
-def test_ctrl_c_that_comes_in_while_garbage_is_collected_is_not_forgotten():
-    code = """
-import gc, sys, time
-from vaexprs import cli
+def test_a_failed_process_of_several_ends_the_others(monkeypatch, capsys):
+    from vaexprs import cli
+    from vaexprs.training import multiprocess
 
-def callback(phase, info):
-    gc.callbacks.remove(callback)
-    raise KeyboardInterrupt
+    def fail(**_):
+        raise ValueError("no cells.")
 
-sys.unraisablehook = cli._heed
-gc.callbacks.append(callback)
-gc.collect()
-try:
-    time.sleep(60)
-    print("too late")
-except KeyboardInterrupt:
-    print("heeded")
-"""
-    # well before what it interrupts has ended
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=40
-    )
-    assert done.stdout == "heeded\n"
-    assert done.stderr == ""
+    statuses = []
+    monkeypatch.setattr(multiprocess, "give_up", statuses.append)
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, statuses) == (2, [2])
+    assert capsys.readouterr().err == "Error: no cells.\n"

@@ -1,4 +1,4 @@
-"""The doctor, for installations that are well and for such as are broken on purpose; completion in shells."""
+"""`vaexprs doctor` on working and on broken installations; shell completion."""
 
 import json
 import os
@@ -12,8 +12,7 @@ import pytest
 
 from commands import run as run_here
 from vaexprs.cli import diagnostics as doctor
-from vaexprs.cli.commands import fit as making
-from vaexprs.cli.commands import plot as judging
+from vaexprs.cli.commands import fit, plot
 from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.plotting.reductions import REDUCTIONS
 
@@ -55,7 +54,7 @@ def test_requirements_are_those_of_the_installed_distribution():
     assert [r.extras for r in doctor.requirements("cuda")] == [{"cuda12"}]
 
 
-def test_another_backend_is_told():
+def test_an_unusable_backend_is_reported():
     done = run("doctor", KERAS_BACKEND="nonsense")
     assert done.returncode == 1
     assert re.search(r"Keras.*backend.*'nonsense'", done.stdout), done.stdout
@@ -63,7 +62,7 @@ def test_another_backend_is_told():
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_platforms_that_are_not_there_are_told():
+def test_missing_platforms_are_reported():
     done = run("doctor", "--json", JAX_PLATFORMS="cuda")
     assert done.returncode == 1
     _, parts = findings(done)
@@ -85,11 +84,11 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop():
     assert done.stdout.strip().endswith("True")
 
 
-def test_old_and_broken_packages_are_told(tmp_path):
-    # found before the installed ones: the mark of an old h5py, and a pygraphviz whose library is missing
-    mark = tmp_path / "h5py-1.0.dist-info"
-    mark.mkdir()
-    (mark / "METADATA").write_text("Metadata-Version: 2.1\nName: h5py\nVersion: 1.0\n")
+def test_old_and_broken_packages_are_reported(tmp_path):
+    # shadow the installed packages: metadata of an old h5py, and a pygraphviz whose library is missing
+    metadata = tmp_path / "h5py-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: h5py\nVersion: 1.0\n")
     (tmp_path / "pygraphviz.py").write_text(
         "raise ImportError('libcgraph.so.6: cannot open shared object file')"
     )
@@ -104,7 +103,7 @@ def test_old_and_broken_packages_are_told(tmp_path):
     assert "trial" not in parts
 
 
-def test_cells_that_come_back_with_other_values_are_told(monkeypatch):
+def test_cells_read_back_with_other_values_are_reported(monkeypatch):
     read = h5py.Dataset.__getitem__
 
     def misread(dataset, *given):
@@ -135,7 +134,7 @@ def test_an_extra_that_is_missing_says_what_it_is_for():
         ("vaexprs fit cells.h5ad --likelihood z", ["zinb"]),
         ("vaexprs plot model --method Dif", ["DiffusionMap"]),
         ("vaexprs fit --n-top", ["--n-top-genes"]),
-        ("vaexprs fit cel", []),  # nothing of ours: the shell then completes files
+        ("vaexprs fit cel", []),  # no option or command: the shell completes file names
     ],
 )
 def test_bash_completes(words, expected):
@@ -151,6 +150,6 @@ def test_completion_is_written_for_each_shell(shell):
     assert "vaexprs" in done.stdout
 
 
-def test_what_is_completed_is_what_there_is():
-    assert set(making.LIKELIHOODS) == set(LIKELIHOODS)
-    assert list(REDUCTIONS) == judging.METHODS
+def test_completed_names_are_those_of_the_package():
+    assert set(fit.LIKELIHOODS) == set(LIKELIHOODS)
+    assert list(REDUCTIONS) == plot.METHODS

@@ -1,4 +1,4 @@
-"""The grammar of errors: what it is, what it must be, what came, what to try."""
+"""Argument checks and the wording of their errors."""
 
 import json
 
@@ -37,14 +37,14 @@ def test_five_items_are_shown_and_further_ones_counted():
     assert listed([]) == ""
 
 
-def test_reason_of_a_keras_error_is_the_line_that_says_what_is_wrong():
+def test_reason_of_a_keras_error_is_its_informative_line():
     with pytest.raises(ValueError, match="The total size of the tensor must be unchanged") as caught:
         keras.layers.Reshape((7,))(np.ones((2, 5)))
     expected = "The total size of the tensor must be unchanged. Received: input_shape=(5,), target_shape=(7,)"
     assert reason(caught.value) == expected
 
 
-def test_reason_is_the_first_line_or_else_the_kind_of_error():
+def test_reason_is_the_first_line_or_else_the_class_of_the_error():
     assert reason(OSError("  \n file is cut \n somewhere")) == "file is cut"
     assert reason(OSError()) == "OSError"
 
@@ -121,7 +121,7 @@ def test_real_must_be_finite(value):
         check_real("library_size", value, 0)
 
 
-def test_infinite_real_is_told_what_is_wrong_with_it():
+def test_infinite_real_is_refused_as_not_finite():
     with pytest.raises(ValueError, match="finite"):
         check_real("library_size", np.inf, 0)
 
@@ -130,13 +130,13 @@ def test_dependency_is_imported():
     assert require("json", "json", "Reading") is json
 
 
-def test_missing_dependency_comes_with_the_command_that_installs_it():
+def test_missing_dependency_is_reported_with_the_pip_command():
     with pytest.raises(ImportError, match=r"no-such.*pip install no-such$") as caught:
         require("no_such_module", "no-such", "Drawing trees")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-def test_a_warning_is_at_the_line_of_the_user():
+def test_a_warning_points_to_the_line_of_the_user():
     from sklearn.exceptions import ConvergenceWarning
 
     from vaexprs.mixture.gaussian_mixture import GaussianMixture

@@ -143,7 +143,7 @@ def test_a_log_gets_lines_and_not_a_moving_bar():
     code = """
 import time
 from vaexprs.interface import progress
-progress.SECONDS_A_LINE = 0.2
+progress.SECONDS_PER_LINE = 0.2
 with progress.progress_bar(40, "fitting", "step") as bar:
     for _ in range(40):
         time.sleep(0.02)
@@ -173,7 +173,7 @@ def test_a_notebook_shows_results_and_bars():
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     told = str(notebook.cells[0].outputs)
     assert "fitting:   0%|" in told
-    assert "gone" not in told
+    assert "elapsed" not in told
     (shown,) = notebook.cells[1].outputs
     assert shown["data"]["text/plain"].startswith("VAEFit: 40 genes, 60 cells")
     assert "covariates" in shown["data"]["text/html"]

@@ -33,7 +33,7 @@ import scipy.sparse as sp
 import zarr
 
 from vaexprs.cli import main
-from vaexprs.cli.options import plain
+from vaexprs.cli.console import plain
 from vaexprs.comparison.provenance import recipe_of
 from vaexprs.io import rds, rds_writer
 from vaexprs.io.tables import guarded, unguarded

@@ -1,8 +1,9 @@
-"""The command line: a verb of the package each, and the demo and the doctor."""
+"""The command line: one command per public function, plus `demo` and `doctor`."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -25,80 +26,80 @@ from vaexprs.cli.commands import (
     split,
     transform,
 )
-from vaexprs.cli.options import INTERRUPTED, OUTPUTS, Stopped, plain
+from vaexprs.cli.console import INTERRUPTED, Stopped, plain
+from vaexprs.cli.output import OUTPUTS
 from vaexprs.interface.errors import memory_errors
 
-TERMINATED = 143  # and shells for SIGTERM, which a scheduler sends before it kills
+TERMINATED = 143  # exit status that shells report for SIGTERM, which schedulers send before they kill a job
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Fit (conditional) variational autoencoders to gene expression and generate new cells from them.",
 )
-
-for verb in (
-    demo.demo,
-    fit.fit,
-    split.split,
-    generate.generate,
-    augment.augment,
-    transform.transform,
-    interpolate.interpolate,
-    plot.plot,
-    evaluate.evaluate,
-    audit.audit,
-    report.report,
-    doctor.doctor,
-):
-    app.command()(verb)
+app.command()(demo.demo)
+app.command()(fit.fit)
+app.command()(split.split)
+app.command()(generate.generate)
+app.command()(augment.augment)
+app.command()(transform.transform)
+app.command()(interpolate.interpolate)
+app.command()(plot.plot)
+app.command()(evaluate.evaluate)
+app.command()(audit.audit)
+app.command()(report.report)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line; the user's mistakes end in one clear line and exit status 2."""
+    """Run the command line; report user errors in one line and exit with status 2."""
     errors = Console(stderr=True)
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
-            return  # for those who write programs
+            return  # these are addressed to programmers
         errors.print(f"[yellow]Warning:[/] {plain(str(message))}", soft_wrap=True, highlight=False)
 
     warnings.showwarning = show
-    signal.signal(signal.SIGTERM, _end)  # what is half-written is put away, as after Ctrl-C
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's own default, which children inherit
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # no log of XLA: what goes wrong is told in our words
+    signal.signal(signal.SIGTERM, _terminate)  # partly written files are removed, as after Ctrl-C
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's own default; child processes inherit it
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA errors are reported as exceptions, without its log
     try:
         with OUTPUTS, memory_errors():
             app(prog_name="vaexprs")
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         text = str(error)
         if isinstance(error, FileExistsError):
-            text = text.replace("say overwrite", "say --overwrite")
+            text = re.sub(r"\b(say|set|pass|use) overwrite(=True)?\b", r"\1 --overwrite", text)
         try:
             errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
-        except MemoryError:  # rich would load more of itself
+        except MemoryError:  # rich imports further modules
             sys.stderr.write(f"Error: {text}\n")
         _give_up(2)
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED and not isinstance(end, Stopped):
-            errors.print("Interrupted; nothing was written.")
+            errors.print("Interrupted. Existing files were not modified.")
         elif end.code == TERMINATED:
-            errors.print("Terminated; nothing is left half-written.")
+            errors.print("Terminated. Existing files were not modified.")
             _give_up(TERMINATED)
         raise
 
 
 def _give_up(status: int) -> None:
-    processes = sys.modules.get("vaexprs.processes")
-    if processes is not None:  # or there are no others; and there may be no memory to load it
-        processes.give_up(status)
+    """End this process at once if it trains together with others."""
+    # not imported here: without it there are no other processes, and memory may be exhausted
+    multiprocess = sys.modules.get("vaexprs.training.multiprocess")
+    if multiprocess is not None:
+        multiprocess.give_up(status)
 
 
-def _end(*_: Any) -> None:
+def _terminate(*_: Any) -> None:
     raise SystemExit(TERMINATED)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"vaexprs {version('vaexprs')}")

@@ -17,35 +17,35 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 
-# what the extras enable; their packages are read from the installed distribution
+# purpose of each extra; its packages are read from the metadata of the installed distribution
 ENABLES = {
     "cuda": "training on an NVIDIA GPU (Linux)",
-    "dask": "generating on a Dask cluster",
+    "dask": "generation on a Dask cluster",
     "docs": "building the documentation",
-    "privacy": "fitting with differential privacy",
-    "r": "reading and writing .rds files of R",
+    "privacy": "fits with differential privacy",
+    "r": "reading and writing R .rds files",
 }
-FOR_DEVELOPERS = ("dev", "test")
-SHOWN = ("keras", "jax", "anndata", "scanpy", "numpy", "zarr", "h5py")
+DEVELOPER_EXTRAS = ("dev", "test")
+SHOWN_PACKAGES = ("keras", "jax", "anndata", "scanpy", "numpy", "zarr", "h5py")
 BACKEND = "jax"
 REINSTALL = "pip install --upgrade --force-reinstall {}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Parameters
     ----------
     part
-        What: "packages", "keras", "devices", "machine", "cache", "graphviz", "extras" or "trial".
+        Checked part: "packages", "keras", "devices", "machine", "cache", "graphviz", "extras" or "trial".
     state
-        "good"; "fair" where something works less well or not at all that few need; "poor" where fitting and
-        generating do not work; "absent" for an extra that is not installed.
+        "good"; "fair" if something rarely needed does not work, or something works less well; "poor" if
+        fitting and generating do not work; "absent" for an extra that is not installed.
     told
-        What was seen, in a sentence.
+        Finding, in one sentence.
     advice
-        What to do, empty where nothing is.
+        Recommended action; empty if none is needed.
     """
 
     part: str
@@ -55,30 +55,30 @@ class Finding:
 
 
 def examine() -> tuple[dict[str, str], list[Finding]]:
-    """Return the versions of what matters, by name, and what was found.
+    """Return the versions of the main packages by name, and the findings of all checks.
 
-    Nothing raises here: a check that fails is a finding.
+    A check that raises an exception is reported as a finding.
     """
     findings: list[Finding] = []
     for part, check in CHECKS.items():
         if part in AFTER_OTHERS and not works(findings):
-            continue  # it would say the same again
+            continue  # it would fail for the same reason
         try:
             findings += check()
-        except Exception as error:  # whatever is broken is what is looked for
+        except Exception as error:  # a broken installation may raise any exception
             findings.append(Finding(part, "poor", _sentence(error), f"Try: {REINSTALL.format('vaexprs')}"))
     return versions(), findings
 
 
 def works(findings: list[Finding]) -> bool:
-    """Return whether fitting and generating would work."""
+    """Return whether fitting and generating are expected to work."""
     return all(finding.state != "poor" for finding in findings)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of vaexprs, Python and the packages that decide most, by name."""
+    """Return the versions of vaexprs, Python and the main dependencies, by name."""
     found = {"vaexprs": _version("vaexprs") or "not installed", "python": platform.python_version()}
-    return found | {name: _version(name) or "missing" for name in SHOWN}
+    return found | {name: _version(name) or "missing" for name in SHOWN_PACKAGES}
 
 
 def _version(name: str) -> str | None:
@@ -94,9 +94,9 @@ def _sentence(error: BaseException) -> str:
 
 
 def requirements(extra: str = "", of: str = "vaexprs") -> list[Requirement]:
-    """Return what a distribution requires on this machine, or what one of its extras adds to that.
+    """Return the requirements of a distribution on this machine, or those that one of its extras adds.
 
-    Read from what is installed, so that it is said once, in pyproject.toml.
+    They are read from the metadata of the installed distribution.
     """
     from packaging.requirements import Requirement
 
@@ -108,31 +108,31 @@ def requirements(extra: str = "", of: str = "vaexprs") -> list[Requirement]:
 
 
 def unmet(requirement: Requirement) -> str:
-    """Return what is wrong with a requirement: missing or another version; empty where nothing is."""
-    here = _version(requirement.name)
-    if here is None:
+    """Return why a requirement is not met (missing, or another version); empty if it is met."""
+    installed = _version(requirement.name)
+    if installed is None:
         return f"{requirement.name} is missing"
-    if not requirement.specifier.contains(here, prereleases=True):
-        return f"{requirement.name} is {here}, it must be {requirement.specifier}"
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return f"{requirement.name} must be {requirement.specifier}, got {installed}"
     inner = [r for extra in requirement.extras for r in requirements(extra, requirement.name)]
     return next((sentence for sentence in map(unmet, inner) if sentence), "")
 
 
 def _packages() -> Iterator[Finding]:
-    wrong = [sentence for sentence in map(unmet, requirements()) if sentence]
-    for sentence in wrong:
+    problems = [sentence for sentence in map(unmet, requirements()) if sentence]
+    for sentence in problems:
         yield Finding("packages", "poor", f"{sentence}.", "Try: pip install --upgrade vaexprs")
-    if not wrong:
-        yield Finding("packages", "good", f"All {len(requirements())} packages it needs are there.")
+    if not problems:
+        yield Finding("packages", "good", f"All {len(requirements())} required packages are installed.")
 
 
 def _keras() -> Iterator[Finding]:
-    asked = os.environ.get("KERAS_BACKEND")
+    selected = os.environ.get("KERAS_BACKEND")
     try:
         import keras
     except Exception as error:
-        told = f"Keras cannot start with the backend {asked!r}: {_sentence(error)}"
-        command = REINSTALL.format("keras jax") if asked in (None, BACKEND) else "unset KERAS_BACKEND"
+        told = f"Keras cannot start with the backend {selected!r}: {_sentence(error)}"
+        command = REINSTALL.format("keras jax") if selected in (None, BACKEND) else "unset KERAS_BACKEND"
         yield Finding("keras", "poor", told, f"Try: {command}")
         return
     backend = keras.backend.backend()
@@ -142,7 +142,7 @@ def _keras() -> Iterator[Finding]:
         yield Finding(
             "keras",
             "fair",
-            f"Keras runs on {backend!r}: vaexprs is made for and tested with JAX.",
+            f"Keras runs on {backend!r}, but vaexprs is tested with JAX only.",
             "Try: unset KERAS_BACKEND (and import vaexprs before keras)",
         )
 
@@ -152,18 +152,18 @@ def _devices() -> Iterator[Finding]:
 
     try:
         found = [f"{device.platform} {device.id} ({device.device_kind})" for device in jax.devices()]
-    except Exception as error:  # JAX has a RuntimeError for some platforms and an AssertionError for others
-        asked = os.environ.get("JAX_PLATFORMS")
-        told = f"JAX finds nothing to compute on with JAX_PLATFORMS={asked or ''}: {_sentence(error)}"
-        command = "unset JAX_PLATFORMS" if asked else REINSTALL.format("jax")
+    except Exception as error:  # JAX raises RuntimeError for some platforms, AssertionError for others
+        selected = os.environ.get("JAX_PLATFORMS")
+        told = f"JAX finds no device with JAX_PLATFORMS={selected or ''}: {_sentence(error)}"
+        command = "unset JAX_PLATFORMS" if selected else REINSTALL.format("jax")
         yield Finding("devices", "poor", told, f"Try: {command}")
         return
-    yield Finding("devices", "good", f"JAX computes on {', '.join(found)}.")
+    yield Finding("devices", "good", f"JAX runs on {', '.join(found)}.")
     if jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists():
         yield Finding(
             "devices",
             "fair",
-            "There is an NVIDIA GPU that JAX does not use.",
+            "JAX does not use the NVIDIA GPU of this machine.",
             'Try: pip install "vaexprs[cuda]"',
         )
 
@@ -179,7 +179,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _memory() -> int | None:
-    """Return the bytes of memory that there are, or fewer where a job has a limit."""
+    """Return the memory in bytes, or the limit of the control group if that is lower."""
     if not hasattr(os, "sysconf"):
         return None
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -197,71 +197,71 @@ def _cache() -> Iterator[Finding]:
     config: Any = jax.config
     folder = config.jax_compilation_cache_dir
     if not config.jax_enable_compilation_cache:
-        yield Finding(
-            "cache", "good", "Compiled programs are not kept: JAX_ENABLE_COMPILATION_CACHE says so."
-        )
+        yield Finding("cache", "good", "The compilation cache is disabled by JAX_ENABLE_COMPILATION_CACHE.")
     elif folder is None:
-        yield Finding("cache", "fair", "There is no place for compiled programs.", CACHE_ADVICE)
+        yield Finding("cache", "fair", "There is no folder for compiled programs.", CACHE_ADVICE)
     else:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            told = f"Compiled programs cannot be kept in {folder}: {error.strerror or error}."
+            told = f"Compiled programs cannot be cached in {folder}: {error.strerror or error}."
             yield Finding("cache", "fair", told, CACHE_ADVICE)
         else:
-            yield Finding("cache", "good", f"Compiled programs are kept in {folder}.")
+            yield Finding("cache", "good", f"Compiled programs are cached in {folder}.")
 
 
-CACHE_ADVICE = "Every fit compiles anew. Name a folder you may write to: export JAX_COMPILATION_CACHE_DIR=..."
+CACHE_ADVICE = "Every fit is compiled again. Try a writable folder: export JAX_COMPILATION_CACHE_DIR=..."
 
 
 def _graphviz() -> Iterator[Finding]:
     try:
         import pygraphviz
 
-        drawn = bytes(pygraphviz.AGraph(string="digraph { a -> b }").draw(format="svg", prog="dot"))
+        svg = bytes(pygraphviz.AGraph(string="digraph { a -> b }").draw(format="svg", prog="dot"))
     except Exception as error:
-        told = f"plot_vae cannot draw: {_sentence(error)}."
+        told = f"plot_vae does not work: {_sentence(error)}."
         yield Finding("graphviz", "fair", told, f"Try: {REINSTALL.format('pygraphviz')}")
         return
-    yield Finding("graphviz", "good", "Graphviz draws." if b"<svg" in drawn else "Graphviz answers.")
+    yield Finding("graphviz", "good", "Graphviz renders SVG." if b"<svg" in svg else "Graphviz runs.")
 
 
 def _extras() -> Iterator[Finding]:
     offered = distribution("vaexprs").metadata.get_all("Provides-Extra") or ()
-    for name in sorted(set(offered) - set(FOR_DEVELOPERS)):
-        lacking = [sentence for sentence in map(unmet, requirements(name)) if sentence]
-        what = ENABLES.get(name, ", ".join(r.name for r in requirements(name)))
-        if lacking:
+    for name in sorted(set(offered) - set(DEVELOPER_EXTRAS)):
+        missing = [sentence for sentence in map(unmet, requirements(name)) if sentence]
+        purpose = ENABLES.get(name, ", ".join(r.name for r in requirements(name)))
+        if missing:
             command = f'pip install "vaexprs[{name}]"'
-            yield Finding("extras", "absent", f"[{name}] {what}: {lacking[0]}.", f"If wanted: {command}")
+            yield Finding("extras", "absent", f"[{name}] {purpose}: {missing[0]}.", f"If needed: {command}")
         else:
-            yield Finding("extras", "good", f"[{name}] {what}.")
+            yield Finding("extras", "good", f"[{name}] {purpose}.")
 
 
 def _trial() -> Iterator[Finding]:
-    """Fit, save, load and generate a little."""
+    """Fit a small model, save and load it, generate cells, and write and read them."""
     import vaexprs as vx
     from vaexprs.io.write import write
 
     cells = vx.demo_cells()[:60, :40].copy()
-    with warnings.catch_warnings(action="ignore"):  # of so few cells there is much to warn
+    with warnings.catch_warnings(action="ignore"):  # so few cells cause warnings
         fit = vx.fit_vae(cells, epochs=1, verbose=0)
     with tempfile.TemporaryDirectory() as folder:
         loaded = vx.load_vae(fit.save(Path(folder) / "model"))
         made = vx.gen_exprs(loaded, 10, seed=0).adata
         write(made, Path(folder) / "cells.h5ad")
-        back = vx.read(Path(folder) / "cells.h5ad")
-    if (back.X != made.X).sum():
-        told = "Cells that were written to .h5ad came back with other values."
+        read = vx.read(Path(folder) / "cells.h5ad")
+    if (read.X != made.X).sum():
+        told = "Cells written to .h5ad are read back with other values."
         yield Finding("trial", "poor", told, f"Try: {REINSTALL.format('h5py')}")
         return
-    yield Finding("trial", "good", "A small model was fitted, saved, loaded, and cells of it were written.")
+    yield Finding(
+        "trial", "good", "A small model was fitted, saved and loaded; its cells were written and read."
+    )
 
 
-AFTER_OTHERS = ("cache", "trial")
+AFTER_OTHERS = ("cache", "trial")  # skipped if an earlier check found that nothing works
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "packages": _packages,
     "keras": _keras,
@@ -275,7 +275,7 @@ CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
 
 
 def as_json(found: dict[str, str], findings: list[Finding]) -> dict[str, Any]:
-    """Return what `examine` found as plain values."""
+    """Return the results of `examine` as values for JSON."""
     return {
         "works": works(findings),
         "executable": sys.executable,

@@ -1,33 +1,56 @@
-"""Tables and verdicts printed by several commands."""
+"""Output files, tables and verdicts of several commands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from vaexprs.cli.options import Stopped, claim, plain
+from vaexprs.cli.console import plain
 from vaexprs.interface import verdicts
+
+OUTPUTS = ExitStack()  # claims on the output paths of the running command; `main` releases them
+
+
+def claim(*paths: Path, overwrite: bool, cells: bool = False) -> None:
+    """Check that each output path can be written, and exclude other processes from it until the command ends.
+
+    Parameters
+    ----------
+    paths
+        Output paths.
+    overwrite
+        Whether existing output may be replaced.
+    cells
+        Whether the suffix must be that of a file format for cells.
+    """
+    from vaexprs.io.atomic import check_output, claimed
+    from vaexprs.io.write import check_new_cells
+
+    for path in paths:
+        (check_new_cells if cells else check_output)(path, overwrite=overwrite)
+        OUTPUTS.enter_context(claimed(path))
+        check_output(path, overwrite=overwrite)  # claiming restores output that a killed process set aside
 
 
 def check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite: bool) -> None:
     """Check that at most one table format is requested and that the output can be written."""
     if as_json and as_csv:
-        raise ValueError("Say --json or --csv, one of the two.")
+        raise ValueError("--json and --csv cannot be combined. Choose one of them.")
     if out is not None:
         if out.suffix not in (".csv", ".json"):
-            raise ValueError(f"The table must be written to a .csv or .json file, got {out.name!r}.")
+            raise ValueError(f"--out must be a .csv or .json file, got {out.name!r}.")
         claim(out, overwrite=overwrite)
 
 
 def output_table(
     table: Any, as_json: bool, as_csv: bool, out: Path | None, *, quiet: bool, overwrite: bool
 ) -> None:
-    """Print a table as asked for, and write it."""
+    """Print a table in the requested format, and write it to `out` if given."""
     from vaexprs.io.atomic import written_whole
     from vaexprs.io.tables import guarded
 
@@ -39,8 +62,8 @@ def output_table(
     if as_json or as_csv:
         typer.echo(texts[".json" if as_json else ".csv"], nl=False)
     if out is not None:
-        with written_whole(out, overwrite=overwrite) as beside:
-            beside.write_text(texts[out.suffix], encoding="utf-8")
+        with written_whole(out, overwrite=overwrite) as temporary:
+            temporary.write_text(texts[out.suffix], encoding="utf-8")
         if not (quiet or as_json or as_csv):
             Console().print(f"table -> {plain(str(out))}", soft_wrap=True, highlight=False)
 
@@ -49,7 +72,7 @@ VERDICTS = {verdict: level.color for verdict, level in verdicts.VERDICTS.items()
 
 
 def print_answer(console: Console, answers: Iterable[Any], notes: Iterable[str]) -> None:
-    """Print answers with their verdicts, and the notes."""
+    """Print the answers with their verdicts, then the notes."""
     for each in answers:
         level = verdicts.LIGHTS[each.light]
         mark = level.in_terminal("" if level is verdicts.UNKNOWN else level.word)
@@ -59,17 +82,5 @@ def print_answer(console: Console, answers: Iterable[Any], notes: Iterable[str])
 
 
 def numbers_cell(*values: float) -> list[str]:
-    """Format numbers for a cell of a table."""
+    """Return numbers formatted for a table."""
     return [f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}" for value in values]
-
-
-@contextmanager
-def report_kept_cells() -> Iterator[None]:
-    """Say what there is after Ctrl-C."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if not stop.args:
-            raise
-        Console(stderr=True).print(f"Interrupted; {plain(str(stop))}", soft_wrap=True, highlight=False)
-        raise Stopped from None

@@ -1,1 +1,1 @@
-"""What the user meets everywhere: errors, argument checks, progress bars, Ctrl-C and HTML output."""
+"""User-facing basics: error messages, argument checks, progress bars, Ctrl-C, and HTML output."""

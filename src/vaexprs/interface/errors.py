@@ -1,4 +1,4 @@
-"""Errors and warnings in one sentence: malformed files, missing packages, too little memory."""
+"""Errors and warnings with one-sentence messages: malformed files, missing packages, memory."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-NOT_BUILT = "could not be deserialized properly"  # Keras says it of each part that another one is in
+NOT_BUILT = "could not be deserialized properly"  # Keras repeats this for each enclosing object
 
 
 def reason(error: BaseException) -> str:
-    """Return the one line of an error from Keras or a file reader that says what is wrong."""
+    """Return the informative line of an error message from Keras or a file reader."""
     text = re.sub(r"\x1b\[\d+m", "", str(error))
     lines = [line.strip().removeprefix("Exception encountered: ") for line in text.splitlines()]
     frame = ("Exception encountered when", "Error when deserializing", "Arguments received", "config={")
-    told = [line for line in lines if line and not line.startswith(frame) and NOT_BUILT not in line]
-    return told[0] if told else type(error).__name__
+    informative = [line for line in lines if line and not line.startswith(frame) and NOT_BUILT not in line]
+    return informative[0] if informative else type(error).__name__
 
 
 def warn(sentence: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's code that led here, however deep in the house it was noticed."""
+    """Issue a warning that points to the line of user code that called the package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("vaexprs."):
         frame, level = frame.f_back, level + 1
     warnings.warn(sentence, category, stacklevel=level)
 
 
-# how the engine and the system say that there is no memory, beside MemoryError
+# parts of messages by which JAX and the system report exhausted memory, apart from MemoryError
 NO_MEMORY = (
     "resource_exhausted",
     "out of memory",
@@ -42,25 +42,23 @@ NO_MEMORY = (
     "can't start new thread",
     "returned null without setting an exception",
 )
-
-
 TOO_LITTLE = "There is not enough memory"
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever class, says that there was not enough memory."""
+    """Return whether an error of any class was caused by exhausted memory."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    kinds, said = (RuntimeError, ImportError, OSError, SystemError), str(error).lower()
-    if isinstance(error, kinds) and any(word in said for word in NO_MEMORY):
+    kinds, message = (RuntimeError, ImportError, OSError, SystemError), str(error).lower()
+    if isinstance(error, kinds) and any(part in message for part in NO_MEMORY):
         return True
-    before = error.__cause__ or error.__context__  # libraries have words of their own for it
-    return before is not None and lacks_memory(before)
+    cause = error.__cause__ or error.__context__  # libraries replace the error by one of their own
+    return cause is not None and lacks_memory(cause)
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn what is raised where memory ends into a MemoryError of one sentence."""
+    """Convert any error caused by exhausted memory into a MemoryError with a clear message."""
     try:
         yield
     except Exception as error:
@@ -68,7 +66,7 @@ def memory_errors() -> Iterator[None]:
             raise
         raise MemoryError(
             f"{TOO_LITTLE} ({reason(error)[:200].rstrip('.')}). Take fewer genes (n_top_genes) "
-            "or cells, a smaller batch_size, or a file instead of cells in memory; or allow more of it."
+            "or cells, a smaller batch_size, or a file instead of cells in memory; or raise the memory limit."
         ) from error
 
 
@@ -78,7 +76,7 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
     Raises
     ------
     ImportError
-        If it is not installed; the message gives the pip command.
+        If it is not installed; the message contains the pip command.
     """
     try:
         return importlib.import_module(module)
@@ -87,24 +85,23 @@ def require(module: str, package: str, purpose: str) -> ModuleType:
 
 
 class FileFormatError(ValueError):
-    """What is wrong with a file, in a sentence that is not to be put into another."""
+    """Malformed input file; the message is complete and must not be wrapped in another one."""
 
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn what readers raise over a damaged file into one sentence."""
+    """Convert errors that readers raise for a malformed file into a FileFormatError."""
     try:
         yield
-    except (FileFormatError, MemoryError, Warning):  # a warning is one where the user asks for that
+    except (FileFormatError, MemoryError, Warning):  # warnings are raised if the user turns them into errors
         raise
     except ImportError as error:
-        if error.name is None:  # `require` has said what to install
+        if error.name is None:  # raised by `require`, whose message says what to install
             raise
         what = str(error).partition(" from ")[0]
         raise ImportError(
-            f"{str(path)!r} holds something that is read with a package which is not installed ({what}). "
-            "Install it with pip."
+            f"Reading {str(path)!r} needs a package that is not installed ({what}). Install it with pip."
         ) from error
-    except Exception as error:  # h5py, zarr and others each have their own: a stranger's file may raise any
+    except Exception as error:  # parsers raise errors of many classes for malformed files
         form = path.suffix or "a folder"
         raise FileFormatError(f"{str(path)!r} cannot be read as {form}: {reason(error)}") from error

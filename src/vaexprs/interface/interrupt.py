@@ -1,4 +1,4 @@
-"""Ctrl-C ends a training step, not a file that is being written."""
+"""Deferred Ctrl-C: training stops after the current step, so that files are written completely."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class Interrupt:
-    """Between `begin` and `end` Ctrl-C asks for an end; a second one interrupts at once.
+    """Turn Ctrl-C between `begin` and `end` into a request to stop; a second Ctrl-C interrupts at once.
 
     Attributes
     ----------
     asked
-        Whether it came.
+        Whether Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:
@@ -22,21 +22,21 @@ class Interrupt:
         self._previous: Any = None
 
     def begin(self) -> None:
-        """Wait for Ctrl-C; only the main thread hears of it."""
+        """Start to catch Ctrl-C; no effect outside the main thread, which alone receives signals."""
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, *_: Any) -> None:
         self.asked = True
-        self.end()  # first: the next one may come while this is told
+        self.end()  # before the warning: Ctrl-C may be pressed again while it is printed
         warnings.warn(
-            "Training was interrupted; what was learned so far is kept. Ctrl-C once more stops at once.",
+            "Training was interrupted; the model trained so far is kept. Ctrl-C once more stops at once.",
             UserWarning,
             stacklevel=2,
         )
 
     def end(self) -> None:
-        """Let Ctrl-C do what it did before."""
+        """Restore the previous handler of Ctrl-C."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
             self._previous = None

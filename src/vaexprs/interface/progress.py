@@ -1,30 +1,30 @@
-"""Progress bars: one that moves where somebody looks on, a line now and then in a log."""
+"""Progress bars: animated in a terminal or notebook, one line per minute in a log."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any, TextIO
 
-SECONDS_A_LINE = 60.0
-LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} gone, {remaining} to go{postfix}"
+SECONDS_PER_LINE = 60.0
+LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left{postfix}"
 
 
 def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True) -> Any:
-    """Return a bar of tqdm over so many units.
+    """Return a tqdm progress bar.
 
-    In a notebook and in a terminal it moves. Where standard error is a file or a pipe (nohup, SLURM,
-    continuous integration) it writes a line when it begins, each minute, and when it ends.
+    It is animated in a notebook and in a terminal. If standard error is a file or a pipe (nohup, SLURM,
+    continuous integration), it writes a line at the start, each minute, and at the end.
 
     Parameters
     ----------
     total
         Number of units.
     desc
-        What is done, in a word.
+        Name of the task.
     unit
-        What is counted, in the singular.
+        Name of a unit, in the singular.
     shown
-        Whether anything is shown.
+        Whether the bar is shown.
     """
     from tqdm.auto import tqdm
 
@@ -36,8 +36,8 @@ def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True) -> Any
         unit=unit,
         file=_Lines(sys.stderr),
         bar_format=LINE,
-        mininterval=SECONDS_A_LINE,
-        maxinterval=SECONDS_A_LINE,
+        mininterval=SECONDS_PER_LINE,
+        maxinterval=SECONDS_PER_LINE,
     )
 
 
@@ -47,7 +47,7 @@ def _in_notebook() -> bool:
 
 
 class _Lines:
-    """A text stream on which each state of a bar is a line of its own rather than written over the last."""
+    """Text stream that writes each state of a progress bar as a new line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""One grammar of errors: what it is, what it must be, what came, what to try."""
+"""Argument checks, with error messages of one form: X must be Y, got Z. Try W."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Any
 
 
 def did_you_mean(word: object, options: Iterable[object]) -> str:
-    """Return `` Did you mean 'x'?`` for the option nearest to `word`, or an empty string."""
+    """Return `` Did you mean 'x'?`` for the option most similar to `word`, or an empty string."""
     if word is None:
         return ""
     lowered = {str(option).lower(): str(option) for option in options}
-    asked = str(word).lower()
-    near = difflib.get_close_matches(asked, list(lowered), n=1, cutoff=0.5)
-    near = near or [option for option in lowered if asked and asked in option]
+    text = str(word).lower()
+    near = difflib.get_close_matches(text, list(lowered), n=1, cutoff=0.5)
+    near = near or [option for option in lowered if text and text in option]
     return f" Did you mean {lowered[near[0]]!r}?" if near else ""
 
 
-def listed(items: Sequence[object], most: int = 5) -> str:
-    """Return the first few items for a message: ``'a', 'b', 'c' and 12 more``."""
-    shown = ", ".join(repr(str(item)) for item in items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+def listed(items: Sequence[object], max_items: int = 5) -> str:
+    """Return the first items for a message: ``'a', 'b', 'c' and 12 more``."""
+    shown = ", ".join(repr(str(item)) for item in items[:max_items])
+    return shown if len(items) <= max_items else f"{shown} and {len(items) - max_items:,} more"
 
 
 def check_path(path: Any) -> Path:
-    """Return a path given as text or as one.
+    """Return a path given as str or os.PathLike.
 
     Raises
     ------
     TypeError
-        If it is something else.
+        If it is of another type.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be text or a pathlib.Path, got {type(path).__name__}.")
+        raise TypeError(f"path must be a str or pathlib.Path, got {type(path).__name__}.")
     return Path(path)
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """Return `path` if it is a file.
+    """Return `path` if it is an existing file.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If there is no such file.
     """
     path = check_path(path)
     if not path.is_file():
@@ -60,7 +60,7 @@ def check_choice(name: str, value: object, options: Sequence[str]) -> str:
     Raises
     ------
     ValueError
-        If it is not; the message names the options and the nearest one.
+        If it is not; the message lists the options and the most similar one.
     """
     if value not in options:
         choices = ", ".join(repr(option) for option in options)

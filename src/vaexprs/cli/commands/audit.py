@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vaexprs.cli.console import plain
 from vaexprs.cli.options import (
     Csv,
     DonorKey,
@@ -23,17 +24,16 @@ from vaexprs.cli.options import (
     TableOut,
     Transpose,
     cells_at,
-    plain,
 )
 from vaexprs.cli.output import VERDICTS, check_table_options, numbers_cell, output_table, print_answer
 
-SHOWN_CELLS = 10  # of the exposed ones
+MAX_EXPOSED_SHOWN = 10  # exposed cells that are printed
 
 
 def audit(
     generated: Generated,
-    train: Annotated[Path, typer.Option(help="The cells the model was fitted to.")],
-    holdout: Annotated[Path, typer.Option(help="Real cells that the model has not seen.")],
+    train: Annotated[Path, typer.Option(help="Training cells of the model.")],
+    holdout: Annotated[Path, typer.Option(help="Held-out cells: real cells that were not used in training.")],
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
@@ -46,7 +46,7 @@ def audit(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Look for copies of the training cells, and attack their membership."""
+    """Audit generated cells for copies of training cells and for membership inference."""
     check_table_options(as_json, as_csv, out, overwrite)
     from vaexprs.privacy import audit as privacy_audit
 
@@ -68,7 +68,7 @@ def _show_audit(table: Any) -> None:
     from vaexprs.privacy import answers as audit_answers
 
     console = Console(soft_wrap=True, highlight=False)
-    shown = Table("figure", "value", "95% interval", "verdict", box=None, header_style="bold")
+    shown = Table("metric", "value", "95% interval", "verdict", box=None, header_style="bold")
     shown.columns[1].justify = "right"
     for row in table.itertuples():
         value, low, high = numbers_cell(row.value, row.low, row.high)
@@ -80,11 +80,11 @@ def _show_audit(table: Any) -> None:
         )
     console.print(shown)
     exposed = table.attrs["exposed_cells"]
-    for cell in exposed[:SHOWN_CELLS]:
-        of_label = f" ({cell['label']})" if cell["label"] else ""
-        named = plain(cell["cell"] + of_label)
-        console.print(f"  exposed: {named}, at {cell['ratio']:.2g} of its distance to real cells")
-    if len(exposed) > SHOWN_CELLS:
-        console.print(f"  and {len(exposed) - SHOWN_CELLS:,} more")
+    for cell in exposed[:MAX_EXPOSED_SHOWN]:
+        label = f" ({cell['label']})" if cell["label"] else ""
+        name = plain(cell["cell"] + label)
+        console.print(f"  exposed: {name}, at {cell['ratio']:.2g} of its distance to real cells")
+    if len(exposed) > MAX_EXPOSED_SHOWN:
+        console.print(f"  and {len(exposed) - MAX_EXPOSED_SHOWN:,} more")
     console.print()
     print_answer(console, [audit_answers.answer(table)], table.attrs["notes"])

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vaexprs.cli.console import print_written
 from vaexprs.cli.options import (
     READABLE,
     WRITABLE,
@@ -21,20 +22,19 @@ from vaexprs.cli.options import (
     Seed,
     Transpose,
     cells_at,
-    claim,
-    say_written,
 )
+from vaexprs.cli.output import claim
 
 
 def augment(
     data: Annotated[Path, typer.Argument(help=f"Real cells: {READABLE}.")],
-    label_key: Annotated[str, typer.Option(help="Column of obs with the cell types.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the cell type.")],
     out: Annotated[Path, typer.Option(help=WRITABLE)],
     to: Annotated[
-        str, typer.Option(help="Cells each type shall have: 'balanced' (as the largest), or a number.")
+        str, typer.Option(help="Cells per type: 'balanced' (as many as the largest type has), or a number.")
     ] = "balanced",
     model: Annotated[
-        Path | None, typer.Option(help="Folder with a saved model of such cells; by default one is fitted.")
+        Path | None, typer.Option(help="Folder with a saved model of these cell types (default: fit one).")
     ] = None,
     covariate_key: CovariateKey = None,
     layer: CountsLayer = None,
@@ -47,15 +47,15 @@ def augment(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Top up the cells of each type with generated ones."""
+    """Add generated cells to each cell type up to a target number."""
     from vaexprs.io.write import write
 
     claim(out, overwrite=overwrite, cells=True)
-    from vaexprs.generation.augment import augment as topped_up
+    from vaexprs.generation.augment import augment as augment_cells
     from vaexprs.model.load import load_vae
 
     options = {"n_top_genes": n_top_genes, "epochs": epochs}
-    cells = topped_up(
+    cells = augment_cells(
         cells_at(data, transpose, obs),
         label_key,
         int(to) if to.isdecimal() else to,
@@ -69,4 +69,4 @@ def augment(
     )
     write(cells, out, overwrite=overwrite)
     if not quiet:
-        say_written(cells, out)
+        print_written(cells, out)

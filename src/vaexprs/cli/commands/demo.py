@@ -13,16 +13,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vaexprs.cli.options import Overwrite, Quiet, Seed, plain
+from vaexprs.cli.console import plain
+from vaexprs.cli.options import Overwrite, Quiet, Seed
 
-DEMO_CELLS = 1_000
-DEMO_RARE = 200
-DEMO_HELD_OUT = 0.2  # of the cells, which the model does not see
-USABLE = 10  # cells from which on the demo calls a type usable
+N_GENERATED = 1_000  # generated cells
+N_RARE = 200  # generated cells of the rare type
+HOLDOUT_FRACTION = 0.2  # fraction of the real cells held out from training
+MIN_RARE = 10  # minimum number of real cells of the rare type
 
 
 class _Steps:
-    """Runs the steps of the demo, and remembers how long each took."""
+    """Announces and times the steps of the demo."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,7 +31,7 @@ class _Steps:
 
     @contextmanager
     def step(self, name: str, *, own_bar: bool = False) -> Iterator[None]:
-        """Say what is done, turn a spinner unless the step shows a bar of its own, and take the time."""
+        """Announce and time a step; show a spinner unless the step has its own progress bar."""
         self.console.print(f"[bold]{name}[/] ...")
         start = time.perf_counter()
         with nullcontext() if own_bar else self.console.status(name):
@@ -39,12 +40,12 @@ class _Steps:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("vaexprs-demo"),
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("vaexprs-demo"),
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit real blood cells, generate 1,000 new ones, and judge them by cells held out. Needs no network."""
+    """Fit a model to bundled blood cells, generate 1,000 cells, and evaluate them. Needs no network."""
     from vaexprs.io.atomic import check_output, written_whole
     from vaexprs.io.write import write
 
@@ -62,12 +63,13 @@ def demo(
 
         cells = demo_cells()
         labels = cells.obs["cell_type"].to_numpy(str)
-        train, holdout = (cells[rows].copy() for rows in split_rows(labels, cells.n_obs, DEMO_HELD_OUT, seed))
+        rows = split_rows(labels, cells.n_obs, HOLDOUT_FRACTION, seed)
+        train, holdout = (cells[part].copy() for part in rows)
     sizes = cells.obs["cell_type"].value_counts()
-    rare = str(sizes[sizes >= USABLE].index[-1])
+    rare = str(sizes[sizes >= MIN_RARE].index[-1])
     others = sizes.drop(rare)
     numbers = dict(
-        zip(others.index, map(int, apportion(others.to_numpy(), DEMO_CELLS - DEMO_RARE)), strict=True)
+        zip(others.index, map(int, apportion(others.to_numpy(), N_GENERATED - N_RARE)), strict=True)
     )
     with written_whole(out, overwrite=overwrite) as folder:
         folder.mkdir()
@@ -75,8 +77,8 @@ def demo(
             fitted = fit_vae(train, label_key="cell_type", seed=seed, verbose=0 if quiet else "auto")
             fitted.save(folder / "model")
         with steps.step("generating cells"):
-            made = gen_exprs(fitted, labels={rare: DEMO_RARE} | numbers, seed=seed, progress=not quiet)
-        with steps.step("drawing the pictures"):
+            made = gen_exprs(fitted, labels={rare: N_RARE} | numbers, seed=seed, progress=not quiet)
+        with steps.step("plotting"):
             plot_vae(fitted).save(folder / "architecture.svg")
             save_figure(plot_aug(made, "UMAP", seed=seed), folder / "umap.png")
         with steps.step("writing the cells"):
@@ -84,16 +86,16 @@ def demo(
             write(cells, folder / "real.h5ad")
             write(train, folder / "train.h5ad")
             write(holdout, folder / "holdout.h5ad")
-        with steps.step("judging the cells and writing the report", own_bar=True):
+        with steps.step("evaluating the cells and writing the report", own_bar=True):
             write_report(fitted, made, holdout, folder / "report.html", seed=seed, progress=not quiet)
     if not quiet:
-        _tell(console, steps, cells, holdout.n_obs, made.adata, rare, out)
+        _print_summary(console, steps, cells, holdout.n_obs, made.adata, rare, out)
 
 
-def _tell(
-    console: Console, steps: _Steps, cells: Any, held_out: int, made: Any, rare: str, out: Path
+def _print_summary(
+    console: Console, steps: _Steps, cells: Any, n_holdout: int, made: Any, rare: str, out: Path
 ) -> None:
-    """Say what the demo made, how long each step took, and what to try next."""
+    """Print the numbers of cells, the time of each step, the output files, and commands to try next."""
     table = Table("cell type", "real", "generated", box=None, header_style="bold")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -105,22 +107,23 @@ def _tell(
     depths = [float(x.X.sum(axis=1).mean()) for x in (cells, made)]
     zeros = [100 * (1 - x.X.nnz / (x.n_obs * x.n_vars)) for x in (cells, made)]
     console.print(
-        f"\n{cells.n_obs - held_out:,} real cells trained the model, {held_out:,} others judge it.\n"
-        f"{made.n_obs:,} cells x {made.n_vars:,} genes of whole counts; mean library size {depths[1]:.0f} "
+        f"\n{cells.n_obs - n_holdout:,} training cells, {n_holdout:,} held-out cells.\n"
+        f"Generated: {made.n_obs:,} cells x {made.n_vars:,} genes of integer counts; "
+        f"mean library size {depths[1]:.0f} "
         f"(real {depths[0]:.0f}), zeros {zeros[1]:.1f}% (real {zeros[0]:.1f}%)\n"
     )
     times = Table("step", "seconds", box=None, header_style="bold")
     times.columns[1].justify = "right"
-    for name, seconds in [*steps.seconds, ("in all", sum(s for _, s in steps.seconds))]:
+    for name, seconds in [*steps.seconds, ("total", sum(s for _, s in steps.seconds))]:
         times.add_row(name, f"{seconds:.1f}")
     console.print(times)
     console.print(f"\nwritten to {plain(str(out))}:")
     for name, what in {
-        "generated.h5ad": "the generated cells, for scanpy",
-        "real.h5ad": "the real ones (train.h5ad and holdout.h5ad together)",
-        "model": "the model",
-        "architecture.svg": "its layers",
-        "umap.png": "real and generated cells together",
+        "generated.h5ad": "generated cells",
+        "real.h5ad": "real cells (also as train.h5ad and holdout.h5ad)",
+        "model": "fitted model",
+        "architecture.svg": "layers of the model",
+        "umap.png": "UMAP of real and generated cells",
     }.items():
         console.print(f"  {name:18}{what}")
     console.print(f"\nreport: {plain(str(out / 'report.html'))} (open it in a browser)")
@@ -130,7 +133,7 @@ def _tell(
 
 
 def next_commands(out: Path, rare: str) -> list[str]:
-    """Return commands to try after the demo."""
+    """Return shell commands to try after the demo."""
     q = {
         name: shlex.quote(str(out / name))
         for name in (

@@ -9,26 +9,27 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vaexprs.cli.options import plain
+from vaexprs.cli.console import plain
 from vaexprs.interface.verdicts import LEVELS, UNKNOWN
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at the installation: versions, devices, what is missing, and what to do."""
-    from vaexprs.cli import diagnostics as practice
+    """Check the installation: versions, devices, missing packages, and how to fix problems."""
+    from vaexprs.cli import diagnostics
 
-    versions, findings = practice.examine()
+    versions, findings = diagnostics.examine()
     if as_json:
-        typer.echo(json.dumps(practice.as_json(versions, findings), indent=1))
+        typer.echo(json.dumps(diagnostics.as_json(versions, findings), indent=1))
     else:
-        _show_findings(versions, findings, works=practice.works(findings))
-    if not practice.works(findings):
+        _show_findings(versions, findings, works=diagnostics.works(findings))
+    if not diagnostics.works(findings):
         raise typer.Exit(1)
 
 
 def _show_findings(versions: dict[str, str], findings: Iterable[Any], *, works: bool) -> None:
+    """Print the versions, one line per finding with its advice, and whether the package works."""
     console = Console(soft_wrap=True, highlight=False)
     console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
     for each in findings:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vaexprs.cli.console import plain
 from vaexprs.cli.options import (
     Csv,
     DonorKey,
@@ -23,15 +24,14 @@ from vaexprs.cli.options import (
     TableOut,
     Transpose,
     cells_at,
-    plain,
 )
 from vaexprs.cli.output import VERDICTS, check_table_options, numbers_cell, output_table, print_answer
 
 
 def evaluate(
     generated: Generated,
-    real: Annotated[Path, typer.Option(help="Real cells, best such as the model has not seen.")],
-    train: Annotated[Path | None, typer.Option(help="The cells the model was fitted to.")] = None,
+    real: Annotated[Path, typer.Option(help="Real cells, preferably held out from training.")],
+    train: Annotated[Path | None, typer.Option(help="Training cells of the model.")] = None,
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
     layer: Layer = None,
@@ -39,13 +39,11 @@ def evaluate(
     obs: Obs = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A figure wanted, by its name in the table; more than once for more. Default: all."
-        ),
+        typer.Option(help="Metric to compute, by its name in the table (repeatable; default: all)."),
     ] = None,
     resamples: Annotated[
         int | None,
-        typer.Option(help="Times that real cells are compared with real ones; default 10, at least 3."),
+        typer.Option(help="Number of real-vs-real comparisons per metric, at least 3 (default: 10)."),
     ] = None,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -54,7 +52,7 @@ def evaluate(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare generated with real cells, each figure beside its real-against-real floor."""
+    """Compare generated with real cells; each metric is shown with its real-vs-real range."""
     check_table_options(as_json, as_csv, out, overwrite)
     from vaexprs.metrics import evaluate as evaluation
 
@@ -80,7 +78,7 @@ def _show_scorecard(table: Any) -> None:
     from vaexprs.metrics import registry
 
     console = Console(soft_wrap=True, highlight=False)
-    shown = Table("figure", "value", "real against real", "verdict", box=None, header_style="bold")
+    shown = Table("metric", "value", "real vs real", "verdict", box=None, header_style="bold")
     shown.columns[1].justify = "right"
     for row in table[table["label"] == registry.ALL].itertuples():
         value, floor, low, high = numbers_cell(row.value, row.floor, row.floor_low, row.floor_high)
@@ -93,6 +91,6 @@ def _show_scorecard(table: Any) -> None:
     console.print(shown)
     labels = table.loc[table["label"] != registry.ALL, "label"].nunique()
     if labels:
-        console.print(f"[dim]Figures of {labels} labels are in the table: --csv, --json or --out.[/]")
+        console.print(f"[dim]The full table has the metrics of {labels} labels: --csv, --json or --out.[/]")
     console.print()
     print_answer(console, metric_answers.answers(table), table.attrs["notes"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from vaexprs.cli.console import Stopped, plain
 from vaexprs.cli.options import (
     READABLE,
     CountsLayer,
@@ -20,21 +21,22 @@ from vaexprs.cli.options import (
     Overwrite,
     Quiet,
     Seed,
-    Stopped,
     Transpose,
     cells_at,
-    claim,
-    plain,
 )
+from vaexprs.cli.output import claim
 
-# what a shell completes; the room that knows these names is slow to open
+if TYPE_CHECKING:
+    from vaexprs.differential_privacy.accounting import Privacy
+
+# static copy of vaexprs.likelihoods.LIKELIHOODS for help and completion: importing it loads Keras
 LIKELIHOODS = ["nb", "zinb", "poisson", "gaussian", "bernoulli"]
 
 
 def fit(
     data: Annotated[Path, typer.Argument(help=f"Cells: {READABLE}.")],
-    out: Annotated[Path, typer.Option(help="Folder to save the model to.")],
-    label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell types.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder for the fitted model.")],
+    label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell type.")] = None,
     covariate_key: CovariateKey = None,
     layer: CountsLayer = None,
     transpose: Transpose = None,
@@ -42,83 +44,79 @@ def fit(
     likelihood: Annotated[
         str | None,
         typer.Option(
-            help="nb, zinb, poisson, gaussian or bernoulli; by default from the values.",
+            help=f"Likelihood: {', '.join(LIKELIHOODS)} (default: chosen from the values).",
             autocompletion=lambda: LIKELIHOODS,
         ),
     ] = None,
     n_top_genes: NTopGenes = None,
-    latent_dim: Annotated[int | None, typer.Option(help="Size of the latent vector.")] = None,
+    latent_dim: Annotated[
+        int | None, typer.Option(help="Number of latent dimensions (default: 10; bernoulli: 2).")
+    ] = None,
     regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
     epochs: Epochs = None,
-    batch_size: Annotated[int | None, typer.Option(help="Cells a step.")] = None,
-    validation_split: Annotated[float, typer.Option(help="Fraction of the cells kept for validation.")] = 0.0,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Batch size (default: 128, less for under 512 cells)."),
+    ] = None,
+    validation_split: Annotated[float, typer.Option(help="Fraction of cells held out for validation.")] = 0.0,
     optimizer: Annotated[
-        str | None, typer.Option(help="Name of a Keras optimizer; by default Adam with averaged weights.")
+        str | None, typer.Option(help="Name of a Keras optimizer (default: Adam with averaged weights).")
     ] = None,
     use_generator: Annotated[
-        bool, typer.Option("--use-generator", help="Stream mini-batches; never make sparse data dense.")
+        bool, typer.Option("--use-generator", help="Stream mini-batches and keep sparse data sparse.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint of an earlier run, if there is one.")
+        bool,
+        typer.Option("--resume", help="Continue from the checkpoint of an earlier run, if any."),
     ] = False,
     checkpoint_minutes: Annotated[
-        float, typer.Option(help="Minutes between checkpoints, which are kept beside OUT until it is saved.")
+        float,
+        typer.Option(help="Minutes between checkpoints (OUT.checkpoint, removed at the end)."),
     ] = 10.0,
     checkpoint_steps: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints, instead of minutes.")
+        int | None, typer.Option(help="Training steps between checkpoints (overrides --checkpoint-minutes).")
     ] = None,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="Largest privacy loss, such as 3, of a fit with differential privacy."),
+        typer.Option(help="Fit with differential privacy and this privacy budget, e.g. 3."),
     ] = None,
     delta: Annotated[
-        float | None, typer.Option(help="Probability that this loss is exceeded; by default 1e-5.")
+        float | None, typer.Option(help="Delta of (epsilon, delta)-differential privacy (default: 1e-5).")
     ] = None,
     unit: Annotated[
         str | None,
-        typer.Option(
-            help="Whose contribution is hidden: cell (by default), or the column of obs with donors."
-        ),
+        typer.Option(help="Privacy unit: cell, or the column of obs with the donor (default: cell)."),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(help="Number of processes that train together; under srun from SLURM.")
+        int | None, typer.Option(help="Number of processes that train together (default: that of srun).")
     ] = None,
     coordinator: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens for the others.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Address of process 0 for the other processes."),
     ] = None,
-    process_id: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="Index of this process, counted from 0.")] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit a model to cells and save it."""
-    from vaexprs.differential_privacy.accounting import Privacy
     from vaexprs.io.atomic import check_output
     from vaexprs.io.read import check_readable
-    from vaexprs.training import multiprocess as several
+    from vaexprs.training import multiprocess
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
-    asked: dict[str, Any] = {
-        name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None
-    }
-    if epsilon is None and asked:
-        raise ValueError(
-            f"--{next(iter(asked))} is for a fit with differential privacy, but no --epsilon was given. "
-            "Without it the fit promises nothing."
-        )
-    privacy = None if epsilon is None else Privacy(epsilon, **asked)
+    privacy = _privacy(epsilon, delta, unit)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    if checkpoint.exists() and not resume and not overwrite:
+    if checkpoint.exists() and not (resume or overwrite):
         raise FileExistsError(
-            f"{str(checkpoint)!r} is left of an earlier run; go on from it with --resume, or say overwrite."
+            f"{str(checkpoint)!r} exists from an earlier run. Continue it with --resume, or use --overwrite."
         )
     distribution = None
-    if several.in_slurm_step() or any(value is not None for value in (processes, coordinator, process_id)):
-        distribution = several.join(processes, coordinator, process_id)
-    first = distribution is None or several.place()[0] == 0
-    quiet = quiet or not first
-    if first:
+    if multiprocess.in_slurm_step() or not (processes is None and coordinator is None and process_id is None):
+        distribution = multiprocess.join(processes, coordinator, process_id)
+    is_first = distribution is None or multiprocess.place()[0] == 0
+    if is_first:
         claim(out, overwrite=overwrite)
         if not resume:
             checkpoint.unlink(missing_ok=True)
@@ -146,39 +144,65 @@ def fit(
             checkpoint_minutes=checkpoint_minutes,
             checkpoint_steps=checkpoint_steps,
             resume=resume if privacy else True,
-            verbose=0 if quiet else "auto",
+            verbose="auto" if is_first and not quiet else 0,
         )
-        stopped = fitted.recipe.get("interrupted", False)
-        if first:
+        interrupted = fitted.recipe.get("interrupted", False)
+        if is_first:
             fitted.save(out, overwrite=overwrite)
-    if first and not stopped:
+    if is_first and not interrupted:
         checkpoint.unlink(missing_ok=True)
-    several.leave()
-    if not quiet:
+    multiprocess.leave()
+    if is_first and not quiet:
         Console().print(f"{plain(repr(fitted))}\nsaved to {plain(str(out))}", highlight=False, soft_wrap=True)
-    if stopped:
-        going_on = " To go on give the same command with --resume --overwrite." if privacy is None else ""
-        Console(stderr=True).print(
-            f"Interrupted: {plain(repr(str(out)))} is a model of part of the training.{going_on}",
-            soft_wrap=True,
+    if interrupted:
+        _stop(out, can_resume=privacy is None)
+
+
+def _privacy(epsilon: float | None, delta: float | None, unit: str | None) -> Privacy | None:
+    """Return the privacy settings, or None if no budget was given.
+
+    Raises
+    ------
+    ValueError
+        If `delta` or `unit` was given without `epsilon`.
+    """
+    from vaexprs.differential_privacy.accounting import Privacy
+
+    given: dict[str, Any] = {
+        name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None
+    }
+    if epsilon is not None:
+        return Privacy(epsilon, **given)
+    if given:
+        raise ValueError(
+            f"--{next(iter(given))} requires --epsilon: without it the fit has no differential privacy."
         )
-        raise Stopped
+    return None
+
+
+def _stop(out: Path, *, can_resume: bool) -> NoReturn:
+    """Report that the saved model is of part of the training, and end the command as after Ctrl-C."""
+    hint = " To continue, run the same command with --resume --overwrite." if can_resume else ""
+    Console(stderr=True).print(
+        f"Interrupted: {plain(repr(str(out)))} is a model of part of the training.{hint}", soft_wrap=True
+    )
+    raise Stopped
 
 
 @contextmanager
 def _hint_at_resume(checkpoint: Path) -> Iterator[None]:
-    """Say that a fit which ends early, and left a checkpoint, need not begin anew."""
-    go_on = f"The training so far is kept in {str(checkpoint)!r}: give the same command with --resume."
+    """Add to an error or interrupt that the training can be resumed, if there is a checkpoint."""
+    hint = f"The training so far is kept in {str(checkpoint)!r}: run the same command with --resume."
     try:
         yield
     except (OSError, MemoryError) as error:
         if not checkpoint.exists():
             raise
-        raise type(error)(f"{error} {go_on}") from error
+        raise type(error)(f"{error} {hint}") from error
     except KeyboardInterrupt:
         if not checkpoint.exists():
             raise
         Console(stderr=True).print(
-            f"Interrupted; no model was saved. {plain(go_on)}", soft_wrap=True, highlight=False
+            f"Interrupted; no model was saved. {plain(hint)}", soft_wrap=True, highlight=False
         )
         raise Stopped from None

@@ -8,30 +8,34 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vaexprs.cli.options import Obs, Overwrite, Quiet, Seed, Transpose, cells_at, claim, plain
+from vaexprs.cli.console import plain
+from vaexprs.cli.options import Obs, Overwrite, Quiet, Seed, Transpose, cells_at
+from vaexprs.cli.output import claim
 from vaexprs.interface.validation import did_you_mean
 
-# what a shell completes; the room that knows these names is slow to open
+# static copy of REDUCTIONS for help and completion: importing it loads numba and scikit-learn
 METHODS = ["PCA", "MDS", "TSNE", "UMAP", "NMF", "DiffusionMap"]
 
 
 def plot(
-    source: Annotated[Path, typer.Argument(help="A saved model, or generated cells.")],
-    out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf (.dot for a model).")],
-    real: Annotated[Path | None, typer.Option(help="The real cells to show with generated ones.")] = None,
+    source: Annotated[Path, typer.Argument(help="Folder with a saved model, or file with generated cells.")],
+    out: Annotated[Path, typer.Option(help="Output file: .svg, .png or .pdf (also .dot for a model).")],
+    real: Annotated[Path | None, typer.Option(help="Real cells to plot with the generated cells.")] = None,
     method: Annotated[
         str,
-        typer.Option(help="PCA, MDS, TSNE, UMAP, NMF or DiffusionMap.", autocompletion=lambda: METHODS),
+        typer.Option(help=f"Embedding method: {', '.join(METHODS)}.", autocompletion=lambda: METHODS),
     ] = "UMAP",
-    layer: Annotated[str | None, typer.Option(help="Layer of the real cells with the values.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the real cells to plot (default: X).")] = None,
     transpose: Transpose = None,
     obs: Obs = None,
-    label_key: Annotated[str | None, typer.Option(help="Column of obs for a panel each.")] = None,
+    label_key: Annotated[
+        str | None, typer.Option(help="Column of obs with one panel per value (default: label of the model).")
+    ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw the architecture of a model, or real and generated cells together."""
+    """Plot the architecture of a model, or an embedding of real and generated cells."""
     claim(out, overwrite=overwrite)
     if (source / "meta.json").is_file():
         from vaexprs.model.load import load_vae
@@ -44,7 +48,7 @@ def plot(
 
         cells = open_cells(source, name="source")
         if real is None and not has_groups(cells):
-            raise ValueError("Give the real cells too: --real DATA.h5ad.")
+            raise ValueError("--real is required to plot generated cells. Try --real DATA.h5ad.")
         figure = plot_aug(
             cells,
             _method(method),
@@ -55,7 +59,7 @@ def plot(
         )
         save_figure(figure, out, overwrite=overwrite)
     if not quiet:
-        Console().print(f"picture -> {plain(str(out))}")
+        Console().print(f"figure -> {plain(str(out))}")
 
 
 def _method(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vaexprs.cli.console import plain
 from vaexprs.cli.options import (
     DonorKey,
     Generated,
@@ -19,18 +20,17 @@ from vaexprs.cli.options import (
     Seed,
     Transpose,
     cells_at,
-    claim,
-    plain,
 )
+from vaexprs.cli.output import claim
 
 
 def report(
-    model: Annotated[Path, typer.Argument(help="Folder with the saved model.")],
+    model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
     generated: Generated,
-    real: Annotated[Path, typer.Option(help="Real cells, best such as the model has not seen.")],
-    out: Annotated[Path, typer.Option(help="Page to write: .html.")],
+    real: Annotated[Path, typer.Option(help="Real cells, preferably held out from training.")],
+    out: Annotated[Path, typer.Option(help="Output file: .html.")],
     train: Annotated[
-        Path | None, typer.Option(help="The cells the model was fitted to; without them no audit.")
+        Path | None, typer.Option(help="Training cells of the model; needed for the privacy audit.")
     ] = None,
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
@@ -41,7 +41,7 @@ def report(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write one HTML page: how good generated cells are, what they may leak, how to repeat them."""
+    """Write an HTML report on the fidelity, privacy and reproducibility of generated cells."""
     from vaexprs.io.read import check_readable
     from vaexprs.report import check_suffix
 
@@ -66,4 +66,4 @@ def report(
         progress=not quiet,
     )
     if not quiet:
-        Console().print(f"page -> {plain(str(out))}", soft_wrap=True, highlight=False)
+        Console().print(f"report -> {plain(str(out))}", soft_wrap=True, highlight=False)

@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
-from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose, claim, say_written
+from vaexprs.cli.console import print_written
+from vaexprs.cli.options import READABLE, Obs, Overwrite, Quiet, Seed, Transpose
+from vaexprs.cli.output import claim
 
 
 def split(
     data: Annotated[Path, typer.Argument(help=f"Cells: {READABLE}.")],
-    train: Annotated[Path, typer.Option(help="File for the cells to fit.")],
-    holdout: Annotated[Path, typer.Option(help="File for those that the model does not see.")],
-    fraction: Annotated[float, typer.Option(help="Of the cells, or levels of --by, to hold out.")] = 0.2,
+    train: Annotated[Path, typer.Option(help="Output file for the training cells, e.g. train.h5ad.")],
+    holdout: Annotated[Path, typer.Option(help="Output file for the held-out cells, e.g. holdout.h5ad.")],
+    fraction: Annotated[
+        float, typer.Option(help="Fraction of the cells to hold out; with --by, of its levels.")
+    ] = 0.2,
     label_key: Annotated[
-        str | None, typer.Option(help="Column of obs with the cell types: each is split in proportion.")
+        str | None, typer.Option(help="Column of obs with the cell type; each type is split in proportion.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Column of obs, such as the donor: each level goes to one side whole.")
+        str | None, typer.Option(help="Column of obs, e.g. donor; all cells of a level stay together.")
     ] = None,
     transpose: Transpose = None,
     obs: Obs = None,
@@ -27,7 +31,7 @@ def split(
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Hold some cells out, to judge by them what a model of the others generates."""
+    """Split cells into training cells and held-out cells for evaluation."""
     from vaexprs.io.read import read
     from vaexprs.io.write import write
     from vaexprs.preprocessing.conditions import column_of_levels
@@ -37,7 +41,7 @@ def split(
     if not 0 < fraction < 1:
         raise ValueError(f"--fraction must be between 0 and 1, got {fraction:g}.")
     if by is not None and label_key is not None:
-        raise ValueError("Say --label-key or --by, one of the two.")
+        raise ValueError("--label-key and --by cannot be combined. Choose one of them.")
     cells = read(data, transpose=transpose, obs=obs)
     if by is not None:
         rows = split_levels(column_of_levels(cells.obs, by, "--by").to_numpy(str), fraction, seed)
@@ -48,10 +52,10 @@ def split(
         rows = split_rows(labels, cells.n_obs, fraction, seed)
     if not all(map(len, rows)):
         raise ValueError(
-            f"Both sides must have cells, got {len(rows[0]):,} to fit and {len(rows[1]):,} held out. Choose "
-            "another --fraction, or a column with more levels for --by."
+            f"Both parts must contain cells, got {len(rows[0]):,} for training and {len(rows[1]):,} held "
+            "out. Try another --fraction, or a column with more levels for --by."
         )
     for path, part in zip((train, holdout), rows, strict=True):
         write(cells[part].copy(), path, overwrite=overwrite)
         if not quiet:
-            say_written(cells[part], path)
+            print_written(cells[part], path)

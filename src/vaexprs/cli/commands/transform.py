@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vaexprs.cli.console import print_written, report_kept_cells
 from vaexprs.cli.options import (
     READABLE,
     WRITABLE,
@@ -17,39 +18,40 @@ from vaexprs.cli.options import (
     Seed,
     Transpose,
     cells_at,
-    claim,
     levels,
-    say_written,
 )
-from vaexprs.cli.output import report_kept_cells
+from vaexprs.cli.output import claim
 
 
 def transform(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
-    data: Annotated[Path, typer.Argument(help=f"The cells: {READABLE}.")],
-    to: Annotated[list[str], typer.Option(help="The condition to give them: 'stim=ctrl' (repeatable).")],
+    data: Annotated[Path, typer.Argument(help=f"Real cells: {READABLE}.")],
+    to: Annotated[
+        list[str], typer.Option(help="Target level of a condition, e.g. 'stim=ctrl' (repeatable).")
+    ],
     out: Annotated[Path, typer.Option(help=WRITABLE)],
     layer: CountsLayer = None,
     transpose: Transpose = None,
     obs: Obs = None,
     library_size: Annotated[
-        float | None, typer.Option(help="Counts a cell to aim at; by default each cell's own.")
+        float | None,
+        typer.Option(help="Library size of the predicted cells, in counts (default: unchanged)."),
     ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Give cells as they might have been under another condition."""
+    """Predict the expression of cells under another condition (counterfactual)."""
     claim(out, overwrite=overwrite, cells=True)
-    wanted = levels(to, "--to", "stim=ctrl")
-    from vaexprs.generation.transform import transform as transformed
+    conditions = levels(to, "--to", "stim=ctrl")
+    from vaexprs.generation.transform import transform as transform_cells
     from vaexprs.model.load import load_vae
 
     with report_kept_cells():
-        cells = transformed(
+        cells = transform_cells(
             load_vae(model),
             cells_at(data, transpose, obs),
-            wanted,
+            conditions,
             layer=layer,
             library_size=library_size,
             seed=seed,
@@ -58,4 +60,4 @@ def transform(
             overwrite=overwrite,
         )
     if not quiet:
-        say_written(cells, out)
+        print_written(cells, out)

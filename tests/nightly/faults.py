@@ -1,12 +1,14 @@
-"""What real faults do to the command line: kill -9, full disks, no permission, Ctrl-C, rivals.
+"""Fault injection for the command line: kill -9, full disks, missing permissions, Ctrl-C, concurrent commands.
 
-    python benchmarks/faults.py [--times 100] [--only kill,disk,...] [--verbs fit,report,...]
+    python tests/nightly/faults.py [--times 100] [--only kill,disk,...] [--verbs fit,report,...]
 
-Each command runs in a child that is forked after the libraries are loaded, so that a kill meets the work
-and not the imports. Half of the kills come at a time that is uniform over the command's duration, half at one
-that is uniform over the time from the first file that it writes to its end. What is at the output is then
-loaded and must be the earlier result or the new one, whole; every tenth time the command runs again to its
-end. Needs Linux; a small tmpfs needs root.
+Each command runs in a child process that is forked after the libraries are loaded, so that it is killed at its
+work and not while importing. Half of the kills are uniform over the duration of the command, half over the time
+from its first written file to its end. The output is then loaded and must be the complete earlier result or the
+complete new one; every tenth time the command is run again to its end. Needs Linux; mounting a small tmpfs
+needs root.
+
+Prints a Markdown table of kills and one of the other faults; the exit status is 1 if any output was wrong.
 """
 
 from __future__ import annotations
@@ -36,18 +38,20 @@ import vaexprs as vx
 # isort: split
 import numpy as np
 
-MANY = 2_000_000  # cells that take long enough to be interrupted
+MANY = 2_000_000  # cells, enough for a command to be interrupted
+
+FAILURES: list[str] = []  # wrong results
 
 
 class Verb:
-    """A command with its output, the earlier result there, and the digests of both."""
+    """A command with its name, words and output path."""
 
     def __init__(self, name, words, out):
         self.name, self.words, self.out = name, words, out
 
 
 def child(words, folder, log, before=None):
-    """Fork a process that runs `words` as the command line does (or saves a model); return its number."""
+    """Fork a process that runs `words` like the command line (or saves a model); return its process id."""
     sys.stdout.flush()
     number = os.fork()
     if number:
@@ -80,12 +84,12 @@ def child(words, folder, log, before=None):
 
 
 def save(model: Path, out: Path) -> None:
-    """What `VAEFit.save` does, as a command."""
+    """`VAEFit.save` as a command."""
     vx.load_vae(model).save(out, overwrite=True)
 
 
 def ended(number, within=600.0):
-    """Wait for a child; return its exit status (negative: the signal)."""
+    """Wait for a child process; return its exit status (negative: signal)."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         done, status = os.waitpid(number, os.WNOHANG)
@@ -98,16 +102,16 @@ def ended(number, within=600.0):
 
 
 def run(words, folder, before=None):
-    """Run a command to its end; return status and what it said."""
+    """Run a command to its end; return its status and output."""
     log = Path(tempfile.gettempdir()) / f"faults-{os.getpid()}.log"
     status = ended(child(words, folder, log, before))
     return status, log.read_text()
 
 
 def digest(path):
-    """Return a hash of what is at `path`, loaded; None for nothing, the words of an error for what is broken.
+    """Return a hash of the loaded output, None if there is none, or the error of loading it.
 
-    It is loaded in a child: a process in which JAX has threads cannot be forked.
+    It is loaded in a child process, because a process in which JAX has threads cannot be forked.
     """
     if not path.exists():
         return None
@@ -115,20 +119,20 @@ def digest(path):
     number = os.fork()
     if not number:
         try:
-            told = hash_of(path)
+            result = hash_of(path)
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"
-        os.write(writing, told.encode()[:4_000])
+            result = f"{type(error).__name__}: {error}"
+        os.write(writing, result.encode()[:4_000])
         os._exit(0)
     os.close(writing)
     with open(reading, "rb") as file:
-        told = file.read().decode()
+        result = file.read().decode()
     os.waitpid(number, 0)
-    return told
+    return result
 
 
 def bytes_of(path):
-    """Return the bytes of the files at an output, by name."""
+    """Return the bytes of the files of an output, by name."""
     found = {}
     for part in (path, path.with_suffix(".obs.csv")):
         for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
@@ -138,27 +142,27 @@ def bytes_of(path):
 
 
 def hash_of(path):
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     if path.suffix == ".html":
         text = path.read_text(encoding="utf-8")
-        told.update(text.encode())
-        return told.hexdigest()[:12] if text.rstrip().endswith("</html>") else "the page has no end"
+        digest.update(text.encode())
+        return digest.hexdigest()[:12] if text.rstrip().endswith("</html>") else "the page has no end"
     if path.suffix == "":
         fit = vx.load_vae(path)
         arrays = [*fit.model.get_weights(), *fit.density.to_arrays().values()]
-        told.update(str(fit.history).encode())
+        digest.update(str(fit.history).encode())
     else:
         cells = vx.read(path)
         arrays = [cells.X.toarray() if hasattr(cells.X, "toarray") else cells.X]
         names = [*cells.obs_names, *cells.var_names, *map(str, cells.obs["cell_type"])]
-        told.update("\n".join(names).encode())
+        digest.update("\n".join(names).encode())
     for array in arrays:
-        told.update(np.ascontiguousarray(array).tobytes())
-    return told.hexdigest()[:12]
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
 
 
 def put(kept, out):
-    """Put a copy of the earlier result in place."""
+    """Replace the output by a copy of the earlier result."""
     for path in (out, out.with_suffix(".obs.csv")):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     for path in kept.iterdir():
@@ -166,39 +170,42 @@ def put(kept, out):
 
 
 def keep(out, kept):
+    """Copy the output to a new folder."""
     kept.mkdir()
     for path in (out, out.with_suffix(".obs.csv")):
         if path.exists():
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, kept / path.name)
 
 
-def strange(out, also=()):
-    """Return names beside the output that are neither results nor temporary in a way one can tell."""
-    names = {out.name, out.with_suffix(".obs.csv").name, f"{out.name}.checkpoint", *also}
+def unexpected(out):
+    """Return names of files next to the output that are neither results nor named as temporary files."""
+    names = {out.name, out.with_suffix(".obs.csv").name, f"{out.name}.checkpoint"}
     temporary = re.compile(r"\..+(\.vaexprs-[0-9a-f]{8}(-old)?.*|\.lock)")
     return [p.name for p in out.parent.iterdir() if p.name not in names and not temporary.fullmatch(p.name)]
 
 
 def left(out):
+    """Return names of hidden files next to the output."""
     return sorted(p.name for p in out.parent.iterdir() if p.name.startswith("."))
 
 
 def writes(out):
-    """Say whether the output is being written (a checkpoint of a fit is another file)."""
+    """Return whether the output is being written (the checkpoint of a fit is another file)."""
     own = re.compile(rf"\.{re.escape(out.stem)}\.vaexprs-[0-9a-f]{{8}}(-old)?{re.escape(out.suffix)}")
     return any(own.fullmatch(name) for name in left(out))
 
 
 def one_sentence(said):
+    """Return whether the output ends in one error message and has no traceback."""
     lines = [line for line in said.splitlines() if line.strip()]
     return "Traceback" not in said and bool(lines) and lines[-1].startswith("Error: ")
 
 
 def kill_often(verb, folder, kept, old, new, times, rng, log):
-    """Kill a command at random moments; return a row of the table."""
+    """Kill a command at random moments and print a row of the table."""
     out, before = verb.out, bytes_of(kept / verb.out.name)
     spans = []
-    for _ in range(2):  # the first compiles
+    for _ in range(2):  # the first run compiles
         put(kept, out)
         start = time.monotonic()
         number = child(verb.words, folder, log)
@@ -227,16 +234,16 @@ def kill_often(verb, folder, kept, old, new, times, rng, log):
         in_writing += writes(out)
         os.kill(number, signal.SIGKILL)
         os.waitpid(number, 0)
-        # what has the same bytes has been loaded before
+        # output with the same bytes need not be loaded again
         is_there = old if bytes_of(out) == before else digest(out)
         if is_there is None and any("-old" in name for name in left(out)):
-            found["old"] += 1  # set aside; the next writer puts it back
+            found["old"] += 1  # set aside; the next command restores it
         elif is_there in (old, new):
             found["old" if is_there == old else "new"] += 1
         else:
             wrong.append(f"{i}: {is_there}")
         leftovers += bool(left(out))
-        wrong += [f"{i}: strange {name}" for name in strange(out)]
+        wrong += [f"{i}: unexpected {name}" for name in unexpected(out)]
         if i % 10 == 9 or i == times - 1:
             words = [*verb.words, "--resume"] if verb.name == "fit" and i % 20 == 9 else verb.words
             status, said = run(words, folder)
@@ -247,9 +254,10 @@ def kill_often(verb, folder, kept, old, new, times, rng, log):
     print(f"| {verb.name} | {' | '.join(map(str, figures))} |", flush=True)
     for line in wrong:
         print("    ", line, flush=True)
+    FAILURES.extend(f"{verb.name} killed, {line}" for line in wrong)
 
 
-def told(name, fault, out, result, old, expected=2, *, whole=True):
+def check_fault(name, fault, out, result, old, expected=2, *, whole=True):
     status, said = result
     last = (said.strip().splitlines() or ["(nothing)"])[-1]
     good = status == expected and (expected != 2 or one_sentence(said))
@@ -257,6 +265,7 @@ def told(name, fault, out, result, old, expected=2, *, whole=True):
     print(f"| {name} | {fault} | {status} | {'ok' if good else 'WRONG'} | {last[:230]} |", flush=True)
     if not good:
         print("    ", left(out), digest(out), old, said[-2000:], flush=True)
+        FAILURES.append(f"{name}, {fault}")
 
 
 @contextlib.contextmanager
@@ -270,7 +279,7 @@ def tmpfs(folder, size):
 
 
 def moved(verb, place):
-    """The verb with its output in another folder."""
+    """Return the command with its output in another folder."""
     words = [str(place / verb.out.name) if word == str(verb.out) else word for word in map(str, verb.words)]
     return Verb(verb.name, words, place / verb.out.name)
 
@@ -280,10 +289,10 @@ def limited(kind, size):
 
 
 def without_rights():
-    """Take from root the right to write where the permissions do not allow it (CAP_DAC_OVERRIDE)."""
+    """Drop the capability of root to ignore file permissions (CAP_DAC_OVERRIDE)."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: each in two words
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable sets, in two words each
     assert libc.capget(header, sets) == 0
     for i in (0, 1, 2):
         sets[i] &= ~2
@@ -292,15 +301,15 @@ def without_rights():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--times", type=int, default=100)
-    parser.add_argument("--only", default="kill,disk,readonly,permission,ctrlc,rivals")
-    parser.add_argument("--verbs", default="fit,save,h5ad,zarr,mtx,csv,report")
+    parser.add_argument("--times", type=int, default=100, help="kills of each command")
+    parser.add_argument("--only", default="kill,disk,readonly,permission,ctrlc,rivals", help="faults")
+    parser.add_argument("--verbs", default="fit,save,h5ad,zarr,mtx,csv,report", help="commands")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     only, verbs = options.only.split(","), options.verbs.split(",")
-    # what the commands would load first; nothing of it starts a thread of JAX
-    for room in ("cli", "fitting", "generation", "report.gathering", "report.page"):
-        importlib.import_module(f"vaexprs.{room}")
+    # modules that the commands need; importing them starts no thread of JAX
+    for module in ("cli", "training.fit", "generation.generate", "report.collect", "report.render"):
+        importlib.import_module(f"vaexprs.{module}")
 
     folder = Path(tempfile.mkdtemp(prefix="vaexprs-faults-"))
     folder.chmod(0o755)
@@ -334,7 +343,7 @@ def main():
             out = place / f"cells.{name}"
             known.append(Verb(name, [*generate, "--seed", 1, "--out", out], out))
     digests = {}
-    for verb in known:  # the earlier result has another seed
+    for verb in known:  # the earlier result is that of another seed
         words = [0 if word == 1 else word for word in verb.words]
         if verb.name == "save":
             words = ["save", folder / "other", verb.out]
@@ -349,12 +358,12 @@ def main():
         assert all(re.fullmatch("[0-9a-f]{12}", each) for each in (old, new)), (old, new)
     rng = random.Random(options.seed)
     if "kill" in only:
-        print("| verb | s | kills | in writing | old | new | something beside | reruns | wrong |")
+        print("| command | s | kills | while writing | old | new | files left | reruns | wrong |")
         print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
         for verb in known:
             old, new = digests[verb.name, "old"], digests[verb.name, "new"]
             kill_often(verb, folder, folder / f"{verb.name}-kept", old, new, options.times, rng, log)
-    print("\n| verb | fault | status | | what is said |\n|---|---|---:|---|---|", flush=True)
+    print("\n| command | fault | status | | message |\n|---|---|---:|---|---|", flush=True)
     for verb in known:
         old, kept = digests[verb.name, "old"], folder / f"{verb.name}-kept"
         put(kept, verb.out)
@@ -364,31 +373,33 @@ def main():
                 with tmpfs(folder / "small", room) as place:
                     small = moved(verb, place)
                     put(kept, small.out)
-                    told(verb.name, "full tmpfs", small.out, run(small.words, folder), old)
+                    check_fault(verb.name, "full tmpfs", small.out, run(small.words, folder), old)
             except subprocess.CalledProcessError:
                 print(f"| {verb.name} | full tmpfs | | not run | mount is not allowed |")
             before = limited(resource.RLIMIT_FSIZE, 3_000)
-            told(verb.name, "RLIMIT_FSIZE 3000", verb.out, run(verb.words, folder, before), old)
+            check_fault(verb.name, "RLIMIT_FSIZE 3000", verb.out, run(verb.words, folder, before), old)
         if "readonly" in only:
             with contextlib.suppress(subprocess.CalledProcessError), tmpfs(folder / "small", "64m") as place:
                 small = moved(verb, place)
                 put(kept, small.out)
                 subprocess.run(["mount", "-o", "remount,ro", place], check=True)
-                told(verb.name, "read-only tmpfs", small.out, run(small.words, folder), old)
+                check_fault(verb.name, "read-only tmpfs", small.out, run(small.words, folder), old)
         if "permission" in only:
             verb.out.parent.chmod(0o555)
-            told(verb.name, "no permission", verb.out, run(verb.words, folder, without_rights), old)
+            check_fault(verb.name, "no permission", verb.out, run(verb.words, folder, without_rights), old)
             verb.out.parent.chmod(0o755)
-        if "rivals" in only and verb.name != "save":  # which claims its output when the work is done
+        if "rivals" in only and verb.name != "save":  # save claims its output at the end only
             rivals(verb, folder, digests, log)
         if "ctrlc" in only and verb.name in ("fit", "h5ad", "zarr", "csv", "report"):
             put(kept, verb.out)
             ctrl_c(verb, folder, log, old)
     shutil.rmtree(folder)
+    if FAILURES:
+        sys.exit(f"{len(FAILURES)} wrong results: {'; '.join(FAILURES)}")
 
 
 def rivals(verb, folder, digests, log):
-    """Start the same command twice: one wins, the other says so."""
+    """Start the same command twice: one writes its output, the other reports that it is being written."""
     put(folder / f"{verb.name}-kept", verb.out)
     first = child(verb.words, folder, log)
     while not any(name.endswith(".lock") for name in left(verb.out)):
@@ -402,10 +413,12 @@ def rivals(verb, folder, digests, log):
         f"| {verb.name} | two at once | {won}, {status} | {'ok' if good else 'WRONG'} | {last[:230]} |",
         flush=True,
     )
+    if not good:
+        FAILURES.append(f"{verb.name}, two at once")
 
 
 def ctrl_c(verb, folder, log, old):
-    """Send SIGINT while it works."""
+    """Send SIGINT to a running command, and check its status and output."""
     words = [MANY if word == 3000 else 100_000 if word == 6 else word for word in verb.words]
     number = child(words, folder, log)
     mark = (lambda: (folder / "fit" / "model.checkpoint").exists()) if verb.name == "fit" else None
@@ -420,12 +433,12 @@ def ctrl_c(verb, folder, log, old):
     if verb.name == "fit":
         assert digest(verb.out) not in (None, old)
         assert json.loads((verb.out / "meta.json").read_text())["recipe"]["interrupted"] is True
-    told(verb.name, "Ctrl-C", verb.out, result, old, 130, whole=verb.name != "fit")
+    check_fault(verb.name, "Ctrl-C", verb.out, result, old, 130, whole=verb.name != "fit")
     partial = verb.out.with_name(f"{verb.out.stem}.partial{verb.out.suffix}")
     if partial.exists():
         cells = vx.read(partial)
         print(
-            f"|  | what is kept |  | ok | {cells.n_obs:,} cells, {len(cells.obs):,} with labels |", flush=True
+            f"|  | kept cells |  | ok | {cells.n_obs:,} cells, {len(cells.obs):,} with labels |", flush=True
         )
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     Path(f"{verb.out}.checkpoint").unlink(missing_ok=True)
