@@ -144,7 +144,7 @@ def test_counts_are_a_canonical_csr_matrix_without_stored_zeros():
     np.testing.assert_array_equal(one.indptr, again.indptr)
 
 
-# ---- each number and what becomes of it: small enough to be run without numba's compiler (benchmarks/mutants.py)
+# ---- each number and what becomes of it: small enough to be run without numba's compiler (tests/nightly/mutants.py)
 
 INSIDE = (1e-12, 1 - 1e-12)
 
