@@ -34,6 +34,7 @@ OPENINGS = {
         "red": "A classifier is worse with generated cells added to its training cells.",
     },
 }
+NOT_REQUESTED = "Not measured: none of its metrics was requested."
 UNMEASURED = {
     "looks": "Not measured: there were too few cells.",
     "types": "Not measured: it requires a label with at least two types.",
@@ -48,8 +49,8 @@ class Scorecard(pd.DataFrame):
     def _repr_html_(self) -> str:
         if not set(COLUMNS) <= set(self.columns):  # columns were changed in place
             return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
-        asked = {QUESTIONS[METRICS[name].question] for name in self.attrs.get("wanted", METRICS)}
-        shown = [answer for answer in answers(self) if answer.question in asked]
+        requested = {QUESTIONS[question] for question in _requested_questions(self)}
+        shown = [answer for answer in answers(self) if answer.question in requested]
         return markup.verdict_table(self, shown, METRICS, "baseline (real vs real)")
 
 
@@ -85,8 +86,12 @@ def answers(table: pd.DataFrame) -> list[Answer]:
     """
     n = table.attrs.get("cells", FEW)
     few = f" With {n} cells per side, only large differences can be detected." if n < FEW else ""
+    requested = _requested_questions(table)
     found = []
     for question, text in QUESTIONS.items():
+        if question not in requested:
+            found.append(Answer(text, "unknown", NOT_REQUESTED))
+            continue
         rows = table[[METRICS[name].question == question for name in table["metric"]]]
         if question in ("looks", "differences"):
             rows = rows[rows["label"] == ALL]
@@ -97,6 +102,10 @@ def answers(table: pd.DataFrame) -> list[Answer]:
         light, sentence = _light(question, rows)
         found.append(Answer(text, light, sentence + (few if question == "looks" else "")))
     return found
+
+
+def _requested_questions(table: pd.DataFrame) -> set[str]:
+    return {METRICS[name].question for name in table.attrs.get("wanted", METRICS)}
 
 
 def _light(question: str, rows: pd.DataFrame) -> tuple[str, str]:

@@ -76,7 +76,7 @@ AUDITS: dict[str, Audit] = {
         0.6,
     ),
     "membership_tpr_at_1pct_fpr": Audit(
-        "Training cells identified at 1% false positives",
+        "Training cells identified at 1% FPR",
         "Fraction of training cells identified by the attacker at a false positive rate of 1%; 0.01: chance "
         "level.",
         0.01,
@@ -104,7 +104,7 @@ AUDITS: dict[str, Audit] = {
         0.6,
     ),
     "donor_membership_tpr_at_1pct_fpr": Audit(
-        "Training donors identified at 1% false positives",
+        "Training donors identified at 1% FPR",
         "Fraction of training donors identified by the attacker at a false positive rate of 1%.",
         0.01,
         0.1,
