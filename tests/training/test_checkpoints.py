@@ -205,7 +205,7 @@ def test_a_checkpoint_with_a_pickle_is_refused(tmp_path):
         ({"resume": True}, ValueError, r"resume.*checkpoint"),
         ({"checkpoint_steps": 0}, ValueError, r"checkpoint_steps.*\b1\b.*\b0\b"),
         ({"checkpoint_minutes": -1}, ValueError, r"checkpoint_minutes.*\b0\b.*-1\b"),
-        ({"checkpoint": "no/such/folder/state"}, FileNotFoundError, r"(?i)folder.*'no/such/folder'"),
+        ({"checkpoint": "no/such/folder/state"}, FileNotFoundError, r"(?i)folder.*no/such/folder'"),
     ],
 )
 def test_wrong_settings(few, settings, error, words):
