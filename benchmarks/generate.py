@@ -93,7 +93,7 @@ def run(model: str, side: str, n: int, depth: float, size: int, out: Path) -> No
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     size = sum(path.stat().st_size for path in [out, *out.rglob("*")] if path.is_file())
-    print(f"{seconds:.2f} {busy:.2f} {peak:.2f} {filled / n / len(fit.genes):.3f} {size}")
+    print(f"{seconds} {busy:.2f} {peak:.2f} {filled / n / len(fit.genes):.3f} {size}")
 
 
 def measure(args: argparse.Namespace, side: str, written: dict[str, str]) -> float:
@@ -104,9 +104,10 @@ def measure(args: argparse.Namespace, side: str, written: dict[str, str]) -> flo
     seconds, busy, peak, nonzero, written[side] = done.stdout.split()[-5:]
     if side == "vaexprs":
         print(f"not zero: {nonzero}, bytes per cell: {int(written[side]) / args.cells:.0f}")
-    rate = args.cells / float(seconds)
-    print(f"{side}: {seconds} s ({busy} s of processors), {rate:,.0f} cells/s, peak memory {peak} GB")
-    return float(seconds)
+    taken = float(seconds)
+    rate = args.cells / taken
+    print(f"{side}: {taken:.2f} s ({busy} s of processors), {rate:,.0f} cells/s, peak memory {peak} GB")
+    return taken
 
 
 def main() -> None:
