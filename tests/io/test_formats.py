@@ -218,7 +218,7 @@ def test_matrices_of_r(from_r, some_cells, name):
     ("name", "words"),
     [
         ("vector", r"\bvector\b"),
-        ("pattern", r"'ngCMatrix'.*saveRDS\(as\(assay\(x\), 'dgCMatrix'\), 'counts\.rds'\)"),
+        ("pattern", r"'ngCMatrix'.*saveRDS\(as\(x, 'dgCMatrix'\), 'counts\.rds'\)"),
         ("bytes", r"\brdata\b.*RAW"),
     ],
 )

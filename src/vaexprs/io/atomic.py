@@ -62,7 +62,7 @@ def written_whole(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[
         try:
             with _clear_write_errors(path):
                 yield temporary
-            check_output(path, overwrite=overwrite)  # without locks another process may have written
+            check_output(path, overwrite=overwrite)  # other programs do not take the lock
             if path.is_dir() or (path.exists() and temporary.is_dir()):
                 # a folder cannot be replaced in one step; if this process is killed before the second rename,
                 # the next writer restores the old folder (`_remove_leftovers`)

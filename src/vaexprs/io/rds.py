@@ -22,14 +22,15 @@ from vaexprs.interface.errors import FileFormatError, require, warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.formats import READERS
 from vaexprs.io.orientation import infer_orientation
-from vaexprs.io.untrusted.archives import content_of
+from vaexprs.io.untrusted.archives import read_decompressed
 
 STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: XDR, text or native
 SEQUENCES = ("compact_intseq", "compact_realseq")  # sequences that R stores as length, start and step
 NO_VALUE = "\x01NULL\x01"  # symbol for NULL in a slot
 MAX_NUMBERED = 2**22  # maximum number of rows or columns without names, because a file can declare any number
 MAIN_ASSAY = "RNA"  # assay of a Seurat object with the counts; others are derived or hold other features
-IN_R = " In R: saveRDS(as(assay(x), 'dgCMatrix'), 'counts.rds') saves its matrix only."
+# R code for the matrix of unsupported classes
+MATRIX_IN_R = {"ExpressionSet": "exprs(x)", "DGEList": "x$counts"}
 
 
 def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | None = None) -> ad.AnnData:
@@ -58,7 +59,7 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
     if kind == "Seurat":
         _check_orientation(path, kind, transpose)
         return _from_seurat(root, path)
-    x, rows, others = _matrix(root, path, kind)
+    x, rows, others = _matrix(root, path, "x")
     if transpose is None:
         transpose = infer_orientation(
             path.name, list(rows), list(others), (columns,), like="this is usual in R"
@@ -86,7 +87,7 @@ def rdata() -> Any:
 def _parsed(path: Path) -> Any:
     """Return the tree of R objects in a file."""
     package = rdata()
-    content = content_of(path)
+    content = read_decompressed(path)
     if not content.startswith(STARTS):
         raise FileFormatError(
             f"{str(path)!r} must be a file written by R's saveRDS(). Files of save() are not supported."
@@ -128,7 +129,7 @@ def _from_experiment(root: Any, path: Path) -> ad.AnnData:
         data = _attributes(slots["assays"]).get("data")
         if data is None:
             raise FileFormatError(
-                f"{str(path)!r} contains an outdated class of R. In R: saveRDS(updateObject(x), ...)."
+                f"{str(path)!r} contains outdated R classes. In R: saveRDS(updateObject(x), ...)."
             )
         assays = _named(_attributes(data)["listData"])
     if not assays:
@@ -137,7 +138,7 @@ def _from_experiment(root: Any, path: Path) -> ad.AnnData:
     cells, genes = _strings(annotation.get("rownames")), _gene_names(slots)
     matrices: dict[str, Any] = {}
     for name, assay in assays.items():
-        x, rows, columns = _matrix(assay, path, _class(assay) or f"assay {name!r}")
+        x, rows, columns = _matrix(assay, path, f"assay(x, {name!r})")
         genes = list(rows) if genes is None and _has_dimnames(assay, 0) else genes
         cells = list(columns) if cells is None and _has_dimnames(assay, 1) else cells
         matrices[name or f"assay{len(matrices) + 1}"] = as_float(x.T)
@@ -185,7 +186,10 @@ def _from_seurat(root: Any, path: Path) -> ad.AnnData:
 def _layers(assay: Any, parts: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], Any, Any]:
     """Return the matrices of a Seurat assay, (n_cells, n_genes), and the names of its genes and cells."""
     if "layers" in parts:  # Seurat 5, which stores the names separately
-        found = {name: _matrix(layer, path, "layer") for name, layer in _named(parts["layers"]).items()}
+        found = {
+            name: _matrix(layer, path, f"LayerData(x, {name!r})")
+            for name, layer in _named(parts["layers"]).items()
+        }
         genes, cells = (_row_names(parts[side]) for side in ("features", "cells"))
         split = sorted(name for name in found if name.startswith("counts."))
         whole = {
@@ -203,7 +207,7 @@ def _layers(assay: Any, parts: Mapping[str, Any], path: Path) -> tuple[dict[str,
     genes = cells = None
     for name in ("counts", "data"):
         if name in parts:
-            x, rows, columns = _matrix(parts[name], path, "assay")
+            x, rows, columns = _matrix(parts[name], path, f"GetAssayData(x, {name!r})")
             if min(x.shape):
                 matrices[name], genes, cells = as_float(x.T), list(rows), list(columns)
     return matrices, genes, cells
@@ -346,8 +350,11 @@ def _has_dimnames(node: Any, side: int) -> bool:
     return names is not None and _strings(_resolve(names.value[side])) is not None
 
 
-def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
-    """Return a matrix in the orientation of the file, and the names of its rows and columns."""
+def _matrix(node: Any, path: Path, expression: str) -> tuple[Any, pd.Index, pd.Index]:
+    """Return a matrix in the orientation of the file, and the names of its rows and columns.
+
+    `expression` is R code for the matrix, used in error messages.
+    """
     slots = _attributes(node)
     name = _class(node)
     x: Any = None
@@ -365,7 +372,12 @@ def _matrix(node: Any, path: Path, kind: str) -> tuple[Any, pd.Index, pd.Index]:
         x = np.asarray(values).reshape(shape, order="F")
         names = slots.get("dimnames")
     if x is None:
-        got = f"{name!r}.{IN_R}" if name else f"{_description(node)}."
+        if name in MATRIX_IN_R:
+            expression = MATRIX_IN_R[name]
+        elif expression == "x" and not name.endswith("Matrix"):
+            expression = "counts"  # of an unknown class: whatever the user extracts
+        save = f"In R, save the matrix only: saveRDS(as({expression}, 'dgCMatrix'), 'counts.rds')."
+        got = f"{name!r}. {save}" if name else f"{_description(node)}."
         raise FileFormatError(
             f"{str(path)!r} must contain a SingleCellExperiment, a SummarizedExperiment, a Seurat object or "
             f"a numeric matrix stored in the file, got a {got}"

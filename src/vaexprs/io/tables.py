@@ -22,11 +22,12 @@ from vaexprs.interface.validation import listed
 from vaexprs.io.atomic import claimed, set_aside, written_whole
 from vaexprs.io.formats import suffix_of
 from vaexprs.io.orientation import infer_orientation
-from vaexprs.io.untrusted.archives import check_packed
+from vaexprs.io.untrusted.archives import check_decompressed_size
 
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; ", ".gct": "\t"}
 VALUES_AT_ONCE = 2**24  # values of a table that are read or written at once
-PACKING = 6  # compression level: gzip's default; Python's 9 takes three times as long for little gain
+COMPRESSION_LEVEL = 6  # gzip's default; Python's 9 takes three times as long for little gain
+
 MAX_DENSITY = 0.5  # maximum fraction of nonzero values for a sparse matrix
 GCT = "#1.2"  # first line of a .gct file; the second has the numbers of rows and columns
 # columns of gene annotation that featureCounts writes before the counts, some of them numeric
@@ -68,7 +69,7 @@ def read_table(path: Path, transpose: bool | None = None, columns: pd.DataFrame 
     columns
         Annotation of the cells, whose names settle the orientation, as do those in the ``.obs.csv`` file.
     """
-    check_packed(path)
+    check_decompressed_size(path)
     layout = _layout(path)
     text, values, rows, columns_of_values = _read(path, layout)
     annotation = obs_path(path)
@@ -174,12 +175,12 @@ def opened(path: Path, skip: int = 0) -> Iterator[IO[str]]:
     FileFormatError
         If the text is encoded in neither UTF-8 nor UTF-16 (in which Excel writes .txt).
     """
-    packed = suffix_of(path).endswith(".gz")
-    with gzip.open(path) if packed else path.open("rb") as start:
+    compressed = suffix_of(path).endswith(".gz")
+    with gzip.open(path) if compressed else path.open("rb") as start:
         is_utf16 = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
     try:
-        with gzip.open(path, "rt", encoding=encoding) if packed else path.open(encoding=encoding) as file:
+        with gzip.open(path, "rt", encoding=encoding) if compressed else path.open(encoding=encoding) as file:
             for _ in range(skip):
                 file.readline()
             yield file
@@ -290,7 +291,7 @@ def obs_path(path: Path) -> Path:
 
 def read_obs(path: Path) -> pd.DataFrame:
     """Read a table of `obs` as text, with cell names in the first column."""
-    check_packed(path)
+    check_decompressed_size(path)
     with opened(path) as file:
         separator = _separator(file.readline(), path)
         file.seek(0)
@@ -368,7 +369,7 @@ def write_table(adata: ad.AnnData, path: Path, separator: str, *, compressed: bo
     genes, cells = guarded(adata.var_names), guarded(adata.obs_names)
     step = max(1, VALUES_AT_ONCE // max(1, len(genes)))
     with (
-        gzip.open(path, "wt", PACKING, "utf-8", newline="")
+        gzip.open(path, "wt", COMPRESSION_LEVEL, "utf-8", newline="")
         if compressed
         else open(path, "w", encoding="utf-8", newline="") as file
     ):

@@ -19,9 +19,9 @@ from vaexprs.interface.errors import FileFormatError, warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.atomic import written_whole
 from vaexprs.io.formats import suffix_of
-from vaexprs.io.tables import PACKING, opened, read_obs, with_obs, write_obs
+from vaexprs.io.tables import COMPRESSION_LEVEL, opened, read_obs, with_obs, write_obs
 from vaexprs.io.untrusted.anndata import check_sparse
-from vaexprs.io.untrusted.archives import check_packed
+from vaexprs.io.untrusted.archives import check_decompressed_size
 from vaexprs.io.untrusted.hdf5 import open_hdf5
 
 MATRIX = ("matrix.mtx.gz", "matrix.mtx")
@@ -33,7 +33,7 @@ KINDS = ("integer", "real", "pattern")
 ENTRIES_AT_ONCE = 2**22  # entries of a matrix that are parsed at once
 MAX_LINE = 2**16  # maximum length in bytes of a line of the header
 MIN_BYTES = 4  # minimum length in bytes of an entry of a matrix
-MAX_PACKED = 1_032  # maximum ratio of decompressed to compressed bytes of gzip
+MAX_RATIO = 1_032  # maximum ratio of decompressed to compressed bytes of gzip
 
 
 def is_folder(path: Path) -> bool:
@@ -50,7 +50,7 @@ def read_folder(path: Path) -> ad.AnnData:
     folder = path if path.is_dir() else path.parent
     matrix, genes, barcodes = (_one_of(folder, names) for names in (MATRIX, GENES, BARCODES))
     for part in (matrix, genes, barcodes):
-        check_packed(part)
+        check_decompressed_size(part)
     features = _lines(genes)
     cells = _lines(barcodes)[0]
     rows, columns, entries, *kind = scipy.io.mminfo(matrix)
@@ -64,7 +64,7 @@ def read_folder(path: Path) -> ad.AnnData:
             f"{str(matrix)!r} must be a 'coordinate' matrix, 'integer', 'real' or 'pattern', and 'general', "
             f"as CellRanger writes it, got {listed(kind)}."
         )
-    size = matrix.stat().st_size * (MAX_PACKED if suffix_of(matrix).endswith(".gz") else 1)
+    size = matrix.stat().st_size * (MAX_RATIO if suffix_of(matrix).endswith(".gz") else 1)
     if entries * MIN_BYTES > size:
         raise FileFormatError(f"{str(matrix)!r} is truncated: it declares {entries:,} entries.")
     x = as_float(_entries(matrix, (rows, columns), entries, values=kind[1] != "pattern"))
@@ -196,7 +196,7 @@ def write_folder(adata: ad.AnnData, folder: Path) -> None:
     x = sp.coo_matrix(adata.X).T
     if np.all(x.data == np.round(x.data)):
         x = x.astype(np.int64)
-    with gzip.open(folder / "matrix.mtx.gz", "wb", PACKING) as file:
+    with gzip.open(folder / "matrix.mtx.gz", "wb", COMPRESSION_LEVEL) as file:
         scipy.io.mmwrite(file, x)
     ids = adata.var.get("gene_ids", adata.var_names)
     features = pd.DataFrame({"id": list(ids), "name": list(adata.var_names), "kind": GENE_KIND})

@@ -23,11 +23,11 @@ OPENERS: dict[bytes, Callable[..., Any]] = {
     b"\xfd7zXZ\x00": lzma.open,
 }
 ALWAYS_UNPACKED = 2**30  # decompressed size in bytes that every file may have
-MAX_PACKED = 200  # maximum ratio of decompressed to compressed size above that
+MAX_RATIO = 200  # maximum ratio of decompressed to compressed size above that
 AT_ONCE = 2**20  # bytes decompressed at once
 
 
-def content_of(path: Path) -> bytes:
+def read_decompressed(path: Path) -> bytes:
     """Return the content of a file, decompressed if it is compressed.
 
     Raises
@@ -46,7 +46,7 @@ def content_of(path: Path) -> bytes:
     return content
 
 
-def check_packed(path: Path) -> None:
+def check_decompressed_size(path: Path) -> None:
     """Check that the decompressed content of a file is within the size limit.
 
     Raises
@@ -72,7 +72,7 @@ def _opener(path: Path) -> Callable[..., Any] | None:
 
 
 def _size_limit(path: Path) -> int:
-    return max(ALWAYS_UNPACKED, MAX_PACKED * path.stat().st_size)
+    return max(ALWAYS_UNPACKED, MAX_RATIO * path.stat().st_size)
 
 
 def _too_large(path: Path, limit: int) -> ValueError:

@@ -34,7 +34,7 @@ def open_hdf5(path: Path) -> Any:
     return file
 
 
-def check_hdf5(file: Any, path: Path, *, packed: bool = True) -> int:
+def check_hdf5(file: Any, path: Path, *, compressed: bool = True) -> int:
     """Check that declared sizes match stored data and that nothing links outside an open HDF5 file.
 
     A dataset can declare any shape without storing values, and can be stored in another file. Compressed
@@ -46,7 +46,7 @@ def check_hdf5(file: Any, path: Path, *, packed: bool = True) -> int:
         Open file.
     path
         Path of the file, used in error messages.
-    packed
+    compressed
         Whether values may be compressed; if not, all bytes must be stored.
 
     Returns
@@ -70,7 +70,7 @@ def check_hdf5(file: Any, path: Path, *, packed: bool = True) -> int:
         if part.shape is None:
             continue
         size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
-        if size > (max(ALWAYS_UNPACKED, MAX_UNPACKED * stored) if packed else stored):
+        if size > (max(ALWAYS_UNPACKED, MAX_UNPACKED * stored) if compressed else stored):
             raise FileFormatError(
                 f"{str(path)!r} declares {size:,} bytes for {name!r}, shape {part.shape}, but stores "
                 f"{stored:,}."

@@ -98,10 +98,10 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
             raise FileFormatError(
                 f"{str(path)!r} must contain {listed(MEMBERS)}, got {listed(names) or 'nothing'}."
             )
-        packed = [name for name in names if archive.getinfo(name).compress_type != zipfile.ZIP_STORED]
-        if packed or archive.getinfo(CONFIG).file_size > MAX_CONFIG_BYTES:
+        compressed = [name for name in names if archive.getinfo(name).compress_type != zipfile.ZIP_STORED]
+        if compressed or archive.getinfo(CONFIG).file_size > MAX_CONFIG_BYTES:
             raise FileFormatError(
-                f"{str(path)!r} is not a valid Keras archive: {listed(packed) or repr(CONFIG)} must be "
+                f"{str(path)!r} is not a valid Keras archive: {listed(compressed) or repr(CONFIG)} must be "
                 f"uncompressed and at most {MAX_CONFIG_BYTES // 2**20} MiB."
             )
         config = json.loads(archive.read(CONFIG))
@@ -111,7 +111,7 @@ def check_saved(path: Path, custom_objects: Mapping[str, Any]) -> None:
         raise FileFormatError(f"{str(path)!r} is not a vaexprs model: it contains a {_class_of(config)}.")
     known = _check_names(config, custom_objects, path)
     with h5py.File(weights, "r") as file:
-        n_saved = check_hdf5(file, path, packed=False)
+        n_saved = check_hdf5(file, path, compressed=False)
     _check_size(config, known, n_saved, path)
 
 
