@@ -39,12 +39,12 @@ def test_a_sound_installation_works(tmp_path):
     assert found["works"] is True
     assert found["versions"]["keras"] == version("keras")
     assert parts["packages"]["state"] == "good"
-    assert re.search(r"Keras.*JAX", parts["keras"]["told"])
-    assert re.search(r"JAX.*\bcpu\b", parts["devices"]["told"])
-    assert str(tmp_path / "cache") in parts["cache"]["told"]
+    assert re.search(r"Keras.*JAX", parts["keras"]["message"])
+    assert re.search(r"JAX.*\bcpu\b", parts["devices"]["message"])
+    assert str(tmp_path / "cache") in parts["cache"]["message"]
     assert parts["graphviz"]["state"] == "good"
     assert parts["trial"]["state"] == "good"
-    assert any("[dask]" in f["told"] for f in found["findings"])
+    assert any("[dask]" in f["message"] for f in found["findings"])
 
 
 def test_requirements_are_those_of_the_installed_distribution():
@@ -95,10 +95,10 @@ def test_old_and_broken_packages_are_reported(tmp_path):
     done = run("doctor", "--json", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     _, parts = findings(done)
-    assert re.search(r"h5py.*\b1\.0\b.*>=3\.11\b", parts["packages"]["told"])
+    assert re.search(r"h5py.*\b1\.0\b.*>=3\.11\b", parts["packages"]["message"])
     assert "pip install --upgrade vaexprs" in parts["packages"]["advice"]
     assert parts["graphviz"]["state"] == "fair"
-    assert "libcgraph.so.6" in parts["graphviz"]["told"]
+    assert "libcgraph.so.6" in parts["graphviz"]["message"]
     assert "force-reinstall pygraphviz" in parts["graphviz"]["advice"]
     assert "trial" not in parts
 
@@ -113,13 +113,13 @@ def test_cells_read_back_with_other_values_are_reported(monkeypatch):
     monkeypatch.setattr(h5py.Dataset, "__getitem__", misread)
     monkeypatch.setattr(doctor, "CHECKS", {"trial": doctor.CHECKS["trial"]})
     _, (found,) = doctor.examine()
-    assert ".h5ad" in found.told
+    assert ".h5ad" in found.message
     assert "pip install --upgrade --force-reinstall h5py" in found.advice
     assert not doctor.works([found])
 
 
 def test_an_extra_that_is_missing_says_what_it_is_for():
-    absent = [finding for finding in doctor.CHECKS["extras"]() if "[cuda]" in finding.told]
+    absent = [finding for finding in doctor.CHECKS["extras"]() if "[cuda]" in finding.message]
     (cuda,) = absent
     if cuda.state == "good":
         pytest.skip("JAX's CUDA packages are installed")

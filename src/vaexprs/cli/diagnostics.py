@@ -42,7 +42,7 @@ class Finding:
     state
         "good"; "fair" if something rarely needed does not work, or something works less well; "poor" if
         fitting and generating do not work; "absent" for an extra that is not installed.
-    told
+    message
         Finding, in one sentence.
     advice
         Recommended action; empty if none is needed.
@@ -50,7 +50,7 @@ class Finding:
 
     part: str
     state: str
-    told: str
+    message: str
     advice: str = ""
 
 
@@ -131,9 +131,9 @@ def _keras() -> Iterator[Finding]:
     try:
         import keras
     except Exception as error:
-        told = f"Keras cannot start with the backend {selected!r}: {_sentence(error)}"
+        message = f"Keras cannot start with the backend {selected!r}: {_sentence(error)}"
         command = REINSTALL.format("keras jax") if selected in (None, BACKEND) else "unset KERAS_BACKEND"
-        yield Finding("keras", "poor", told, f"Try: {command}")
+        yield Finding("keras", "poor", message, f"Try: {command}")
         return
     backend = keras.backend.backend()
     if backend == BACKEND:
@@ -154,9 +154,9 @@ def _devices() -> Iterator[Finding]:
         found = [f"{device.platform} {device.id} ({device.device_kind})" for device in jax.devices()]
     except Exception as error:  # JAX raises RuntimeError for some platforms, AssertionError for others
         selected = os.environ.get("JAX_PLATFORMS")
-        told = f"JAX finds no device with JAX_PLATFORMS={selected or ''}: {_sentence(error)}"
+        message = f"JAX finds no device with JAX_PLATFORMS={selected or ''}: {_sentence(error)}"
         command = "unset JAX_PLATFORMS" if selected else REINSTALL.format("jax")
-        yield Finding("devices", "poor", told, f"Try: {command}")
+        yield Finding("devices", "poor", message, f"Try: {command}")
         return
     yield Finding("devices", "good", f"JAX runs on {', '.join(found)}.")
     if jax.default_backend() == "cpu" and Path("/proc/driver/nvidia/version").exists():
@@ -171,11 +171,11 @@ def _devices() -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
-    told = f"{cores} of {os.cpu_count()} cores" + (f", OMP_NUM_THREADS={threads}" if threads else "")
+    message = f"{cores} of {os.cpu_count()} cores" + (f", OMP_NUM_THREADS={threads}" if threads else "")
     memory = _memory()
     if memory is not None:
-        told += f", {memory / 2**30:.1f} GiB of memory"
-    yield Finding("machine", "good", f"{platform.system()} {platform.machine()}: {told}.")
+        message += f", {memory / 2**30:.1f} GiB of memory"
+    yield Finding("machine", "good", f"{platform.system()} {platform.machine()}: {message}.")
 
 
 def _memory() -> int | None:
@@ -206,8 +206,8 @@ def _cache() -> Iterator[Finding]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            told = f"Compiled programs cannot be cached in {folder}: {error.strerror or error}."
-            yield Finding("cache", "fair", told, CACHE_ADVICE)
+            message = f"Compiled programs cannot be cached in {folder}: {error.strerror or error}."
+            yield Finding("cache", "fair", message, CACHE_ADVICE)
         else:
             yield Finding("cache", "good", f"Compiled programs are cached in {folder}.")
 
@@ -221,8 +221,8 @@ def _graphviz() -> Iterator[Finding]:
 
         svg = bytes(pygraphviz.AGraph(string="digraph { a -> b }").draw(format="svg", prog="dot"))
     except Exception as error:
-        told = f"plot_vae does not work: {_sentence(error)}."
-        yield Finding("graphviz", "fair", told, f"Try: {REINSTALL.format('pygraphviz')}")
+        message = f"plot_vae does not work: {_sentence(error)}."
+        yield Finding("graphviz", "fair", message, f"Try: {REINSTALL.format('pygraphviz')}")
         return
     yield Finding("graphviz", "good", "Graphviz renders SVG." if b"<svg" in svg else "Graphviz runs.")
 
@@ -253,8 +253,8 @@ def _trial() -> Iterator[Finding]:
         write(made, Path(folder) / "cells.h5ad")
         read = vx.read(Path(folder) / "cells.h5ad")
     if (read.X != made.X).sum():
-        told = "Cells written to .h5ad are read back with other values."
-        yield Finding("trial", "poor", told, f"Try: {REINSTALL.format('h5py')}")
+        message = "Cells written to .h5ad are read back with other values."
+        yield Finding("trial", "poor", message, f"Try: {REINSTALL.format('h5py')}")
         return
     yield Finding(
         "trial", "good", "A small model was fitted, saved and loaded; its cells were written and read."

@@ -234,7 +234,8 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
     if len(names) > MAX_PANELS:
         warn(
             f"{len(names):,} labels are too many for one panel each; the {MAX_PANELS} with the most "
-            "generated cells get one. To plot others, select their cells: plot_aug(x.to_anndata(real=True)[...], ...)."
+            "generated cells get one. To plot others, select their cells: "
+            "plot_aug(x.to_anndata(real=True)[...], ...)."
         )
     return [str(name) for name in names[order[:MAX_PANELS]]]
 
