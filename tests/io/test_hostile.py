@@ -185,7 +185,9 @@ def test_no_function_is_looked_up_that_is_not_listed(saved, mark, name):
 
     with_config(saved, hostile)
     refused(
-        lambda: vx.load_vae(saved), saved / "model.keras", "not among the layers that are loaded from a file"
+        lambda: vx.load_vae(saved),
+        saved / "model.keras",
+        r"not an allowed layer or function\b.*custom_objects",
     )
     assert not mark.exists()
 
@@ -203,7 +205,9 @@ def test_no_layer_is_built_that_is_not_listed(saved, mark, name):
 
     with_config(saved, hostile)
     refused(
-        lambda: vx.load_vae(saved), saved / "model.keras", "not among the layers that are loaded from a file"
+        lambda: vx.load_vae(saved),
+        saved / "model.keras",
+        r"not an allowed layer or function\b.*custom_objects",
     )
     assert not mark.exists()
 
@@ -449,7 +453,7 @@ def test_archives_with_other_members_or_packed_ones(saved, tmp_path):
         put(saved, parts | {name: b"x"})
         refused(lambda: vx.load_vae(saved), saved / "model.keras", "'config.json', 'metadata.json'")
     put(saved, parts, zipfile.ZIP_DEFLATED)
-    refused(lambda: vx.load_vae(saved), saved / "model.keras", "is not as Keras writes it")
+    refused(lambda: vx.load_vae(saved), saved / "model.keras", "not a valid Keras archive")
     assert not (tmp_path / "evil").exists()
     assert not (tmp_path.parent / "evil").exists()
 
@@ -461,7 +465,7 @@ def test_nesting(saved):
     for _ in range(200):
         inner["x"] = inner = {}
     put(saved, parts | {"config.json": json.dumps(deep)})
-    refused(lambda: vx.load_vae(saved), saved / "model.keras", "more than 100 levels")
+    refused(lambda: vx.load_vae(saved), saved / "model.keras", "more than 100 nested levels")
     texts = ("[" * 10**6, '{"a":' * 10**5)
     for text in texts:
         put(saved, parts | {"config.json": text})
@@ -527,7 +531,7 @@ def test_arrays(saved, mark, monkeypatch):
     assert not mark.exists()
     monkeypatch.setattr(packed, "ALWAYS_UNPACKED", 2**20)
     npz(path, arrays | {"density.bic": np.zeros(10**7)})
-    refused(lambda: vx.load_vae(saved), saved, "but of more than [0-9,]+ when it is unpacked")
+    refused(lambda: vx.load_vae(saved), saved, "decompresses to more than [0-9,]+ bytes")
 
 
 def test_parts_that_do_not_fit_together(saved):
@@ -677,11 +681,11 @@ def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
     path = h5ad(tmp_path / "a.h5ad")
     with h5py.File(path, "r+") as file:
         file.create_dataset("uns/x", (2,), h5py.vlen_dtype(np.uint8))
-    refused(lambda: vx.read(path), path, "holds '/uns/x', which is neither numbers nor text")
+    refused(lambda: vx.read(path), path, "'/uns/x', which is neither numbers nor text")
     with h5py.File(path, "r+") as file:
         del file["uns/x"]
         file.create_dataset("uns/y", (2,), [("a", "f4"), ("b", h5py.ref_dtype)])
-    refused(lambda: vx.read(path), path, "holds '/uns/y', which is neither numbers nor text")
+    refused(lambda: vx.read(path), path, "'/uns/y', which is neither numbers nor text")
     with h5py.File(path, "r+") as file:
         del file["uns/y"]
     assert vx.read(path).n_obs
@@ -693,8 +697,8 @@ def test_sequences_that_are_neither_numbers_nor_text(tmp_path):
         assert vx.read(path).n_obs
         with h5py.File(path, "r+") as file:
             file[place].attrs.create("z", sequences, dtype=h5py.vlen_dtype(np.uint8))
-        told = f"attribute 'z' of '{place}'.*neither numbers nor text"
-        refused(lambda: vx.read(path), path, told)
+        words = f"'z' of '{place}', which is neither numbers nor text"
+        refused(lambda: vx.read(path), path, words)
         with h5py.File(path, "r+") as file:
             del file[place].attrs["z"]
 
@@ -785,8 +789,8 @@ def test_ends_of_rows_that_fall(tmp_path, where, middle):
 def test_a_zarr_store_of_pickles(tmp_path, mark, monkeypatch):
     with ad.settings.override(zarr_write_format=2):
         path = pickled_store(tmp_path / "a.zarr", mark)
-    refused(lambda: vx.read(path), path, "packs 'uns/note' with 'pickle'")
-    refused(lambda: vx.fit_vae(path, label_key="x"), path, "packs 'uns/note' with 'pickle'")
+    refused(lambda: vx.read(path), path, "'uns/note' with 'pickle'")
+    refused(lambda: vx.fit_vae(path, label_key="x"), path, "'uns/note' with 'pickle'")
     assert not mark.exists()
     # newer versions of numcodecs refuse it themselves
     monkeypatch.setattr("numcodecs.pickles.ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)

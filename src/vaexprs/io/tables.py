@@ -27,7 +27,6 @@ from vaexprs.io.untrusted.archives import check_decompressed_size
 SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,; ", ".gct": "\t"}
 VALUES_AT_ONCE = 2**24  # values of a table that are read or written at once
 COMPRESSION_LEVEL = 6  # gzip's default; Python's 9 takes three times as long for little gain
-
 MAX_DENSITY = 0.5  # maximum fraction of nonzero values for a sparse matrix
 GCT = "#1.2"  # first line of a .gct file; the second has the numbers of rows and columns
 # columns of gene annotation that featureCounts writes before the counts, some of them numeric

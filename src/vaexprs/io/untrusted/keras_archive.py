@@ -132,8 +132,8 @@ def _check_names(config: Any, custom_objects: Mapping[str, Any], path: Path) -> 
         if found is None:
             shown = str(key or name).rpartition(">")[2]
             raise FileFormatError(
-                f"{str(path)!r} requires {f'{module}.{shown}'!r}, which is not an allowed layer. If you "
-                "trust it, pass its class: "
+                f"{str(path)!r} requires {f'{module}.{shown}'!r}, which is not an allowed layer or "
+                "function. If you trust it, pass it: "
                 f"load_vae(path, custom_objects={{{shown!r}: {shown if shown.isidentifier() else '...'}}})."
             )
         known[str(key)] = found
