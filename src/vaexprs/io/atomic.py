@@ -33,9 +33,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """
     path = check_path(path)
     if path.exists() and not overwrite:
-        raise FileExistsError(
-            f"{str(path)!r} already exists. Choose another name or pass overwrite=True (--overwrite)."
-        )
+        raise FileExistsError(f"{str(path)!r} already exists. Choose another name or pass overwrite=True.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"The folder {str(path.absolute().parent)!r} does not exist.")
     return path

@@ -33,7 +33,9 @@ def _show_findings(versions: dict[str, str], findings: Iterable[Any], *, works: 
     console = Console(soft_wrap=True, highlight=False)
     console.print(", ".join(f"{name} {number}" for name, number in versions.items()))
     for each in findings:
-        console.print(f"{LEVELS.get(each.state, UNKNOWN).in_terminal()} {plain(f'{each.part}: {each.message}')}")
+        console.print(
+            f"{LEVELS.get(each.state, UNKNOWN).in_terminal()} {plain(f'{each.part}: {each.message}')}"
+        )
         if each.advice:
             console.print(f"  [bold]{plain(each.advice)}[/]")
     console.print("Fitting and generating work." if works else "[red]Fitting and generating do not work.[/]")
