@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vaexprs.io.formats import FORMATS, WRITERS
+from vaexprs.io.formats import FOLDER, READERS, WRITERS
 
-READABLE = f"{', '.join(each.suffixes[0] for each in FORMATS)} or a 10x folder"
+READABLE = f"{', '.join(suffix for suffix in READERS if suffix not in (FOLDER, '.mtx.gz'))} or a 10x folder"
 WRITABLE = f"Output file: {', '.join(WRITERS)} (.mtx writes a 10x folder)."
 
 Generated = Annotated[Path, typer.Argument(help=f"Generated cells: {READABLE}.")]

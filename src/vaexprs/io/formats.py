@@ -68,47 +68,26 @@ def _function(name: str) -> Callable[..., Any]:
 
 FORMATS = (
     Format(
-        (".h5ad",),
+        (".h5ad", ".zarr"),
         reader="stores:read_store",
         writer="write:write_store",
-        written=(".h5ad",),
-        backed=True,
-        needs_x=False,
-    ),
-    Format(
-        (".zarr",),
-        reader="stores:read_store",
-        writer="write:write_store",
-        written=(".zarr",),
+        written=(".h5ad", ".zarr"),
         backed=True,
         needs_x=False,
     ),
     Format((".h5mu",), reader="mudata:read_h5mu"),
     Format((".h5",), reader="tenx:read_h5"),
-    Format(
-        (".loom",),
-        reader="loom:read_loom",
-        extra=("loompy", "'vaexprs[loom]'", "Reading .loom files"),
-    ),
+    Format((".loom",), reader="loom:read_loom", extra=("loompy", "'vaexprs[loom]'", "Reading .loom files")),
     Format(
         (".mtx", ".mtx.gz", FOLDER), reader="tenx:read_folder", writer="tenx:write_10x", written=(".mtx",)
     ),
     Format(
-        (".csv", ".csv.gz"),
+        (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".gct", ".gct.gz"),
         reader="tables:read_table",
         writer="tables:write_csv",
-        written=(".csv", ".csv.gz"),
+        written=(".csv", ".csv.gz", ".tsv", ".tsv.gz"),
         oriented=True,
     ),
-    Format(
-        (".tsv", ".tsv.gz"),
-        reader="tables:read_table",
-        writer="tables:write_csv",
-        written=(".tsv", ".tsv.gz"),
-        oriented=True,
-    ),
-    Format((".txt", ".txt.gz"), reader="tables:read_table", oriented=True),
-    Format((".gct", ".gct.gz"), reader="tables:read_table", oriented=True),
     Format(
         (".rds",),
         reader="rds:read_rds",
@@ -121,7 +100,7 @@ FORMATS = (
 READERS = {suffix: each for each in FORMATS for suffix in each.suffixes}
 WRITERS = {suffix: each for each in FORMATS for suffix in each.written}
 BACKED = tuple(suffix for suffix, each in READERS.items() if each.backed)
-ORIENTED = tuple(each.suffixes[0] for each in FORMATS if each.oriented)
+ORIENTED = tuple(suffix for suffix, each in READERS.items() if each.oriented)
 
 
 def suffix_of(path: Path) -> str:
