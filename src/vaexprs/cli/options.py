@@ -9,8 +9,9 @@ import typer
 
 from vaexprs.io.formats import FOLDER, READERS, WRITERS
 
-READABLE = f"{', '.join(suffix for suffix in READERS if suffix not in (FOLDER, '.mtx.gz'))} or a 10x folder"
-WRITABLE = f"Output file: {', '.join(WRITERS)} (.mtx writes a 10x folder)."
+PLAIN = [suffix for suffix in READERS if suffix != FOLDER and not suffix.endswith(".gz")]
+READABLE = f"{', '.join(PLAIN)} (text also .gz) or a 10x folder"
+WRITABLE = f"Output file: {', '.join(suffix for suffix in WRITERS if suffix in PLAIN)} (text also .gz; .mtx is a 10x folder)."
 
 Generated = Annotated[Path, typer.Argument(help=f"Generated cells: {READABLE}.")]
 Obs = Annotated[
