@@ -11,7 +11,8 @@ from vaexprs.io.formats import FOLDER, READERS, WRITERS
 
 PLAIN = [suffix for suffix in READERS if suffix != FOLDER and not suffix.endswith(".gz")]
 READABLE = f"{', '.join(PLAIN)} (text also .gz) or a 10x folder"
-WRITABLE = f"Output file: {', '.join(suffix for suffix in WRITERS if suffix in PLAIN)} (text also .gz; .mtx is a 10x folder)."
+WRITTEN = ", ".join(suffix for suffix in WRITERS if suffix in PLAIN)
+WRITABLE = f"Output file: {WRITTEN} (text also .gz; .mtx is a 10x folder)."
 
 Generated = Annotated[Path, typer.Argument(help=f"Generated cells: {READABLE}.")]
 Obs = Annotated[
