@@ -124,7 +124,7 @@ def evaluate(
     sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer, notes=notes)
     if ALL in sets["real"].column(label_key):
         raise ValueError(
-            f"Labels must not be named {ALL!r}, which is reserved for all cells. Rename it in {label_key!r}."
+            f"No label must be named {ALL!r}, which is reserved for all cells. Rename it in {label_key!r}."
         )
     if label_key is None and any(key in looked["real"].cells.obs for key in looked["generated"].cells.obs):
         notes.append(
