@@ -67,8 +67,8 @@ def with_requested_levels(
             mask &= (cells.obs[key].astype(str) == level).to_numpy()
         if mask.sum() < MIN_CELLS:
             notes.append(
-                f"The cells were generated with {levels}; of the {name} cells, only {mask.sum():,} have these "
-                "levels, so all real cells were compared. Some differences are due to the requested levels."
+                f"The cells were generated with {levels}; of the {name} cells, only {mask.sum():,} have "
+                "them, so all real cells were compared. Some differences are due to the requested levels."
             )
             return dict(real)
         kept[name] = cells[mask]
