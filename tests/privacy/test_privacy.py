@@ -240,8 +240,8 @@ def test_the_answer_without_an_audit():
 @pytest.mark.parametrize(
     ("beyond", "light", "end"),
     [
-        ([], "green", "by chance)."),
-        (["membership_auc_distance"], "green", "by chance)."),  # of several attacks
+        ([], "green", "chance level)."),
+        (["membership_auc_distance"], "green", "chance level)."),  # of several attacks
         (["exposed_cells"], "amber", "Exposed training cells."),
         (["close_copies", "exposed_cells"], "amber", "Close copies; Exposed training cells."),
     ],

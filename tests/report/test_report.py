@@ -357,7 +357,7 @@ def test_another_plotly_that_would_break_the_page_is_refused(tmp_path):
     (other / "package_data").mkdir()
     (other / "package_data" / "plotly.min.js").write_text("x = '</SCRIPT>'")
     code = """
-from vaexprs.report.page import _plotly
+from vaexprs.report.render import _plotly
 try:
     _plotly()
 except ImportError as error:
@@ -565,7 +565,7 @@ def test_numbers_on_the_page_are_those_of_the_tables(opened, page):
         assert tab.locator("#privacy-table tbody tr").count() == 2
         assert tab.locator("#privacy-table [data-value]").first.get_attribute("data-value") == "1.0234567"
         assert tab.locator("#exposed-table tbody tr").count() == 20
-        assert "25 in all; the first 20 are shown" in tab.locator("#privacy").inner_text()
+        assert "25 in total, of which the first 20 are shown" in tab.locator("#privacy").inner_text()
 
 
 def test_the_csv_is_the_table(opened, few, tmp_path):
