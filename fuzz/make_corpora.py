@@ -27,7 +27,7 @@ import scipy.sparse as sp
 from fuzz import ARRAYS, HERE, LIMITS
 from mutations import CUT
 
-from vaexprs.io import rds_writer as rds
+from vaexprs.io.r import write_rds as rds
 
 CORPORA = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "corpora"
 

@@ -294,6 +294,7 @@ def check_round_trip(case, gen, folder):
 RUNS = 0
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(20)
 @settings(max_examples=3)
 @given(case=cases())

@@ -193,6 +193,7 @@ def test_a_mixture_is_a_density_or_is_said_to_be_singular(d, components, model, 
     assert np.isfinite(mixture.sample(20, rng)).all()
 
 
+@pytest.mark.slow
 @FEWER
 @given(
     sizes=st.lists(st.sampled_from([1, 2, 3, 29, 31, 60]), min_size=1, max_size=4),

@@ -51,11 +51,13 @@ def group():
 # --- parity -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scaling_is_the_originals(simulated):
     scaled = fit(simulated["x_train"], genes=1000, epochs=1).preprocessing.x_train
     np.testing.assert_allclose(scaled, simulated["x_train_scaled"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.seconds(90)
 @pytest.mark.parametrize("seed", spread([0, 1, 2], 1, pytest.mark.r))
 def test_parity_with_the_original_on_its_own_example(simulated, seed):
@@ -101,12 +103,14 @@ def test_a_fit_has_a_model_an_encoder_and_a_decoder(x):
     assert again.preprocessing.x_val is result.preprocessing.x_val
 
 
+@pytest.mark.slow
 def test_two_hidden_layers_and_three_latent_dimensions(x):
     deep = layers(50) | {"encoder_layers": [keras.Input((50,)), *[keras.layers.Dense(16, "relu")] * 2]}
     result = vx.fit_vae(x_train=x, latent_dim=3, epochs=2, batch_size=32, verbose=0, **deep)
     assert result.encoder.output.shape == (None, 3)
 
 
+@pytest.mark.slow
 def test_what_the_original_refuses_has_a_default_or_an_error(x):
     """It stops without encoder, epochs or batch_size, where we have defaults, and without data, as we do."""
     assert vx.fit_vae(x_train=x[:40], epochs=1, verbose=0)

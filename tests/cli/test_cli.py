@@ -373,7 +373,7 @@ def test_version_and_help():
         (["--version"], 0, f"vaexprs {vx.__version__}"),
         (["split", "few.h5ad", "--train", "t.h5ad", "--holdout", "h.h5ad"], 0, "t.h5ad"),
         (["evaluate", "few.h5ad", "--real", "few.h5ad", "--only", "gene_mean_r"], 0, "Gene means (r)"),
-        (["fit", "nothing.h5ad", "--out", "m"], 2, "Error: There is no file 'nothing.h5ad'"),
+        (["fit", "nothing.h5ad", "--out", "m"], 2, "Error: The file 'nothing.h5ad' does not exist"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

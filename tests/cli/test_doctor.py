@@ -32,6 +32,7 @@ def findings(done):
     return found, {finding["part"]: finding for finding in found["findings"]}
 
 
+@pytest.mark.slow
 def test_a_sound_installation_works(tmp_path):
     done = run("doctor", "--json", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
@@ -95,7 +96,7 @@ def test_old_and_broken_packages_are_reported(tmp_path):
     done = run("doctor", "--json", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     _, parts = findings(done)
-    assert re.search(r"h5py.*\b1\.0\b.*>=3\.11\b", parts["packages"]["message"])
+    assert re.search(r"h5py.*>=3\.11\b.*\b1\.0\b", parts["packages"]["message"])
     assert "pip install --upgrade vaexprs" in parts["packages"]["advice"]
     assert parts["graphviz"]["state"] == "fair"
     assert "libcgraph.so.6" in parts["graphviz"]["message"]
@@ -103,6 +104,7 @@ def test_old_and_broken_packages_are_reported(tmp_path):
     assert "trial" not in parts
 
 
+@pytest.mark.slow
 def test_cells_read_back_with_other_values_are_reported(monkeypatch):
     read = h5py.Dataset.__getitem__
 

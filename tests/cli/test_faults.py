@@ -293,7 +293,7 @@ def test_a_model_that_cannot_be_saved_is_not_lost(few, tmp_path):
     said = done.stderr
     assert done.returncode == 2
     assert "is not a saved model; it was not replaced. The training so far is kept in" in said
-    assert "m.checkpoint': give the same command with --resume" in said
+    assert "m.checkpoint': run the same command with --resume" in said
     assert (tmp_path / "m.checkpoint").exists()
     assert (tmp_path / "m" / "mine").read_text() == "mine"
 

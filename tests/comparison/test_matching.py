@@ -39,6 +39,7 @@ def test_cells_asked_for_with_a_depth_are_judged_at_that_of_real_ones(halves, de
     assert "4,000 counts" in notes
 
 
+@pytest.mark.slow
 def test_depth_asked_for_is_no_sign_of_copying(halves, deep):
     _, train, real = halves
     audit = vx.audit_privacy(deep, train, real).set_index("metric")
@@ -69,7 +70,7 @@ def test_too_few_real_ones_with_the_levels_are_told(halves):
     made = vx.gen_exprs(fit, 100, covariates={"phase": "S"}, progress=False)
     table = vx.evaluate(made, rare, only=["gene_mean_r"], progress=False)
     n = (rare.obs["phase"] == "S").sum()
-    assert re.search(rf"phase S\b.*\b{n}\b(?! of\b)", table.attrs["notes"][0])
+    assert re.search(rf"phase S\b.*\b{n}\b", table.attrs["notes"][0])
     without = vx.evaluate(
         made, rare[:, :].copy(), label_key="cell_type", only=["gene_mean_r"], progress=False
     )

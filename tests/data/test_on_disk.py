@@ -437,6 +437,7 @@ def test_everything_works_with_a_fit_that_left_its_cells_on_disk(tmp_path, some_
     assert made.to_anndata().X.shape == (200, 100)
 
 
+@pytest.mark.slow
 def test_commands_look_at_samples_of_files(tmp_path, some_cells, fitted, monkeypatch):
     fitted.save(tmp_path / "model")
     vx.gen_exprs(fitted, 300, out=tmp_path / "made.h5ad")

@@ -81,12 +81,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 def chosen(languages):
     found = [block for block in BLOCKS if block.language in languages and not block.not_run]
     assert found
-    marked = [
-        pytest.param(
-            block, marks=pytest.mark.seconds(90) if block.page.name == "README.md" else pytest.mark.docs
-        )
-        for block in found
-    ]
+    marked = [pytest.param(block, marks=pytest.mark.docs) for block in found]
     return pytest.mark.parametrize("block", marked, ids=lambda block: block.name)
 
 

@@ -204,7 +204,7 @@ def test_the_command_generates_on_a_cluster(model, expected, tmp_path):
 
 
 def test_no_scheduler_at_the_address(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "ANSWER", 0.5)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.5)
     done = run("generate", model, "-n", 5, "--dask", "tcp://127.0.0.1:9", "--out", tmp_path / "g.h5ad")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -216,7 +216,7 @@ def test_no_scheduler_at_the_address(model, tmp_path, monkeypatch):
 def test_a_scheduler_lost_in_mid_generation(model, tmp_path):
     with processes(tmp_path, worker="") as (file, started):
         address = json.loads(file.read_text())["address"]
-        code = "from vaexprs import cli, cluster; cluster.ANSWER = 1; cli.main()"
+        code = "from vaexprs import cli; from vaexprs.generation import dask as cluster; cluster.ANSWER_SECONDS = 1; cli.main()"
         command = [sys.executable, "-c", code, "generate", str(model)]
         options = ["-n", "2000000", "--dask", str(file), "--quiet", "--out", str(tmp_path / "g.h5ad")]
         client = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
@@ -299,7 +299,7 @@ def test_losses_during_generation(conditional, expected, tmp_path, monkeypatch):
         ):
             list(other)
         asleep = client.submit(time.sleep, 100)
-        monkeypatch.setattr(cluster, "ANSWER", 1)
+        monkeypatch.setattr(cluster, "ANSWER_SECONDS", 1)
         started[0].kill()
         lost = rf"Dask scheduler.*{address}.*\b1 s\b"
         with pytest.raises(ConnectionError, match=lost):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
-from vaexprs.io import rds_writer as rds
+from vaexprs.io.r import write_rds as rds
 
 
 def test_folders_and_files_that_are_none(few, tmp_path):

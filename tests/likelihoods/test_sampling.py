@@ -52,6 +52,7 @@ def column(counts, j):
     return np.asarray(counts[:, [j]].todense()).ravel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logit", [None, -0.4])
 def test_a_million_draws_follow_the_distribution_over_a_grid(logit):
     """Independent draws: chi-square, thirty genes at once (Bonferroni at 0.001)."""
@@ -72,6 +73,7 @@ def test_a_million_poisson_draws():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theta", [0.3, 20.0, np.inf])
 def test_large_means_by_kolmogorov_smirnov(theta):
     """Around the mean from which on SciPy finds the counts; distribution functions, exact for counts."""

@@ -159,7 +159,7 @@ def test_custom_layers_are_passed_when_loading(few, tmp_path):
     layers = [keras.layers.Dense(4), Doubled()]
     fit = vx.fit_vae(few, encoder_layers=layers, epochs=1, verbose=0)
     fit.save(tmp_path / "m")
-    with pytest.raises(ValueError, match=r"\bDoubled\b.*layers.*custom_objects"):
+    with pytest.raises(ValueError, match=r"\bDoubled\b.*layer.*custom_objects"):
         vx.load_vae(tmp_path / "m")
     loaded = vx.load_vae(tmp_path / "m", custom_objects={"Doubled": Doubled})
     assert vx.gen_exprs(loaded, 4).adata.n_obs == 4

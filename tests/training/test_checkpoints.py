@@ -89,6 +89,7 @@ def test_the_final_checkpoint_restores_the_finished_fit(few, whole, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
 
+@pytest.mark.slow
 def test_validation_history_is_resumed(few, tmp_path, monkeypatch):
     path = tmp_path / "state"
     expected = fit(few, validation_split=0.2)

@@ -65,6 +65,7 @@ def check_finite(fit, n=200):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of genes that do not vary, and of doubts
 @pytest.mark.parametrize(
     ("cells", "likelihood"),

@@ -90,8 +90,8 @@ FORMATS = (
     ),
     Format(
         (".rds",),
-        reader="rds:read_rds",
-        writer="rds_writer:write_rds",
+        reader="r.read_rds:read_rds",
+        writer="r.write_rds:write_rds",
         written=(".rds",),
         oriented=True,
         extra=("rdata", "'vaexprs[r]'", "Reading and writing .rds files"),

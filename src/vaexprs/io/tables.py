@@ -303,7 +303,10 @@ def read_obs(path: Path) -> pd.DataFrame:
 
 def write_obs(path: Path, obs: pd.DataFrame) -> None:
     """Write `obs` as a table, with cell names in the first column."""
-    table = pd.DataFrame({"cell": guarded(obs.index)})
+    header = "cell"
+    while header in obs:  # a column of this name is the user's
+        header = f"_{header}"
+    table = pd.DataFrame({header: guarded(obs.index)})
     for key in obs:
         table[guarded([key])[0]] = guarded(obs[key].astype(str))
     # without quotes a row with only an empty name would be an empty line

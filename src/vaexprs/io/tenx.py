@@ -197,7 +197,7 @@ def write_folder(adata: ad.AnnData, folder: Path) -> None:
     if np.all(x.data == np.round(x.data)):
         x = x.astype(np.int64)
     with gzip.open(folder / "matrix.mtx.gz", "wb", COMPRESSION_LEVEL) as file:
-        scipy.io.mmwrite(file, x)
+        scipy.io.mmwrite(file, x, symmetry="general")  # 10x readers know no other
     ids = adata.var.get("gene_ids", adata.var_names)
     features = pd.DataFrame({"id": list(ids), "name": list(adata.var_names), "kind": GENE_KIND})
     barcodes = pd.DataFrame({"cell": list(adata.obs_names)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +20,13 @@ from vaexprs.interface.errors import reason, require
 from vaexprs.interface.validation import check_path
 from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.io.formats import BACKED, WRITERS, suffix_of
-from vaexprs.io.safe_file import SafeFile
 from vaexprs.io.tables import obs_path
 
 # cells per write: each write to zarr has an overhead, HDF5 has almost none
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
 # values per chunk of a sparse matrix
 VALUES_A_CHUNK = {".h5ad": 65_536, ".zarr": 262_144}
+PAGE = 65_536  # bytes per page of writes kept in memory after a write error
 
 
 def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = tuple(WRITERS)) -> Path:
@@ -283,7 +284,7 @@ def _store(path: Path) -> Iterator[tuple[Any, Callable[[], None]]]:
     if path.suffix == ".h5ad":
         import h5py
 
-        with SafeFile(path) as disk:
+        with _SafeFile(path) as disk:
             with h5py.File(disk, "w") as file:
                 yield file, disk.check
             disk.check()
@@ -307,3 +308,76 @@ def _merged(blocks: Iterable[Any], min_cells: int) -> Iterator[Any]:
             waiting = []
     if waiting:
         yield stacked(waiting)
+
+
+class _SafeFile(io.FileIO):
+    """New file that stores the first write error in `error` instead of raising it.
+
+    HDF5 (2.0.0, h5py 3.16) crashes with a segmentation fault if a write fails while it deletes an object or
+    closes the file. After a write error further writes go to memory so that HDF5 can close the file cleanly;
+    the caller then removes it. Call `check` often to keep that memory small.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(os.fspath(path), "w+")
+        self.error: OSError | None = None
+        self._end = 0  # size of the file including writes kept in memory
+        self._pages: dict[int, bytearray] = {}
+
+    def check(self) -> None:
+        """Raise the stored write error, if any."""
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        content, start = memoryview(data).cast("B"), self.tell()
+        self._end = max(self._end, start + len(content))
+        done = 0
+        try:
+            while self.error is None and done < len(content):
+                done += super().write(content[done:])
+        except OSError as error:
+            self.error = error
+        if self.error is not None:
+            self._in_memory(start, content, write=True)
+        return len(content)
+
+    def readinto(self, buffer: Any) -> int:
+        if self.error is None:
+            return super().readinto(buffer)
+        content = memoryview(buffer).cast("B")
+        self._in_memory(self.tell(), content, write=False)
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self.tell() if size is None else size
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return self._end
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            return super().seek(self._end + offset)
+        return super().seek(offset, whence)
+
+    def _in_memory(self, start: int, content: memoryview, *, write: bool) -> None:
+        """Copy bytes to the pages in memory, or from them."""
+        done = 0
+        while done < len(content):
+            number, offset = divmod(start + done, PAGE)
+            page = self._page(number)
+            n = min(PAGE - offset, len(content) - done)
+            if write:
+                page[offset : offset + n] = content[done : done + n]
+            else:
+                content[done : done + n] = page[offset : offset + n]
+            done += n
+        super().seek(start + done)
+
+    def _page(self, number: int) -> bytearray:
+        if number not in self._pages:
+            super().seek(number * PAGE)
+            self._pages[number] = bytearray((super().read(PAGE) or b"").ljust(PAGE, b"\0"))
+        return self._pages[number]

@@ -1,0 +1,1 @@
+"""R objects in .rds files: read several classes, write a SingleCellExperiment."""
