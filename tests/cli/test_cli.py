@@ -49,6 +49,7 @@ def folder(few, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_fit_saves_what_python_would(few, folder):
     loaded = vx.load_vae(folder / "model")
     mine = vx.fit_vae(few, label_key="cell_type", covariate_keys=["phase"], epochs=3, seed=4, verbose=0)

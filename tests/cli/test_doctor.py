@@ -63,6 +63,7 @@ def test_an_unusable_backend_is_reported():
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_missing_platforms_are_reported():
     done = run("doctor", "--json", JAX_PLATFORMS="cuda")
     assert done.returncode == 1
@@ -71,6 +72,7 @@ def test_missing_platforms_are_reported():
     assert "unset JAX_PLATFORMS" in parts["devices"]["advice"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop():
     code = "from vaexprs.cli import diagnostics as doctor; (found,) = doctor.CHECKS['cache'](); print(found, doctor.works([found]))"
     done = subprocess.run(
@@ -85,6 +87,7 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop():
     assert done.stdout.strip().endswith("True")
 
 
+@pytest.mark.slow
 def test_old_and_broken_packages_are_reported(tmp_path):
     # shadow the installed packages: metadata of an old h5py, and a pygraphviz whose library is missing
     metadata = tmp_path / "h5py-1.0.dist-info"

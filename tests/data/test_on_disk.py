@@ -53,6 +53,7 @@ def fit(given, **more):
 # ---- fits
 
 
+@pytest.mark.seconds(20)
 def test_a_small_fit_from_disk(tmp_path, some_cells, large):
     found = fit(write_as(some_cells[::3].copy(), tmp_path / "cells.h5ad"), epochs=1)
     assert isinstance(found.preprocessing.x_train, BackedMatrix)
@@ -164,6 +165,7 @@ def test_loss_from_disk_falls_as_with_full_shuffling_where_the_file_is_sorted(
 # ---- what is wrong with a file
 
 
+@pytest.mark.slow
 def test_file_that_changes_in_the_middle_of_a_fit(tmp_path, some_cells, large):
     path = write_as(some_cells, tmp_path / "cells.h5ad")
 
@@ -366,6 +368,7 @@ def test_the_same_file_twice_is_noticed(tmp_path, some_cells, sampling):
     assert any(re.search(r"training cells.*real cells", note) for note in table.attrs["notes"])
 
 
+@pytest.mark.slow
 def test_audit_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampling, rows_read):
     path = tmp_path / "made.h5ad"
     made = vx.gen_exprs(fitted, 400, out=path)

@@ -265,6 +265,7 @@ class Registered(OfMyOwn):
     """A layer that is."""
 
 
+@pytest.mark.slow
 def test_layers_of_the_users_own_are_loaded_where_his_process_has_them(small, tmp_path):
     layers = [
         OfMyOwn(),
@@ -283,6 +284,7 @@ def test_layers_of_the_users_own_are_loaded_where_his_process_has_them(small, tm
     assert sum(isinstance(each, Registered) for each in again.model.layers) == 2
 
 
+@pytest.mark.slow
 def test_a_layer_of_keras_that_is_not_listed_may_be_handed_over(small, tmp_path):
     encoder = [keras.layers.Dense(6), keras.layers.Reshape((6, 1)), keras.layers.MaxPooling1D(2)]
     encoder += [
@@ -536,6 +538,7 @@ def test_arrays(saved, mark, monkeypatch):
     refused(lambda: vx.load_vae(saved), saved, "decompresses to more than [0-9,]+ bytes")
 
 
+@pytest.mark.slow
 def test_parts_that_do_not_fit_together(saved):
     path = saved / "arrays.npz"
     with np.load(path) as file:

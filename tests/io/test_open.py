@@ -34,12 +34,13 @@ def folder(few, tmp_path):
     return tmp_path
 
 
+@pytest.mark.seconds(20)
 def test_fit_and_generate(folder, opened):
     fit = vx.fit_vae(folder / "train.h5ad", label_key="cell_type", epochs=1, verbose=0)
     assert opened == {"train.h5ad": 1}
     vx.gen_exprs(fit, 40, seed=0, out=folder / "generated.h5ad", progress=False)
     opened.clear()
-    vx.transform(fit, folder / "real.h5ad", cell_type="Dendritic", progress=False)
+    vx.transform(fit, folder / "real.h5ad", cell_type="CD56+ NK", progress=False)
     assert opened == {"real.h5ad": 1}
 
 

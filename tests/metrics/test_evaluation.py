@@ -118,6 +118,7 @@ def test_deeper_cells_show_in_the_library_sizes(thirds):
     assert rows.loc["library_size_ratio", "value"] == pytest.approx(2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_labels_mixed_up_show_in_the_recalls(thirds):
     cells, obs = thirds[0], thirds[0].obs.copy()
     obs["cell_type"] = np.random.default_rng(0).permutation(obs["cell_type"].astype(str))

@@ -126,7 +126,10 @@ def small(few):
 @pytest.mark.parametrize(
     "method",
     # UMAP is compiled when it is first called
-    [pytest.param(name, marks=pytest.mark.slow) if name == "UMAP" else name for name in REDUCTIONS],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("UMAP", "DiffusionMap") else name
+        for name in REDUCTIONS
+    ],
 )
 def test_each_reduction_shows_both_groups_and_each_label(small, method, tmp_path):
     figure = vx.plot_aug(small, method)

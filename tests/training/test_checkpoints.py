@@ -120,6 +120,7 @@ def test_a_learning_rate_schedule_is_not_applied_twice_after_resuming(
     assert same(fit(few, path, resume=True, **schedule()), fit(few, **schedule()))
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_is_resumed(few, whole, tmp_path):
     import keras
 

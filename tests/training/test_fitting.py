@@ -165,6 +165,7 @@ def test_regularization_weighs_the_kl_divergence(few):
     assert kl[0] > kl[1] > kl[2]
 
 
+@pytest.mark.slow
 def test_epochs_and_batch_size_set_the_number_of_steps(few):
     watch = Watch()
     quick(few, epochs=3, batch_size=50, callbacks=[watch])
@@ -285,6 +286,7 @@ def test_further_arguments_reach_keras_fit(few, capsys):
     assert "Epoch 1/2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_shuffle_and_sample_weight_reach_the_batches(few):
     one, two = (quick(few, shuffle=flag).history["loss"] for flag in (True, False))
     assert one != two
@@ -296,6 +298,7 @@ def test_shuffle_and_sample_weight_reach_the_batches(few):
 # --- what Python adds ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_covariates_get_columns_of_their_own(cells):
     fit = quick(cells[:200], label_key="cell_type", covariate_keys=["phase"])
     labels = cells[:200].obs["cell_type"].nunique()
@@ -328,6 +331,7 @@ def test_every_likelihood_learns(few, likelihood):
     assert np.isfinite(loss).all()
 
 
+@pytest.mark.slow
 def test_same_seed_same_fit_and_the_global_generators_are_left_alone(few):
     np.random.seed(1)  # noqa: NPY002 -- that it is left alone is what is tested
     expected = np.random.random()  # noqa: NPY002
@@ -442,6 +446,7 @@ def test_values_in_a_small_unit_are_fitted_as_in_a_large_one(tmp_path, size, low
     assert vx.load_vae(tmp_path / "model").preprocessing.scaling.unit == 1
 
 
+@pytest.mark.slow
 def test_a_cell_without_counts(few):
     bad = changed(few, 0, (7, slice(None)))
     with pytest.raises(ValueError, match=rf"cell.*counts.*\b1\b.*'{few.obs_names[7]}'"):
@@ -553,6 +558,7 @@ def test_arguments_out_of_bounds(few, argument, value, kind, words):
         quick(few, **{argument: value})
 
 
+@pytest.mark.slow
 def test_boundary_values_are_accepted(few):
     fit = quick(few, regularization=0, epochs=1, batch_size=1000, latent_dim=1, seed=0, validation_split=0)
     assert len(fit.history["loss"]) == 1
@@ -579,6 +585,7 @@ def test_layers_of_the_wrong_width(few):
         quick(few, decoder_layers=[keras.layers.Dense(9)], likelihood="bernoulli")
 
 
+@pytest.mark.slow
 def test_preprocessing_of_another_likelihood_or_without_cells(few, tmp_path):
     fit = quick(few)
     with pytest.raises(ValueError, match=r"likelihood.*'nb'.*'gaussian'"):
@@ -590,6 +597,7 @@ def test_preprocessing_of_another_likelihood_or_without_cells(few, tmp_path):
     assert quick(few, preprocessing=loaded).preprocessing.x_train.shape == (120, 50)
 
 
+@pytest.mark.slow
 def test_divergence_is_reported(few):
     with pytest.raises(ValueError, match=r"diverged.*learning rate"):
         quick(few, optimizer=keras.optimizers.SGD(1e12), epochs=5)
@@ -623,6 +631,7 @@ class Remember(keras.callbacks.Callback):
         self.seen.append(np.array(self.model.get_layer("output").bias.value))
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_kept(few):
     """The model has the moving average with momentum 0.99, not the weights of the last step."""
     remember = Remember()
@@ -669,6 +678,7 @@ def test_a_rising_validation_loss_gives_a_warning_with_the_best_epoch(cells):
         )
 
 
+@pytest.mark.slow
 def test_dispersions_at_their_limit_and_an_unused_latent_vector_give_warnings(few):
     rng = np.random.default_rng(0)
     wild = few.copy()
@@ -711,6 +721,7 @@ def test_many_genes_do_not_make_training_diverge():
     assert fit.history["loss"][-1] < fit.history["loss"][0]
 
 
+@pytest.mark.slow
 def test_the_recipe_has_arguments_that_differ_from_the_defaults(few):
     fit = vx.fit_vae(
         few, label_key="cell_type", covariate_keys=["phase"], epochs=2, validation_split=0, optimizer="adam",
@@ -782,6 +793,7 @@ def test_the_most_variable_genes_are_those_of_scanpy(cells, counts):
     assert vx.gen_exprs(fit, 3).adata.shape == (3, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_variable_genes_of_large_values_are_those_of_their_logarithms(cells):
     """For example transcripts per million, which would overflow if they were taken for logarithms."""

@@ -118,6 +118,7 @@ def test_a_fit_that_diverges_keeps_the_last_good_weights(few, averaged):
     check_finite(fit)
 
 
+@pytest.mark.slow
 def test_training_stops_when_it_diverges(few):
     class Seen(keras.callbacks.Callback):
         epochs = 0
@@ -131,6 +132,7 @@ def test_training_stops_when_it_diverges(few):
     assert seen.epochs < 5
 
 
+@pytest.mark.slow
 def test_divergence_in_the_last_step_is_found(few):
     """The loss of the last step is computed with the weights before it."""
 
@@ -156,6 +158,7 @@ def test_copies_are_not_made_at_each_epoch_of_few_steps(few, monkeypatch):
     assert len(made) == 5  # after epochs 1, 9, 17, 25, 33
 
 
+@pytest.mark.slow
 def test_no_checkpoint_holds_what_diverged(few, tmp_path):
     path = tmp_path / "state"
     with pytest.warns(UserWarning, match="diverged"):
@@ -173,6 +176,7 @@ def test_no_checkpoint_holds_what_diverged(few, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_command_line_reports_divergence(few, tmp_path):
     few.write_h5ad(tmp_path / "few.h5ad")
     words = ["fit", "few.h5ad", "--epochs", "3", "--regularization", "1e38", "--out", "model"]
