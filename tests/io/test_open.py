@@ -29,8 +29,8 @@ def opened(monkeypatch):
 
 @pytest.fixture
 def folder(few, tmp_path):
-    few[::2].write_h5ad(tmp_path / "train.h5ad")
-    few[1::2].write_h5ad(tmp_path / "real.h5ad")
+    few[:60].write_h5ad(tmp_path / "train.h5ad")
+    few[60:].write_h5ad(tmp_path / "real.h5ad")
     return tmp_path
 
 
