@@ -36,6 +36,8 @@ class Format:
         Whether genes may be in rows or in columns, so that the orientation must be given or inferred.
     backed
         Whether a large matrix can stay on disk and be written in blocks.
+    obs_file
+        Whether `obs` is written to a file of its own (see `tables.obs_path`).
     needs_x
         Whether only the values in X are written, so that X is required.
     extra
@@ -48,6 +50,7 @@ class Format:
     written: tuple[str, ...] = ()
     oriented: bool = False
     backed: bool = False
+    obs_file: bool = False
     needs_x: bool = True
     extra: tuple[str, str, str] | None = None
 
@@ -87,6 +90,7 @@ FORMATS = (
         writer="tables:write_csv",
         written=(".csv", ".csv.gz", ".tsv", ".tsv.gz"),
         oriented=True,
+        obs_file=True,
     ),
     Format(
         (".rds",),

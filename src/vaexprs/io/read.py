@@ -75,7 +75,8 @@ def read(
         columns = None if obs is None else read_obs(annotation)
     with file_errors(path):
         cells = chosen.read(path, transpose, columns) if chosen.oriented else chosen.read(path)
-        check_sparse(cells)
+        if not chosen.backed:  # `StoredCells.read` has checked them
+            check_sparse(cells)
     with file_errors(annotation):
         return with_obs(cells, columns, annotation)
 

@@ -154,7 +154,7 @@ def read_h5(path: Path) -> ad.AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gene names are made unique below
         adata = sc.read_10x_h5(path, gex_only=False)
-    check_sparse(adata)
+    check_sparse(adata)  # `as_float` computes with the matrix
     adata.X = as_float(adata.X)
     return _genes_only(adata, path)
 

@@ -60,7 +60,7 @@ def check_new_cells(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         As in `check_output`.
     """
     path = check_output(check_writable(path), overwrite=overwrite)
-    if WRITERS[suffix_of(path)].oriented and suffix_of(path) != ".rds":
+    if WRITERS[suffix_of(path)].obs_file:
         check_output(obs_path(path), overwrite=overwrite)
     return path
 
