@@ -56,9 +56,7 @@ def main() -> None:
             for n in args.cells:
                 path = Path(folder, name)
                 size = {} if args.library_size is None else {"library_size": args.library_size}
-                made = vx.gen_exprs(
-                    fit, n, out=path, overwrite=True, progress=False, stratified=False, **size
-                )
+                made = vx.gen_exprs(fit, n, out=path, overwrite=True, progress=False, **size)
                 zeros = 1 - made.adata.X[:1_000].nnz / (1_000 * made.adata.n_vars)
                 print(f"{name}: {n:,} cells x {made.adata.n_vars:,} genes, zeros {100 * zeros:.0f}%")
                 for where in ("disk", "memory") if n == min(args.cells) else ("disk",):

@@ -114,10 +114,10 @@ def figures(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> 
     )
 
 
-def like(fit: vx.VAEFit, cells: ad.AnnData, key: str, seed: int, stratified: bool = True) -> ad.AnnData:
+def like(fit: vx.VAEFit, cells: ad.AnnData, key: str, seed: int) -> ad.AnnData:
     """Generate as many cells of each label as there are in `cells`."""
     numbers = {str(k): int(n) for k, n in cells.obs[key].value_counts().items() if n}
-    return vx.gen_exprs(fit, labels=numbers, seed=seed, stratified=stratified, progress=False).adata
+    return vx.gen_exprs(fit, labels=numbers, seed=seed, progress=False).adata
 
 
 def by_bic(x: np.ndarray, *, components: Any, models: Any, **arguments: Any) -> mixture.Selection:
@@ -125,40 +125,36 @@ def by_bic(x: np.ndarray, *, components: Any, models: Any, **arguments: Any) -> 
     return mixture.select_mixture(x, **arguments)
 
 
-def choices() -> dict[str, tuple[dict[str, Any], bool, Callable[[], Any]]]:
-    """Return fit arguments, whether sampling is stratified, and a context with patches, by name."""
+def choices() -> dict[str, tuple[dict[str, Any], Callable[[], Any]]]:
+    """Return fit arguments and a context with patches, by name."""
     none = contextlib.nullcontext
     hidden = [keras.layers.Dense(256, "relu")]
     plain = keras.optimizers.Adam(3e-3, beta_2=0.99, global_clipnorm=10.0)
     free = keras.optimizers.Adam(3e-3, use_ema=True, ema_momentum=0.99)
     return {
-        "default": ({}, True, none),
-        "independent draws": ({}, False, none),
-        "a hidden layer with ReLU": ({"decoder_layers": hidden}, True, none),
-        "no hidden layer": ({"decoder_layers": []}, True, none),
-        "weights not averaged": ({"optimizer": plain}, True, none),
-        "Adam's own beta_2, not clipped": ({"optimizer": free}, True, none),
-        "6 latent dimensions": ({"latent_dim": 6}, True, none),
-        "20 latent dimensions": ({"latent_dim": 20}, True, none),
+        "default": ({}, none),
+        "a hidden layer with ReLU": ({"decoder_layers": hidden}, none),
+        "no hidden layer": ({"decoder_layers": []}, none),
+        "weights not averaged": ({"optimizer": plain}, none),
+        "Adam's own beta_2, not clipped": ({"optimizer": free}, none),
+        "6 latent dimensions": ({"latent_dim": 6}, none),
+        "20 latent dimensions": ({"latent_dim": 20}, none),
         "additions of conditions not held": (
             {},
-            True,
             lambda: patch.object(base, "EFFECT_VARIANCE", 1e6),
         ),
         "one dispersion a gene": (
             {},
-            True,
             lambda: patch.object(count_base.CountHead, "deviation_sd", 1e-3),
         ),
-        "one component a label": ({}, True, lambda: patch.object(density, "CELLS_PER_COMPONENT", 10**9)),
-        "model and components by BIC": ({}, True, lambda: patch.object(density, "select_mixture", by_bic)),
+        "one component a label": ({}, lambda: patch.object(density, "CELLS_PER_COMPONENT", 10**9)),
+        "model and components by BIC": ({}, lambda: patch.object(density, "select_mixture", by_bic)),
         "library noise counted twice": (
             {},
-            True,
             lambda: patch.object(density, "_narrower", lambda v, n: 1.0),
         ),
-        "half the KL": ({"regularization": 0.5}, True, none),
-        "twice the KL": ({"regularization": 2.0}, True, none),
+        "half the KL": ({"regularization": 0.5}, none),
+        "twice the KL": ({"regularization": 2.0}, none),
     }
 
 
@@ -177,13 +173,13 @@ def main() -> None:
         train, test = halves(path, key)
         if args.simulate:
             truth = vx.fit_vae(train, label_key=key, seed=99, verbose=0)
-            train, test = (like(truth, cells, key, 100 + i, False) for i, cells in enumerate((train, test)))
+            train, test = (like(truth, cells, key, 100 + i) for i, cells in enumerate((train, test)))
             train = train[np.ravel(train.X.sum(axis=1)) > 0].copy()
         rows = {"floor": figures(train, test, train, key)}
         if args.simulate:
-            rows["drawn from the truth"] = figures(train, test, like(truth, test, key, 102, False), key)
+            rows["drawn from the truth"] = figures(train, test, like(truth, test, key, 102), key)
         for name in names:
-            arguments, stratified, change = table[name]
+            arguments, change = table[name]
             scores = []
             for seed in args.seeds:
                 with change():
@@ -195,7 +191,7 @@ def main() -> None:
                         verbose=0,
                         **arguments,
                     )
-                scores.append(figures(train, test, like(fit, test, key, seed, stratified), key))
+                scores.append(figures(train, test, like(fit, test, key, seed), key))
             rows[name] = np.mean(scores, axis=0)
         for name, row in rows.items():
             print(table_row([path.name, name, *(f"{value:.3f}" for value in row)]), flush=True)

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from vaexprs.data.matrix import MAX_COUNT
 from vaexprs.io.convert import fingerprint
 from vaexprs.latent.density import LatentDensity, fit_density
-from vaexprs.likelihoods.count_sampling import count_quantiles, evenly_spread
+from vaexprs.likelihoods.count_sampling import count_quantiles
 from vaexprs.metrics import functions as metrics
 from vaexprs.mixture.em import MODELS, SingularFitError
 from vaexprs.mixture.gaussian_mixture import GaussianMixture
@@ -158,12 +158,6 @@ def test_large_counts_are_as_those_that_are_searched(theta, u, mean):
     assume(theta > 0.5)
     found = count_quantiles(np.array([u]), np.array([mean]), np.array([theta]))[0]
     assert found == pytest.approx(stats.nbinom.ppf(u, theta, theta / (theta + mean)), rel=2e-3)
-
-
-@given(n=st.integers(1, 40), columns=st.integers(1, 4), seed=SEEDS)
-def test_spread_numbers_lie_one_in_each_stratum(n, columns, seed):
-    spread = evenly_spread(np.random.default_rng(seed), n, columns, [np.arange(n)])
-    assert (np.sort((spread * n).astype(int), axis=0) == np.arange(n)[:, None]).all()
 
 
 # ---- densities

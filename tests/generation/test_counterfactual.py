@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy import stats
 
 import vaexprs as vx
 from vaexprs.data.matrix import log_normalised
@@ -39,7 +40,7 @@ def test_cell_type_and_library_size_are_kept(cycling, cells):
     nearest = ((made[kept][:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     assert (types[nearest] == cells.obs["cell_type"][kept]).mean() > 0.9
     totals = [np.asarray(a.X.sum(axis=1)).ravel() for a in (cells, cycling)]
-    assert np.corrcoef(*totals)[0, 1] > 0.95
+    assert stats.spearmanr(*totals)[0] > 0.95  # ranks: one large count can dominate a correlation of totals
     assert totals[1].mean() == pytest.approx(totals[0].mean(), rel=0.03)
 
 

@@ -167,7 +167,7 @@ def test_a_worker_killed_during_generation_does_not_change_the_cells(
 def test_few_results_are_in_flight(conditional, expected, small_tasks):
     """At most two of nine tasks per thread are submitted ahead of the results that were taken."""
     with workers(1) as client:
-        plan = Plan(*requests.plan_cells(conditional, CELLS, None, None), None, True, 3)
+        plan = Plan(*requests.plan_cells(conditional, CELLS, None, None), None, 3)
         blocks = cluster.draw_on_cluster(client, draw_part, conditional, plan.parts(1))
         first = next(blocks)
         assert (first != expected.X[:BLOCK]).nnz == 0
@@ -267,7 +267,7 @@ def test_losses_during_generation(conditional, expected, tmp_path, monkeypatch):
     """The worker, then its version, then the scheduler."""
 
     def begun():
-        plan = Plan(*requests.plan_cells(conditional, CELLS, None, None), None, True, 3)
+        plan = Plan(*requests.plan_cells(conditional, CELLS, None, None), None, 3)
         blocks = cluster.draw_on_cluster(client, draw_part, conditional, plan.parts(1))
         assert (next(blocks) != expected.X[:BLOCK]).nnz == 0
         return blocks

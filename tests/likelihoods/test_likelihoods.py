@@ -16,7 +16,7 @@ from vaexprs.data.demo import demo_cells
 from vaexprs.likelihoods import LIKELIHOODS, default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, RowL2
 from vaexprs.likelihoods.bernoulli import Bernoulli
-from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts, evenly_spread
+from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts
 from vaexprs.likelihoods.gaussian import _NO_MOMENTS, Gaussian, _combined_moments, _moments, _nonzero
 from vaexprs.likelihoods.log_prob import log_rising, negative_binomial_log_prob, poisson_log_prob
 from vaexprs.likelihoods.negative_binomial import NegativeBinomial
@@ -965,9 +965,8 @@ def test_common_parts_and_scaling_of_each_likelihood():
 # ---- draws of blocks
 
 
-@pytest.mark.parametrize("stratified", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_block_is_drawn_from_the_generators_numbers(name, stratified):
+def test_block_is_drawn_from_the_generators_numbers(name):
     rng = np.random.default_rng(0)
     groups = [np.array([3, 0, 4]), np.array([1, 2])]
     library = rng.integers(50, 900, (5, 1)).astype(float)
@@ -988,15 +987,14 @@ def test_block_is_drawn_from_the_generators_numbers(name, stratified):
     if name == "nb":
         del output["zero_logit"]
     given = proportion if name in ("poisson", "bernoulli") else output
-    got = likelihood.draw(given, library, (5, GENES), groups, stratified, np.random.default_rng(9))
+    got = likelihood.draw(given, library, (5, GENES), groups, np.random.default_rng(9))
     again = np.random.default_rng(9)
     if likelihood.counts:
-        expected = draw_counts(again, proportion, library, *own[name], groups, stratified)
+        expected = draw_counts(again, proportion, library, *own[name], groups)
         assert sp.issparse(got)
         np.testing.assert_array_equal(got.toarray(), expected.toarray())
     else:
-        uniform = evenly_spread(again, 5, GENES, groups if stratified else ())
-        np.testing.assert_array_equal(got, likelihood.sample(given, library, uniform))
+        np.testing.assert_array_equal(got, likelihood.sample(given, library, again.random((5, GENES))))
 
 
 def test_gaussian_draws_are_quantiles_and_stay_finite():

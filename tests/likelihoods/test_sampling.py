@@ -1,12 +1,13 @@
-"""Counts drawn sparse: exactly the distribution they are said to have."""
+"""Sampling of counts: exact distributions, and independent counts."""
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from scipy import stats
+from scipy.special import expit
 
 from vaexprs.data.matrix import MAX_COUNT
-from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts, evenly_spread
+from vaexprs.likelihoods.count_sampling import _enlarged, count_quantiles, draw_counts
 
 CELLS, BLOCKS = 250, 4_000  # a million draws of each gene
 MEANS = (0.003, 0.05, 0.3, 0.9, 4.0, 30.0)
@@ -14,7 +15,7 @@ DISPERSIONS = (0.05, 0.5, 3.0, 100.0, np.inf)
 GRID = [(mean, theta) for theta in DISPERSIONS for mean in MEANS]
 
 
-def drawn(grid, *, logit=None, stratified, library=None, seed=0, blocks=BLOCKS):
+def drawn(grid, *, logit=None, library=None, seed=0, blocks=BLOCKS):
     """Counts (blocks * CELLS, genes) of one group of cells; a gene for each mean and dispersion."""
     library = np.ones(CELLS) if library is None else library
     mean, theta = (np.array(values, float) for values in zip(*grid, strict=True))
@@ -22,9 +23,7 @@ def drawn(grid, *, logit=None, stratified, library=None, seed=0, blocks=BLOCKS):
     logits = None if logit is None else np.full(proportion.shape, logit, np.float32)
     rows = [np.arange(CELLS)]
     parts = [
-        draw_counts(
-            np.random.default_rng((seed, i)), proportion, library, theta[None], logits, rows, stratified
-        )
+        draw_counts(np.random.default_rng((seed, i)), proportion, library, theta[None], logits, rows)
         for i in range(blocks)
     ]
     return sp.vstack(parts, format="csc")
@@ -56,7 +55,7 @@ def column(counts, j):
 @pytest.mark.parametrize("logit", [None, -0.4])
 def test_a_million_draws_follow_the_distribution_over_a_grid(logit):
     """Independent draws: chi-square, thirty genes at once (Bonferroni at 0.001)."""
-    counts = drawn(GRID, logit=logit, stratified=False)
+    counts = drawn(GRID, logit=logit)
     excess = 0.0 if logit is None else 1 / (1 + np.exp(-np.float32(logit)))
     for j, (mean, theta) in enumerate(GRID):
         pmf = (1 - excess) * distribution(mean, theta).pmf(np.arange(3_000))
@@ -66,7 +65,7 @@ def test_a_million_draws_follow_the_distribution_over_a_grid(logit):
 
 def test_a_million_poisson_draws():
     grid = [(mean, np.inf) for mean in MEANS]
-    counts = drawn(grid, stratified=False, seed=1)
+    counts = drawn(grid, seed=1)
     for j, (mean, theta) in enumerate(grid):
         assert chi_square(column(counts, j), distribution(mean, theta).pmf(np.arange(200))) > 0.001 / len(
             grid
@@ -78,32 +77,32 @@ def test_a_million_poisson_draws():
 def test_large_means_by_kolmogorov_smirnov(theta):
     """Around the mean from which on SciPy finds the counts; distribution functions, exact for counts."""
     for mean in (200.0, 499.0, 501.0, 3_000.0):
-        counts = column(drawn([(mean, theta)], stratified=False, blocks=400), 0)
+        counts = column(drawn([(mean, theta)], blocks=400), 0)
         values, numbers = np.unique(counts, return_counts=True)
         distance = np.abs(np.cumsum(numbers) / len(counts) - distribution(mean, theta).cdf(values)).max()
         assert distance * np.sqrt(len(counts)) < 1.95  # P < 0.001 for continuous values, less for counts
 
 
 @pytest.mark.parametrize("logit", [None, -0.4])
-def test_spread_draws_have_the_same_distribution_and_each_block_has_its_share(logit):
-    """In each block the number of cells above a count is what is expected, to within one."""
-    counts = drawn(GRID, logit=logit, stratified=True, blocks=200)
+def test_numbers_of_cells_above_a_count_are_binomial(logit):
+    """The counts of a block are independent: evenly spread ones would vary less between blocks."""
+    blocks = 400
+    counts = drawn(GRID, logit=logit, blocks=blocks)
     excess = 0.0 if logit is None else 1 / (1 + np.exp(-np.float32(logit)))
     for j, (mean, theta) in enumerate(GRID):
-        blocks = column(counts, j).reshape(-1, CELLS)
-        for k in (0, 1, 5, 40):
+        block_counts = column(counts, j).reshape(-1, CELLS)
+        for k in (0, 5, 40):
             share = (1 - excess) * distribution(mean, theta).sf(k)
-            above = (blocks > k).sum(axis=1)
-            assert (np.abs(above - CELLS * share) < 1 + 1e-6).all(), (mean, theta, k)
-            error = 0.5 / np.sqrt(blocks.size)
-            assert above.sum() / blocks.size == pytest.approx(share, abs=5 * error)
+            above = (block_counts > k).sum(axis=1)
+            pmf = stats.binom(CELLS, share).pmf(np.arange(CELLS + 1))
+            assert chi_square(above, pmf) > 0.001 / (3 * len(GRID)), (mean, theta, k)
 
 
-def test_every_cell_of_a_spread_block_has_the_distribution_of_its_own_mean():
+def test_every_cell_of_a_block_has_the_distribution_of_its_own_mean():
     """Library sizes from 0.1 to 10: each cell over the blocks, by chi-square; genes and cells uncorrelated."""
     library = np.geomspace(0.1, 10, CELLS)
     grid = [(0.05, 0.5), (0.3, np.inf), (2.0, 3.0), (0.4, 0.2)]
-    counts = drawn(grid, library=library, stratified=True, seed=2)
+    counts = drawn(grid, library=library, seed=2)
     for j, (mean, theta) in enumerate(grid):
         blocks = column(counts, j).reshape(-1, CELLS)
         for i in range(0, CELLS, 10):
@@ -119,7 +118,7 @@ def test_groups_of_rows_have_dispersions_of_their_own():
     dispersion = np.array([[0.1] * 5, [np.inf] * 5])
     proportion = np.full((200, 5), 2.0, np.float32)
     counts = sp.vstack(
-        [draw_counts(rng, proportion, np.ones(200), dispersion, None, groups, True) for _ in range(200)]
+        [draw_counts(rng, proportion, np.ones(200), dispersion, None, groups) for _ in range(200)]
     )
     values = counts.toarray().reshape(200, 200, 5)
     assert values[:, ::2].var() == pytest.approx(2 + 4 / 0.1, rel=0.1)
@@ -127,7 +126,7 @@ def test_groups_of_rows_have_dispersions_of_their_own():
 
 
 def test_counts_are_a_canonical_csr_matrix_without_stored_zeros():
-    counts = drawn(GRID, stratified=True, blocks=1).tocsr()
+    counts = drawn(GRID, blocks=1).tocsr()
     one = draw_counts(
         np.random.default_rng(0),
         np.full((7, 30), 0.4, np.float32),
@@ -135,7 +134,6 @@ def test_counts_are_a_canonical_csr_matrix_without_stored_zeros():
         np.full((3, 30), np.inf),
         None,
         [np.array([5, 0, 3]), np.array([1]), np.array([2, 4, 6])],
-        True,
     )
     for matrix in (counts, one):
         assert matrix.dtype == np.int32
@@ -190,10 +188,31 @@ def test_count_is_one_whose_distribution_function_exceeds_the_number():
     assert count_quantiles(np.nextafter(zero, 0), mean, np.full(3, np.inf)).tolist() == [0, 0, 0]
 
 
+def events(rng, rows, rates):
+    """Yield row, gene and position of the first event in each interval of a Poisson process.
+
+    There is an interval of length `rates[j]` for each gene j and row, by gene.
+    """
+    w = rng.standard_exponential()
+    for gene, rate in enumerate(rates):
+        for row in rows:
+            if w < rate:
+                yield row, gene, w
+                w = rng.standard_exponential()
+            else:
+                w -= rate
+
+
+def rate(mean, theta):
+    """Return -log P(0) of counts."""
+    finite = np.where(np.isinf(theta), 1.0, theta)
+    return np.where(np.isinf(theta), mean, finite * np.log1p(mean / finite))
+
+
 @pytest.mark.parametrize("logits", [False, True])
 @pytest.mark.parametrize("poisson", [False, True])
-def test_independent_draws_are_the_quantiles_of_the_generators_numbers(logits, poisson):
-    """One number for each cell and gene, group by group, gene by gene, in the order of the group's rows."""
+def test_draws_are_the_quantiles_of_the_generators_numbers(logits, poisson):
+    """One exponential number for each event, group by group, gene by gene, in the order of the group's rows."""
     rng = np.random.default_rng(0)
     n, genes = 40, 30
     groups = [rng.permutation(n)[:25]]
@@ -205,113 +224,103 @@ def test_independent_draws_are_the_quantiles_of_the_generators_numbers(logits, p
     dispersion = np.full((2, genes), np.inf) if poisson else np.exp(rng.normal(0, 2, (2, genes)))
     if not poisson:
         dispersion[1, ::4] = np.inf
-    got = draw_counts(
-        np.random.default_rng(5), proportion, library[:, None], dispersion, zero_logit, groups, False
-    )
-    again = np.random.default_rng(5)
+    drawing, again = np.random.default_rng(5), np.random.default_rng(5)
+    got = draw_counts(drawing, proportion, library[:, None], dispersion, zero_logit, groups)
+    excess = expit(zero_logit.astype(float)) if logits else np.zeros((n, genes))
+    mean = library[:, None] * proportion
     expected = np.zeros((n, genes))
-    for i, rows in enumerate(groups):
-        u = again.random((genes, len(rows))).T
-        if logits:
-            excess = 1 / (1 + np.exp(-zero_logit[rows].astype(float)))
-            u = (u - excess) / (1 - excess)
-        counts = quantile(u, library[rows, None] * proportion[rows], dispersion[i])
-        expected[rows] = np.where(u < 0, 0, counts)  # below are the excess zeros
+    for rows, theta in zip(groups, dispersion, strict=True):
+        kept, zero = 1 - excess[rows].min(axis=0), np.exp(-rate(mean[rows].max(axis=0), theta))
+        for i, j, w in events(again, rows, 1e-9 - np.log(np.maximum(1 - kept * (1 - zero), np.exp(-100)))):
+            u = (np.exp(-w) - excess[i, j]) / (1 - excess[i, j])
+            if u > 0:  # smaller ones are excess zeros
+                expected[i, j] = quantile(u, mean[i, j], theta[j])
     assert (expected > 500).any()
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got.toarray(), expected)
+    assert drawing.random() == again.random()
 
 
-def test_numbers_of_rows_lie_one_in_each_stratum_where_the_generator_put_them():
-    rows, alone = np.array([7, 2, 9, 0, 4]), [1, 3, 5, 6, 8]
-    uniform = evenly_spread(np.random.default_rng(1), 10, 60, [rows])
-    first = np.random.default_rng(1).random((10, 60))
-    np.testing.assert_array_equal(uniform[alone], first[alone])
-    strata, within = np.divmod(uniform[rows] * 5, 1)
-    np.testing.assert_array_equal(np.sort(strata, axis=0), np.tile(np.arange(5)[:, None], 60))
-    np.testing.assert_allclose(within, first[rows], atol=1e-12)
-
-
-def test_orders_of_strata_are_all_equally_probable():
-    """Chi-square over the six orders of three rows, and over columns: neighbours have nothing in common."""
-    columns = 3_000
-    uniform = evenly_spread(np.random.default_rng(0), 3, columns, [np.arange(3)])
-    order = (uniform * 3).astype(int)
-    six = np.bincount(order[0] * 3 + order[1], minlength=9)[[1, 2, 3, 5, 6, 7]]
-    assert six.sum() == columns
-    assert stats.chisquare(six).pvalue > 0.001
-    pairs = np.bincount(order[0, :-1] * 3 + order[0, 1:], minlength=9)
-    assert stats.chi2_contingency(pairs.reshape(3, 3)).pvalue > 0.001
-
-
-def test_spread_counts_of_large_means_come_one_from_each_stratum():
-    """Large counts determine their uniform numbers: permutations of strata, and uniform within them."""
+def test_counts_of_large_means_are_independent():
+    """Large counts determine their uniform numbers, which are uniform and unrelated between rows."""
     k, genes, mean = 6, 800, 1e6
     proportion = np.full((8, genes), mean, np.float32)
     rows = np.array([7, 0, 3, 1, 6, 4])
     groups = [rows, np.array([2, 5])]
     poisson = np.full((2, genes), np.inf)
-    counts = draw_counts(np.random.default_rng(3), proportion, np.ones(8), poisson, None, groups, True)
+    counts = draw_counts(np.random.default_rng(3), proportion, np.ones(8), poisson, None, groups)
     u = stats.poisson(mean).cdf(counts.toarray()[rows])
-    strata, within = np.divmod(u * k, 1)
-    assert (np.sort(strata, axis=0) == np.arange(k)[:, None]).mean() > 0.99  # but for counts at an edge
-    assert stats.kstest(within.ravel(), "uniform").pvalue > 0.001
-    for row in strata:
-        assert stats.chisquare(np.bincount(row.astype(int), minlength=k)).pvalue > 0.001 / k
-    assert stats.chi2_contingency(np.histogram2d(strata[0], strata[1], k)[0] + np.eye(k)).pvalue < 1e-9
+    for row in u:
+        assert stats.kstest(row, "uniform").pvalue > 0.001 / k
+    assert (np.abs(np.corrcoef(u) - np.eye(k)) < 4 / np.sqrt(genes)).all()
 
 
 @pytest.mark.parametrize("theta", [0.4, np.inf])
 @pytest.mark.parametrize("inflated", [False, True])
-def test_spread_counts_above_zero_are_as_many_as_expected_in_each_cell(theta, inflated):
-    """Cells of other depths and other excess zeros: each over 1,500 genes, together within one in each gene."""
+def test_counts_above_zero_are_as_many_as_expected_in_each_cell(theta, inflated):
+    """Cells with different depths and excess zeros, each over 1,500 genes."""
     k, genes, mean = 12, 1_500, 0.3
     library = np.linspace(0.3, 1.4, k)
     logit = np.linspace(-1.5, 2, k) if inflated else np.full(k, -np.inf)
-    dispersion = np.full((1, genes), theta)
     counts = draw_counts(
         np.random.default_rng(2),
         np.full((k, genes), mean, np.float32),
         library,
-        dispersion,
+        np.full((1, genes), theta),
         np.tile(logit[:, None], genes).astype(np.float32) if inflated else None,
         [np.arange(k)],
-        True,
     ).toarray()
     above = (1 - distribution(mean * library, theta).pmf(0)) / (1 + np.exp(logit))
     error = np.sqrt(above * (1 - above) / genes)
     assert (np.abs((counts > 0).mean(axis=1) - above) < 4 * error).all()
     expected = distribution(mean * library, theta).mean() / (1 + np.exp(logit))
     assert counts.mean() == pytest.approx(expected.mean(), abs=4 * counts.std() / np.sqrt(counts.size))
-    if not inflated:
-        same = draw_counts(
-            np.random.default_rng(2),
-            np.full((k, genes), mean, np.float32),
-            np.ones(k),
-            dispersion,
-            None,
-            [np.arange(k)],
-            True,
-        )
-        share = k * (1 - distribution(mean, theta).pmf(0))
-        found = (same.toarray() > 0).sum(axis=0)
-        assert set(found) == {int(share), int(share) + 1}
-        assert found.mean() == pytest.approx(share, abs=4 * 0.5 / np.sqrt(genes))
 
 
-@pytest.mark.parametrize(
-    ("mean", "logit", "drawn"),
-    [(0.009, None, 1), (0.35, None, 30), (5.0, None, 100), (0.35, 0.0, 15), (0.35, -20.0, 30)],
-)
-def test_numbers_that_can_only_be_zeros_are_not_drawn(mean, logit, drawn):
-    """Of 100 Poisson counts of mean .35 thirty are above zero: as many random numbers as that are used."""
+@pytest.mark.parametrize("mean", [0.009, 0.35])
+def test_few_random_numbers_are_needed_for_many_zeros(mean):
+    """As many as there are cells with a count, and one more, if all cells have the same mean."""
     genes = 20
     rng, same = np.random.default_rng(4), np.random.default_rng(4)
-    logits = None if logit is None else np.full((100, genes), logit, np.float32)
     proportion, poisson = np.full((100, genes), mean, np.float32), np.full((1, genes), np.inf)
-    draw_counts(rng, proportion, np.ones(100), poisson, logits, [np.arange(100)], True)
-    same.random(genes * drawn)
+    counts = draw_counts(rng, proportion, np.ones(100), poisson, None, [np.arange(100)])
+    same.standard_exponential(counts.nnz + 1)
     assert rng.random() == same.random()
+
+
+def test_cells_that_are_surely_excess_zeros_have_no_counts():
+    """Probabilities of an excess zero of exactly 1, in all cells of a gene and in one of them."""
+    logit = np.full((50, 2), 90, np.float32)
+    logit[1:, 1] = -90
+    for mean in (0.3, 400.0, 1e6):
+        proportion, poisson = np.full((50, 2), mean, np.float32), np.full((1, 2), np.inf)
+        counts = draw_counts(
+            np.random.default_rng(0), proportion, np.ones(50), poisson, logit, [np.arange(50)]
+        ).toarray()
+        assert not counts[:, 0].any()
+        assert counts[0, 1] == 0
+        assert counts[1:, 1].any()
+
+
+def test_more_counts_than_expected_are_kept():
+    """The space for 10 counts, plus a tenth and one gene, is enlarged."""
+    genes, k, mean = 100, 20, np.float32(0.005)
+    proportion, poisson = np.full((k, genes), mean, np.float32), np.full((1, genes), np.inf)
+    numbers = []
+    for seed in range(10):
+        counts = draw_counts(
+            np.random.default_rng(seed), proportion, np.ones(k), poisson, None, [np.arange(k)]
+        )
+        expected = list(events(np.random.default_rng(seed), range(k), np.full(genes, mean + 1e-9, float)))
+        coo = counts.tocoo()
+        assert {*zip(coo.row, coo.col, strict=True)} == {(row, gene) for row, gene, _ in expected}
+        numbers.append(counts.nnz)
+    assert min(numbers) < 11 < max(numbers)
+    larger = _enlarged(np.arange(5, dtype=np.int32), 7)
+    assert larger.dtype == np.int32
+    assert larger.size == 10
+    assert larger[:5].tolist() == [0, 1, 2, 3, 4]
+    assert _enlarged(np.arange(5.0), 70).size == 70
 
 
 @pytest.mark.parametrize("dispersion", [9e-4, 1.0, 8e3, np.inf])
@@ -326,7 +335,6 @@ def test_enormous_counts_are_found_at_once_and_fit_into_32_bits(mean, dispersion
         np.full((1, 2), dispersion),
         None,
         [np.arange(n)],
-        True,
     )
     assert counts.data.min() > 0
     assert counts.data.max() <= MAX_COUNT

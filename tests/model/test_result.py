@@ -177,7 +177,7 @@ def test_a_saved_model_can_be_moved(saved, tmp_path):
     assert vx.load_vae(tmp_path / "elsewhere").likelihood.name == "nb"
 
 
-def test_a_model_saved_by_version_0_1_generates_the_same_cells():
+def test_a_model_saved_by_version_0_1_generates_the_reference_cells():
     """Module paths in the saved configuration must not matter (reference/README.md has the recipe)."""
     reference = Path(__file__).parents[1] / "reference"
     saved_by = json.loads((reference / "model_0.1" / "meta.json").read_text())["keras"]

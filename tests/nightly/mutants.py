@@ -51,7 +51,7 @@ TESTS = {
     "likelihoods.continuous": LIKELIHOODS,
     "likelihoods.count_sampling": (
         "tests/likelihoods/test_sampling.py",
-        "million or kolmogorov or spread_draws or own_mean or dispersions_of_their_own",
+        "million or kolmogorov or binomial or own_mean or dispersions_of_their_own",
     ),
     "likelihoods.counts": LIKELIHOODS,
     "likelihoods.log_prob": LIKELIHOODS,

@@ -246,6 +246,7 @@ def test_the_code_of_a_report_makes_the_same_cells(written, few):
         written.fit, recipe, 80, given=True, label_key="cell_type", donor_key=None, layer=None, seed=0
     )
     assert 'report.html", train=train,' in text
+    assert "stratified" not in text
     told = [line for line in text.splitlines() if "vx.read" not in line]
     repeat = "\n".join(told).split("vx.write_report")[0]
     names = {"train": few[:60].copy()}

@@ -37,6 +37,15 @@ def recipe_of(cells: ad.AnnData | StoredCells) -> dict[str, Any]:
     return recipe
 
 
+def has_dependent_cells(recipe: Mapping[str, Any]) -> bool:
+    """Return whether cells with this recipe depend on each other.
+
+    Version 0.1 generated the cells of one condition with stratified random numbers by default, and always in
+    `interpolate`, which did not record it. Tests that assume independent cells are not valid for them.
+    """
+    return bool(recipe.get("stratified", "interpolated" in recipe))
+
+
 def label_key_of(generated: ad.AnnData | StoredCells, label_key: str | None) -> str | None:
     """Return `label_key`, or if it is None the one that the generated cells record."""
     return label_key or str(recipe_of(generated).get("label_key", "")) or None

@@ -14,6 +14,7 @@ from vaexprs.generation.dask import check_client, draw_on_cluster
 from vaexprs.generation.generated import Generated, origin, with_values
 from vaexprs.generation.requests import check_library_size, plan_cells
 from vaexprs.generation.sampler import BLOCK, CellSampler, Plan, draw_in_threads, draw_part, with_progress
+from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_integer
 from vaexprs.io.write import check_new_cells
 from vaexprs.model.vae_fit import VAEFit, check_fit
@@ -31,14 +32,14 @@ def gen_exprs(
     covariates: Mapping[str, str] | None = None,
     conditions: Any = None,
     library_size: float | str | None = None,
-    stratified: bool = True,
+    stratified: bool | None = None,
     seed: int = 0,
     progress: bool = True,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     client: Any = None,
 ) -> Generated:
-    """Generate cells.
+    """Generate cells, as independent draws from the model.
 
     Parameters
     ----------
@@ -65,10 +66,7 @@ def gen_exprs(
         Expected total count of each generated cell. By default (None or "real") it is sampled from the latent
         density together with the latent vector, with the distribution of the real cells.
     stratified
-        Whether the random numbers of cells of one condition are spread evenly instead of independently
-        (Latin hypercube sampling; McKay, Beckman & Conover 1979, doi:10.2307/1268522). The distribution
-        of each cell is the same, but the means over generated cells have little sampling error in addition
-        to the error of the fit. Use False for cells that must be independent, such as replicates for a test.
+        Deprecated and ignored: cells are always independent draws from the model. True raises a warning.
     seed
         The same seed gives the same cells, for any batch size.
     progress
@@ -111,12 +109,17 @@ def gen_exprs(
         ``name.partial.h5ad``; an incomplete `out` is never left behind.
     """
     check_fit(x, "x")
+    if stratified:
+        warn(
+            "stratified=True is ignored: generated cells are always independent draws. Remove stratified=.",
+            FutureWarning,
+        )
     if client is not None:
         check_client(client)
     seed = check_integer("seed", seed, 0)
     target = check_library_size(x, library_size)
     rows, which = plan_cells(x, num_samples, labels, covariates, conditions)
-    plan = Plan(rows, which, target, bool(stratified), seed)
+    plan = Plan(rows, which, target, seed)
     n = len(which)
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:
@@ -127,7 +130,7 @@ def gen_exprs(
     requested = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
     adata.uns["vaexprs"] = origin(x) | {
         "seed": seed,
-        "stratified": bool(stratified),
+        "stratified": False,  # version 0.1 recorded True for cells that depend on each other
         "n_cells": n,
         "labels": json.dumps({str(k): int(v) for k, v in requested.items()}),
         "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),

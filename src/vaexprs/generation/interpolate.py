@@ -107,7 +107,7 @@ def interpolate(
     number = np.concatenate(
         [apportion(weights, n) if n else np.zeros(len(transports), int) for n in step_cells]
     )
-    plan = Plan(rows, np.repeat(np.arange(len(rows)), number), target, stratified=True, seed=seed)
+    plan = Plan(rows, np.repeat(np.arange(len(rows)), number), target, seed)
     sampler = CellSampler(
         fit,
         np.concatenate([(1 - t) * codes[0] + t * codes[1] for t in positions]),
@@ -116,6 +116,7 @@ def interpolate(
     adata = ad.AnnData(obs=plan.obs(known.levels), var=pd.DataFrame(index=fit.genes))
     adata.uns["vaexprs"] = origin(fit) | {
         "seed": seed,
+        "stratified": False,
         "interpolated": json.dumps(ends),
         "library_size": "real" if target is None else target,
     }

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
 from vaexprs.data.matrix import Matrix, stacked
 from vaexprs.generation.parallel import in_order
@@ -40,8 +39,6 @@ class Plan:
         Index of each cell's condition in `rows`, (n_cells,).
     library_size
         Expected total count of each cell; None to sample it from the latent density.
-    stratified
-        Whether random numbers are spread evenly (Latin hypercube sampling).
     seed
         The seed of all cells.
     first
@@ -51,7 +48,6 @@ class Plan:
     rows: list[dict[str, Any]]
     which: np.ndarray
     library_size: float | None
-    stratified: bool
     seed: int
     first: int = 0
 
@@ -127,22 +123,18 @@ class CellSampler:
 
     def block(self, plan: Plan, number: int) -> Matrix:
         """Sample the values of a block of cells of a plan, (n_cells, n_genes); CSR for counts."""
-        from vaexprs.likelihoods.count_sampling import evenly_spread
-
         which = plan.which[number * BLOCK : (number + 1) * BLOCK]
         rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(plan.first + number,)))
         present, groups = _groups(which)
-        dims = self.mixtures[0].means.shape[1]
-        uniform = evenly_spread(rng, len(which), 1 + dims, groups if plan.stratified else ())
-        latent = _latent([self.mixtures[i] for i in present], groups, uniform)
+        latent = np.empty((len(which), self.mixtures[0].means.shape[1]))
+        for i, rows in zip(present, groups, strict=True):
+            latent[rows] = self.mixtures[i].sample(len(rows), rng)
         if not self.fit.likelihood.counts:
-            return self.values(latent, None, which, rng, stratified=plan.stratified)
+            return self.values(latent, None, which, rng)
         library = np.exp(latent[:, -1]) if plan.library_size is None else plan.library_size
-        return self.values(latent[:, :-1], library, which, rng, stratified=plan.stratified)
+        return self.values(latent[:, :-1], library, which, rng)
 
-    def values(
-        self, z: np.ndarray, library: Any, which: np.ndarray, rng: np.random.Generator, *, stratified: bool
-    ) -> Matrix:
+    def values(self, z: np.ndarray, library: Any, which: np.ndarray, rng: np.random.Generator) -> Matrix:
         """Sample values of at most BLOCK cells, (n_cells, n_genes), in the user's units; CSR for counts.
 
         Parameters
@@ -155,8 +147,6 @@ class CellSampler:
             Index of each cell's condition, (n_cells,).
         rng
             Random generator.
-        stratified
-            Whether the random numbers of cells of the same condition are spread evenly.
         """
         present, groups = _groups(which)
         if library is not None:
@@ -165,7 +155,7 @@ class CellSampler:
         if self._common:
             output = output | {name: part[present] for name, part in self._common.items()}
         likelihood, shape = self.fit.likelihood, (len(z), len(self.fit.genes))
-        values = likelihood.draw(output, library, shape, groups, stratified, rng)
+        values = likelihood.draw(output, library, shape, groups, rng)
         if likelihood.counts:
             return values
         return self.fit.preprocessing.scaling.inverse(values).astype(np.float32)
@@ -189,25 +179,6 @@ def draw_in_threads(sampler: CellSampler, plan: Plan, blocks_at_once: int) -> It
     with ThreadPoolExecutor(workers) as pool:
         submitted = (partial(pool.submit, sampler.block, plan, number) for number in range(plan.n_blocks))
         yield from in_order(submitted, min(blocks_at_once, 2 * workers), Future.result)
-
-
-def _latent(mixtures: list[Mixture], groups: list[np.ndarray], uniform: np.ndarray) -> np.ndarray:
-    """Return latent vectors (and log library sizes) of a block of cells, (n_cells, n_dims).
-
-    Parameters
-    ----------
-    mixtures
-        Latent density of each group of cells.
-    groups
-        Rows of the cells of each group.
-    uniform
-        Uniform random numbers, (n_cells, 1 + n_dims).
-    """
-    component, normal = uniform[:, 0], ndtri(np.clip(uniform[:, 1:], 1e-12, 1 - 1e-12))
-    latent = np.empty(normal.shape)
-    for mixture, rows in zip(mixtures, groups, strict=True):
-        latent[rows] = mixture.transform(component[rows], normal[rows])
-    return latent
 
 
 @lru_cache(maxsize=4)

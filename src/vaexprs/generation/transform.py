@@ -197,7 +197,6 @@ def _draw(
                 None if library is None else library[block],
                 which[rows][block],
                 rng,
-                stratified=False,
             )
 
 

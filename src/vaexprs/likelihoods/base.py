@@ -234,8 +234,6 @@ class Likelihood(ABC):
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         """Return prepared values, (n_cells, n_genes), as quantiles at uniform numbers.
 
-        With inverse transform sampling the caller controls the dependence between cells.
-
         Parameters
         ----------
         output
@@ -252,7 +250,6 @@ class Likelihood(ABC):
         library: Any,
         shape: tuple[int, int],
         groups: Sequence[np.ndarray],
-        stratified: bool,
         rng: np.random.Generator,
     ) -> Matrix:
         """Sample prepared values of a block of cells, (n_cells, n_genes); CSR for counts.
@@ -267,14 +264,10 @@ class Likelihood(ABC):
             (n_cells, n_genes).
         groups
             Rows of the cells of each condition; together they cover all rows.
-        stratified
-            Whether uniform numbers are stratified within each group and gene; independent otherwise.
         rng
             Source of randomness.
         """
-        from vaexprs.likelihoods.count_sampling import evenly_spread
-
-        return self.sample(output, library, evenly_spread(rng, *shape, groups if stratified else ()))
+        return self.sample(output, library, rng.random(shape))
 
     def relative_noise(self, output: Any, library: Any) -> np.ndarray:
         """Return the variance of the total of sampled counts divided by its squared mean, (n_cells,).

@@ -127,13 +127,12 @@ class CountLikelihood(Likelihood):
         library: Any,
         shape: tuple[int, int],
         groups: Sequence[np.ndarray],
-        stratified: bool,
         rng: np.random.Generator,
     ) -> Matrix:
         from vaexprs.likelihoods.count_sampling import draw_counts
 
         proportion, dispersion, zero_logit = self.parameters(output, len(groups))
-        return draw_counts(rng, proportion, library, dispersion, zero_logit, groups, stratified)
+        return draw_counts(rng, proportion, library, dispersion, zero_logit, groups)
 
     def check(self, summary: Summary, cells: Any) -> None:
         least = summary.low.min()

@@ -1,4 +1,4 @@
-"""Stratified uniform numbers and sampling of counts, in compiled loops that release the GIL.
+"""Sampling of counts in compiled loops that release the GIL.
 
 Imports numba; import this module lazily.
 """
@@ -6,7 +6,7 @@ Imports numba; import this module lazily.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,44 +21,8 @@ LARGE = -1  # marks a count whose quantile is left to SciPy
 CONTINUOUS_MEAN = 2.0**24
 INSIDE = (1e-12, 1 - 1e-12)  # range of probabilities with finite quantiles
 ROUNDING = 1e-9  # tolerance for rounding in the bounds that skip the search
+MAX_RATE = 100.0  # maximum -log P(0) in the choice of rows; P(0) is 4e-44 there
 RECIPROCALS = 1 / np.arange(1, 257)
-
-
-def evenly_spread(
-    rng: np.random.Generator, n: int, columns: int, strata: Collection[np.ndarray]
-) -> np.ndarray:
-    """Return uniform numbers, (n, columns), stratified within sets of rows in each column.
-
-    Parameters
-    ----------
-    rng
-        Source of randomness.
-    n, columns
-        Number of rows and columns.
-    strata
-        Sets of rows. In each column the numbers of a set of k rows fall one into each of k equal strata of
-        (0, 1). Numbers of rows outside all sets are independent.
-    """
-    uniform = rng.random((n, columns))
-    for rows in strata:
-        _spread(rng, uniform, np.ascontiguousarray(rows, np.int64))
-    return uniform
-
-
-@njit(nogil=True, cache=True)
-def _spread(rng: np.random.Generator, uniform: np.ndarray, rows: np.ndarray) -> None:
-    """Assign the numbers of the rows to one stratum each, by a Fisher-Yates shuffle in each column."""
-    k, columns = len(rows), uniform.shape[1]
-    order = np.empty((k, columns), np.int32)
-    for i in range(k):
-        order[i, :] = i
-    for i in range(k - 1, 0, -1):
-        for j in range(columns):
-            other = int(rng.random() * (i + 1))
-            order[i, j], order[other, j] = order[other, j], order[i, j]
-    for i in range(k):
-        for j in range(columns):
-            uniform[rows[i], j] = (order[i, j] + uniform[rows[i], j]) / k
 
 
 def count_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
@@ -91,12 +55,10 @@ def draw_counts(
     dispersion: np.ndarray,
     zero_logit: np.ndarray | None,
     groups: Sequence[np.ndarray],
-    stratified: bool,
 ) -> sp.csr_matrix:
     """Sample negative binomial counts of a block of cells, CSR of shape (n, n_genes), int32.
 
-    The cells of a group are sampled together, gene by gene. The probability of zero at the largest mean is a
-    lower bound for all cells of the group, so that uniform numbers below it need not be generated.
+    All counts are independent. The cells of a group are sampled together, gene by gene: see `_draw`.
 
     Parameters
     ----------
@@ -112,9 +74,6 @@ def draw_counts(
         Logit of the probability of excess zeros, (n, n_genes); None without zero inflation.
     groups
         Rows of the cells of each group; together they cover all rows.
-    stratified
-        Whether the uniform numbers of a group's cells are stratified in each gene, as by `evenly_spread`;
-        independent otherwise.
     """
     n, genes = proportion.shape
     proportion = np.ascontiguousarray(proportion, np.float32)
@@ -122,7 +81,7 @@ def draw_counts(
     logit = np.ascontiguousarray(np.empty((0, 0)) if zero_logit is None else zero_logit, np.float32)
     theta = dispersion.astype(np.float64)
     parts = [
-        _draw(rng, proportion, library, theta[i], logit, np.ascontiguousarray(rows, np.int64), stratified)
+        _draw(rng, proportion, library, theta[i], logit, np.ascontiguousarray(rows, np.int64))
         for i, rows in enumerate(groups)
     ]
     for (row, gene, count, uniform), dispersions in zip(parts, theta, strict=True):
@@ -158,9 +117,13 @@ def _large_quantiles(uniform: np.ndarray, mean: np.ndarray, dispersion: np.ndarr
 @njit(nogil=True, cache=True)
 def _zero(mean: float, theta: float) -> float:
     """Return the probability of zero."""
-    if math.isinf(theta):
-        return math.exp(-mean)
-    return math.exp(-theta * math.log1p(mean / theta))
+    return math.exp(-_rate(mean, theta))
+
+
+@njit(nogil=True, cache=True)
+def _rate(mean: float, theta: float) -> float:
+    """Return -log P(0)."""
+    return mean if math.isinf(theta) else theta * math.log1p(mean / theta)
 
 
 @njit(nogil=True, cache=True)
@@ -204,46 +167,66 @@ def _draw(
     theta: np.ndarray,
     logit: np.ndarray,
     rows: np.ndarray,
-    stratified: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, gene, count and uniform number of the non-zero counts of the rows, sorted by gene."""
+    r"""Return row, gene, count and uniform number of the non-zero counts of the rows, sorted by gene.
+
+    A count is the quantile at :math:`u = e^{-w}` of a standard exponential number w: it is zero if
+    :math:`w > -\log P(0)`. Let the rate of a gene be the largest :math:`-\log P(0)` of the rows. In a Poisson
+    process with one interval of this length for each row, the first event of an interval is at w, and a row
+    without an event has a zero. The distance to the next event is an exponential number, also across rows and
+    genes that are skipped: few random numbers are needed for many zeros.
+    """
     k, genes = len(rows), len(theta)
     most, least = _extremes(proportion, library, logit, rows)
-    strata, all_zero, slope = np.empty(genes, np.int64), np.empty(genes), np.empty(genes)
+    largest, kept, rate = np.empty(genes), np.ones(genes), np.empty(genes)
     for j in range(genes):
-        # P(0) is convex in the mean: it is smallest at the largest mean and lies above its tangent there
-        all_zero[j] = _zero(most[j], theta[j])
-        slope[j] = all_zero[j] / (1 + most[j] / theta[j])
-        kept = 1 - _sigmoid(least[j]) if logit.size else 1.0
-        beyond = min(1.0, kept * (1 - all_zero[j]) + ROUNDING)  # uniform numbers below 1 - beyond give zeros
-        strata[j] = min(k, int(beyond * k) + 1) if stratified else k
-    space = strata.sum()
+        largest[j] = _rate(most[j], theta[j])
+        rate[j] = min(largest[j], MAX_RATE)
+        if logit.size:
+            kept[j] = 1 - _sigmoid(least[j])
+            rate[j] = -math.log(1 - kept[j] + kept[j] * math.exp(-rate[j]))
+        rate[j] += ROUNDING
+    space = int(1.1 * k * np.minimum(rate, 1).sum()) + k
     row, gene = np.empty(space, np.int32), np.empty(space, np.int32)
     count, uniform = np.empty(space, np.int32), np.empty(space)
-    order, n = rows.copy(), 0
+    n, w = 0, rng.standard_exponential()
     for j in range(genes):
-        for t in range(strata[j]):
-            if stratified:
-                # Fisher-Yates from the highest stratum down: choose one of the k - t rows that are left. The
-                # fraction of the random number is uniform as well and gives the position in the stratum.
-                drawn = rng.random() * (k - t)
-                other = int(drawn)
-                order[t], order[t + other] = order[t + other], order[t]
-                u = (k - 1 - t + (drawn - other)) / k
-            else:
-                u = rng.random()
-            i = order[t]
+        if n + k > len(row):
+            row, gene = _enlarged(row, n + k), _enlarged(gene, n + k)
+            count, uniform = _enlarged(count, n + k), _enlarged(uniform, n + k)
+        # -log P(0) is concave in the mean: it lies below its tangent at the largest mean
+        slope = 1 / (1 + most[j] / theta[j])
+        t, scale = 0, 1 / rate[j]
+        while w < (k - t) * rate[j]:
+            skipped = min(int(w * scale), k - t - 1)  # rounding must not skip the last row
+            w -= skipped * rate[j]
+            i = rows[t + skipped]
+            t += skipped + 1
+            at, w = w, rng.standard_exponential()
             mean = library[i] * proportion[i, j]
+            # with excess zeros, P(count > 0) is multiplied by at most `kept`, and -log(1 - P) by less
+            if at > kept[j] * min(mean, largest[j] - slope * (most[j] - mean)) + ROUNDING:
+                continue
+            u = math.exp(-at)
             if logit.size:
                 excess = _sigmoid(logit[i, j])
+                if u <= excess:
+                    continue
                 u = (u - excess) / (1 - excess)
-            if u < 1 - mean or u < all_zero[j] + slope[j] * (most[j] - mean) - ROUNDING:
-                continue
             found = _quantile(u, mean, theta[j])
             if found != 0:
                 row[n], gene[n], count[n], uniform[n] = i, j, found, u
                 n += 1
+        w -= (k - t) * rate[j]
     return row[:n], gene[:n], count[:n], uniform[:n]
+
+
+@njit(nogil=True, cache=True)
+def _enlarged(values: np.ndarray, size: int) -> np.ndarray:
+    """Return a copy with at least `size` elements and at least twice as many as before."""
+    larger = np.empty(max(size, 2 * len(values)), values.dtype)
+    larger[: len(values)] = values
+    return larger
 
 
 @njit(nogil=True, cache=True)

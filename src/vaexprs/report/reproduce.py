@@ -74,7 +74,6 @@ def code(
         "covariates": json.loads(str(recipe.get("covariates", "{}")) or "{}") or None,
         "conditions": json.loads(str(recipe.get("conditions", "")) or "null"),
         "library_size": None if size == "real" else float(size),
-        "stratified": None if recipe.get("stratified", True) else False,
         "seed": int(recipe.get("seed", 0)),
     }
     report_arguments = {"label_key": label_key, "donor_key": donor_key, "layer": layer, "seed": seed}

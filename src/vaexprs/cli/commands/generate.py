@@ -39,8 +39,8 @@ def generate(
     batch_size: Annotated[
         int | None, typer.Option(help="Maximum number of decoded cells waiting to be sampled.")
     ] = None,
-    independent: Annotated[
-        bool, typer.Option(help="Sample cells independently instead of stratified (Latin hypercube).")
+    independent: Annotated[  # accepted for scripts written for version 0.1
+        bool, typer.Option("--independent", hidden=True, help="Ignored: cells are always independent draws.")
     ] = False,
     dask: Annotated[
         str | None,
@@ -71,7 +71,6 @@ def generate(
             covariates=covariates,
             conditions=table,
             library_size=library_size,
-            stratified=not independent,
             seed=seed,
             progress=not quiet,
             out=out,
