@@ -5,14 +5,14 @@
     python benchmarks/fidelity.py DATA.h5ad [...] --simulate     # estimation error alone
 
 Half of the cells (labels with ten or more cells, 2,000 most variable genes) train; as many cells per label
-as in the other half are generated and compared with that half. The floor uses the training half in place of
-generated cells. With --simulate the "real" cells are themselves sampled independently from a fit to the
+as in the other half are generated and compared with that half. The floor uses the two halves of the training
+half in place of generated cells. With --simulate the "real" cells are themselves sampled from a fit to the
 data: the model is then correct, and the remaining error is that of learning it from this number of cells.
 
 Prints a Markdown table of metrics, means over the seeds: the AUC of a random forest between real and
-generated cells (genes, pcs), ratios and differences of standard deviations, zeros and library sizes, label
-accuracy, the slope of fold changes, the distance to training cells relative to real cells (copies), and the
-AUC of membership inference (members).
+generated cells, which learns on one generated set and is tested on another (genes, pcs), ratios and
+differences of standard deviations, zeros and library sizes, label accuracy, the slope of fold changes, the
+distance to training cells relative to real cells (copies), and the AUC of membership inference (members).
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import KFold
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -60,13 +60,23 @@ def counts(cells: ad.AnnData) -> np.ndarray:
     return np.asarray(cells.X.toarray() if hasattr(cells.X, "toarray") else cells.X, np.float64)
 
 
-def forest_auc(a: np.ndarray, b: np.ndarray) -> float:
-    rng, n = np.random.default_rng(0), min(len(a), len(b), MAX_CELLS)
-    x = np.concatenate([rng.permutation(a)[:n], rng.permutation(b)[:n]])
-    y = np.repeat([0, 1], n)
-    forest = RandomForestClassifier(100, n_jobs=-1, random_state=0)
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return roc_auc_score(y, cross_val_predict(forest, x, y, cv=folds, method="predict_proba")[:, 1])
+def forest_auc(real: np.ndarray, made: np.ndarray, second: np.ndarray, pcs: bool = False) -> float:
+    """Return the AUC of forests that learn on `made` and are tested on `second`, an independent set.
+
+    The real cells are divided into five folds; the AUC is averaged over them.
+    """
+    rng, found = np.random.default_rng(0), []
+    real = rng.permutation(real)[:MAX_CELLS]
+    for learned, tested in KFold(5, shuffle=True, random_state=0).split(real):
+        x = np.concatenate([real[learned], rng.permutation(made)[: len(learned)]])
+        new = np.concatenate([real[tested], rng.permutation(second)[: len(tested)]])
+        if pcs:
+            axes = PCA(min(50, len(x) - 1, x.shape[1]), random_state=0).fit(x)
+            x, new = axes.transform(x), axes.transform(new)
+        y, truth = (np.arange(len(part)) >= n for part, n in ((x, len(learned)), (new, len(tested))))
+        forest = RandomForestClassifier(100, n_jobs=-1, random_state=0).fit(x, y)
+        found.append(roc_auc_score(truth, forest.predict_proba(new)[:, 1]))
+    return float(np.mean(found))
 
 
 def nearest(to: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -77,13 +87,14 @@ def folds(x: np.ndarray, y: np.ndarray, labels: list[str]) -> np.ndarray:
     return np.concatenate([x[y == label].mean(axis=0) - x[y != label].mean(axis=0) for label in labels])
 
 
-def figures(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> np.ndarray:
-    """Return the metrics (`COLUMNS`) of one set of generated cells."""
-    raw = [counts(cells) for cells in (train, test, made)]
-    real, new, other = (log_normalised(raw[i]).astype(np.float32) for i in (1, 2, 0))
+def figures(
+    train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, second: ad.AnnData, key: str
+) -> np.ndarray:
+    """Return the metrics (`COLUMNS`) of a set of generated cells; `second` is drawn independently."""
+    raw = [counts(cells) for cells in (train, test, made, second)]
+    real, new, other, again = (log_normalised(raw[i]).astype(np.float32) for i in (1, 2, 0, 3))
     y_train, y_test, y_made = (cells.obs[key].astype(str).to_numpy() for cells in (train, test, made))
     axes = min(50, len(real) - 1)
-    both = PCA(axes, random_state=0).fit(np.concatenate([real, new]))
     all_three = PCA(axes, random_state=0).fit(np.concatenate([real, new, other]))
     near_real, near_new, near_other = (all_three.transform(x) for x in (real, new, other))
     on = real.mean(axis=0) > 0.05
@@ -100,8 +111,8 @@ def figures(train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, key: str) -> 
     library = [x.sum(axis=1) for x in raw]
     return np.array(
         [
-            forest_auc(real, new),
-            forest_auc(both.transform(real), both.transform(new)),
+            forest_auc(real, new, again),
+            forest_auc(real, new, again, pcs=True),
             np.median(new[:, on].std(axis=0) / real[:, on].std(axis=0)),
             abs((raw[1] == 0).mean() - (raw[2] == 0).mean()),
             np.median(library[2]) / np.median(library[1]),
@@ -175,9 +186,11 @@ def main() -> None:
             truth = vx.fit_vae(train, label_key=key, seed=99, verbose=0)
             train, test = (like(truth, cells, key, 100 + i) for i, cells in enumerate((train, test)))
             train = train[np.ravel(train.X.sum(axis=1)) > 0].copy()
-        rows = {"floor": figures(train, test, train, key)}
+        first, other = random_halves(train)
+        rows = {"floor": figures(train, test, first, other, key)}
         if args.simulate:
-            rows["drawn from the truth"] = figures(train, test, like(truth, test, key, 102), key)
+            made, second = (like(truth, test, key, seed) for seed in (102, 103))
+            rows["drawn from the truth"] = figures(train, test, made, second, key)
         for name in names:
             arguments, change = table[name]
             scores = []
@@ -191,7 +204,8 @@ def main() -> None:
                         verbose=0,
                         **arguments,
                     )
-                scores.append(figures(train, test, like(fit, test, key, seed), key))
+                made, second = (like(fit, test, key, i) for i in (2 * seed, 2 * seed + 1))
+                scores.append(figures(train, test, made, second, key))
             rows[name] = np.mean(scores, axis=0)
         for name, row in rows.items():
             print(table_row([path.name, name, *(f"{value:.3f}" for value in row)]), flush=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vaexprs.generation.transform import transform
     from vaexprs.io.read import read
     from vaexprs.io.write import write
+    from vaexprs.metrics.compare import compare
     from vaexprs.metrics.evaluate import evaluate
     from vaexprs.model.load import load_vae
     from vaexprs.model.vae_fit import VAEFit
@@ -33,6 +34,7 @@ _HOME = {
     "VAEFit": "model.vae_fit",
     "audit_privacy": "privacy.audit",
     "augment": "generation.augment",
+    "compare": "metrics.compare",
     "demo_cells": "data.demo",
     "evaluate": "metrics.evaluate",
     "fit_vae": "training.fit",
@@ -52,6 +54,7 @@ __all__ = [
     "VAEFit",
     "audit_privacy",
     "augment",
+    "compare",
     "demo_cells",
     "evaluate",
     "fit_vae",

@@ -14,12 +14,14 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+from rich.text import Text
 
 import vaexprs as vx
 from commands import run
 from vaexprs.cli import console
 from vaexprs.cli.commands import fit
 from vaexprs.cli.commands.demo import next_commands
+from vaexprs.cli.output import VERDICTS
 
 
 def started(*words, cwd=None, **settings):
@@ -373,7 +375,7 @@ def test_version_and_help():
     [
         (["--version"], 0, f"vaexprs {vx.__version__}"),
         (["split", "few.h5ad", "--train", "t.h5ad", "--holdout", "h.h5ad"], 0, "t.h5ad"),
-        (["evaluate", "few.h5ad", "--real", "few.h5ad", "--only", "gene_mean_r"], 0, "Gene means (r)"),
+        (["evaluate", "few.h5ad", "--real", "few.h5ad", "--only", "gene_means"], 0, "Gene means (largest"),
         (["fit", "nothing.h5ad", "--out", "m"], 2, "Error: The file 'nothing.h5ad' does not exist"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -439,22 +441,27 @@ def test_evaluate_writes_what_python_gives(judged, few):
 
 def test_evaluate_gives_the_figures_asked_for(judged, few):
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad"]
-    done = run(*words, "--only", "gene_mean_r", "--only", "library_size_ks", cwd=judged)
+    done = run(*words, "--only", "gene_means", "--only", "library_size_ratio", cwd=judged)
     assert done.returncode == 0, done.stderr
     assert [line.strip().split("  ")[0] for line in done.stdout.splitlines()[1:3]] == [
-        "Gene means (r)",
-        "Library sizes (KS)",
+        "Gene means (largest differences)",
+        "Library sizes (ratio)",
     ]
-    done = run(*words, "--only", "gene_mean_r", "--resamples", 4, "--csv", cwd=judged)
+    done = run(*words, "--only", "gene_means", "--resamples", 4, "--csv", cwd=judged)
     made = ad.read_h5ad(judged / "made.h5ad")
-    table = vx.evaluate(made, few[60:], only="gene_mean_r", resamples=4, progress=False)
+    table = vx.evaluate(made, few[60:], only="gene_means", resamples=4, progress=False)
     assert done.stdout == table.to_csv(index=False)
     done = run(*words, "--only", "gene_mean", cwd=judged)
     assert done.returncode == 2
-    assert re.search(r"\bonly\b.*'gene_mean'.*'gene_mean_r'", done.stderr), done.stderr
+    assert re.search(r"\bonly\b.*'gene_mean'.*'gene_means'", done.stderr), done.stderr
     done = run(*words, "--resamples", 2, cwd=judged)
     assert done.returncode == 2
     assert re.fullmatch(r"Error: resamples .*\b3\b.*\b2\.\n", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_every_verdict_can_be_printed(verdict):
+    assert Text.from_markup(f"[{VERDICTS[verdict]}]{verdict}[/]").plain == verdict
 
 
 def test_warnings_are_the_users():

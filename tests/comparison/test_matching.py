@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import vaexprs as vx
 from vaexprs.comparison import matching
 
-DEPTH = ["library_size_ratio", "detected_genes_ks", "forest_auc_genes"]
+DEPTH = ["library_size_ratio", "detected_genes_ratio", "forest_auc_genes"]
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +68,21 @@ def test_too_few_real_ones_with_the_levels_are_told(halves):
     fit, _, real = halves
     rare = real[(real.obs["phase"] != "S") | (np.arange(real.n_obs) % 10 == 0)]
     made = vx.gen_exprs(fit, 100, covariates={"phase": "S"}, progress=False)
-    table = vx.evaluate(made, rare, only=["gene_mean_r"], progress=False)
+    table = vx.evaluate(made, rare, only=["gene_means"], progress=False)
     n = (rare.obs["phase"] == "S").sum()
     assert re.search(rf"phase S\b.*\b{n}\b", table.attrs["notes"][0])
-    without = vx.evaluate(
-        made, rare[:, :].copy(), label_key="cell_type", only=["gene_mean_r"], progress=False
-    )
+    without = vx.evaluate(made, rare[:, :].copy(), label_key="cell_type", only=["gene_means"], progress=False)
     assert without.attrs["notes"] == table.attrs["notes"]
     real = real.copy()
     del real.obs["phase"]
-    table = vx.evaluate(made, real, only=["gene_mean_r"], progress=False)
+    table = vx.evaluate(made, real, only=["gene_means"], progress=False)
     assert "real cells" in table.attrs["notes"][0]
 
 
 def test_of_augmented_cells_the_generated_ones_are_judged(halves):
     fit, train, real = halves
     both = vx.augment(train, "cell_type", fit=fit, progress=False)
-    table = vx.evaluate(both, real, only=["gene_mean_r"], progress=False)
+    table = vx.evaluate(both, real, only=["gene_means"], progress=False)
     assert re.search(r"\b1,170\b.*\b350\b.*real", table.attrs["notes"][0])
     assert "Dendritic" not in set(table["label"])  # none was generated
     audit = vx.audit_privacy(both, train, real).set_index("metric")

@@ -217,7 +217,7 @@ def test_cells_are_topped_up_and_moved_with_the_values_of_their_fit(few):
 
 def test_real_cells_are_taken_like_the_generated_ones(few):
     logs = logarithms(few)
-    settings = {"only": ["gene_mean_r"], "progress": False}
+    settings = {"only": ["gene_means"], "progress": False}
     made = vx.gen_exprs(vx.fit_vae(few, epochs=1, verbose=0), 60)
     expected = vx.evaluate(made, few, **settings)
     with pytest.warns(UserWarning, match=RECOVERED):

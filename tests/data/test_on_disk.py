@@ -340,12 +340,12 @@ def test_evaluate_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampli
         write_as(some_cells[i::2].copy(), tmp_path / f"{name}{suffix}")
         for i, name in enumerate(("train", "real"))
     )
-    given = {"only": ["gene_mean_r", "library_size_ks"], "resamples": 3, "progress": False}
+    given = {"only": ["gene_means", "library_size_ratio"], "resamples": 3, "progress": False}
     table = vx.evaluate(made, real, train=train, **given)
     assert_sampled(
         table.attrs["notes"][:3], sampled(400, "generated"), sampled(300, "real"), sampled(300, "train")
     )
-    assert set(table["metric"]) == {"gene_mean_r", "library_size_ks"}
+    assert set(table["metric"]) == {"gene_means", "library_size_ratio"}
     assert 50 < table.attrs["cells"] <= 150
     assert max(rows_read) < 200
     again = vx.evaluate(tmp_path / f"made{suffix}", real, train=train, **given)
@@ -363,7 +363,7 @@ def test_evaluate_looks_at_samples_of_files(tmp_path, some_cells, fitted, sampli
 def test_the_same_file_twice_is_noticed(tmp_path, some_cells, sampling):
     path = write_as(some_cells, tmp_path / "cells.h5ad")
     table = vx.evaluate(
-        some_cells, path, train=path, label_key="cell_type", only=["gene_mean_r"], resamples=3, progress=False
+        some_cells, path, train=path, label_key="cell_type", only=["gene_means"], resamples=3, progress=False
     )
     assert any(re.search(r"training cells.*real cells", note) for note in table.attrs["notes"])
 

@@ -136,7 +136,8 @@ def given(few, tmp_path_factory):
     train.write_zarr(folder / "atlas.zarr")
     for name in ("held_out", "holdout"):
         test.write_h5ad(folder / f"{name}.h5ad")
-    made.adata.write_h5ad(folder / "generated.h5ad")
+    for name in ("generated", "another"):
+        made.adata.write_h5ad(folder / f"{name}.h5ad")
     fit.save(folder / "model")
     (folder / "wishes.csv").write_text("cell_type,stim,n\nCD34+,ctrl,5\nDendritic,,5\n")
     return folder
@@ -198,6 +199,7 @@ def test_python(block, given, tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr[-2000:]
         return
     monkeypatch.chdir(tmp_path)
+    Path("another.h5ad").symlink_to(given / "another.h5ad")  # the page on judging reads it
     if short:
         fit_vae, epochs = vx.fit_vae, int(short[1])
         monkeypatch.setattr(

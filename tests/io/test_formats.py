@@ -850,7 +850,7 @@ def test_from_ones_file_to_ones_file(few, tmp_path, suffix):
     assert_same(quiet_read(out), made.adata, ["cell_type"])
     with pytest.raises(FileExistsError, match=r"exists"):
         vx.gen_exprs(fit, 60, out=out, progress=False)
-    only = ["gene_mean_r"]
+    only = ["gene_means"]
     settings = {"label_key": "cell_type", "only": only, "progress": False}
     expected = vx.evaluate(made, few, **settings)
     pd.testing.assert_frame_equal(vx.evaluate(out, source, **settings), expected)
@@ -872,10 +872,10 @@ def test_the_same_out_as_in(few):
     real = pd.concat([few.obs[["cell_type"]].astype(str), table_of(few)], axis=1)
     train = vx.Generated(few, fit).to_biocpy()
     settings = {"label_key": "cell_type", "seed": 1}
-    expected = vx.evaluate(made, few, only=["gene_mean_r"], progress=False, **settings)
+    expected = vx.evaluate(made, few, only=["gene_means"], progress=False, **settings)
     for generated in (experiment, table):
         for given in (real, train):
-            found = vx.evaluate(generated, given, only=["gene_mean_r"], progress=False, **settings)
+            found = vx.evaluate(generated, given, only=["gene_means"], progress=False, **settings)
             pd.testing.assert_frame_equal(found, expected)
     half = np.arange(120) % 2 == 0
     expected = vx.audit_privacy(made, few[half], few[~half], **settings)
@@ -904,7 +904,7 @@ def test_the_command_line(few, tmp_path):
     done = run(
         "evaluate", "made.rds", "--real", "few.csv", "--transpose", "--label-key", "cell_type", "--json"
     )
-    assert {row["metric"] for row in json.loads(done.stdout)} > {"gene_mean_r"}
+    assert {row["metric"] for row in json.loads(done.stdout)} > {"gene_means"}
     (tmp_path / "bad.rds").write_bytes((tmp_path / "made.rds").read_bytes()[:100])
     for name in ("bad.rds", "missing.csv", "few.xls"):
         said = run("fit", name, "--out", "m2", status=2).stderr

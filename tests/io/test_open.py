@@ -49,7 +49,7 @@ def test_evaluate_audit_and_plot(few, folder, opened):
     few[::3].write_h5ad(folder / "generated.h5ad")
     made, real, train = (folder / f"{name}.h5ad" for name in ("generated", "real", "train"))
     opened.clear()
-    vx.evaluate(made, real, train=train, label_key="cell_type", only=["gene_mean_r"], progress=False)
+    vx.evaluate(made, real, train=train, label_key="cell_type", only=["gene_means"], progress=False)
     assert opened == names | {"generated.h5ad": 1}
     opened.clear()
     vx.audit_privacy(made, train, real)

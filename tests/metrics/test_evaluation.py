@@ -1,6 +1,10 @@
-"""The scorecard on real cells: unchanged cells are within the baseline, each defect is off where expected."""
+"""The table of `evaluate` for real cells: form, coverage, covariates, donors, few cells, mistakes.
+
+Known-bad cells are in test_controls.py.
+"""
 
 import re
+import warnings
 
 import anndata as ad
 import numpy as np
@@ -12,8 +16,9 @@ import vaexprs as vx
 from vaexprs.metrics import answers as metric_answers
 from vaexprs.metrics import baseline, registry
 from vaexprs.metrics import learning_curve as evaluation
-from vaexprs.metrics.baseline import baseline_interval, verdict_of
 from vaexprs.metrics.registry import METRICS
+
+CHEAP = [name for name, metric in METRICS.items() if not metric.slow and metric.question != "use"]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +39,15 @@ def score(generated, thirds, **kwargs):
     return vx.evaluate(generated, thirds[1], train=thirds[2], **kwargs)
 
 
+def answers_of(table):
+    return {answer.question: answer for answer in metric_answers.answers(table)}
+
+
 @pytest.fixture(scope="module")
 def table(thirds):
-    return score(thirds[0], thirds)
+    """All metrics but the random forests."""
+    only = [name for name, metric in METRICS.items() if not metric.slow]
+    return score(thirds[0], thirds, only=only, resamples=20)
 
 
 @pytest.mark.slow
@@ -45,91 +56,40 @@ def test_the_table_is_tidy(table):
         "metric", "label", "value", "floor", "floor_low", "floor_high", "verdict",
     ]  # fmt: skip
     assert not table.duplicated(["metric", "label"]).any()
-    assert set(table["verdict"]) <= {"within", "close", "off"}
+    assert set(table["verdict"]) <= {"within", "close", "off", "not judged"}
     assert np.isfinite(table[["value", "floor", "floor_low", "floor_high"]]).all(axis=None)
     assert (table["floor_low"] <= table["floor"] + 1e-12).all()
     assert (table["floor"] <= table["floor_high"] + 1e-12).all()
-    assert set(table.loc[table["label"] == "all", "metric"]) == set(METRICS) - {
-        "pseudobulk_r",
-        "cells_needed",
-    }
+    absent = {"cells_needed", "sd_ratio", "covariate_recall", "covariate_slope"}
+    expected = {name for name, metric in METRICS.items() if not metric.slow} - absent
+    assert set(table.loc[table["label"] == "all", "metric"]) == expected
     assert {"all", "CD14+ Monocyte", "Dendritic"} <= set(table["label"])
+    for name in ("mmd", "component_variance", "copies"):
+        assert set(table.loc[table["metric"] == name, "label"]) == {"all"}, name
+    names = list(METRICS)
+    assert table["metric"].map(names.index).is_monotonic_increasing
+    assert table.attrs["cells"] == 201
 
 
 @pytest.mark.slow
-def test_real_cells_are_within_the_floor(table):
+def test_real_cells_are_within_the_baseline(table):
     rows = table[(table["label"] == "all") & ~table["metric"].str.contains("f1|cells_needed")]
     assert (rows["verdict"] == "within").mean() > 0.85
     assert not (rows["verdict"] == "off").any()
-    lights = {answer.question: answer.light for answer in metric_answers.answers(table)}
+    lights = {question: answer.light for question, answer in answers_of(table).items()}
     assert lights["Do they look real?"] == "green"
     assert lights["Are the differences between types kept?"] == "green"
 
 
 @pytest.mark.slow
-def test_verdicts_follow_from_the_numbers(table):
-    for row in table.itertuples():
-        if row.metric in METRICS:
-            assert row.verdict == verdict_of(METRICS[row.metric], row.value, row.floor_low, row.floor_high)
-
-
-def off(table):
-    rows = table[table["label"] == "all"].set_index("metric")
-    return rows, set(rows.index[rows["verdict"] != "within"])
-
-
-@pytest.mark.slow
-def test_a_copy_with_genes_shuffled_inside_types_loses_correlation_and_keeps_marginals(thirds):
-    cells, rng = thirds[0], np.random.default_rng(1)
-    x = cells.X.toarray()
-    for label in cells.obs["cell_type"].unique():
-        rows = np.flatnonzero(cells.obs["cell_type"] == label)
-        x[rows] = rng.permuted(x[rows], axis=0)
-    rows, _ = off(score(like(cells, x), thirds))
-    assert rows.loc["within_correlation_r", "verdict"] == "off"
-    assert rows.loc["within_correlation_slope", "value"] < 0.2
-    assert rows.loc["forest_auc_pcs", "verdict"] == "off"
-    good = {
-        "gene_variance_r",
-        "zero_difference",
-        "sd_ratio",
-        "marker_overlap",
-        "gene_mean_ks",
-        "mean_zero_gap",
-    }
-    assert not (rows.loc[sorted(good), "verdict"] == "off").any()
-
-
-def test_too_uniform_cells_show_in_the_spread(thirds):
-    cells = thirds[0]
-    x = cells.X.toarray()
-    for label in cells.obs["cell_type"].unique():
-        rows = (cells.obs["cell_type"] == label).to_numpy()
-        x[rows] = 0.5 * x[rows] + 0.5 * x[rows].mean(axis=0)
-    rows, bad = off(score(like(cells, np.round(2 * x)), thirds, only=["sd_ratio", "mean_variance_gap"]))
-    assert bad == {"sd_ratio", "mean_variance_gap"}
-    assert rows.loc["sd_ratio", "value"] < 0.9
-
-
-def test_deeper_cells_show_in_the_library_sizes(thirds):
-    only = ["library_size_ratio", "library_size_ks", "recall_real_to_generated"]
-    rows, bad = off(score(like(thirds[0], 2 * thirds[0].X.toarray()), thirds, only=only))
-    assert bad == {"library_size_ratio", "library_size_ks"}
-    assert rows.loc["library_size_ratio", "value"] == pytest.approx(2, rel=0.1)
-
-
-@pytest.mark.slow
-def test_labels_mixed_up_show_in_the_recalls(thirds):
-    cells, obs = thirds[0], thirds[0].obs.copy()
-    obs["cell_type"] = np.random.default_rng(0).permutation(obs["cell_type"].astype(str))
-    only = [name for name in METRICS if METRICS[name].question == "types"]
-    only += ["marker_overlap", "logistic_auc_genes", "gene_mean_r", "library_size_ks"]
-    table = score(like(cells, cells.X, obs), thirds, only=only)
-    rows, bad = off(table)
-    assert {"recall_real_to_generated", "recall_generated_to_real", "marker_overlap"} <= bad
-    assert not (rows.loc[["logistic_auc_genes", "gene_mean_r", "library_size_ks"], "verdict"] == "off").any()
-    lights = {answer.question: answer.light for answer in metric_answers.answers(table)}
-    assert lights["Is each type right?"] == "red"
+def test_a_forest_does_not_separate_real_cells(thirds):
+    genes = np.argsort(-np.ravel(thirds[0].X.mean(axis=0)))[:100]
+    few = [part[:, genes].copy() for part in thirds]
+    table = score(few[0], few, only=["forest_auc_genes"], resamples=4)
+    row = table[table["label"] == "all"].iloc[0]
+    assert row["verdict"] == "within"
+    assert row["floor"] == 0.5
+    assert "A random forest has an AUC of" in metric_answers.answers(table)[0].sentence
 
 
 def test_the_composition_asked_for_does_not_count(thirds):
@@ -137,33 +97,35 @@ def test_the_composition_asked_for_does_not_count(thirds):
     cells = thirds[0]
     names = cells.obs["cell_type"].astype(str)
     some = cells[(names == "CD14+ Monocyte") | ((names == "CD56+ NK") & (np.arange(cells.n_obs) % 2 == 0))]
-    table = score(some.copy(), thirds, only=["forest_auc_genes", "gene_mean_r"])
-    assert set(table["label"]) == {"all", "CD14+ Monocyte", "CD56+ NK"} - (
-        set() if "CD56+ NK" in set(table["label"]) else {"CD56+ NK"}
-    )
+    table = score(some.copy(), thirds, only=["deviance_ratio", "gene_means"])
+    # eight cells of CD56+ NK are too few for these metrics
+    assert set(table["label"]) == {"all", "CD14+ Monocyte"}
     assert (table["verdict"] != "off").all()
     assert any(re.search(r"generated cells.*'CD19\+ B'", note) for note in table.attrs["notes"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["gene_mean_ks", "mmd", "wasserstein_2", "detected_genes_ks", "gene_correlation_r"]
-)
-def test_the_interval_covers_real_against_real(cells, name):
-    """95 of 100 in the mean; each of 60 splits is its own test, of which at most 8 may fail (p < 0.01)."""
-    covered = 0
-    few = cells[:, np.argsort(-np.asarray(cells.X.mean(axis=0)).ravel())[:150]]
-    for seed in range(60):
+def test_the_interval_covers_real_against_real(cells):
+    """95% are expected; of 40 splits at most 6 may be outside (p < 0.01). "off" is rare."""
+    names = ["mmd", "gene_means", "library_size_ratio", "detected_genes_spread", "atypical_cells"]
+    covered, off = dict.fromkeys(names, 0), 0
+    few = cells[:, np.argsort(-np.ravel(cells.X.mean(axis=0)))[:150]]
+    for seed in range(40):
         order = np.random.default_rng(seed).permutation(cells.n_obs)
-        a, b = few[order[:230]].copy(), few[order[230:]].copy()
-        row = vx.evaluate(a, b, only=[name], seed=seed, progress=False).iloc[0]
-        covered += row["floor_low"] <= row["value"] <= row["floor_high"]
-    assert covered >= 52
+        a, b, train = (few[order[i::3]].copy() for i in range(3))
+        rows = vx.evaluate(
+            a, b, train=train, label_key="cell_type", only=names, seed=seed, resamples=20, progress=False
+        )
+        rows = rows[rows["label"] == "all"]
+        off += (rows["verdict"] == "off").any()
+        for row in rows.itertuples():
+            covered[row.metric] += row.floor_low <= row.value <= row.floor_high
+    assert min(covered.values()) >= 34, covered
+    assert off <= 4
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_table(thirds):
-    only = ["logistic_auc_pcs", "mmd", "f1_smote_added", "cells_needed"]
+    only = ["mmd", "gene_means", "recall_real_to_generated"]
     first, again, other = (score(thirds[0], thirds, only=only, seed=seed) for seed in (3, 3, 4))
     pd.testing.assert_frame_equal(first, again)
     assert not first["value"].equals(other["value"])
@@ -171,7 +133,7 @@ def test_the_same_seed_gives_the_same_table(thirds):
 
 def test_training_cells_that_are_among_the_real_ones_are_left_out(thirds):
     a, b, train = thirds
-    kwargs = {"label_key": "cell_type", "only": ["gene_mean_r"], "progress": False}
+    kwargs = {"label_key": "cell_type", "only": ["gene_means"], "progress": False}
     table, alone = vx.evaluate(a, b, train=b, **kwargs), vx.evaluate(a, b, **kwargs)
     pd.testing.assert_frame_equal(table, alone)
     assert "training cells" in table.attrs["notes"][0]
@@ -189,10 +151,10 @@ def test_what_generated_cells_are_worth_to_a_classifier(thirds):
     only = ["f1_generated_added", "f1_oversampling_added", "f1_smote_added", "cells_needed"]
     table = vx.evaluate(a, b, train=few, label_key="cell_type", only=only, progress=False)
     rows = table[table["label"] == "CD56+ NK"].set_index("metric")
-    # two training cells, and real ones in place of the generated: better than nothing
-    assert rows.loc["f1_generated_added", "value"] > rows.loc["f1_generated_added", "floor"]
+    # two training cells, and real ones in place of the generated: not worse than any alternative
+    assert rows.loc["f1_generated_added", "verdict"] == "within"
     assert rows.loc["cells_needed", "floor"] == 2
-    assert rows.loc["cells_needed", "value"] > 2
+    assert rows.loc["cells_needed", "value"] >= 2
     curve = pd.DataFrame(table.attrs["learning_curve"])
     assert set(curve["method"]) == {"real", "generated", "oversampling", "SMOTE"}
     real = curve[(curve["label"] == "CD56+ NK") & (curve["method"] == "real")]
@@ -201,48 +163,251 @@ def test_what_generated_cells_are_worth_to_a_classifier(thirds):
     assert ((curve["low"] <= curve["f1"]) & (curve["f1"] <= curve["high"])).all()
 
 
-def test_donors_have_pseudobulks_of_their_own(real_data):
+def with_rare_labels(data, seed):
+    """Split cells into test cells, training cells with 5 or 50 of each label in turn, and up to 100 others."""
+    order = np.random.default_rng(seed).permutation(data.n_obs)
+    test, rest = np.split(order, [min(1000, data.n_obs // 3)])
+    labels = data.obs["cell_type"].to_numpy(str)
+    train, new = [], []
+    for i, label in enumerate(np.unique(labels)):
+        own = rest[labels[rest] == label]
+        n = 5 if i % 2 else 50
+        train.append(own[:n])
+        new.append(own[n : n + 100])
+    return [data[np.sort(rows)].copy() for rows in (test, np.concatenate(train), np.concatenate(new))]
+
+
+def repeated(train, like_cells, seed, permute):
+    """Return training cells, repeated to the label sizes of other cells; genes permuted within labels."""
+    rng = np.random.default_rng(seed)
+    labels, wanted = train.obs["cell_type"].to_numpy(str), like_cells.obs["cell_type"].value_counts()
+    rows = [np.resize(rng.permutation(np.flatnonzero(labels == name)), n) for name, n in wanted.items()]
+    x = [train.X[r].toarray() for r in rows]
+    cells = train[np.concatenate(rows)].copy()
+    cells.obs_names_make_unique()
+    return like(cells, np.concatenate([rng.permuted(part, axis=0) if permute else part for part in x]))
+
+
+def use_of(generated, real, train, seed):
+    kwargs = {"label_key": "cell_type", "only": ["f1_generated_added"], "progress": False, "resamples": 3}
+    table = vx.evaluate(generated, real, train=train, seed=seed, **kwargs)
+    return metric_answers.answers(table)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["demo", "pbmc_facs"])
+def test_new_real_cells_help_a_classifier_and_training_cells_do_not(name, cells, real_data):
+    data = cells if name == "demo" else real_data(name)
+    data = data[:, np.argsort(-np.asarray(data.X.mean(axis=0)).ravel())[:2000]].copy()
+    lights = {"new": [], "repeated": [], "permuted": []}
+    for seed in range(3):
+        test, train, new = with_rare_labels(data, seed)
+        lights["new"].append(use_of(new, test, train, seed).light)
+        for kind in ("repeated", "permuted"):
+            other = repeated(train, new, seed, kind == "permuted")
+            lights[kind].append(use_of(other, test, train, seed).light)
+    if name == "pbmc_facs":
+        assert lights["new"].count("green") >= 2
+    assert "red" not in lights["new"]
+    assert "green" not in lights["repeated"] + lights["permuted"]
+
+
+def test_the_use_of_cells_of_a_single_label_is_not_measured(thirds):
+    parts = [part[part.obs["cell_type"] == "CD14+ Monocyte"].copy() for part in thirds]
+    assert score(parts[0], parts, only=["f1_generated_added"]).empty
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "light"),
+    [(0.9, 0.75, 0.85, "green"), (0.84, 0.75, 0.85, "amber"), (0.7, 0.75, 0.85, "red")],
+)
+def test_the_light_of_use_follows_from_the_interval_of_the_difference(value, low, high, light):
+    row = ("f1_generated_added", "all", value, 0.8, low, high, "within")
+    rows = pd.DataFrame([row, (row[0], "B", *row[2:])], columns=list(registry.COLUMNS))
+    found, sentence = evaluation.use_light(rows)
+    assert found == light
+    assert f"{value:.2f} with generated cells, 0.80 with" in sentence
+    assert f"{value - 0.85:+.3f} to {value - 0.75:+.3f}" in sentence
+    rows[["value", "floor_low", "floor_high"]] = 0.805, 0.801, 0.801
+    assert evaluation.use_light(rows)[0] == "amber"  # a difference below 0.01
+
+
+def test_the_baseline_of_generated_cells_is_the_best_alternative():
+    f1 = {"real": [0.5, 0.6], "generated": [0.7, 0.8], "oversampling": [0.6, 0.7], "SMOTE": [0.4, 0.5]}
+    points = pd.DataFrame(
+        [
+            ("B", name, 5, 5 * (name != "real"), i, v)
+            for name, values in f1.items()
+            for i, v in enumerate(values)
+        ],
+        columns=["label", "method", "n", "added", "split", "f1"],
+    )
+    rows = {(row[0], row[1]): row[2:6] for row in evaluation.utility_rows(points, set(evaluation.UTILITY))}
+    for label in ("B", "all"):
+        # the values differ between splits, the differences do not
+        assert rows["f1_generated_added", label] == pytest.approx((0.75, 0.65, 0.65, 0.65))
+        assert rows["f1_smote_added", label] == pytest.approx((0.45, 0.55, 0.55, 0.55))
+    assert rows["cells_needed", "B"] == (5, 5, 5, 5)
+
+
+# ---- covariates and donors
+
+COVARIATE = ["covariate_recall", "covariate_slope"]
+
+
+def test_shuffled_levels_of_a_covariate_are_off(real_data):
     data = real_data("kang_muscat")
     order = np.random.default_rng(0).permutation(data.n_obs)
-    a, b = data[order[:700]].copy(), data[order[700:]].copy()
-    kwargs = {"label_key": "cell_type", "donor_key": "stim", "only": ["pseudobulk_r"], "progress": False}
-    table = vx.evaluate(a, b, **kwargs)
-    assert set(table["label"]) == {"all", "ctrl", "stim"}
-    assert (table["value"] > 0.9).all()
-    a.obs["stim"] = a.obs["stim"].astype(str).map({"ctrl": "stim", "stim": "ctrl"})
-    swapped = vx.evaluate(a, b, **kwargs)
-    assert (swapped["value"] < -0.5).all()
-    assert (swapped["verdict"] == "off").all()
+    parts = [data[np.sort(order[i::3])].copy() for i in range(3)]
+    kwargs = {"only": COVARIATE, "covariate_keys": ["stim"]}
+    good = score(parts[0], parts, **kwargs).set_index(["metric", "label"])
+    levels = ["stim: ctrl", "stim: stim"]
+    assert set(good.index) == {
+        ("covariate_recall", "stim"),
+        *((name, level) for name in COVARIATE for level in levels),
+    }
+    assert not (good["verdict"] == "off").any()
+    assert good.loc["covariate_recall", "value"].min() > 0.8
+    shuffled = parts[0].copy()
+    shuffled.obs["stim"] = np.random.default_rng(1).permutation(shuffled.obs["stim"].astype(str))
+    table = score(shuffled, parts, **kwargs)
+    bad = table.set_index(["metric", "label"])
+    assert bad.loc[("covariate_recall", "stim"), "verdict"] == "off"
+    assert bad.loc[("covariate_recall", "stim"), "value"] < 0.65
+    assert (bad.loc["covariate_slope", "verdict"] == "off").all()
+    assert bad.loc["covariate_slope", "value"].abs().max() < 0.3
+    assert answers_of(table)["Are the differences between types kept?"].light == "red"
 
 
-def test_independent_counts_fail_on_correlation_and_a_copy_is_within(real_data):
-    """Three ways to make cells of pbmc_facs, ranked rightly."""
-    data = real_data("pbmc_facs")
-    genes = np.argsort(-np.asarray(data.X.mean(axis=0)).ravel())[:500]
-    order = np.random.default_rng(0).permutation(data.n_obs)
-    train, real = data[order[:1500], genes].copy(), data[order[1500:3000], genes].copy()
-    rng = np.random.default_rng(1)
-    x, labels = train.X.toarray(), train.obs["cell_type"].to_numpy(str)
-    for label in np.unique(labels):
-        mean, variance = x[labels == label].mean(axis=0), x[labels == label].var(axis=0)
-        theta = np.clip(mean**2 / np.maximum(variance - mean, 1e-6), 1e-3, 1e6)
-        shape = ((labels == label).sum(), len(genes))
-        x[labels == label] = rng.poisson(rng.gamma(np.broadcast_to(theta, shape)) * mean / theta)
-    only = [
-        "within_correlation_r",
-        "within_correlation_slope",
-        "gene_variance_ks",
-        "forest_auc_pcs",
-        "sd_ratio",
-    ]
-    kwargs = {"train": train, "label_key": "cell_type", "only": only, "progress": False}
-    copy, _ = off(vx.evaluate(train, real, **kwargs))
-    independent, _ = off(vx.evaluate(like(train, x), real, **kwargs))
-    assert (copy["verdict"] == "within").all()
-    assert independent.loc["within_correlation_r", "value"] < 0.1
-    assert (independent.loc[["within_correlation_r", "within_correlation_slope"], "verdict"] == "off").all()
-    assert independent.loc["forest_auc_pcs", "value"] > copy.loc["forest_auc_pcs", "value"] + 0.1
-    assert independent.loc["gene_variance_ks", "verdict"] != "off"
+def test_covariates_of_the_recipe_are_compared(thirds):
+    made = thirds[0].copy()
+    made.uns["vaexprs"] = {"covariate_keys": '["phase"]', "stratified": False}
+    table = score(made, thirds, only=COVARIATE)
+    # of 17 cells in G2M there are too few per side
+    assert {"phase", "phase: G1", "phase: S"} == set(table["label"])
+    assert not (table["verdict"] == "off").any()
+    assert score(made, thirds, only=COVARIATE, covariate_keys=[]).empty
+    without = made.copy()
+    del without.obs["phase"]
+    assert score(without, thirds, only=COVARIATE).empty
+    with pytest.raises(ValueError, match=r"covariate_keys\[0\].*'phase'"):
+        score(without, thirds, only=COVARIATE, covariate_keys=["phase"])
+
+
+def with_donors(thirds, made, real, train):
+    parts = [part.copy() for part in thirds]
+    for part, names in zip(parts, (made, real, train), strict=True):
+        part.obs["donor"] = np.resize(names, part.n_obs)
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("real", "train", "judged"), [("c", "ab", False), ("cd", "ab", True), ("c", "a", False)]
+)
+def test_held_out_donors_are_compared_with_donors_if_there_are_four(thirds, real, train, judged):
+    parts = with_donors(thirds, list(train), list(real), list(train))
+    table = score(parts[0], parts, donor_key="donor", only=["gene_means", "deviance_ratio"], resamples=8)
+    assert len(table)
+    assert np.isfinite(table[["value", "floor", "floor_low", "floor_high"]]).all(axis=None)
+    note = next(note for note in table.attrs["notes"] if "other donors (donor)" in note)
+    assert ("nothing was judged" in note) != judged
+    light = answers_of(table)["Do they look real?"]
+    if judged:
+        assert not (table["verdict"] == "off").any()
+        assert light.light == "green"
+    else:
+        assert set(table["verdict"]) == {"not judged"}
+        assert light.light == "unknown"
+        assert "too few donors" in light.sentence
+
+
+def test_donors_of_both_sets_are_compared_like_a_covariate(thirds):
+    parts = with_donors(thirds, ["a", "b"], ["a", "b"], ["a", "b"])
+    table = score(parts[0], parts, donor_key="donor", only=[*COVARIATE, "gene_means"], resamples=4)
+    assert {"donor", "donor: a", "donor: b"} <= set(table["label"])
+    assert not any("other donors" in note for note in table.attrs["notes"])
+
+
+# ---- few or dependent cells
+
+
+def test_labels_with_few_cells_are_off_or_not_judged(thirds):
+    few = {"CD34+": 6, "CD56+ NK": 9}  # number of real and training cells
+    parts = [
+        part[[
+            label not in few or i < few[label]
+            for label, i in zip(part.obs["cell_type"], part.obs.groupby("cell_type", observed=True).cumcount(), strict=True)
+        ]].copy()
+        for part in thirds
+    ]  # fmt: skip
+    table = score(parts[0], parts, only=["recall_real_to_generated", "atypical_cells"], resamples=20)
+    for label in few:
+        rows = table[table["label"] == label]
+        assert len(rows) == 2
+        assert set(rows["verdict"]) == {"not judged"}
+        assert label in table.attrs["too_few"]
+        assert metric_answers.label_lights(table)[label] == "unknown"
+    assert "Dendritic" not in table.attrs["too_few"]
+    found = answers_of(table)["Is each type right?"]
+    assert found.light == "green"
+    assert re.search(r"Not judged, with too few real cells: .*'CD34\+'.*'CD56\+ NK'", found.sentence)
+    others = parts[0].copy()  # other cells under the name of a rare label
+    labels = others.obs["cell_type"].astype(str).to_numpy()
+    rows = np.flatnonzero(labels == "CD56+ NK")
+    x = others.X.toarray()
+    x[rows] = x[np.flatnonzero(labels == "Dendritic")[: len(rows)]]
+    wrong = score(like(others, x), parts, only=["recall_real_to_generated"], resamples=20)
+    assert wrong.set_index("label").loc["CD56+ NK", "verdict"] == "off"
+    assert metric_answers.label_lights(wrong)["CD56+ NK"] == "red"
+
+
+def test_cells_of_stratified_random_numbers_are_never_good(thirds):
+    made = thirds[0].copy()
+    made.uns["vaexprs"] = {"stratified": True}
+    only = ["gene_means", "library_size_ratio", "recall_real_to_generated"]
+    table = score(made, thirds, only=only)
+    assert set(table["verdict"]) == {"not judged"}
+    sentence = table.attrs["dependent"]
+    assert "stratified" in sentence
+    assert sentence in table.attrs["notes"]
+    for question in ("Do they look real?", "Is each type right?"):
+        assert answers_of(table)[question] == (question, "unknown", sentence)
+    deeper = like(made, 3 * made.X.toarray())
+    deeper.uns = made.uns
+    rows = score(deeper, thirds, only=only).set_index(["metric", "label"])
+    assert rows.loc[("library_size_ratio", "all"), "verdict"] == "off"
+    assert set(rows["verdict"]) == {"off", "not judged"}
+
+
+@pytest.mark.slow
+def test_a_second_set_of_the_fit_is_used_by_the_forest(few, monkeypatch):
+    from vaexprs.generation import again
+
+    drawn = []
+    draw_again = again.draw_again
+    monkeypatch.setattr(again, "draw_again", lambda *args: drawn.append(draw_again(*args)) or drawn[-1])
+    fit = vx.fit_vae(few[:60], label_key="cell_type", epochs=2, verbose=0)
+    made = vx.gen_exprs(fit, 80, seed=0, progress=False)
+    kwargs = {
+        "train": few[:60],
+        "only": ["forest_auc_genes", "gene_means"],
+        "resamples": 3,
+        "progress": False,
+    }
+    table = vx.evaluate(made, few[60:], fit=fit, **kwargs)
+    (second,) = drawn
+    sizes = [cells.obs["cell_type"].value_counts().to_dict() for cells in (made.adata, second)]
+    assert sizes[0] == sizes[1]
+    assert (second.X != made.adata.X).nnz > 0
+    value = table.set_index(["metric", "label"])["value"]
+    assert 0 <= value["forest_auc_genes", "all"] <= 1
+    alone = vx.evaluate(made, few[60:], **kwargs).set_index(["metric", "label"])["value"]
+    assert len(drawn) == 1
+    assert alone["gene_means", "all"] == value["gene_means", "all"]
+    assert alone["forest_auc_genes", "all"] != value["forest_auc_genes", "all"]
+
+
+# ---- values, files, mistakes
 
 
 @pytest.mark.slow
@@ -251,29 +416,32 @@ def test_values_that_are_not_counts(thirds):
     for part in thirds:
         x = part.X.toarray()
         parts.append(ad.AnnData(np.log1p(1e4 * x / x.sum(axis=1, keepdims=True)), obs=part.obs, var=part.var))
-    settings = {"label_key": "cell_type", "only": None, "progress": False, "resamples": 3}
+    settings = {"label_key": "cell_type", "only": CHEAP, "progress": False, "resamples": 10}
     table = vx.evaluate(parts[0], parts[1], layer="X", **settings)
-    assert not table["metric"].str.contains("library|detected|f1").any()
+    assert "sd_ratio" in set(table["metric"])
+    assert not table["metric"].str.contains("library|detected|dispersion").any()
     assert (table.loc[table["label"] == "all", "verdict"] == "within").mean() > 0.8
+    assert not (table["verdict"] == "off").any()
 
 
-def test_expected_counts_are_taken_with_a_warning(thirds):
-    """Decoder means, or counts with noise: no zeros left, and the scorecard sees it."""
+def test_expected_counts_are_compared_with_a_warning(thirds):
+    """Counts with noise have hardly any zeros, so nearly all genes are detected."""
     x = thirds[0].X.toarray()
     noisy = like(thirds[0], x + np.random.default_rng(0).normal(0, 0.2, x.shape))
-    only = ["gene_mean_r", "zero_difference", "library_size_ratio"]
     with pytest.warns(UserWarning, match=r"whole numbers.*counts"):
-        rows, _ = off(score(noisy, thirds, only=only))
-    assert rows.loc["zero_difference", "verdict"] == "off"
-    assert rows.loc["zero_difference", "value"] < -0.2
+        table = score(noisy, thirds, only=["detected_genes_ratio", "library_size_ratio"])
+    rows = table[table["label"] == "all"].set_index("metric")
+    assert rows.loc["detected_genes_ratio", "verdict"] == "off"
+    assert rows.loc["detected_genes_ratio", "value"] > 1.5
     assert rows.loc["library_size_ratio", "value"] > 1
 
 
-def test_without_labels_there_are_figures_for_all_cells_only(thirds):
+def test_without_labels_there_are_metrics_of_all_cells_only(thirds):
     table = vx.evaluate(
-        thirds[0], thirds[1], only=["gene_mean_r", "recall_real_to_generated"], progress=False
+        thirds[0], thirds[1], only=["gene_means", "recall_real_to_generated"], resamples=3, progress=False
     )
-    assert table["label"].tolist() == ["all"]
+    assert set(table["label"]) == {"all"}
+    assert any("without labels" in note for note in table.attrs["notes"])
     lights = {answer.question: answer for answer in metric_answers.answers(table)}
     assert lights["Is each type right?"].light == "unknown"
     assert "label" in lights["Is each type right?"].sentence
@@ -283,7 +451,7 @@ def test_without_labels_there_are_figures_for_all_cells_only(thirds):
 def test_generated_objects_and_files_are_taken(generated, cells, tmp_path):
     generated.adata.write_h5ad(tmp_path / "g.h5ad")
     cells.write_h5ad(tmp_path / "r.h5ad")
-    only = ["gene_mean_r"]
+    only = ["gene_means", "recall_real_to_generated"]
     tables = [
         vx.evaluate(a, b, only=only, progress=False)
         for a, b in ((generated, cells), (tmp_path / "g.h5ad", tmp_path / "r.h5ad"))
@@ -294,7 +462,7 @@ def test_generated_objects_and_files_are_taken(generated, cells, tmp_path):
 
 def test_real_cells_may_have_more_genes_in_another_order(thirds):
     a, b, _ = thirds
-    only = ["gene_mean_r"]
+    only = ["gene_means", "recall_real_to_generated"]
     fewer = a[:, 100:400].copy()
     tables = [
         vx.evaluate(fewer, real, only=only, progress=False)
@@ -314,7 +482,7 @@ def test_real_cells_may_have_more_genes_in_another_order(thirds):
         (
             {"only": ["gene_mean"]},
             ValueError,
-            r"\bonly\b.*metrics.*'gene_mean'.*'gene_mean_",
+            r"\bonly\b.*metrics.*'gene_mean'.*'gene_means'",
         ),
         ({"resamples": 2}, ValueError, r"resamples.*\b3\b.*\b2\b"),
         ({"seed": -1}, ValueError, r"seed.*\b0\b.*-1\b"),
@@ -370,56 +538,29 @@ def test_hopeless_cells_are_judged_without_an_error(thirds, what):
         "all alike": like(a, np.ones(a.shape)),
         "a copy of the real cells": b,
     }[what]
-    only = [name for name in METRICS if not name.startswith("forest")]
-    table = vx.evaluate(made, b, label_key="cell_type", only=only, progress=False, resamples=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Observation names")
+        table = vx.evaluate(made, b, label_key="cell_type", only=CHEAP, progress=False, resamples=5)
     rows = table[table["label"] == "all"].set_index("metric")
     if what in ("no counts", "all alike"):
         assert rows.loc["mmd", "verdict"] == "off"
-        assert rows.loc["nearest_same", "value"] == 1
+        assert answers_of(table)["Do they look real?"].light == "red"
     if what.startswith("a copy"):
-        assert rows.loc["gene_mean_r", "verdict"] == "within"
-
-
-def test_the_floor_is_students_prediction_interval():
-    values = np.array([1.0, 2.0, 3.0])
-    low_high = 4.302653 * 1 * np.sqrt(1 + 1 / 3)
-    metric = METRICS["zero_difference"]
-    assert baseline_interval(metric, values) == pytest.approx((2, 2 - low_high, 2 + low_high), rel=1e-5)
-    assert baseline_interval(METRICS["forest_auc_genes"], values / 4)[2] == 1  # cut to what an AUC can be
-    assert baseline_interval(METRICS["detected_genes_ks"], np.zeros(3)) == (0, 0, 0)
-    logs = baseline_interval(METRICS["sd_ratio"], np.array([0.5, 1.0, 2.0]))
-    assert logs[0] == pytest.approx(1)
-    assert logs[1] * logs[2] == pytest.approx(1)
+        assert rows.loc["copies", "value"] == 1
+        assert rows.loc["copies", "verdict"] == "off"
+        assert answers_of(table)["Do they look real?"].light == "red"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "verdict"),
-    [
-        ("forest_auc_genes", 0.3, "within"),
-        ("forest_auc_genes", 0.6, "within"),
-        ("forest_auc_genes", 0.7, "close"),
-        ("forest_auc_genes", 0.71, "off"),
-        ("lisi", 0.7, "within"),
-        ("lisi", 0.35, "close"),
-        ("lisi", 0.2, "off"),
-        ("sd_ratio", 0.5, "within"),
-        ("sd_ratio", 0.38, "close"),
-        ("sd_ratio", 0.66, "off"),
-        ("wasserstein_1", 0.62, "close"),
-        ("wasserstein_1", 0.64, "off"),
-    ],
+    ("n", "words"),
+    [(40, "With 20 cells per side, only large differences can be"), (None, "small differences cannot")],
 )
-def test_verdicts_with_a_floor_from_04_to_06(name, value, verdict):
-    assert verdict_of(METRICS[name], value, 0.4, 0.6) == verdict
-
-
-@pytest.mark.slow
-def test_few_cells_are_said_to_show_little(table, thirds):
-    answers = metric_answers.answers(table)
-    assert f"{table.attrs['cells']} cells" not in answers[0].sentence
-    few = vx.evaluate(thirds[0], thirds[1][:40].copy(), only=["gene_mean_r"], resamples=3, progress=False)
-    assert few.attrs["cells"] == 20
-    assert "20 cells" in metric_answers.answers(few)[0].sentence
+def test_few_cells_limit_what_is_detected(thirds, n, words):
+    few = vx.evaluate(thirds[0], thirds[1][:n].copy(), only=["gene_means"], resamples=3, progress=False)
+    assert words in metric_answers.answers(few)[0].sentence
+    few.attrs["cells"] = 500
+    assert "detected" not in metric_answers.answers(few)[0].sentence
 
 
 def test_the_number_of_real_cells_is_read_off_the_rising_curve():
@@ -433,6 +574,9 @@ def test_the_number_of_real_cells_is_read_off_the_rising_curve():
 def test_metrics_say_what_they_are():
     for name, metric in METRICS.items():
         assert metric.question in registry.QUESTIONS, name
-        assert metric.better in ("low", "high", "near"), name
+        assert 0 <= metric.close < metric.far, name
+        assert metric.kind in ("any", "counts", "values"), name
+        assert metric.per in ("label", "all"), name
+        assert metric.limits[0] < metric.limits[1], name
         assert metric.what.endswith("."), name
         assert metric.scale in baseline.SCALES, name

@@ -15,6 +15,7 @@ from rich.console import Console
 from vaexprs.cli.commands import (
     audit,
     augment,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -46,6 +47,7 @@ app.command()(transform.transform)
 app.command()(interpolate.interpolate)
 app.command()(plot.plot)
 app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(audit.audit)
 app.command()(report.report)
 app.command()(doctor.doctor)

@@ -68,7 +68,8 @@ def output_table(
             Console().print(f"table -> {plain(str(out))}", soft_wrap=True, highlight=False)
 
 
-VERDICTS = {verdict: level.color for verdict, level in verdicts.VERDICTS.items()}
+# Rich rejects an empty style, so a level without a colour has the default colour
+VERDICTS = {verdict: level.color or "default" for verdict, level in verdicts.VERDICTS.items()}
 
 
 def print_answer(console: Console, answers: Iterable[Any], notes: Iterable[str]) -> None:

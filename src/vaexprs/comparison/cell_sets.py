@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,11 @@ def open_generated(generated: Any) -> ad.AnnData | StoredCells:
             f"path, got {type(generated).__name__}."
         )
     return open_cells(cells, name="generated")
+
+
+def has_column(cells: ad.AnnData | StoredCells, key: str) -> bool:
+    """Return whether open cells have a column of `obs`."""
+    return bool(cells.has_column(key)) if isinstance(cells, StoredCells) else key in cells.obs
 
 
 def side_by_side(
@@ -248,6 +254,27 @@ def rows_in(cells: CellSet, others: CellSet) -> np.ndarray:
         ],
         bool,
     )
+
+
+def equal_rows(cells: CellSet, sets: Sequence[CellSet]) -> np.ndarray:
+    """Return for each cell whether another cell of one of the sets has the same values, (n_cells,).
+
+    Cells with fewer than 20 detected genes may agree by chance and are not counted.
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    sets
+        The sets; `cells` itself may be one of them.
+    """
+    contents = _row_bytes(cells.raw)
+    numbers: Counter[bytes] = Counter()
+    for other in sets:
+        numbers.update(contents if other is cells else _row_bytes(other.raw))
+    own = 1 if any(other is cells for other in sets) else 0
+    identifying = np.asarray((cells.raw != 0).sum(axis=1)).ravel() >= MIN_DETECTED
+    return identifying & np.array([numbers[content] > own for content in contents], bool)
 
 
 def _row_bytes(x: Matrix) -> list[bytes]:

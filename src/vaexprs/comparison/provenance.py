@@ -24,7 +24,7 @@ def recipe_of(cells: ad.AnnData | StoredCells) -> dict[str, Any]:
     found = cells.provenance if isinstance(cells, StoredCells) else cells.uns.get("vaexprs")
     recipe = {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
     try:
-        for name in ("labels", "covariates", "conditions"):
+        for name in ("labels", "covariates", "conditions", "covariate_keys"):
             json.loads(str(recipe.get(name, "")) or "null")
         float(0 if recipe.get("library_size", "real") == "real" else recipe["library_size"])
         int(recipe.get("seed", 0))
@@ -54,3 +54,9 @@ def label_key_of(generated: ad.AnnData | StoredCells, label_key: str | None) -> 
 def real_layer(generated: ad.AnnData | StoredCells, layer: str | None) -> str | None:
     """Return the layer of real cells to compare with: `layer`, or X where generated cells are not counts."""
     return X_LAYER if layer is None and not recipe_of(generated).get("counts", True) else layer
+
+
+def covariate_keys_of(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the covariates of the fit that a recipe records; empty if it records none."""
+    keys = json.loads(str(recipe.get("covariate_keys", "")) or "[]")
+    return [str(key) for key in keys] if isinstance(keys, list) else []

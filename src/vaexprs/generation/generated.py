@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -259,5 +260,6 @@ def origin(fit: VAEFit) -> dict[str, Any]:
         "scaling": fit.preprocessing.scaling.kind,
         "unit": fit.preprocessing.scaling.unit,
         "label_key": fit.preprocessing.conditions.label_key or "",
+        "covariate_keys": json.dumps(fit.preprocessing.conditions.covariate_keys),
         "fit_seed": fit.seed,
     } | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})

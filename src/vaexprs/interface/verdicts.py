@@ -41,3 +41,4 @@ LEVELS = {level.css_class: level for level in (GOOD, FAIR, POOR, UNKNOWN)}
 LIGHTS = {"green": GOOD, "amber": FAIR, "red": POOR, "unknown": UNKNOWN}
 # column "verdict" of the tables of `evaluate` and `audit_privacy`
 VERDICTS = {"within": GOOD, "close": FAIR, "off": POOR, "pass": GOOD, "caution": FAIR, "fail": POOR}
+VERDICTS["not judged"] = UNKNOWN

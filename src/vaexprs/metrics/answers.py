@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from vaexprs.interface import html as markup
+from vaexprs.interface.validation import listed
+from vaexprs.metrics.baseline import NOT_JUDGED, excess, is_far
+from vaexprs.metrics.learning_curve import use_light
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS, QUESTIONS
 
-FEW = 100  # cells per side below which even poor cells may be within the baseline interval
-GAIN = 0.01  # minimum gain of F1 that counts as a benefit
+FEW, SOME = 100, 500  # cells per side below which only large differences, or no small ones, are detected
+MANY_OFF = 0.5  # share of metrics of all cells that are off from which the answer is red
+MAX_NAMED = 3  # maximum number of labels or metrics named in a sentence
 # first sentence of each answer, by question and light
 OPENINGS = {
     "looks": {
-        "green": "Generated cells look like real cells.",
+        "green": "No metric distinguishes generated from real cells.",
         "amber": "Generated cells are similar to real cells, but distinguishable.",
         "red": "Generated cells are clearly distinguishable from real cells.",
     },
     "types": {
-        "green": "Generated cells match the type of their label.",
-        "amber": "Most generated cells match the type of their label; some types are blurred.",
-        "red": "Many generated cells do not match the type of their label.",
+        "green": "No type differs from the real cells of its label.",
+        "amber": "Some types differ from the real cells of their label.",
+        "red": "At least one type differs strongly from the real cells of its label.",
     },
     "differences": {
         "green": "Differences between types and gene-gene correlations are as in real cells.",
-        "amber": "Differences between types and gene-gene correlations are partly kept.",
+        "amber": "Differences between types or gene-gene correlations are partly kept.",
         "red": "Differences between types or gene-gene correlations are lost or exaggerated.",
     },
-    "use": {
-        "green": "A classifier improves with generated cells added to its training cells.",
-        "amber": "A classifier is about as good with generated cells added to its training cells.",
-        "red": "A classifier is worse with generated cells added to its training cells.",
-    },
 }
+NOT_COMPARABLE = "Not judged: there are too few real cells, or too few donors to compare donors with donors."
 NOT_REQUESTED = "Not measured: none of its metrics was requested."
 UNMEASURED = {
     "looks": "Not measured: there were too few cells.",
-    "types": "Not measured: it requires a label with at least two types.",
+    "types": "Not measured: it requires a label.",
     "differences": "Not measured: there were too few cells.",
     "use": "Not measured: it requires training cells that are not among the real cells.",
 }
@@ -75,77 +76,129 @@ class Answer(NamedTuple):
 def answers(table: pd.DataFrame) -> list[Answer]:
     """Return an answer for each question that a scorecard can answer.
 
-    Green: at least half of the metrics are within the baseline interval and at most one in ten is off. Red:
-    more than a third are off. Amber: everything else, and a classifier that gains less than 0.01 in F1. The
-    metrics of all cells are used, and for "types" and "use" those of each type.
+    Each metric that is "off" was farther from the baseline than real cells are by chance in any metric of the
+    table. Green: no metric of the question is off. Red: one is off by a large margin (`Metric.far`), or half
+    of those of all cells are off. Amber: everything else. "Do they look real?" uses the metrics of all cells;
+    "Is each type right?" those of each type, so the worst type decides. The rule for "Do they help a
+    classifier?" is that of `vaexprs.metrics.learning_curve.use_light`.
 
     Parameters
     ----------
     table
         The table returned by `evaluate`.
     """
-    n = table.attrs.get("cells", FEW)
-    few = f" With {n} cells per side, only large differences can be detected." if n < FEW else ""
+    n = table.attrs.get("cells", SOME)
+    few = ""
+    if n < SOME:
+        detected = "only large differences can" if n < FEW else "small differences cannot"
+        few = f" With {n} cells per side, {detected} be detected."
+    dependent = str(table.attrs.get("dependent", ""))
     requested = _requested_questions(table)
     found = []
     for question, text in QUESTIONS.items():
         if question not in requested:
             found.append(Answer(text, "unknown", NOT_REQUESTED))
             continue
-        rows = table[[METRICS[name].question == question for name in table["metric"]]]
-        if question in ("looks", "differences"):
-            rows = rows[rows["label"] == ALL]
-        elif question == "use":
-            rows = rows[(rows["metric"] == "f1_generated_added") & (rows["label"] != ALL)]
-        elif (rows["label"] != ALL).any():
-            rows = rows[rows["label"] != ALL]
-        light, sentence = _light(question, rows)
-        found.append(Answer(text, light, sentence + (few if question == "looks" else "")))
+        rows = rows_of(table, question)
+        if question == "use":
+            found.append(Answer(text, *(use_light(rows) if len(rows) else ("unknown", UNMEASURED["use"]))))
+            continue
+        light = light_of(rows)
+        if light == "unknown":
+            reason = dependent or (UNMEASURED[question] if rows.empty else NOT_COMPARABLE)
+            found.append(Answer(text, light, reason))
+            continue
+        sentence = f"{OPENINGS[question][light]} {_counts(rows, question)}{_worst(rows)}"
+        if question == "types":
+            sentence += _not_judged(table)
+        elif question == "looks":
+            sentence += _forest(rows) + few
+        found.append(Answer(text, light, sentence))
     return found
+
+
+def rows_of(table: pd.DataFrame, question: str) -> pd.DataFrame:
+    """Return the rows that answer a question: metrics of a type count for "types", whatever they measure."""
+    of = np.array([METRICS[name].question for name in table["metric"]], object)
+    is_all = (table["label"] == ALL).to_numpy()
+    if question == "types":
+        return table[(of == "types") | ((of == "looks") & ~is_all)]
+    if question == "looks":
+        return table[(of == "looks") & is_all]
+    if question == "use":
+        return table[table["metric"] == "f1_generated_added"]
+    return table[of == question]
+
+
+def light_of(rows: pd.DataFrame) -> str:
+    """Return the light of some rows of a scorecard: "green", "amber", "red" or "unknown"."""
+    if rows.empty or (rows["verdict"] == NOT_JUDGED).all():
+        return "unknown"
+    off = rows[rows["verdict"] == "off"]
+    if off.empty:
+        judged = rows["verdict"] != NOT_JUDGED
+        return "green" if judged.any() else "unknown"
+    columns = (off[name] for name in ("metric", "value", "floor_low", "floor_high"))
+    far = any(
+        is_far(METRICS[name], value, low, high) for name, value, low, high in zip(*columns, strict=True)
+    )
+    of_all = rows[rows["label"] == ALL]
+    many = len(of_all) > 1 and (of_all["verdict"] == "off").mean() >= MANY_OFF
+    return "red" if far or many else "amber"
+
+
+def label_lights(table: pd.DataFrame) -> dict[str, str]:
+    """Return the light of each type with metrics of its own, or with too few real cells for a verdict."""
+    rows = rows_of(table, "types")
+    labels = sorted(set(rows["label"]) - {ALL})
+    lights = dict.fromkeys(table.attrs.get("too_few", []), "unknown")
+    return lights | {label: light_of(rows[rows["label"] == label]) for label in labels}
 
 
 def _requested_questions(table: pd.DataFrame) -> set[str]:
     return {METRICS[name].question for name in table.attrs.get("wanted", METRICS)}
 
 
-def _light(question: str, rows: pd.DataFrame) -> tuple[str, str]:
-    n = len(rows)
-    if not n:
-        return "unknown", UNMEASURED[question]
-    counts = {word: int((rows["verdict"] == word).sum()) for word in ("within", "close", "off")}
-    light = "amber"
-    if counts["within"] >= n / 2 and counts["off"] <= n / 10:
-        light = "green"
-    elif counts["off"] > n / 3:
-        light = "red"
-    if question != "use":
-        return light, f"{OPENINGS[question][light]} {_count_sentence(counts, n)}{_worst(rows)}"
-    gain = float((rows["value"] - rows["floor"]).mean())
-    if light == "green" and gain < GAIN:
-        light = "amber"
-    return light, f"{OPENINGS[question][light]} {_f1_sentence(rows)}{_worst(rows)}"
+def _counts(rows: pd.DataFrame, question: str) -> str:
+    """Return how many metrics, or types, are off."""
+    if question != "types":
+        shown = rows[rows["label"] == ALL] if question == "looks" else rows
+        off = int((shown["verdict"] == "off").sum())
+        return f"{off} of {len(shown)} metrics {'is' if off == 1 else 'are'} off."
+    labels = [label for label in dict.fromkeys(rows["label"]) if label != ALL]
+    lights = [light_of(rows[rows["label"] == label]) for label in labels]
+    judged = [light for light in lights if light != "unknown"]
+    differ = sum(light != "green" for light in judged)
+    return f"{differ} of {len(judged)} {'type differs' if differ == 1 else 'types differ'}." if judged else ""
 
 
-def _count_sentence(counts: dict[str, int], n: int) -> str:
-    are = "is" if counts["within"] == 1 else "are"
-    parts = [f"{counts['within']} of {n} metrics {are} within the real-vs-real range"]
-    parts += [f"{counts[word]} {word}" for word in ("close", "off") if counts[word]]
-    return ", ".join(parts) + "."
+def _forest(rows: pd.DataFrame) -> str:
+    """Return the AUC of the random forest on genes, as a sentence."""
+    rows = rows[rows["metric"] == "forest_auc_genes"]
+    if rows.empty:
+        return ""
+    value, low, high = rows.iloc[0][["value", "floor_low", "floor_high"]]
+    return f" A random forest has an AUC of {value:.2f} (real cells: {low:.2f} to {high:.2f})."
 
 
-def _f1_sentence(rows: pd.DataFrame) -> str:
-    return (
-        f"Mean F1 over {len(rows)} {'type' if len(rows) == 1 else 'types'}: {rows['value'].mean():.2f} with "
-        f"generated cells, {rows['floor'].mean():.2f} without."
-    )
+def _not_judged(table: pd.DataFrame) -> str:
+    """Return which types have too few real cells for a verdict, as a sentence."""
+    names = [label for label, light in label_lights(table).items() if light == "unknown"]
+    return f" Not judged, with too few real cells: {listed(names)}." if names else ""
 
 
 def _worst(rows: pd.DataFrame) -> str:
+    """Return the metrics that are farthest from the baseline, as a sentence."""
     off = rows[rows["verdict"] == "off"]
     if off.empty:
         return ""
-    names = [
-        METRICS[name].title if label == ALL else f"{label}: {METRICS[name].title}"
-        for name, label in zip(off["metric"].head(2), off["label"].head(2), strict=True)
-    ]
-    return f" Off: {'; '.join(names)}{' and others' if len(off) > 2 else ''}."
+    columns = (off[name] for name in ("metric", "label", "value", "floor_low", "floor_high"))
+    found = sorted(
+        (
+            (-excess(METRICS[name], value, low, high), METRICS[name].title, label)
+            for name, label, value, low, high in zip(*columns, strict=True)
+        ),
+        key=lambda item: item[0],
+    )
+    names = [title if label == ALL else f"{label}: {title}" for _, title, label in found[:MAX_NAMED]]
+    return f" Off: {'; '.join(names)}{' and others' if len(off) > MAX_NAMED else ''}."

@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 
-from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
-from vaexprs.comparison.provenance import label_key_of, real_layer
+from vaexprs.comparison.cell_sets import CellSet, has_column, open_generated, rows_in, side_by_side
+from vaexprs.comparison.matching import only_generated
+from vaexprs.comparison.provenance import (
+    covariate_keys_of,
+    has_dependent_cells,
+    label_key_of,
+    real_layer,
+    recipe_of,
+)
 from vaexprs.comparison.subsample import load_cells
 from vaexprs.interface.validation import check_integer, did_you_mean, listed
 from vaexprs.io.open import open_cells
 from vaexprs.metrics.answers import Scorecard
-from vaexprs.metrics.baseline import baseline_interval, verdict_of
-from vaexprs.metrics.comparison import ComparisonValues, compare_sets
-from vaexprs.metrics.learning_curve import UTILITY, learning_curve, utility_rows
-from vaexprs.metrics.plan import plan_evaluation
+from vaexprs.metrics.baseline import NOT_JUDGED, Judged, judge, verdict_of
+from vaexprs.metrics.independence import TOLERATED_COPIES, are_too_even, count_copies
+from vaexprs.metrics.learning_curve import UTILITY, learning_curve, summarise, utility_rows
+from vaexprs.metrics.plan import EvaluationPlan, plan_evaluation
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS
+from vaexprs.metrics.resampling import Compared, compare_sets
 
-RESAMPLES = 10  # default number of real-vs-real comparisons
+if TYPE_CHECKING:
+    from vaexprs.model.vae_fit import VAEFit
+
+MAIN_METRIC = "forest_auc_genes"  # metric with its own share of the family error
+MIN_BASELINE = 3  # minimum number of real-vs-real values of a metric
+RESAMPLES = 40  # default number of comparisons of each kind
+DEPENDENT_BY_RECIPE = (
+    "The cells were generated with evenly spread random numbers (stratified, before version 0.2). They are "
+    "not independent and look more real than they are, so nothing is judged as good. Generate them again."
+)
+DEPENDENT_BY_ORDER = (
+    "Consecutive generated cells agree more than independent cells do: their random numbers seem to be "
+    "evenly spread. Such cells look more real than they are, so nothing is judged as good."
+)
 
 
 def evaluate(
@@ -33,15 +56,18 @@ def evaluate(
     layer: str | None = None,
     seed: int = 0,
     only: Collection[str] | None = None,
+    covariate_keys: Sequence[str] | None = None,
+    fit: VAEFit | None = None,
     resamples: int = RESAMPLES,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Compare generated with real cells by metrics, each with its baseline (real vs real).
 
     Both sides of every comparison have the same number of cells of each label, so that the requested
-    composition has no effect. The baseline comes from `resamples` random splits of the real cells (and the
-    training cells, if given) into two sides of the same size. Its interval is a 95% prediction interval:
-    about 1 in 20 metrics of real cells falls outside.
+    composition has no effect. A value is the mean over `resamples` random samples of the generated and the
+    real cells. The baseline comes from as many random splits of the real cells (and the training cells, if
+    given) into two sides of the same size. Its interval is a 95% prediction interval. Values are judged on
+    both sides of it: cells that agree better than independent real cells do are copies, or not independent.
 
     Parameters
     ----------
@@ -57,29 +83,40 @@ def evaluate(
         are also among `real` are left out.
     label_key
         Column of `obs` with the label (default: the label key of the generated cells). Metrics are computed
-        for all cells and for each label with at least 5 cells per side.
+        for all cells and for each label with at least 3 cells per side (10 for most metrics).
     donor_key
-        Column of `obs` with the donor, for the correlation of pseudobulks.
+        Column of `obs` with the donor. Donors are compared like covariates. If the real cells come from other
+        donors than the training (or generated) cells, the baseline compares real donors with each other; with
+        fewer than four donors nothing is judged.
     layer
         Layer of the real cells with the values (default: X).
     seed
         Random seed.
     only
         Names of metrics, keys of `vaexprs.scorecard.METRICS` (default: all).
+    covariate_keys
+        Columns of `obs` with further conditions that are compared (default: those of the fit, as recorded in
+        the generated cells, if all sets have them).
+    fit
+        The fit that the cells were generated from. A second set is drawn from it, with another seed, and
+        classifiers that learn on the generated cells are tested on it.
     resamples
-        Number of real-vs-real comparisons, at least 3.
+        Number of comparisons of each kind, at least 3. Random forests are computed in four to ten of them.
     progress
         Whether to show a progress bar.
 
     Returns
     -------
     DataFrame
-        With columns ``metric``, ``label`` ("all" or a label; for pseudobulks a donor), ``value``,
-        ``floor`` (mean of the baseline), ``floor_low``, ``floor_high`` (its interval) and ``verdict``:
-        "within" the baseline interval or better, "close" to it, or "off". In ``attrs``: ``notes``, sentences
-        on the cells that were compared; ``wanted``, the metrics; ``cells``, the number of cells per side;
-        ``learning_curve``, dicts of label, method ("real", "generated", "oversampling", "SMOTE"), n (real
-        training cells of the label), added, f1, low and high: the F1 of a classifier for the label.
+        With columns ``metric``, ``label`` ("all", a label, or a level of a covariate, "key: level"),
+        ``value``, ``floor`` (mean of the baseline), ``floor_low``, ``floor_high`` (its interval) and
+        ``verdict``: "within" the baseline interval, "close" to it, "off" (farther than real cells are by
+        chance in any row of the table, and by more than a negligible margin), or "not judged". In ``attrs``:
+        ``notes``, sentences on the cells that were compared; ``wanted``, the metrics; ``cells``, the number
+        of cells per side; ``too_few``, labels with too few real cells for a verdict; ``dependent``, why the
+        generated cells are not independent of each other, if they are not; ``learning_curve``, dicts of
+        label, method ("real", "generated", "oversampling", "SMOTE"), n (real training cells of the label),
+        added, f1, low and high: the F1 of a classifier for the label.
 
     Raises
     ------
@@ -90,10 +127,11 @@ def evaluate(
 
     Notes
     -----
-    Values are compared as the model sees them: log(1 + counts per 10,000) for counts. Principal components
-    are computed from both sides of a comparison, with equal numbers of cells. A random sample of at most
-    1,000 cells per side (300 per label) is used, and classifiers use the 2,000 most variable genes. The
-    properties of marginals are those of Cao, Yang & Yang (2021, doi:10.1038/s41467-021-27130-w).
+    Values are compared as the model sees them: log(1 + counts per 10,000) for counts. Axes, profiles of
+    types, sub-populations and classifiers of types are learned on one half of the real cells and applied to
+    the other half, and vice versa. Random forests are tested on cells that they did not learn from, in two
+    to five folds (with `fit`, on a second generated set). A random sample of at
+    most 1,000 cells per side (300 per label) and the 2,000 most variable genes are used.
 
     A set on disk that takes more than 64 MiB is evaluated on a random sample of at most 20,000 cells and
     256 MiB, stratified by label with cells of each label; the notes say so.
@@ -102,7 +140,7 @@ def evaluate(
     --------
     >>> import vaexprs as vx
     >>> cells = vx.demo_cells()
-    >>> table = vx.evaluate(cells[::2], cells[1::2], label_key="cell_type", only=["gene_mean_r"])
+    >>> table = vx.evaluate(cells[::2], cells[1::2], label_key="cell_type", only=["gene_means"])
     >>> table["verdict"].iloc[0]
     'within'
     """
@@ -110,18 +148,35 @@ def evaluate(
     resamples = check_integer("resamples", resamples, 3)
     wanted = _wanted(only)
     made = open_generated(generated)
+    recipe = recipe_of(made)
     label_key = label_key_of(made, label_key)
     if label_key is not None and label_key == donor_key:
         raise ValueError(f"donor_key must differ from label_key, got {donor_key!r} for both.")
     layer = real_layer(made, layer)
-    keys = {"label_key": label_key, "donor_key": donor_key}
+    given = {"real": open_cells(real, name="real")}
+    if train is not None:
+        given["train"] = open_cells(train, name="train")
+    covariates = _covariates(covariate_keys, recipe, label_key, [made, *given.values()])
+    keys = {"label_key": label_key, "donor_key": donor_key} | {
+        f"covariate_keys[{i}]": key for i, key in enumerate(covariates)
+    }
     looked = {"generated": load_cells(made, keys=[*keys.values()], seed=seed)}
-    given = {"real": real} if train is None else {"real": real, "train": train}
     for name, cells in given.items():
-        looked[name] = load_cells(open_cells(cells, name=name), keys=[*keys.values()], seed=seed, layer=layer)
+        looked[name] = load_cells(cells, keys=[*keys.values()], seed=seed, layer=layer)
     notes = [sentence for name, part in looked.items() for sentence in part.notes(name)]
     others = {name: part.cells for name, part in looked.items() if name != "generated"}
-    sets = side_by_side(looked["generated"].cells, others, keys=keys, layer=layer, notes=notes)
+    cells = only_generated(looked["generated"].cells, notes)
+    n_made = cells.n_obs
+    if fit is not None:
+        from vaexprs.generation.again import draw_again  # imports Keras
+
+        cells = ad.concat({"first": cells, "second": draw_again(fit, cells, recipe, seed)}, index_unique="-")
+        cells.uns["vaexprs"] = recipe
+    sets = side_by_side(cells, others, keys=keys, layer=layer, notes=notes)
+    if fit is not None:
+        made_twice = sets["generated"]
+        sets["generated"] = made_twice.take(np.arange(n_made))
+        sets["second"] = made_twice.take(np.arange(n_made, len(made_twice)))
     if ALL in sets["real"].column(label_key):
         raise ValueError(
             f"No label must be named {ALL!r}, which is reserved for all cells. Rename it in {label_key!r}."
@@ -131,19 +186,38 @@ def evaluate(
             "Cells were compared without labels. To compare by label, give its column as label_key "
             "(--label-key)."
         )
-    training = _without_real(sets.get("train"), sets["real"], notes)
-    plan = plan_evaluation(sets["generated"], sets["real"], training, label_key, donor_key, seed, notes)
-    rows = _rows(compare_sets(plan, wanted, resamples, seed, progress))
-    curve = None
+    training = _without_real(sets.pop("train", None), sets["real"], notes)
+    if training is not None:
+        sets["train"] = training
+    plan = plan_evaluation(
+        sets, label_key=label_key, donor_key=donor_key, covariate_keys=covariates, notes=notes
+    )
+    rows = _judged_rows(compare_sets(plan, wanted, resamples, seed, progress), plan)
+    if "copies" in wanted:
+        rows.append(_copies_row(sets["generated"], plan.pool.cells))
+    dependent = ""
+    if has_dependent_cells(recipe):
+        dependent = DEPENDENT_BY_RECIPE
+    elif are_too_even(sets["generated"], sets["generated"].column(label_key), seed):
+        dependent = DEPENDENT_BY_ORDER
+    if dependent:
+        notes.append(dependent)
+        rows = [row if row[-1] == "off" else (*row[:-1], NOT_JUDGED) for row in rows]
+    if not plan.judged:
+        rows = [(*row[:-1], NOT_JUDGED) for row in rows]
+    curve: list[dict[Any, Any]] = []
     if training is not None and plan.labels and wanted & set(UTILITY):
-        curve = learning_curve(plan, training, seed)
-        rows += utility_rows(curve, wanted)
+        points = learning_curve(plan, training, seed)
+        rows += utility_rows(points, wanted)
+        curve = summarise(points).to_dict("records")
     order = {name: i for i, name in enumerate(METRICS)}
     table = Scorecard(sorted(rows, key=lambda row: order[str(row[0])]), columns=list(COLUMNS))
     table.attrs["notes"] = notes
     table.attrs["wanted"] = [name for name in METRICS if name in wanted]
     table.attrs["cells"] = sum(plan.sizes.values())
-    table.attrs["learning_curve"] = [] if curve is None else curve.to_dict("records")
+    table.attrs["too_few"] = plan.too_few
+    table.attrs["dependent"] = dependent
+    table.attrs["learning_curve"] = curve
     return table
 
 
@@ -158,6 +232,17 @@ def _wanted(only: Collection[str] | None) -> set[str]:
                 f"{did_you_mean(name, METRICS)}"
             )
     return set(names)
+
+
+def _covariates(
+    given: Sequence[str] | str | None, recipe: Mapping[str, Any], label_key: str | None, sets: Sequence[Any]
+) -> list[str]:
+    """Return the covariates to compare: those given, or those of the recipe that all sets have."""
+    if given is None:
+        keys = [key for key in covariate_keys_of(recipe) if all(has_column(cells, key) for cells in sets)]
+    else:
+        keys = [given] if isinstance(given, str) else list(given)
+    return [key for key in keys if key != label_key]
 
 
 def _without_real(train: CellSet | None, real: CellSet, notes: list[str]) -> CellSet | None:
@@ -178,19 +263,64 @@ def _without_real(train: CellSet | None, real: CellSet, notes: list[str]) -> Cel
     return None if same.all() else train.take(np.flatnonzero(~same))
 
 
-def _rows(compared: Sequence[ComparisonValues]) -> list[tuple[Any, ...]]:
-    """Return the rows of the table; metrics undefined for too few cells or constant genes are left out."""
-    generated, *real = compared
-    rows = []
-    for key, value in generated.values.items():
-        name, label = key
-        metric = METRICS[name]
-        baseline = np.array([each.values.get(key, np.nan) for each in real])
-        differences = None
-        if metric.by_noise:
-            differences = np.array([each.differences.get(key, np.nan) for each in real])
-        if not np.isfinite([value, *baseline, *([] if differences is None else differences)]).all():
-            continue
-        mean, low, high = baseline_interval(metric, baseline, differences)
-        rows.append((name, label, value, mean, low, high, verdict_of(metric, value, low, high)))
-    return rows
+def _judged_rows(compared: Compared, plan: EvaluationPlan) -> list[tuple[Any, ...]]:
+    """Return the rows of the table; metrics undefined for too few cells or constant genes are left out.
+
+    The family error is divided into three equal parts: for the forest on genes of all cells, for the other
+    metrics of all cells, and for those of labels and levels.
+
+    Parameters
+    ----------
+    compared
+        Values of the metrics.
+    plan
+        The plan of the evaluation.
+    """
+    sizes = {label: sum(plan.sizes_of(label).values()) for label in [ALL, *plan.labels]}
+    found: dict[tuple[str, str], tuple[Judged, int]] = {}
+    for key in dict.fromkeys(key for values in compared.generated for key in values):
+        values, baseline = (
+            np.array([each[key] for each in part if np.isfinite(each.get(key, np.nan))]) for part in compared
+        )
+        if len(values) and len(baseline) >= MIN_BASELINE:
+            n = sizes.get(key[1], sizes[ALL])
+            distinct = _distinct(plan, key[1], n, len(values))
+            found[key] = judge(METRICS[key[0]], values, baseline, n, plan.independent_splits, distinct), n
+    parts = {key: key == (MAIN_METRIC, ALL) or (key[1] == ALL and "others") for key in found}
+    numbers = Counter(parts.values())
+    return [
+        (
+            name,
+            label,
+            judged.value,
+            judged.mean,
+            judged.low,
+            judged.high,
+            verdict_of(METRICS[name], judged, n, 3 * numbers[parts[name, label]]),
+        )
+        for (name, label), (judged, n) in found.items()
+    ]
+
+
+def _distinct(plan: EvaluationPlan, label: str, n: int, times: int) -> tuple[int, int]:
+    """Return the numbers of different generated and real cells in several comparisons of n cells."""
+    found = []
+    for side in (plan.generated, plan.real):
+        here = np.isin(side.strata, list(plan.sizes))
+        total = int((here if label not in plan.labels else here & (side.labels == label)).sum())
+        found.append(max(n, min(times * n, total)))
+    return found[0], found[1]
+
+
+def _copies_row(generated: CellSet, pool: CellSet) -> tuple[Any, ...]:
+    """Return the row of the metric "copies".
+
+    Parameters
+    ----------
+    generated, pool
+        The generated cells, and all real cells.
+    """
+    copies = count_copies(generated, pool)
+    high = copies.real + TOLERATED_COPIES
+    verdict = "within" if copies.generated <= copies.real else "close" if copies.generated <= high else "off"
+    return "copies", ALL, copies.generated, copies.real, 0.0, high, verdict

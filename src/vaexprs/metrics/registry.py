@@ -1,4 +1,4 @@
-"""Registry of metrics: names, questions they answer, thresholds and descriptions.
+"""Registry of metrics: names, questions they answer, margins and descriptions.
 
 A metric of two samples is one function in `vaexprs.metrics.functions` and one entry in `METRICS`.
 """
@@ -7,94 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from vaexprs.metrics import functions as metrics
+from vaexprs.metrics.reference import Sample
 
 ALL = "all"  # value of the column "label" for all cells together
 COLUMNS = ("metric", "label", "value", "floor", "floor_low", "floor_high", "verdict")
-MIN_CELLS = 5  # minimum number of cells per side for a label to get its own metrics
-MAX_GENES = 2_000  # number of most variable genes given to classifiers
-CORRELATED_GENES = 200  # number of most variable genes whose correlations are compared
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Dense cells from one side of a comparison.
-
-    Parameters
-    ----------
-    raw, values
-        In the user's units and as the model sees them, (n_cells, n_genes).
-    pcs
-        Coordinates on the shared principal axes, (n_cells, n_axes).
-    labels
-        Label of each cell, (n_cells,).
-    """
-
-    raw: np.ndarray
-    values: np.ndarray
-    pcs: np.ndarray
-    labels: np.ndarray
-
-    @cached_property
-    def genes(self) -> metrics.GeneStatistics:
-        """Mean, variance and zero fraction of each gene."""
-        return metrics.gene_statistics(self.values)
-
-    def half(self, i: int) -> Sample:
-        """Return every other cell, starting with the first (`i` = 0) or the second (1)."""
-        return Sample(self.raw[i::2], self.values[i::2], self.pcs[i::2], self.labels[i::2])
-
-    def within(self, genes: np.ndarray) -> np.ndarray:
-        """Return the values of genes minus their mean in the cell's label, (n_cells, len(genes))."""
-        centred = self.values[:, genes].astype(np.float64)
-        for label in np.unique(self.labels):
-            centred[self.labels == label] -= centred[self.labels == label].mean(axis=0)
-        return centred
-
-    @cached_property
-    def library(self) -> np.ndarray:
-        """Library size of each cell, (n_cells,)."""
-        return self.raw.sum(axis=1, dtype=np.float64)
-
-    @cached_property
-    def detected(self) -> np.ndarray:
-        """Number of genes with a value above 0 in each cell, (n_cells,)."""
-        return (self.raw > 0).sum(axis=1)
-
-
-@dataclass(frozen=True)
-class Shared:
-    """Settings common to all comparisons, real vs real and generated vs real.
-
-    Parameters
-    ----------
-    variable
-        Columns of the genes, sorted by decreasing variance.
-    seed
-        Seed of the classifiers.
-    """
-
-    variable: np.ndarray
-    seed: int
-
-    @cached_property
-    def classified(self) -> np.ndarray:
-        """Columns given to classifiers."""
-        return np.sort(self.variable[:MAX_GENES])
-
-    @cached_property
-    def correlated(self) -> np.ndarray:
-        """Columns whose correlations are compared."""
-        return self.variable[:CORRELATED_GENES]
+MIN_CELLS = 5  # minimum number of cells per side
+MIN_OF_LABEL = 3  # minimum number of cells per side for a label to get fractions of cells of its own
+MIN_OF_MEAN = 10  # the same for metrics whose baseline varies evenly only with more cells
+MAX_GENES = 2_000  # number of most variable genes that are compared
+MIN_DISPERSION = 0.1  # added to squared coefficients of variation before their ratio
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Description of a metric and rule for its verdict.
+    """Description of a metric and the margins of its verdict.
 
     Parameters
     ----------
@@ -102,46 +32,90 @@ class Metric:
         Name and one-sentence description for the user.
     question
         Key in `QUESTIONS` of the question that the metric helps to answer.
-    better
-        "low", "high", or "near": neither above nor below the baseline.
-    close
-        Maximum distance from the baseline interval that is still "close"; in units of the value, or as a
-        fraction of the end of the interval if `relative`.
+    close, far
+        Distances from the baseline interval, on `scale`: up to `close` a difference is too small to matter,
+        from `far` on it is large.
     of
-        Function of two samples that returns the value; None for metrics computed from all labels together.
+        Function of two samples that returns the value; None for metrics that are computed elsewhere.
     scale
-        Scale on which baseline values vary evenly: "plain", "log" or "fisher" (arctanh).
+        Scale on which baseline values vary evenly: "plain", "log" or "share" (arcsine of the square root).
     limits
         Smallest and largest possible value.
     cells
         Minimum number of cells per side.
-    relative
-        Whether `close` is a fraction.
     kind
-        "any" values, or "counts" only.
+        "any" values, "counts" only, or only "values" that are not counts.
     per
         "label" if the metric is also computed for each label, "all" if for all cells together only.
-    by_noise
-        0, or, for a metric driven by the sampling noise of both sides rather than by a difference between
-        them, the ratio of its variance to the variance with half of the cells: 0.5 where the variance falls
-        as 1/n, 1 for correlations, which noise attenuates. Two sides split from the same cells
-        underestimate the variance of such a metric, so it is estimated from disjoint halves; see
-        `baseline_interval`.
+    slow
+        Whether it is computed in every fifth comparison only.
     """
 
     title: str
     what: str
     question: str
-    better: str
     close: float
-    of: Callable[[Sample, Sample, Shared], float] | None = None
+    far: float
+    of: Callable[[Sample, Sample], float] | None = None
     scale: str = "plain"
     limits: tuple[float, float] = (-np.inf, np.inf)
-    cells: int = MIN_CELLS
-    relative: bool = False
+    cells: int = MIN_OF_MEAN
     kind: str = "any"
     per: str = "label"
-    by_noise: float = 0.0
+    slow: bool = False
+
+
+def _components(a: Sample, b: Sample) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the coordinates within labels of both samples, minus the mean of the label, for each half."""
+    parts = [
+        [metrics.centred_within(x.within[x.half == h], x.labels[x.half == h]) for x in (a, b)] for h in (0, 1)
+    ]
+    return [(first, second) for first, second in parts]
+
+
+def _component_variance(a: Sample, b: Sample) -> float:
+    return float(np.mean([metrics.largest_variance_ratio(*part) for part in _components(a, b)]))
+
+
+def _coexpression(a: Sample, b: Sample) -> float:
+    totals = [float(x.variance.sum()) for x in (a, b)]
+    explained = [[float(x.var(axis=0).sum()) for x in part] for part in _components(a, b)]
+    with np.errstate(invalid="ignore", divide="ignore"):  # of identical cells the variance is 0
+        first, second = np.mean(explained, axis=0) / totals
+        return float(first / second)
+
+
+def _mmd(a: Sample, b: Sample) -> float:
+    parts = [[x.pcs[x.half == h] for x in (a, b)] for h in (0, 1)]
+    return float(np.mean([metrics.mmd(*part) if min(map(len, part)) > 1 else np.nan for part in parts]))
+
+
+def _subpopulations(a: Sample, b: Sample) -> float:
+    """Return the mean over labels of the MMD on the label's own components, weighted by cells."""
+    total, cells = 0.0, 0
+    for h in (0, 1):
+        for label in np.unique(b.labels):
+            first, second = (x.own[(x.half == h) & (x.labels == label)] for x in (a, b))
+            if min(len(first), len(second)) >= MIN_CELLS:
+                total += len(second) * metrics.mmd(first, second)
+                cells += len(second)
+    return total / cells if cells else float("nan")
+
+
+def _dispersion_ratio(a: Sample, b: Sample) -> float:
+    ratio = _dispersion(a) / _dispersion(b)
+    known = ratio[np.isfinite(ratio)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _dispersion(sample: Sample) -> np.ndarray:
+    relative = np.exp(sample.library - np.median(sample.library))
+    return np.maximum(metrics.excess_variance(sample.scaled, relative, sample.labels), 0) + MIN_DISPERSION
+
+
+def _spread(a: Sample, b: Sample, name: str) -> float:
+    parts = [metrics.centred_within(getattr(x, name)[:, None], x.labels) for x in (a, b)]
+    return metrics.log_sd_ratio(*parts)
 
 
 QUESTIONS = {
@@ -151,231 +125,160 @@ QUESTIONS = {
     "use": "Do they help a classifier?",
 }
 UNIT = (0.0, 1.0)
+POSITIVE = (0.0, np.inf)
 # In each entry: text, then the rule for the verdict, then properties of the value, then the function.
 # fmt: off
 METRICS: dict[str, Metric] = {
     "forest_auc_genes": Metric(
         title="Random forest, genes (AUC)",
-        what="AUC of a random forest that separates generated from real cells by their genes; "
-        "0.5: chance level.",
-        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
-        of=lambda a, b, s: metrics.forest_auc(a.values[:, s.classified], b.values[:, s.classified], s.seed),
+        what="AUC of a random forest that separates generated from real cells by their genes, on cells that "
+        "it was not trained on; 0.5: chance level.",
+        question="looks", close=0.005, far=0.15, limits=UNIT, cells=15, slow=True,
     ),
     "forest_auc_pcs": Metric(
         title="Random forest, PCs (AUC)",
-        what="AUC of a random forest on 50 principal components, which capture co-expression; "
-        "0.5: chance level.",
-        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
-        of=lambda a, b, s: metrics.forest_auc(a.pcs, b.pcs, s.seed),
-    ),
-    "logistic_auc_genes": Metric(
-        title="Logistic regression, genes (AUC)",
-        what="AUC of a linear classifier that separates generated from real cells by their genes; "
-        "0.5: chance level.",
-        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
-        of=lambda a, b, s: metrics.logistic_auc(a.values[:, s.classified], b.values[:, s.classified], s.seed),
-    ),
-    "logistic_auc_pcs": Metric(
-        title="Logistic regression, PCs (AUC)",
-        what="AUC of a linear classifier on 50 principal components; 0.5: chance level.",
-        question="looks", better="low", close=0.1, limits=UNIT, cells=15,
-        of=lambda a, b, s: metrics.logistic_auc(a.pcs, b.pcs, s.seed),
+        what="The same on 50 principal components of the forest's training cells, which capture "
+        "co-expression.",
+        question="looks", close=0.005, far=0.15, limits=UNIT, cells=15, slow=True,
     ),
     "mmd": Metric(
         title="Maximum mean discrepancy (squared)",
-        what="Kernel distance between generated and real cells on principal components; "
-        "0: same distribution.",
-        question="looks", better="low", close=0.002, cells=10,
-        of=lambda a, b, s: metrics.mmd(a.pcs, b.pcs),
+        what="Kernel distance between generated and real cells on the principal components of other real "
+        "cells; 0: same distribution.",
+        question="looks", close=0.001, far=0.03, cells=20, per="all",
+        of=_mmd,
     ),
-    "wasserstein_1": Metric(
-        title="Wasserstein-1 distance",
-        what="Mean distance by which cells must be moved, on principal components, to turn one set into the "
-        "other.",
-        question="looks", better="low", close=0.05, relative=True, scale="log", by_noise=0.5,
-        of=lambda a, b, s: metrics.wasserstein(a.pcs, b.pcs, 1),
+    "gene_means": Metric(
+        title="Gene means (largest differences)",
+        what="Root mean square of Welch's t over the 2% of genes whose means differ most between generated "
+        "and real cells.",
+        question="looks", close=0.05, far=0.7, scale="log", limits=POSITIVE,
+        of=lambda a, b: metrics.mean_difference(a.values, b.values, a.variance, b.variance),
     ),
-    "wasserstein_2": Metric(
-        title="Wasserstein-2 distance",
-        what="As Wasserstein-1, with squared distances, which give long moves more weight.",
-        question="looks", better="low", close=0.05, relative=True, scale="log", by_noise=0.5,
-        of=lambda a, b, s: metrics.wasserstein(a.pcs, b.pcs, 2),
-    ),
-    "nearest_same": Metric(
-        title="Neighbours from the same set",
-        what="Fraction of a cell's 15 nearest neighbours from its own set (generated or real); "
-        "0.5: fully mixed.",
-        question="looks", better="low", close=0.05, limits=UNIT, cells=10,
-        of=lambda a, b, s: metrics.nearest_same(a.pcs, b.pcs),
-    ),
-    "lisi": Metric(
-        title="Mixing (LISI)",
-        what="Mixing of generated and real cells among a cell's neighbours; 1: equal numbers of both.",
-        question="looks", better="high", close=0.1,
-    ),
-    "gene_mean_r": Metric(
-        title="Gene means (r)",
-        what="Correlation over genes of the mean expression.",
-        question="looks", better="high", close=0.02, scale="fisher",
-        of=lambda a, b, s: metrics.correlation(a.genes.mean, b.genes.mean),
-    ),
-    "gene_variance_r": Metric(
-        title="Gene variances (r)",
-        what="Correlation over genes of the log variance.",
-        question="looks", better="high", close=0.05, scale="fisher",
-        of=lambda a, b, s: metrics.correlation(
-            metrics.log_variance(a.genes.variance), metrics.log_variance(b.genes.variance)
-        ),
-    ),
-    "zero_fraction_r": Metric(
-        title="Zero fractions (r)",
-        what="Correlation over genes of the fraction of cells with a zero.",
-        question="looks", better="high", close=0.02, scale="fisher",
-        of=lambda a, b, s: metrics.correlation(a.genes.zero_fraction, b.genes.zero_fraction),
-    ),
-    "gene_mean_ks": Metric(
-        title="Gene means (KS)",
-        what="Kolmogorov-Smirnov distance between the distributions of gene means.",
-        question="looks", better="low", close=0.05, scale="log", limits=UNIT,
-        of=lambda a, b, s: metrics.ks(a.genes.mean, b.genes.mean),
-    ),
-    "gene_variance_ks": Metric(
-        title="Gene variances (KS)",
-        what="Kolmogorov-Smirnov distance between the distributions of gene variances.",
-        question="looks", better="low", close=0.05, scale="log", limits=UNIT,
-        of=lambda a, b, s: metrics.ks(a.genes.variance, b.genes.variance),
-    ),
-    "zero_fraction_ks": Metric(
-        title="Zero fractions (KS)",
-        what="Kolmogorov-Smirnov distance between the distributions of the zero fractions of genes.",
-        question="looks", better="low", close=0.05, scale="log", limits=UNIT,
-        of=lambda a, b, s: metrics.ks(a.genes.zero_fraction, b.genes.zero_fraction),
+    "dispersion_ratio": Metric(
+        title="Overdispersion (ratio)",
+        what="Median over expressed genes of generated over real squared coefficient of variation within "
+        "types, beyond Poisson noise.",
+        question="looks", close=0.05, far=0.5, scale="log", limits=POSITIVE, kind="counts", per="all",
+        of=_dispersion_ratio,
     ),
     "sd_ratio": Metric(
         title="Spread of genes (ratio of SDs)",
-        what="Median over expressed genes of generated over real standard deviation; "
+        what="Median over expressed genes of generated over real standard deviation within types; "
         "below 1: too little variation.",
-        question="looks", better="near", close=0.05, scale="log",
-        of=lambda a, b, s: metrics.spread_ratio(a.genes, b.genes),
-    ),
-    "zero_difference": Metric(
-        title="Fraction of zeros (difference)",
-        what="Fraction of zeros in the generated cells minus that in the real cells.",
-        question="looks", better="near", close=0.02,
-        of=lambda a, b, s: float(a.genes.zero_fraction.mean() - b.genes.zero_fraction.mean()),
-    ),
-    "mean_variance_gap": Metric(
-        title="Mean-variance relation (gap)",
-        what="Mean distance between the generated and the real trend of log10 variance over gene mean.",
-        question="looks", better="low", close=0.05, scale="log",
-        of=lambda a, b, s: metrics.trend_gap(
-            a.genes.mean, metrics.log_variance(a.genes.variance),
-            b.genes.mean, metrics.log_variance(b.genes.variance),
-        ),
-    ),
-    "mean_zero_gap": Metric(
-        title="Mean-zero relation (gap)",
-        what="Mean distance between the generated and the real trend of zero fraction over gene mean.",
-        question="looks", better="low", close=0.02, scale="log",
-        of=lambda a, b, s: metrics.trend_gap(
-            a.genes.mean, a.genes.zero_fraction, b.genes.mean, b.genes.zero_fraction
-        ),
-    ),
-    "library_size_ks": Metric(
-        title="Library sizes (KS)",
-        what="Kolmogorov-Smirnov distance between the distributions of counts per cell.",
-        question="looks", better="low", close=0.1, scale="log", limits=UNIT, kind="counts",
-        of=lambda a, b, s: metrics.ks(a.library, b.library),
+        question="looks", close=0.05, far=0.3, scale="log", limits=POSITIVE, kind="values",
+        of=lambda a, b: metrics.spread_ratio(np.abs(b.values).mean(axis=0), a.variance, b.variance),
     ),
     "library_size_ratio": Metric(
-        title="Library sizes (ratio of medians)",
-        what="Median counts per cell, generated over real.",
-        question="looks", better="near", close=0.1, scale="log", kind="counts",
-        of=lambda a, b, s: float(np.median(a.library) / max(np.median(b.library), 1)),
+        title="Library sizes (ratio)",
+        what="Geometric mean of the counts per cell, generated over real.",
+        question="looks", close=0.03, far=0.4, scale="log", limits=POSITIVE, kind="counts",
+        of=lambda a, b: float(np.exp(a.library.mean() - b.library.mean())),
     ),
-    "detected_genes_ks": Metric(
-        title="Detected genes (KS)",
-        what="Kolmogorov-Smirnov distance between the distributions of detected genes per cell.",
-        question="looks", better="low", close=0.1, scale="log", limits=UNIT, kind="counts",
-        of=lambda a, b, s: metrics.ks(a.detected, b.detected),
+    "library_size_spread": Metric(
+        title="Library sizes (ratio of SDs)",
+        what="Standard deviation of the log counts per cell within types, generated over real.",
+        question="looks", close=0.05, far=0.5, scale="log", limits=POSITIVE, kind="counts",
+        of=lambda a, b: _spread(a, b, "library"),
     ),
-    "gene_correlation_r": Metric(
-        title="Gene-gene correlations (r)",
-        what="Agreement (r) of the correlations between the 200 most variable genes.",
-        question="differences", better="high", close=0.05, scale="fisher", cells=10, by_noise=1.0,
-        of=lambda a, b, s: metrics.correlation_structure(
-            a.values[:, s.correlated], b.values[:, s.correlated]
-        )[0],
+    "detected_genes_ratio": Metric(
+        title="Detected genes (ratio)",
+        what="Number of detected genes of cells with the same library size, generated over real.",
+        question="looks", close=0.005, far=0.1, scale="log", limits=POSITIVE, kind="counts",
+        of=lambda a, b: float(np.exp(a.detected.mean() - b.detected.mean())),
     ),
-    "gene_correlation_slope": Metric(
-        title="Gene-gene correlations (slope)",
-        what="Slope of generated on real gene-gene correlations; below 1: attenuated.",
-        question="differences", better="near", close=0.15, cells=10, by_noise=1.0,
-        of=lambda a, b, s: metrics.correlation_structure(
-            a.values[:, s.correlated], b.values[:, s.correlated]
-        )[1],
+    "detected_genes_spread": Metric(
+        title="Detected genes (ratio of SDs)",
+        what="Standard deviation of that number between cells within types, generated over real.",
+        question="looks", close=0.05, far=0.7, scale="log", limits=POSITIVE, kind="counts",
+        of=lambda a, b: _spread(a, b, "detected"),
     ),
-    "within_correlation_r": Metric(
-        title="Gene-gene correlations within types (r)",
-        what="Agreement (r) of gene-gene correlations after subtracting each type's mean: "
-        "co-expression within types.",
-        question="differences", better="high", close=0.05, scale="fisher", cells=30, per="all", by_noise=1.0,
-        of=lambda a, b, s: metrics.correlation_structure(a.within(s.correlated), b.within(s.correlated))[0],
+    "deviance_ratio": Metric(
+        title="Distance to the mean of the type (ratio)",
+        what="Multinomial deviance of a cell from the mean profile of its type (for values that are not "
+        "counts, squared distance), generated over real.",
+        question="looks", close=0.01, far=0.2, scale="log", limits=POSITIVE,
+        of=lambda a, b: float(np.exp(a.deviance.mean() - b.deviance.mean())),
     ),
-    "within_correlation_slope": Metric(
-        title="Gene-gene correlations within types (slope)",
-        what="Slope of generated on real gene-gene correlations within types; below 1: attenuated.",
-        question="differences", better="near", close=0.15, cells=30, per="all", by_noise=1.0,
-        of=lambda a, b, s: metrics.correlation_structure(a.within(s.correlated), b.within(s.correlated))[1],
+    "subpopulations": Metric(
+        title="Sub-populations (discrepancy)",
+        what="Kernel distance between the generated and the real cells of a type on its own three leading "
+        "components; 0: no part of the type is missing or too large.",
+        question="looks", close=0.003, far=0.1, cells=20,
+        of=_subpopulations,
     ),
-    "marker_overlap": Metric(
-        title="Marker genes (overlap)",
-        what="Fraction of a type's (up to) 50 strongest marker genes shared by generated and real cells.",
-        question="differences", better="high", close=0.1, limits=UNIT, by_noise=1.0,
+    "copies": Metric(
+        title="Copies (fraction)",
+        what="Fraction of generated cells whose values are those of a real, a training or another generated "
+        "cell.",
+        question="looks", close=0.0, far=0.05, scale="share", limits=UNIT, per="all",
+    ),
+    "recall_real_to_generated": Metric(
+        title="Cells of their type (recall)",
+        what="Fraction of generated cells assigned to their type by a classifier trained on real cells.",
+        question="types", close=0.02, far=0.35, scale="share", limits=UNIT, cells=MIN_OF_LABEL,
+        of=lambda a, b: float(a.hit.mean()),
+    ),
+    "atypical_cells": Metric(
+        title="Atypical cells (fraction)",
+        what="Fraction of cells farther from the mean of their type than 95% of real cells.",
+        question="types", close=0.02, far=0.35, scale="share", limits=UNIT, cells=MIN_OF_LABEL,
+        of=lambda a, b: float(a.atypical.mean()),
+    ),
+    "within_correlation_ratio": Metric(
+        title="Co-expression within types (ratio)",
+        what="Share of the variance within types along the ten leading components of other real cells, "
+        "generated over real; below 1: gene-gene correlations are attenuated.",
+        question="differences", close=0.03, far=0.4, scale="log", limits=POSITIVE, cells=30, per="all",
+        of=_coexpression,
+    ),
+    "component_variance": Metric(
+        title="Variance of components within types (largest ratio)",
+        what="Largest ratio, larger over smaller, of the variances of generated and real cells along the ten "
+        "principal components within types.",
+        question="differences", close=0.05, far=0.7, scale="log", limits=(1.0, np.inf), cells=40, per="all",
+        of=_component_variance,
     ),
     "fold_change_slope": Metric(
         title="Log fold changes (slope)",
-        what="Slope of generated on real log fold changes, over a type's (up to) 50 largest; "
+        what="Slope of generated on real log fold changes of a type against the others, over its 50 largest; "
         "below 1: attenuated.",
-        question="differences", better="near", close=0.1,
+        question="differences", close=0.05, far=0.4,
     ),
-    "pseudobulk_r": Metric(
-        title="Donor pseudobulks (r)",
-        what="Correlation of each donor's pseudobulk, minus the mean over donors, between generated and real "
-        "cells.",
-        question="differences", better="high", close=0.1, scale="fisher",
+    "covariate_recall": Metric(
+        title="Cells of their level (recall)",
+        what="Fraction of generated cells assigned to their level of a covariate by a classifier trained on "
+        "real cells.",
+        question="differences", close=0.02, far=0.35, scale="share", limits=UNIT,
     ),
-    "recall_real_to_generated": Metric(
-        title="Trained on real, tested on generated (recall)",
-        what="Fraction of a type's generated cells assigned to it by a classifier trained on real cells.",
-        question="types", better="high", close=0.05, limits=UNIT,
-    ),
-    "recall_generated_to_real": Metric(
-        title="Trained on generated, tested on real (recall)",
-        what="Fraction of a type's real cells assigned to it by a classifier trained on generated cells.",
-        question="types", better="high", close=0.05, limits=UNIT,
+    "covariate_slope": Metric(
+        title="Log fold changes of a covariate (slope)",
+        what="Slope of generated on real log fold changes within types of a level against the others, over "
+        "its 50 largest; below 1: attenuated.",
+        question="differences", close=0.05, far=0.4,
     ),
     "f1_generated_added": Metric(
         title="With generated cells added (F1)",
         what="F1 of a classifier on held-out cells with generated cells added to its training cells; "
-        "baseline: without them.",
-        question="use", better="high", close=0.05, limits=UNIT,
+        "baseline: the best of nothing, repeated and SMOTE cells added, with the interval of the difference.",
+        question="use", close=0.02, far=0.1, limits=UNIT,
     ),
     "f1_oversampling_added": Metric(
         title="With training cells repeated (F1)",
-        what="F1 with repeated training cells (oversampling) instead of generated cells, for comparison.",
-        question="use", better="high", close=0.05, limits=UNIT,
+        what="F1 with repeated training cells (oversampling) instead of generated cells; baseline: nothing "
+        "added.",
+        question="use", close=0.02, far=0.1, limits=UNIT,
     ),
     "f1_smote_added": Metric(
         title="With SMOTE cells added (F1)",
-        what="F1 with cells interpolated by SMOTE instead of generated cells, for comparison.",
-        question="use", better="high", close=0.05, limits=UNIT,
+        what="F1 with cells interpolated by SMOTE instead of generated cells; baseline: nothing added.",
+        question="use", close=0.02, far=0.1, limits=UNIT,
     ),
     "cells_needed": Metric(
         title="Equivalent number of real cells",
         what="Number of real cells of the type that give the F1 of training plus generated cells; "
         "baseline: the number of training cells.",
-        question="use", better="high", close=0.25, relative=True,
+        question="use", close=0.2, far=0.7, scale="log",
     ),
 }
 # fmt: on

@@ -9,7 +9,7 @@ import pandas as pd
 
 from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
-from vaexprs.comparison.provenance import label_key_of, real_layer
+from vaexprs.comparison.provenance import has_dependent_cells, label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells
 from vaexprs.interface.validation import check_integer, listed
 from vaexprs.io.open import open_cells
@@ -28,6 +28,10 @@ from vaexprs.privacy.intervals import (
 MIN_CELLS = 10  # minimum number of cells of each set
 NEAREST = 0.01  # fraction of held-out cells that are as near to a training cell as a close copy
 MIN_DONORS = 3  # minimum number of donors per side for an attack to be distinguishable from chance
+DEPENDENT = (
+    "The generated cells are not independent of each other (stratified random numbers, before version 0.2), "
+    "so the intervals are too wide or too narrow. Generate them again."
+)
 
 
 def audit_privacy(
@@ -115,6 +119,8 @@ def audit_privacy(
         notes.append("Copies of cells outside the random sample cannot be found.")
     made, others = looked["generated"].cells, {name: looked[name].cells for name in ("train", "holdout")}
     # the generated cells may lack the donor column
+    if has_dependent_cells(recipe_of(made)):
+        notes.append(DEPENDENT)
     sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer, notes=notes)
     cells = _comparable_cells(sets, label_key, notes)
     attack = run_attack(cells, seed)

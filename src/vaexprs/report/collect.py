@@ -76,6 +76,8 @@ def gather(
         train=train,
         label_key=label_key,
         donor_key=donor_key if with_donor else None,
+        covariate_keys=_covariates(fit, made, others),
+        fit=fit if "n_cells" in recipe_of(made) else None,  # not for transformed or interpolated cells
         seed=seed,
         progress=progress,
     )
@@ -92,6 +94,7 @@ def gather(
         facts=facts(sets, label_key, {name: part.total for name, part in looked.items()}),
         answers=[*metric_answers.answers(table), audit_answers.answer(found)],
         evaluation=table,
+        label_lights=metric_answers.label_lights(table),
         metrics=registry.METRICS,
         questions=registry.QUESTIONS,
         curves=table.attrs.get("learning_curve", []),
@@ -123,6 +126,12 @@ def gather(
         notes=notes,
         audit_notes=audit_notes,
     )
+
+
+def _covariates(fit: VAEFit, made: ad.AnnData, others: Mapping[str, ad.AnnData]) -> list[str]:
+    """Return the covariates of the fit that all sets have."""
+    keys = fit.preprocessing.conditions.covariate_keys
+    return [key for key in keys if all(key in cells.obs for cells in [made, *others.values()])]
 
 
 def _recipe_tables(

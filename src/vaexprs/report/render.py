@@ -19,19 +19,20 @@ from markupsafe import Markup
 
 from vaexprs.interface import html as markup
 from vaexprs.interface.html import as_float, records, verdict
+from vaexprs.interface.verdicts import LIGHTS, UNKNOWN
 from vaexprs.report import plotly_figures as figures
 from vaexprs.report.plotly_figures import Embedding, GenePlotData, Latent
 
 # preferred columns of the table by label, if they were measured
 LABEL_COLUMNS = (
-    "forest_auc_genes",
-    "sd_ratio",
-    "gene_correlation_r",
     "recall_real_to_generated",
-    "marker_overlap",
+    "gene_means",
+    "deviance_ratio",
+    "library_size_spread",
+    "fold_change_slope",
     "f1_generated_added",
 )
-OF_DONORS = ("pseudobulk_r",)  # metrics whose rows are donors, not labels
+OF_LEVELS = ("covariate_recall", "covariate_slope")  # metrics whose rows are levels of covariates, not labels
 MAX_LABEL_COLUMNS = 6  # maximum number of metrics in the table by label
 MAX_EXPOSED = 20  # maximum number of exposed training cells that are listed
 # Content-Security-Policy of the page: only its own scripts run, nothing is loaded
@@ -71,6 +72,8 @@ class Page:
         Questions and answers of the cards.
     evaluation
         Table with the columns metric, label, value, floor, floor_low, floor_high and verdict.
+    label_lights
+        The light of each label with metrics of its own, or with too few real cells for a verdict.
     metrics
         For each metric an object with ``title``, ``what`` and ``question``.
     questions
@@ -103,6 +106,7 @@ class Page:
     facts: Mapping[str, str]
     answers: Sequence[Answered]
     evaluation: pd.DataFrame
+    label_lights: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     questions: Mapping[str, str] = field(default_factory=dict)
     curves: Sequence[Mapping[str, Any]] = ()
@@ -236,7 +240,7 @@ def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
 def _by_label(page: Page) -> dict[str, Any]:
     """Return the table of labels and their main metrics."""
     table = page.evaluation
-    table = table[(table["label"].astype(str) != "all") & ~table["metric"].isin(OF_DONORS)]
+    table = table[(table["label"].astype(str) != "all") & ~table["metric"].isin(OF_LEVELS)]
     measured = [str(name) for name in table.loc[table["value"].notna(), "metric"].unique()]
     first = [name for name in LABEL_COLUMNS if name in measured]
     names = (first + [name for name in measured if name not in first])[:MAX_LABEL_COLUMNS]
@@ -252,7 +256,9 @@ def _by_label(page: Page) -> dict[str, Any]:
         for name in names:
             row = found.get(name, {"value": float("nan"), "verdict": None})
             cells.append({"name": name, "value": row["value"], **verdict(row["verdict"])})
-        rows.append({"label": label, "cells": cells})
+        light = LIGHTS.get(page.label_lights.get(label, "unknown"), UNKNOWN)
+        word = "not judged" if light is UNKNOWN else light.word
+        rows.append({"label": label, "kind": light.css_class, "word": word, "cells": cells})
     return {"columns": [_named(page.metrics, name) for name in names], "rows": rows}
 
 

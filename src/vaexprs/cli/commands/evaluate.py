@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vaexprs.cli.console import plain
 from vaexprs.cli.options import (
+    CovariateKey,
     Csv,
     DonorKey,
     Generated,
@@ -34,6 +35,13 @@ def evaluate(
     train: Annotated[Path | None, typer.Option(help="Training cells of the model.")] = None,
     label_key: LabelKey = None,
     donor_key: DonorKey = None,
+    covariate_key: CovariateKey = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model of the generated cells: classifiers are tested on a second set drawn from it."
+        ),
+    ] = None,
     layer: Layer = None,
     transpose: Transpose = None,
     obs: Obs = None,
@@ -43,7 +51,7 @@ def evaluate(
     ] = None,
     resamples: Annotated[
         int | None,
-        typer.Option(help="Number of real-vs-real comparisons per metric, at least 3 (default: 10)."),
+        typer.Option(help="Number of real-vs-real comparisons per metric, at least 3 (default: 40)."),
     ] = None,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -56,12 +64,19 @@ def evaluate(
     check_table_options(as_json, as_csv, out, overwrite)
     from vaexprs.metrics import evaluate as evaluation
 
+    fit = None
+    if model is not None:
+        from vaexprs.model.load import load_vae
+
+        fit = load_vae(model)
     table = evaluation.evaluate(
         generated,
         cells_at(real, transpose, obs),
         train=cells_at(train, transpose, obs),
         label_key=label_key,
         donor_key=donor_key,
+        covariate_keys=covariate_key or None,
+        fit=fit,
         layer=layer,
         seed=seed,
         only=only or None,

@@ -1,0 +1,51 @@
+"""Draw a second set of cells like the first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import anndata as ad
+import pandas as pd
+
+from vaexprs.generation.generate import gen_exprs
+from vaexprs.generation.requests import NUMBER
+from vaexprs.model.vae_fit import VAEFit, check_fit
+
+MAX_OF_CONDITION = 1_200
+
+
+def draw_again(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any], seed: int) -> ad.AnnData:
+    """Return cells of each condition of `cells`, drawn from the fit with another seed.
+
+    As many as there are in `cells`, but at most 1,200 of each condition.
+
+    Parameters
+    ----------
+    fit
+        The fit.
+    cells
+        The generated cells, with the conditions of the fit in `obs`.
+    recipe
+        How they were generated.
+    seed
+        The seed of the new cells is far from that of the recipe, and depends on this one.
+
+    Raises
+    ------
+    ValueError
+        If the conditions of the cells are not those of the fit.
+    """
+    check_fit(fit, "fit")
+    own = int(recipe.get("seed", 0)) + 1_000_003 * (seed + 1)
+    keys = [key for key in fit.preprocessing.conditions.keys if key in cells.obs]
+    library_size = recipe.get("library_size", "real")
+    requested: dict[str, Any] = {"num_samples": cells.n_obs}
+    if keys:
+        numbers = cells.obs[keys].astype(str).value_counts().clip(upper=MAX_OF_CONDITION)
+        requested = {"conditions": pd.DataFrame(numbers.rename(NUMBER).reset_index())}
+    levels = json.loads(str(recipe.get("covariates", "")) or "{}")
+    if not keys and levels:
+        requested["covariates"] = levels
+    return gen_exprs(fit, **requested, library_size=library_size, seed=own, progress=False).adata
