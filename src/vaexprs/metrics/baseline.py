@@ -22,7 +22,6 @@ SCALES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray
         lambda x: np.log(np.maximum(x, LOG_ZERO)),
         lambda x: np.where(x > np.log(2 * LOG_ZERO), np.exp(x), 0.0),
     ),
-    "fisher": (lambda x: np.arctanh(np.clip(x, -1 + 1e-9, 1 - 1e-9)), np.tanh),
     "share": (
         lambda x: np.arcsin(np.sqrt(np.clip(x, 0, 1))),
         lambda x: np.sin(np.clip(x, 0, np.pi / 2)) ** 2,

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.comparison.cell_sets import has_column, open_generated, rows_in, side_by_side
+from vaexprs.comparison.cell_sets import open_generated, rows_in, side_by_side
 from vaexprs.comparison.matching import only_generated
-from vaexprs.comparison.provenance import covariate_keys_of, label_key_of, real_layer, recipe_of
+from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells
 from vaexprs.data.matrix import densify
 from vaexprs.interface import html as markup
@@ -21,7 +21,7 @@ from vaexprs.interface.validation import check_integer, listed
 from vaexprs.interface.verdicts import LIGHTS
 from vaexprs.io.open import load_layer, open_cells
 from vaexprs.metrics.answers import NOT_REQUESTED, Answer, answers, label_lights
-from vaexprs.metrics.evaluate import RESAMPLES, evaluate
+from vaexprs.metrics.evaluate import RESAMPLES, evaluate, shared_covariates
 from vaexprs.metrics.plan import label_sizes
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS
 from vaexprs.preprocessing.splits import random_rows, split_rows
@@ -141,7 +141,11 @@ def compare(
     given = {"real": open_cells(real, name="real")}
     if train is not None:
         given["train"] = open_cells(train, name="train")
-    covariates = _covariates(covariate_keys, [*opened.values()], [*given.values()])
+    covariates = shared_covariates(
+        covariate_keys,
+        [recipe_of(cells) for cells in opened.values()],
+        [*opened.values(), *given.values()],
+    )
     keys = [key for key in dict.fromkeys([label_key, donor_key, *covariates]) if key is not None]
     notes: dict[str, list[str]] = {name: [] for name in opened}
     made = {}
@@ -305,14 +309,6 @@ def _label_key(opened: Mapping[str, Any], label_key: str | None) -> str | None:
             "columns, and give their name as label_key."
         )
     return next(iter(keys), None)
-
-
-def _covariates(given: Sequence[str] | str | None, made: Sequence[Any], others: Sequence[Any]) -> list[str]:
-    """Return the covariates to compare: those given, or those that are recorded and that all sets have."""
-    if given is not None:
-        return [given] if isinstance(given, str) else list(given)
-    keys = dict.fromkeys(key for cells in made for key in covariate_keys_of(recipe_of(cells)))
-    return [key for key in keys if all(has_column(cells, key) for cells in [*made, *others])]
 
 
 def _with_shared_genes(made: Mapping[str, ad.AnnData], notes: list[str]) -> dict[str, ad.AnnData]:

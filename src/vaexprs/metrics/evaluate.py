@@ -156,7 +156,8 @@ def evaluate(
     given = {"real": open_cells(real, name="real")}
     if train is not None:
         given["train"] = open_cells(train, name="train")
-    covariates = _covariates(covariate_keys, recipe, label_key, [made, *given.values()])
+    covariates = shared_covariates(covariate_keys, [recipe], [made, *given.values()])
+    covariates = [key for key in covariates if key != label_key]
     keys = {"label_key": label_key, "donor_key": donor_key} | {
         f"covariate_keys[{i}]": key for i, key in enumerate(covariates)
     }
@@ -234,15 +235,14 @@ def _wanted(only: Collection[str] | None) -> set[str]:
     return set(names)
 
 
-def _covariates(
-    given: Sequence[str] | str | None, recipe: Mapping[str, Any], label_key: str | None, sets: Sequence[Any]
+def shared_covariates(
+    given: Sequence[str] | str | None, recipes: Sequence[Mapping[str, Any]], sets: Sequence[Any]
 ) -> list[str]:
-    """Return the covariates to compare: those given, or those of the recipe that all sets have."""
-    if given is None:
-        keys = [key for key in covariate_keys_of(recipe) if all(has_column(cells, key) for cells in sets)]
-    else:
-        keys = [given] if isinstance(given, str) else list(given)
-    return [key for key in keys if key != label_key]
+    """Return the covariates to compare: those given, or those of the recipes that all sets have."""
+    if given is not None:
+        return [given] if isinstance(given, str) else list(given)
+    keys = dict.fromkeys(key for recipe in recipes for key in covariate_keys_of(recipe))
+    return [key for key in keys if all(has_column(cells, key) for cells in sets)]
 
 
 def _without_real(train: CellSet | None, real: CellSet, notes: list[str]) -> CellSet | None:

@@ -162,7 +162,7 @@ def excess_variance(scaled: np.ndarray, library: np.ndarray, labels: np.ndarray)
     return np.divide(excess, square, out=np.full(len(square), np.nan), where=square > 0)
 
 
-def log_sd_ratio(a: np.ndarray, b: np.ndarray) -> float:
+def sd_ratio(a: np.ndarray, b: np.ndarray) -> float:
     """Return the ratio of the standard deviations of two vectors; NaN if one is constant."""
     first, second = float(np.std(a)), float(np.std(b))
     return first / second if first > 0 and second > 0 else float("nan")

@@ -232,13 +232,8 @@ def learn(cells: CellSet, labels: np.ndarray, levels: np.ndarray, columns: Colum
     deviance = draft.deviance(raw, values, labels, library)
     expected = _polynomial(library, deviance) if cells.counts else np.array([float(np.mean(deviance))])
     inner = draft.within.of_cells(centred)
-    return Reference(
-        **{
-            **draft.__dict__,
-            "expected": expected,
-            "level_classifiers": [_classifier(inner, column) for column in levels.T],
-        }
-    )
+    classifiers = [_classifier(inner, column) for column in levels.T]
+    return replace(draft, expected=expected, level_classifiers=classifiers)
 
 
 def features(

@@ -48,7 +48,7 @@ class Metric:
     per
         "label" if the metric is also computed for each label, "all" if for all cells together only.
     slow
-        Whether it is computed in every fifth comparison only.
+        Whether it is computed in a few of the comparisons only.
     """
 
     title: str
@@ -65,16 +65,16 @@ class Metric:
     slow: bool = False
 
 
-def _components(a: Sample, b: Sample) -> list[tuple[np.ndarray, np.ndarray]]:
+def _components(a: Sample, b: Sample) -> list[list[np.ndarray]]:
     """Return the coordinates within labels of both samples, minus the mean of the label, for each half."""
-    parts = [
+    return [
         [metrics.centred_within(x.within[x.half == h], x.labels[x.half == h]) for x in (a, b)] for h in (0, 1)
     ]
-    return [(first, second) for first, second in parts]
 
 
 def _component_variance(a: Sample, b: Sample) -> float:
-    return float(np.mean([metrics.largest_variance_ratio(*part) for part in _components(a, b)]))
+    ratios = [metrics.largest_variance_ratio(first, second) for first, second in _components(a, b)]
+    return float(np.mean(ratios))
 
 
 def _coexpression(a: Sample, b: Sample) -> float:
@@ -115,7 +115,7 @@ def _dispersion(sample: Sample) -> np.ndarray:
 
 def _spread(a: Sample, b: Sample, name: str) -> float:
     parts = [metrics.centred_within(getattr(x, name)[:, None], x.labels) for x in (a, b)]
-    return metrics.log_sd_ratio(*parts)
+    return metrics.sd_ratio(*parts)
 
 
 QUESTIONS = {
