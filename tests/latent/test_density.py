@@ -349,7 +349,7 @@ def test_library_sizes_are_narrower_by_the_noise_of_totals():
     noise = {20: 0.04, 200: 0.1}
     wide, narrow = (
         fit_density(mean, np.zeros((220, 2)), log_library, obs, one_key("B", "T"), seed=0, library_noise=f)
-        for f in (None, lambda rows: noise[len(rows)])
+        for f in (None, lambda rows: (-noise[len(rows)] / 2, noise[len(rows)]))
     )
     for label, extra in (("B", 0.04), ("T", 0.1)):
         a, b = (draws(density.mixture({"cell_type": label})) for density in (wide, narrow))
@@ -367,7 +367,7 @@ def test_noise_larger_than_the_library_sizes_vary_leaves_a_twentieth():
         fit_density(mean, np.ones((20, 1)), log_library, obs, one_key("T"), seed=0, library_noise=f).pooled[
             1, 1
         ]
-        for f in (None, lambda rows: 5.0)
+        for f in (None, lambda rows: (0.0, 5.0))
     )
     assert narrow == pytest.approx(wide / 20)
 

@@ -164,6 +164,42 @@ def test_probabilities_of_the_counts_of_a_gene_sum_to_one(likelihood):
     assert np.exp(f64(log_prob)).sum() / one == pytest.approx(1, abs=1e-4)
 
 
+def outlying(n_genes=400, n_cells=30):
+    """Counts of a known negative binomial, (n_cells, n_genes), and its parameters."""
+    rng = np.random.default_rng(4)
+    proportion = np.broadcast_to(softmax(rng.normal(0, 1, n_genes)), (n_cells, n_genes))
+    dispersion = np.full((n_cells, n_genes), 5.0)
+    x = stats.nbinom(5.0, 5 / (5 + 1_000 * proportion)).rvs(random_state=rng)
+    return x.astype(np.float32), dict(
+        zip(("proportion", "dispersion"), f32(proportion, dispersion), strict=True)
+    )
+
+
+def test_a_single_outlying_count_has_a_bounded_loss():
+    likelihood = NegativeBinomial()
+    x, output = outlying()
+    rare = int(np.argmin(output["proportion"][0]))
+    losses = []
+    for value in (60, 200):
+        x[0, rare] = value
+        losses.append([f64(f(x, output))[0] for f in (likelihood.robust_log_prob, likelihood.log_prob)])
+    (robust, plain), (robust_more, plain_more) = losses
+    assert robust - robust_more < 15 < 100 < plain - plain_more
+    np.testing.assert_allclose(likelihood.robust_log_prob(x, output)[1:], likelihood.log_prob(x, output)[1:])
+    cleaned = likelihood.without_outliers(x, output)
+    assert cleaned[0, rare] == pytest.approx(x[0].sum() * output["proportion"][0, rare], rel=1e-3)
+    cleaned[0, rare] = x[0, rare]
+    np.testing.assert_array_equal(cleaned, x)
+
+
+def test_a_cell_with_many_outlying_counts_is_not_contaminated():
+    likelihood = NegativeBinomial()
+    x, output = outlying()
+    x[0, np.argsort(output["proportion"][0])[:8]] = 60
+    np.testing.assert_allclose(likelihood.robust_log_prob(x, output), likelihood.log_prob(x, output))
+    np.testing.assert_array_equal(likelihood.without_outliers(x, output), x)
+
+
 def test_zero_inflation_of_zero_leaves_the_negative_binomial(counts, output):
     none = output | {"zero_logit": np.full_like(output["zero_logit"], -1e4)}
     np.testing.assert_allclose(
@@ -267,20 +303,6 @@ def test_quantiles_of_the_least_and_the_greatest_uniform_number_are_finite(extre
     assert (drawn >= 0).all()
     assert (drawn[:4] < 5000).all()
     assert (drawn <= 2e8).all()
-
-
-@each_count_likelihood
-def test_relative_noise_is_the_spread_of_totals(likelihood):
-    means, dispersions, logits = np.array([3.0, 2.0, 15.0]), np.array([2.0, 3.0, 40.0]), np.full(3, -2.0)
-    total = drawn_counts(likelihood, means, dispersions, logits).sum(axis=1)
-    output = {
-        "proportion": (means / 20)[None],
-        "dispersion": dispersions[None],
-        "zero_logit": logits[None],
-    }
-    given = output["proportion"] if likelihood.name == "poisson" else output
-    noise = likelihood.relative_noise(given, np.full((1, 1), 20.0))
-    assert noise == pytest.approx(total.var() / total.mean() ** 2, rel=0.05)
 
 
 def test_head_learns_dispersions_of_conditions():
@@ -936,24 +958,6 @@ def test_proportion_of_nothing_leaves_a_mean_of_one_in_a_hundred_million():
     got = f64(Poisson().log_prob(x, proportion))
     expected = stats.poisson(4).logpmf([3, 4]) + np.array([np.log(1e-8), 0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_only_counts_leave_noise_in_totals():
-    assert Gaussian().relative_noise({}, np.ones((4, 1))).tolist() == [0] * 4
-    assert Poisson().relative_noise(None, np.array([[2.0], [8]])).tolist() == [0.5, 0.125]
-    means, theta, logit = (
-        np.array([[3.0, 2], [0.5, 9]]),
-        np.array([[2.0, 0.3], [5, 1]]),
-        np.array([[0.0, 2], [-1, 1]]),
-    )
-    output = {"proportion": means / 10, "dispersion": theta, "zero_logit": logit}
-    kept = expit(-logit)
-    variance = {"nb": means + means**2 / theta}
-    # E var + var E of counts that are kept or not
-    variance["zinb"] = kept * variance["nb"] + kept * (1 - kept) * means**2
-    for likelihood, share in ((NegativeBinomial(), 1), (ZeroInflatedNegativeBinomial(), kept)):
-        expected = variance[likelihood.name].sum(axis=1) / (share * means).sum(axis=1) ** 2
-        np.testing.assert_allclose(likelihood.relative_noise(output, np.full((2, 1), 10.0)), expected)
 
 
 def test_common_parts_and_scaling_of_each_likelihood():

@@ -375,7 +375,8 @@ def test_ctrl_c_keeps_the_weights(few):
 
 def test_repr_says_what_it_is(conditional):
     assert "765 genes, 700 cells, conditions: cell_type (10), phase (3)" in repr(conditional)
-    assert "likelihood 'nb', 10 latent dimensions, 120 epochs" in repr(conditional)
+    dimensions = "10 latent dimensions (8 principal components above noise, at least 10)"
+    assert f"likelihood 'nb', {dimensions}, 120 epochs" in repr(conditional)
 
 
 # --- bad input ----------------------------------------------------------------------------------------
@@ -850,3 +851,16 @@ def test_labels_with_an_index_are_aligned_by_cell_name(few):
         vx.fit_vae(x_train=frame, y_train=labels.rename({labels.index[0]: "other"}), epochs=1)
     with pytest.raises(ValueError, match=r"\b50 cells.*x_train.*\b120\b.*genes.*rows"):
         vx.fit_vae(x_train=frame.T, y_train=labels, epochs=1)
+
+
+def test_library_sizes_are_right_beside_a_gene_with_rare_large_counts():
+    """The variance of totals relative to their mean is far larger than the variance of their logarithm."""
+    rng = np.random.default_rng(0)
+    depth = np.exp(rng.normal(6, 0.3, 600))
+    x = rng.poisson(depth[:, None] * rng.dirichlet(np.full(60, 5.0)))
+    x[:, 0] = rng.poisson(0.3 * depth * rng.gamma(0.05, 1 / 0.05, 600))
+    fit = vx.fit_vae(x_train=x, seed=0, verbose=0)
+    made = np.ravel(vx.gen_exprs(fit, 2_000, seed=1).adata.X.sum(axis=1))
+    log_real, log_made = np.log(x.sum(axis=1)), np.log(made)
+    assert np.median(log_made) == pytest.approx(np.median(log_real), abs=0.08)
+    assert log_made.std() == pytest.approx(log_real.std(), rel=0.25)

@@ -136,7 +136,7 @@ def clipped_gradient(model: VAE, clip: float, microbatch_size: int | None = None
         output, _, penalties = noisy.stateless_call(
             [weights[i] for i in order], rest, inputs, training=True, return_losses=True
         )
-        return jax.numpy.sum(cell_weights * model.losses_of(cells, output)[2]) + sum(penalties)
+        return jax.numpy.sum(cell_weights * model.losses_of(cells, output, robust=False)[2]) + sum(penalties)
 
     return clipping.clipped_grad(
         loss,

@@ -245,5 +245,5 @@ def _without_sampling_noise(density: LatentDensity, model: VAE, rng: np.random.G
     for levels, mixture in zip(density.seen, density.mixtures, strict=True):
         points = mixture.sample(NOISE_SAMPLES, rng)
         codes = density.conditions.one_hot(pd.DataFrame([levels] * NOISE_SAMPLES)) if keys else None
-        noise.append(model.noise_of_totals(decoder, points[:, :-1], codes, np.exp(points[:, -1])))
+        noise.append(model.noise_of_totals(decoder, points[:, :-1], codes, np.exp(points[:, -1]), rng))
     return without_noise(density, np.array(noise))

@@ -154,7 +154,7 @@ def fit_density(
     *,
     seed: int,
     sizes: np.ndarray | None = None,
-    library_noise: Callable[[np.ndarray], float] | None = None,
+    library_noise: Callable[[np.ndarray], tuple[float, float]] | None = None,
 ) -> LatentDensity:
     """Fit the latent density of each condition.
 
@@ -174,9 +174,9 @@ def fit_density(
         Number of training cells of each combination of levels, in the order of `groups_of`. By default the
         given cells are counted; needed if they are a subset.
     library_noise
-        Callable: for given rows, the variance of the log total of sampled counts around the log library size.
-        It is subtracted from the variance of the log library size, so that the totals of generated cells vary
-        as those of real cells do.
+        Callable: for given rows, mean and variance of the log ratio of the totals of sampled counts to the
+        library sizes. They are subtracted from those of the log library size, so that the totals of generated
+        cells are distributed as those of real cells.
 
     Notes
     -----
@@ -233,29 +233,28 @@ def fit_density(
 
 
 def without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:
-    """Return the density after subtracting noise variances from its last dimension, the log library size.
+    """Return the density after subtracting noise from its last dimension, the log library size.
 
     Parameters
     ----------
     density
         Density with the log library size as its last dimension.
     noise
-        Variance to subtract for each combination of levels, (n_seen,).
+        Mean and variance to subtract for each combination of levels, (n_seen, 2).
     """
     mixtures = []
-    for mixture, extra in zip(density.mixtures, noise, strict=True):
+    for mixture, (shift, extra) in zip(density.mixtures, noise, strict=True):
         level = mixture.means[:, -1]
         middle = mixture.weights @ level
         variance = mixture.weights @ (mixture.covariances[:, -1, -1] + (level - middle) ** 2)
         narrower = np.ones(mixture.means.shape[1])
         narrower[-1] = _narrower(variance, extra)
         means = mixture.means.copy()
-        # the expected logarithm of a noisy total is half the noise variance below the log of its expectation
-        means[:, -1] = middle + narrower[-1] * (level - middle) + extra / 2
+        means[:, -1] = middle + narrower[-1] * (level - middle) - shift
         covariances = mixture.covariances * np.outer(narrower, narrower)
         mixtures.append(Mixture(mixture.weights, means, covariances, mixture.model))
     narrower = np.ones(len(density.pooled))
-    narrower[-1] = _narrower(density.pooled[-1, -1], np.average(noise, weights=density.cells))
+    narrower[-1] = _narrower(density.pooled[-1, -1], np.average(noise[:, 1], weights=density.cells))
     pooled = density.pooled * np.outer(narrower, narrower)
     return replace(density, mixtures=tuple(mixtures), pooled=pooled)
 

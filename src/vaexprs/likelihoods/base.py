@@ -148,6 +148,8 @@ class Likelihood(ABC):
         Whether the encoder begins with a layer that centres and scales the prepared values.
     common
         Parts of the decoder's output that depend on a cell's conditions only.
+    robust
+        Whether `robust_log_prob` and `without_outliers` treat outlying values.
     """
 
     name: ClassVar[str]
@@ -157,6 +159,7 @@ class Likelihood(ABC):
     last_layer_is_output: ClassVar[bool] = False
     scaling_in_network: ClassVar[bool] = True
     common: ClassVar[tuple[str, ...]] = ()
+    robust: ClassVar[bool] = False
 
     @classmethod
     def for_values(cls, summary: Summary) -> Likelihood:
@@ -230,6 +233,14 @@ class Likelihood(ABC):
     def log_prob(self, x: Any, output: Any) -> Any:
         """Return the log probability of each prepared cell, (n_cells,), under the decoder's output."""
 
+    def robust_log_prob(self, x: Any, output: Any) -> Any:
+        """Return `log_prob` with bounded influence of single outlying values, for training."""
+        return self.log_prob(x, output)
+
+    def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
+        """Return prepared cells, (n_cells, n_genes), with outlying values replaced by their means."""
+        return x
+
     @abstractmethod
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         """Return prepared values, (n_cells, n_genes), as quantiles at uniform numbers.
@@ -268,13 +279,6 @@ class Likelihood(ABC):
             Source of randomness.
         """
         return self.sample(output, library, rng.random(shape))
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        """Return the variance of the total of sampled counts divided by its squared mean, (n_cells,).
-
-        Totals of counts sampled for a given library size vary around it. 0 for values that are not counts.
-        """
-        return np.zeros(len(library))
 
 
 def above(uniform: np.ndarray, zero: np.ndarray) -> np.ndarray:

@@ -193,12 +193,3 @@ def mean_and_dispersion(output: Any, library: Any) -> tuple[np.ndarray, np.ndarr
     """Return means for these library sizes, (n_cells, n_genes), and inverse dispersions, in float64."""
     mean = library * np.asarray(output["proportion"], np.float64)
     return mean, np.asarray(output["dispersion"], np.float64)
-
-
-def noise_of_totals(mean: np.ndarray, dispersion: np.ndarray, kept: Any) -> np.ndarray:
-    """Return the variance of total counts over their squared mean, (n_cells,).
-
-    Each negative binomial count is kept with probability `kept` and set to zero otherwise.
-    """
-    variance = kept * (mean + mean**2 / dispersion) + kept * (1 - kept) * mean**2
-    return variance.sum(axis=1) / (kept * mean).sum(axis=1) ** 2

@@ -7,16 +7,34 @@ from typing import Any, final
 
 import keras
 import numpy as np
+from keras import ops
 
-from vaexprs.likelihoods.count_base import CountHead, CountLikelihood, mean_and_dispersion, noise_of_totals
+from vaexprs.likelihoods.count_base import CountHead, CountLikelihood, mean_and_dispersion
 from vaexprs.likelihoods.log_prob import negative_binomial_log_prob, sum_over_genes
+
+# Outlying counts, under the contaminated model (1 - e) NB + e h with h(x) proportional to (1 + x / 5)^-2:
+# e and the sum of (1 + x / 5)^-2 over all counts.
+CONTAMINATION = 1e-5
+TOTAL_TAIL = 5.533
+# A cell may have this many outliers, and this fraction of its detected genes. A cell with more is not
+# contaminated but of a kind that the model does not know yet.
+MIN_OUTLIERS = 3
+MAX_OUTLIERS = 0.01
 
 
 @final
 class NegativeBinomial(CountLikelihood):
-    r"""Counts with mean :math:`\mu` and variance :math:`\mu + \mu^2/\theta_g`, one dispersion per gene."""
+    r"""Counts with mean :math:`\mu` and variance :math:`\mu + \mu^2/\theta_g`, one dispersion per gene.
+
+    Training is robust to single outlying counts, which otherwise determine the dispersion of a gene: the
+    probability of a count is at least :math:`\epsilon h(x)`, with :math:`\epsilon = 10^{-5}` and a heavy-tailed
+    distribution :math:`h(x) \propto (1 + x/5)^{-2}`, as in a contaminated distribution (Huber 1964,
+    doi:10.1214/aoms/1177703732). Only isolated counts are treated so: at most three in a cell, or 1% of its
+    detected genes.
+    """
 
     name = "nb"
+    robust = True
 
     def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
         return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=False, name="output")
@@ -28,10 +46,25 @@ class NegativeBinomial(CountLikelihood):
         mean = self.mean(x, output["proportion"])
         return sum_over_genes(negative_binomial_log_prob(x, mean, output["dispersion"]))
 
+    def robust_log_prob(self, x: Any, output: Any) -> Any:
+        values, floor, outlying = self._outliers(x, output)
+        return sum_over_genes(ops.where(outlying, floor, values))
+
+    def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
+        outlying = np.asarray(self._outliers(x, output)[2])
+        return np.where(outlying, np.asarray(self.mean(x, output["proportion"])), x)
+
+    def _outliers(self, x: Any, output: Any) -> tuple[Any, Any, Any]:
+        """Return log probabilities, their lower limits and which counts are outliers, (n_cells, n_genes)."""
+        values = negative_binomial_log_prob(x, self.mean(x, output["proportion"]), output["dispersion"])
+        floor = float(np.log(CONTAMINATION / TOTAL_TAIL)) - 2 * ops.log1p(x / 5.0)
+        below = values < floor
+        found = sum_over_genes(ops.cast(below, values.dtype))
+        detected = sum_over_genes(ops.cast(x > 0, values.dtype))
+        isolated = found <= ops.maximum(MAX_OUTLIERS * detected, float(MIN_OUTLIERS))
+        return values, floor, ops.logical_and(below, isolated[:, None])
+
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         from vaexprs.likelihoods.count_sampling import count_quantiles
 
         return count_quantiles(uniform, *mean_and_dispersion(output, library))
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        return noise_of_totals(*mean_and_dispersion(output, library), kept=1.0)

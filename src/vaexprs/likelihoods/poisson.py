@@ -32,6 +32,3 @@ class Poisson(CountLikelihood):
 
         mean = library * np.asarray(output, np.float64)
         return count_quantiles(uniform, mean, np.full_like(mean, np.inf))
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        return 1 / np.ravel(library)

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from vaexprs.likelihoods.base import above, sigmoid
-from vaexprs.likelihoods.count_base import CountHead, CountLikelihood, mean_and_dispersion, noise_of_totals
+from vaexprs.likelihoods.count_base import CountHead, CountLikelihood, mean_and_dispersion
 from vaexprs.likelihoods.log_prob import negative_binomial_log_prob, sum_over_genes
 
 
@@ -38,7 +38,3 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
         excess = sigmoid(output["zero_logit"])
         counts = count_quantiles(above(uniform, excess), *mean_and_dispersion(output, library))
         return np.where(uniform < excess, 0, counts)
-
-    def relative_noise(self, output: Any, library: Any) -> np.ndarray:
-        kept = 1 - sigmoid(output["zero_logit"])
-        return noise_of_totals(*mean_and_dispersion(output, library), kept=kept)

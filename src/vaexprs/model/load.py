@@ -27,7 +27,7 @@ from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.scaling import SCALINGS, Scaling
 
-PARTS_OF_RECIPE = ("arguments", "data", "versions")  # dicts in the recipe
+PARTS_OF_RECIPE = ("arguments", "choices", "data", "versions")  # dicts in the recipe
 
 
 def load_vae(

@@ -47,8 +47,9 @@ class VAEFit:
     seed
         Seed of the fit.
     recipe
-        Provenance needed to repeat the fit: ``arguments`` (other than defaults), ``data`` (cells, genes and
-        SHA-256 of the training cells) and ``versions``.
+        Provenance needed to repeat the fit: ``arguments`` (other than defaults), ``choices`` (arguments
+        chosen from the cells, with the reasons), ``data`` (cells, genes and SHA-256 of the training cells)
+        and ``versions``.
     guarantee
         Differential privacy guarantee of the fit; None for a fit without privacy. For a loaded fit it is read
         from the file and cannot be verified.
@@ -103,10 +104,12 @@ class VAEFit:
             trained = f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
         else:
             trained = f"{self.guarantee.steps:,} steps\n    {self.guarantee.sentence}"
+        chosen = self.recipe.get("choices", {}).get("latent_dim")
+        reason = f" ({chosen})" if chosen else ""
         return (
             f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
             f"conditions: {conditions or 'none'}\n"
-            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions, {trained}"
+            f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions{reason}, {trained}"
         )
 
     def _repr_html_(self) -> str:

@@ -18,6 +18,7 @@ from vaexprs.nn.layers import call_layer, join
 from vaexprs.nn.predict import predict
 
 NOISE_CELLS = 64  # cells per condition, and batch size, to estimate the variance of total counts
+NOISE_DRAWS = 512  # sampled totals per condition
 
 
 @keras.saving.register_keras_serializable("vaexprs")
@@ -73,10 +74,15 @@ class VAE(keras.Model):
         """Size of the latent vector."""
         return int(self.get_layer("latent").output.shape[-1])
 
-    def losses_of(self, cells: Any, output: Any) -> tuple[Any, Any, Any]:
-        """Return reconstruction error, KL divergence and loss of each cell, (n_cells,) each."""
+    def losses_of(self, cells: Any, output: Any, *, robust: bool = True) -> tuple[Any, Any, Any]:
+        """Return reconstruction error, KL divergence and loss of each cell, (n_cells,) each.
+
+        The reconstruction error bounds the influence of outlying values if `robust`.
+        """
         mean, log_stddev = output["z_mean"], output["z_log_stddev"]
-        reconstruction = -self.likelihood.log_prob(cells, output["output"])
+        likelihood = self.likelihood
+        log_prob = likelihood.robust_log_prob if robust else likelihood.log_prob
+        reconstruction = -log_prob(cells, output["output"])
         kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
         return reconstruction, kl, reconstruction + self.regularization * kl
 
@@ -130,24 +136,41 @@ class VAE(keras.Model):
         return keras.Model(as_inputs(z, condition), self._decoded(z, condition), name="decoder")
 
     def noise_of_totals(
-        self, decoder: keras.Model, z: np.ndarray, codes: np.ndarray | None, library: np.ndarray
-    ) -> float:
-        """Return the variance of the log total of sampled counts around the log library size.
-
-        The mean over the given cells of `Likelihood.relative_noise`.
+        self,
+        decoder: keras.Model,
+        z: np.ndarray,
+        codes: np.ndarray | None,
+        library: np.ndarray,
+        rng: np.random.Generator,
+    ) -> tuple[float, float]:
+        """Return mean and variance of the log ratio of the totals of sampled counts to the library sizes.
 
         Parameters
         ----------
         decoder
             Model returned by `decoder`.
         z, codes
-            Latent vectors of the cells, (n_cells, latent_dim), and their one-hot conditions, if any.
+            Latent vectors of cells of one condition, (n_cells, latent_dim), and their one-hot conditions, if
+            any.
         library
             Library size of each cell, (n_cells,).
+        rng
+            Random generator.
         """
         parts = predict(decoder, z.astype(np.float32), codes, NOISE_CELLS)
         output = keras.tree.pack_sequence_as(decoder.output, parts)
-        return float(self.likelihood.relative_noise(output, library[:, None]).mean())
+        if isinstance(output, dict):
+            output = output | {name: output[name][:1] for name in self.likelihood.common}
+        shape, cells = parts[0].shape, [np.arange(len(z))]
+        totals = np.concatenate(
+            [
+                np.ravel(self.likelihood.draw(output, library[:, None], shape, cells, rng).sum(axis=1))
+                / library
+                for _ in range(-(-NOISE_DRAWS // len(z)))
+            ]
+        )
+        log_ratio = np.log(np.maximum(totals, 1 / library.max()))
+        return float(log_ratio.mean()), float(log_ratio.var())
 
     def _decoded(self, z: Any, condition: Any) -> Any:
         hidden = join(z, condition, "latent_and_condition") if self.joined else z

@@ -356,12 +356,13 @@ def _text(value: Any) -> str:
 def of_model(fit: VAEFit) -> dict[str, str]:
     """Return properties and arguments of the fit."""
     prep = fit.preprocessing
+    chosen = fit.recipe.get("choices", {}).get("latent_dim")
     properties = {
         "likelihood": fit.likelihood.name,
         "scaling": str(prep.scaling),
         "label": prep.conditions.label_key or "none",
         "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
-        "latent dimensions": str(fit.latent_dim),
+        "latent dimensions": f"{fit.latent_dim}{f' ({chosen})' if chosen else ''}",
         "weights": f"{fit.model.count_params():,}",
         "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not recorded",
         "seed": str(fit.seed),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 
 from vaexprs.data.backed import BackedMatrix, library_sizes
+from vaexprs.data.matrix import Matrix, densify
 from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, predict
 from vaexprs.nn.vae import NOISE_CELLS, VAE
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
+
+BLOCK = 256  # number of cells decoded at once
 
 
 def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
@@ -46,13 +50,18 @@ def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> Latent
         )
     if not model.likelihood.counts:
         return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes)
-    library = library_sizes(x)
     decoder = model.decoder()
+    if model.likelihood.robust:
+        library = _library_sizes(model, decoder, x, None if codes is None else codes[:], mean)
+    else:
+        library = library_sizes(x)
 
-    def noise(rows: np.ndarray) -> float:
+    rng = np.random.default_rng(seed)
+
+    def noise(rows: np.ndarray) -> tuple[float, float]:
         rows = rows[:NOISE_CELLS]
         code = None if codes is None else codes[rows]
-        return model.noise_of_totals(decoder, mean[rows], code, library[rows])
+        return model.noise_of_totals(decoder, mean[rows], code, library[rows], rng)
 
     return fit_density(
         mean,
@@ -64,3 +73,17 @@ def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> Latent
         sizes=sizes,
         library_noise=noise,
     )
+
+
+def _library_sizes(
+    model: VAE, decoder: keras.Model, x: Matrix, codes: np.ndarray | None, mean: np.ndarray
+) -> np.ndarray:
+    """Return the total counts of each cell, (n_cells,), with outlying counts replaced by their means."""
+    library = np.empty(len(mean))
+    for first in range(0, len(mean), BLOCK):
+        rows = slice(first, first + BLOCK)
+        parts = predict(decoder, mean[rows].astype(np.float32), None if codes is None else codes[rows], BLOCK)
+        output = keras.tree.pack_sequence_as(decoder.output, parts)
+        kept = model.likelihood.without_outliers(densify(x[rows]), output)
+        library[rows] = kept.sum(axis=1, dtype=np.float64)
+    return library

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -23,6 +24,7 @@ from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.training import multiprocess as processes
 from vaexprs.training.callbacks import as_callbacks
+from vaexprs.training.capacity import choose_capacity
 from vaexprs.training.checkpoint import CheckpointOptions, checkpoint_options
 from vaexprs.training.density import fit_latent_density
 from vaexprs.training.diagnosis import diagnose
@@ -104,7 +106,10 @@ def fit_vae(
         encoder and without activation in the decoder. Decoder layers that end in a layer of n_genes units
         follow the contract of the R package: see `likelihood`.
     latent_dim
-        Size of the latent vector; by default 2 for "bernoulli" and 10 otherwise.
+        Size of the latent vector. By default 2 for "bernoulli", and otherwise the number of principal
+        components of the cells that exceed the noise, between 10 and 64: within conditions, their variance
+        is larger than that of the first component after permuting each gene (parallel analysis, Horn 1965,
+        doi:10.1007/BF02289447). ``fit.recipe["choices"]`` has the reason. Fits with privacy use 10.
     regularization
         Weight of the KL divergence, at least 0.
     epochs
@@ -242,12 +247,21 @@ def fit_vae(
         return VAEFit(model, data.preprocessing.without_cells(), density, {}, seed, recipe, guarantee)
     data = split_validation(data, validation_split, seed)
     prepared = data.preprocessing
+    choices = {}
+    if latent_dim is None:
+        latent_dim = data.likelihood.latent_dim
+        if not data.likelihood.last_layer_is_output:
+            capacity = choose_capacity(data.cells, prepared.conditions, data.likelihood.counts, seed)
+            latent_dim, choices["latent_dim"] = capacity.latent_dim, capacity.reason
+        network = replace(network, latent_dim=latent_dim)
     schedule = schedule_for(*data.shape, epochs, batch_size, as_callbacks(fit_arguments.get("callbacks")))
-    identity = fit_identity(arguments, prepared, schedule, data.summary, seed)
+    identity = fit_identity(arguments, prepared, latent_dim, schedule, data.summary, seed)
     model, history = _train_model(
         data, network, optimizer, schedule, saving, identity, distribution, seed, fit_arguments
     )
-    recipe = fit_recipe(arguments, cells, interrupted=model.interrupted, diverged=model.diverged)
+    recipe = fit_recipe(
+        arguments, cells, interrupted=model.interrupted, diverged=model.diverged, choices=choices
+    )
     if model.diverged:
         warn(model.diverged)
     if distribution is not None and processes.place()[1] > 1:  # each process fits the density by itself

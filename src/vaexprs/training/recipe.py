@@ -61,7 +61,12 @@ def _as_json(value: Any) -> Any:
 
 
 def fit_identity(
-    arguments: Mapping[str, Any], prepared: Preprocessing, schedule: Schedule, summary: Summary, seed: int
+    arguments: Mapping[str, Any],
+    prepared: Preprocessing,
+    latent_dim: int,
+    schedule: Schedule,
+    summary: Summary,
+    seed: int,
 ) -> dict[str, Any]:
     """Return what must be equal in all processes of a fit and in a fit that is resumed."""
     shown = ("verbose", "callbacks")
@@ -70,6 +75,7 @@ def fit_identity(
         "data": summary.digest(),
         "genes": hashlib.sha256("\n".join(prepared.genes).encode()).hexdigest(),
         "levels": {key: list(levels) for key, levels in prepared.conditions.levels.items()},
+        "latent_dim": latent_dim,
         "batch_size": schedule.batch_size,
         "epochs": schedule.epochs,
         "seed": seed,
@@ -82,6 +88,7 @@ def fit_recipe(
     *,
     interrupted: bool,
     diverged: str = "",
+    choices: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return what is needed to repeat a fit, as JSON values.
 
@@ -95,11 +102,15 @@ def fit_recipe(
         Whether training was stopped by Ctrl-C.
     diverged
         The message about divergence; empty if training converged.
+    choices
+        Arguments chosen from the cells, with the reason for each choice.
     """
     recipe: dict[str, Any] = {
         "arguments": dict(arguments),
         "versions": {name: version(name) for name in ("vaexprs", "keras", "jax", "numpy")},
     }
+    if choices:
+        recipe["choices"] = dict(choices)
     if cells is not None:
         recipe["data"] = {"cells": cells.n_obs, "genes": cells.n_vars}
     if isinstance(cells, BackedCells):

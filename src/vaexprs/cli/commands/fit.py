@@ -50,7 +50,8 @@ def fit(
     ] = None,
     n_top_genes: NTopGenes = None,
     latent_dim: Annotated[
-        int | None, typer.Option(help="Number of latent dimensions (default: 10; bernoulli: 2).")
+        int | None,
+        typer.Option(help="Number of latent dimensions (default: chosen from the cells, 10 to 64)."),
     ] = None,
     regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
     epochs: Epochs = None,

@@ -1,0 +1,123 @@
+"""Choose the number of latent dimensions from the cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse.linalg import eigsh
+
+from vaexprs.data.backed import BackedMatrix
+from vaexprs.data.matrix import Matrix, densify, log_normalised
+from vaexprs.latent.density import groups_of
+from vaexprs.preprocessing.conditions import Conditions
+from vaexprs.preprocessing.prepare import Cells
+
+MAX_CELLS = 5_000  # maximum number of cells to analyse; of more a seeded random subset is used
+MAX_GENES = 2_000  # maximum number of genes to analyse; of more the most variable ones are used
+PERMUTATIONS = 3
+# Fewer dimensions did not bring generated cells closer to real ones where less than ten components exceeded
+# the noise: training prunes dimensions that it does not need.
+MIN_DIM = 10
+MAX_DIM = 64
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Number of latent dimensions and the analysis that it follows from.
+
+    Parameters
+    ----------
+    latent_dim
+        Number of latent dimensions.
+    components
+        Number of principal components of the cells that exceed the noise.
+    threshold
+        Variance that the first component of noise reaches, in units of the mean variance of a gene.
+    """
+
+    latent_dim: int
+    components: int
+    threshold: float
+
+    @property
+    def reason(self) -> str:
+        """The choice in words."""
+        found = f"{self.components} principal component{'' if self.components == 1 else 's'} above noise"
+        if self.components < MIN_DIM:
+            return f"{found}, at least {MIN_DIM}"
+        return f"{found}, at most {MAX_DIM}" if self.components > MAX_DIM else found
+
+
+def choose_capacity(cells: Cells, conditions: Conditions, counts: bool, seed: int) -> Capacity:
+    """Choose the number of latent dimensions by parallel analysis.
+
+    The values of each gene (for counts, log-normalized) are centred within each combination of conditions and
+    scaled to unit variance. A principal component counts if its variance exceeds the largest variance of a
+    component of permuted values: the values of each gene are permuted among the cells of a combination, which
+    removes all correlation between genes (Horn 1965, doi:10.1007/BF02289447; Buja & Eyuboglu 1992,
+    doi:10.1207/s15327906mbr2704_2).
+
+    Parameters
+    ----------
+    cells
+        Prepared training cells.
+    conditions
+        Levels of label and covariates.
+    counts
+        Whether the values are counts.
+    seed
+        Seed of the subset of cells and of the permutations.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(cells))
+    if len(cells) > MAX_CELLS:
+        rows = np.sort(rng.choice(len(cells), MAX_CELLS, replace=False))
+    groups = list(groups_of(cells.obs.iloc[rows], conditions).values())
+    values = _residuals(_rows_of(cells.x, rows), groups, counts)
+    if not values.size:
+        return Capacity(MIN_DIM, 0, 0.0)
+    threshold = max(_first_variance(_permuted(values, groups, rng)) for _ in range(PERMUTATIONS))
+    components = int((_variances(values) > threshold).sum())
+    return Capacity(int(np.clip(components, MIN_DIM, MAX_DIM)), components, threshold)
+
+
+def _rows_of(x: Matrix | BackedMatrix, rows: np.ndarray) -> Matrix:
+    return x.take(rows) if isinstance(x, BackedMatrix) else x[rows]
+
+
+def _residuals(x: Matrix, groups: list[np.ndarray], counts: bool) -> np.ndarray:
+    """Return the most variable genes, centred within groups, with unit variance, (n_cells, n_selected)."""
+    values = densify(log_normalised(x) if counts else x).astype(np.float32)
+    for rows in groups:
+        values[rows] -= values[rows].mean(axis=0)
+    sd = values.std(axis=0)
+    genes = np.argsort(-sd, kind="stable")[:MAX_GENES]
+    genes = np.sort(genes[sd[genes] > 1e-6])
+    return np.asarray(values[:, genes] / sd[genes])
+
+
+def _permuted(values: np.ndarray, groups: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    permuted = np.empty_like(values)
+    for rows in groups:
+        permuted[rows] = rng.permuted(values[rows], axis=0)
+    return permuted
+
+
+def _gram(values: np.ndarray) -> np.ndarray:
+    """Return the smaller of the two matrices whose eigenvalues are the variances of the components."""
+    n, genes = values.shape
+    product = values @ values.T if n < genes else values.T @ values
+    return np.asarray(product / n)
+
+
+def _variances(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.linalg.eigvalsh(_gram(values)))
+
+
+def _first_variance(values: np.ndarray) -> float:
+    gram = _gram(values)
+    if len(gram) < 3:
+        return float(np.linalg.eigvalsh(gram)[-1])
+    start = np.random.default_rng(0).standard_normal(len(gram))  # SciPy's default start is not reproducible
+    return float(eigsh(gram, k=1, v0=start, return_eigenvectors=False)[0])
