@@ -27,10 +27,10 @@ class NegativeBinomial(CountLikelihood):
     r"""Counts with mean :math:`\mu` and variance :math:`\mu + \mu^2/\theta_g`, one dispersion per gene.
 
     Training is robust to single outlying counts, which otherwise determine the dispersion of a gene: the
-    probability of a count is at least :math:`\epsilon h(x)`, with :math:`\epsilon = 10^{-5}` and a heavy-tailed
-    distribution :math:`h(x) \propto (1 + x/5)^{-2}`, as in a contaminated distribution (Huber 1964,
-    doi:10.1214/aoms/1177703732). Only isolated counts are treated so: at most three in a cell, or 1% of its
-    detected genes.
+    probability of a count is at least :math:`\epsilon h(x)`, with :math:`\epsilon = 10^{-5}` and a
+    heavy-tailed distribution :math:`h(x) \propto (1 + x/5)^{-2}`, as in a contaminated distribution (Huber
+    1964, doi:10.1214/aoms/1177703732). Only isolated counts are treated so: at most three in a cell, or 1% of
+    its detected genes.
     """
 
     name = "nb"

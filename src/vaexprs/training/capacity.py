@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.sparse.linalg import eigsh
 
 from vaexprs.data.backed import BackedMatrix
@@ -88,19 +89,28 @@ def _rows_of(x: Matrix | BackedMatrix, rows: np.ndarray) -> Matrix:
 
 def _residuals(x: Matrix, groups: list[np.ndarray], counts: bool) -> np.ndarray:
     """Return the most variable genes, centred within groups, with unit variance, (n_cells, n_selected)."""
-    values = densify(log_normalised(x) if counts else x).astype(np.float32)
-    for rows in groups:
-        values[rows] -= values[rows].mean(axis=0)
-    sd = values.std(axis=0)
+    values = log_normalised(x) if counts else x
+    if sp.issparse(values):
+        values = values.tocsc()
+
+    def centred(genes: np.ndarray) -> np.ndarray:
+        block = densify(values[:, genes]).astype(np.float32)
+        for rows in groups:
+            block[rows] -= block[rows].mean(axis=0)
+        return block
+
+    parts = np.array_split(np.arange(x.shape[1]), -(-x.shape[1] // MAX_GENES))
+    sd = np.concatenate([centred(genes).std(axis=0) for genes in parts])
     genes = np.argsort(-sd, kind="stable")[:MAX_GENES]
     genes = np.sort(genes[sd[genes] > 1e-6])
-    return np.asarray(values[:, genes] / sd[genes])
+    return centred(genes) / sd[genes]
 
 
 def _permuted(values: np.ndarray, groups: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     permuted = np.empty_like(values)
     for rows in groups:
-        permuted[rows] = rng.permuted(values[rows], axis=0)
+        block = values[rows]
+        permuted[rows] = rng.permuted(block, axis=0, out=block)
     return permuted
 
 

@@ -12,8 +12,6 @@ from vaexprs.nn.predict import encode, predict
 from vaexprs.nn.vae import NOISE_CELLS, VAE
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 
-BLOCK = 256  # number of cells decoded at once
-
 
 def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
     """Encode the training cells and fit the latent density of each condition.
@@ -80,9 +78,10 @@ def _library_sizes(
 ) -> np.ndarray:
     """Return the total counts of each cell, (n_cells,), with outlying counts replaced by their means."""
     library = np.empty(len(mean))
-    for first in range(0, len(mean), BLOCK):
-        rows = slice(first, first + BLOCK)
-        parts = predict(decoder, mean[rows].astype(np.float32), None if codes is None else codes[rows], BLOCK)
+    for first in range(0, len(mean), NOISE_CELLS):
+        rows = slice(first, first + NOISE_CELLS)
+        code = None if codes is None else codes[rows]
+        parts = predict(decoder, mean[rows].astype(np.float32), code, NOISE_CELLS)
         output = keras.tree.pack_sequence_as(decoder.output, parts)
         kept = model.likelihood.without_outliers(densify(x[rows]), output)
         library[rows] = kept.sum(axis=1, dtype=np.float64)
