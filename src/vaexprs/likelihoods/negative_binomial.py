@@ -16,10 +16,10 @@ from vaexprs.likelihoods.log_prob import negative_binomial_log_prob, sum_over_ge
 # e and the sum of (1 + x / 5)^-2 over all counts.
 CONTAMINATION = 1e-5
 TOTAL_TAIL = 5.533
-# A cell may have this many outliers, and this fraction of its detected genes. A cell with more is not
-# contaminated but of a kind that the model does not know yet.
-MIN_OUTLIERS = 3
-MAX_OUTLIERS = 0.01
+# A cell may have this number of outliers, or this fraction of its detected genes, whichever is more. A cell
+# with more outliers is not contaminated but of a kind that the model has not learned yet.
+MAX_OUTLIERS = 3
+MAX_OUTLIER_SHARE = 0.01
 
 
 @final
@@ -61,7 +61,7 @@ class NegativeBinomial(CountLikelihood):
         below = values < floor
         found = sum_over_genes(ops.cast(below, values.dtype))
         detected = sum_over_genes(ops.cast(x > 0, values.dtype))
-        isolated = found <= ops.maximum(MAX_OUTLIERS * detected, float(MIN_OUTLIERS))
+        isolated = found <= ops.maximum(MAX_OUTLIER_SHARE * detected, float(MAX_OUTLIERS))
         return values, floor, ops.logical_and(below, isolated[:, None])
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:

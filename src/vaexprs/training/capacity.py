@@ -8,7 +8,6 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import eigsh
 
-from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify, log_normalised
 from vaexprs.latent.density import groups_of
 from vaexprs.preprocessing.conditions import Conditions
@@ -17,8 +16,8 @@ from vaexprs.preprocessing.prepare import Cells
 MAX_CELLS = 5_000  # maximum number of cells to analyse; of more a seeded random subset is used
 MAX_GENES = 2_000  # maximum number of genes to analyse; of more the most variable ones are used
 PERMUTATIONS = 3
-# Fewer dimensions did not bring generated cells closer to real ones where less than ten components exceeded
-# the noise: training prunes dimensions that it does not need.
+# With fewer dimensions generated cells were not closer to real ones where less than ten components exceeded
+# the noise.
 MIN_DIM = 10
 MAX_DIM = 64
 
@@ -74,17 +73,14 @@ def choose_capacity(cells: Cells, conditions: Conditions, counts: bool, seed: in
     rows = np.arange(len(cells))
     if len(cells) > MAX_CELLS:
         rows = np.sort(rng.choice(len(cells), MAX_CELLS, replace=False))
-    groups = list(groups_of(cells.obs.iloc[rows], conditions).values())
-    values = _residuals(_rows_of(cells.x, rows), groups, counts)
+    chosen = cells.take(rows)
+    groups = list(groups_of(chosen.obs, conditions).values())
+    values = _residuals(chosen.x, groups, counts)
     if not values.size:
         return Capacity(MIN_DIM, 0, 0.0)
     threshold = max(_first_variance(_permuted(values, groups, rng)) for _ in range(PERMUTATIONS))
     components = int((_variances(values) > threshold).sum())
     return Capacity(int(np.clip(components, MIN_DIM, MAX_DIM)), components, threshold)
-
-
-def _rows_of(x: Matrix | BackedMatrix, rows: np.ndarray) -> Matrix:
-    return x.take(rows) if isinstance(x, BackedMatrix) else x[rows]
 
 
 def _residuals(x: Matrix, groups: list[np.ndarray], counts: bool) -> np.ndarray:

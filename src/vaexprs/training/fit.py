@@ -109,7 +109,7 @@ def fit_vae(
         Size of the latent vector. By default 2 for "bernoulli", and otherwise the number of principal
         components of the cells that exceed the noise, between 10 and 64: within conditions, their variance
         is larger than that of the first component after permuting each gene (parallel analysis, Horn 1965,
-        doi:10.1007/BF02289447). ``fit.recipe["choices"]`` has the reason. Fits with privacy use 10.
+        doi:10.1007/BF02289447). ``fit.recipe["choices"]`` has the reason. Fits with privacy use 5.
     regularization
         Weight of the KL divergence, at least 0.
     epochs

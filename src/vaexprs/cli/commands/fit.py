@@ -51,7 +51,7 @@ def fit(
     n_top_genes: NTopGenes = None,
     latent_dim: Annotated[
         int | None,
-        typer.Option(help="Number of latent dimensions (default: chosen from the cells, 10 to 64)."),
+        typer.Option(help="Number of latent dimensions (default: chosen from the cells; bernoulli: 2)."),
     ] = None,
     regularization: Annotated[float, typer.Option(help="Weight of the KL divergence.")] = 1.0,
     epochs: Epochs = None,
