@@ -1,6 +1,6 @@
 """Fidelity of generated cells, and the contribution of each default to it.
 
-    python benchmarks/fidelity.py DATA.h5ad [...] [--label-key cell_type] [--seeds 0 1 2]
+    python benchmarks/fidelity.py DATA.h5ad [...] [--label-key cell_type] [--splits 0 1] [--seeds 0 1 2]
     python benchmarks/fidelity.py DATA.h5ad [...] --choices all  # each default replaced in turn
     python benchmarks/fidelity.py DATA.h5ad [...] --simulate     # estimation error alone
 
@@ -9,12 +9,15 @@ as in the other half are generated and compared with that half. The floor uses t
 half in place of generated cells. With --simulate the "real" cells are themselves sampled from a fit to the
 data: the model is then correct, and the remaining error is that of learning it from this number of cells.
 
-Prints a Markdown table of metrics, means over the seeds: the AUC of a random forest between real and
-generated cells, which learns on one generated set and is tested on another (genes, pcs), ratios and
+Prints a Markdown table of metrics, means over splits and seeds: the AUC of a random forest between real and
+generated cells, which learns on one generated set and is tested on another (genes, pcs), the AUC between
+these two sets (sets) and the share of genes that differ between them at p < .05 (null), ratios and
 differences of standard deviations, zeros and library sizes, label accuracy, the slope of fold changes, the
-distance to training cells relative to real cells (copies), and the AUC of membership inference (members).
+distance to training cells relative to real cells (copies), the AUC of membership inference (members), and
+the moments of the genes within labels (means, sds, bias; see `moments`).
 """
 
+import argparse
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,31 +32,37 @@ import keras
 import numpy as np
 import scanpy as sc
 from harness import parser, random_halves, table_head, table_row, variable_genes
+from scipy.stats import ttest_ind
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import KFold
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vaexprs.data.matrix import log_normalised
 from vaexprs.latent import density
-from vaexprs.likelihoods import base, count_base
+from vaexprs.likelihoods import base, count_base, negative_binomial
 from vaexprs.mixture import selection as mixture
 
 MAX_CELLS = 1_000  # cells per side in a random forest
-COLUMNS = ("genes", "pcs", "sd", "zeros", "library", "library sd", "labels", "folds", "copies", "members")
+MIN_CELLS = 15  # of a label in either half, for its moments to be compared
+LARGE = 500  # generated cells of each label, to know the moments that a model has learned
+COLUMNS = (
+    *("genes", "pcs", "sets", "null", "sd", "zeros", "library", "library sd"),
+    *("labels", "folds", "copies", "members", "means", "sds", "bias"),
+)
 
 
-def halves(path: Path, key: str) -> tuple[ad.AnnData, ad.AnnData]:
+def halves(path: Path, key: str, split: int = 0) -> tuple[ad.AnnData, ad.AnnData]:
     """Return two random halves of the cells of frequent labels, with the most variable genes."""
     cells = ad.read_h5ad(path)
     sc.pp.filter_genes(cells, min_cells=3)
     cells = cells[:, variable_genes(cells.X)].copy()
     number = cells.obs[key].map(cells.obs[key].value_counts()).astype(float)
-    return random_halves(cells[(number >= 10).to_numpy() & (np.ravel(cells.X.sum(axis=1)) > 0)])
+    return random_halves(cells[(number >= 10).to_numpy() & (np.ravel(cells.X.sum(axis=1)) > 0)], split)
 
 
 def counts(cells: ad.AnnData) -> np.ndarray:
@@ -87,13 +96,71 @@ def folds(x: np.ndarray, y: np.ndarray, labels: list[str]) -> np.ndarray:
     return np.concatenate([x[y == label].mean(axis=0) - x[y != label].mean(axis=0) for label in labels])
 
 
+def two_sample_auc(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the AUC of forests between two sets of cells, cross-validated."""
+    both, of = np.concatenate([x, y]), np.repeat([0, 1], [len(x), len(y)])
+    forest = RandomForestClassifier(100, n_jobs=-1, random_state=0)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    found = cross_val_predict(forest, both, of, cv=folds, method="predict_proba")
+    return float(roc_auc_score(of, found[:, 1]))
+
+
+def different_genes(x: np.ndarray, of_x: np.ndarray, y: np.ndarray, of_y: np.ndarray) -> float:
+    """Return the fraction of genes with p < .05 (Welch's t-test within a label) between two sets."""
+    found = []
+    for label in np.unique(of_x):
+        one, two = x[of_x == label], y[of_y == label]
+        if min(len(one), len(two)) >= 20:
+            on = one.mean(axis=0) + two.mean(axis=0) > 0.2
+            found.append(ttest_ind(one[:, on], two[:, on], equal_var=False).pvalue)
+    values = np.concatenate(found) if found else np.array([np.nan])
+    return float(np.mean(values[np.isfinite(values)] < 0.05))
+
+
+def moments(train: ad.AnnData, test: ad.AnnData, large: ad.AnnData, key: str) -> tuple[float, float, float]:
+    """Return how far moments of genes within labels are from held-out ones, relative to training cells.
+
+    The root mean square over labels and expressed genes of the distance of generated from held-out means, in
+    standard errors, divided by that of training from held-out means; the same for log standard deviations;
+    and the mean difference of the log standard deviation of generated cells and of both halves. A model that
+    knew the truth would reach 1 / sqrt(2), one that repeats the training cells 1.
+    """
+    groups = [cells.obs[key].astype(str).to_numpy() for cells in (train, test, large)]
+    values = [log_normalised(counts(cells)) for cells in (train, test, large)]
+    squares, bias = [], []
+    for label in np.unique(groups[1]):
+        known, held, made = (x[group == label] for x, group in zip(values, groups, strict=True))
+        if min(len(known), len(held)) < MIN_CELLS or not len(made):
+            continue
+        pair = np.concatenate([known, held])
+        on = (pair > 0).mean(axis=0) > 0.1
+        known, held, made, pair = (x[:, on] for x in (known, held, made, pair))
+        error = np.sqrt(pair.var(axis=0) * (1 / len(known) + 1 / len(held))) + 1e-9
+        mean = [x.mean(axis=0) / error for x in (known, held, made)]
+        log_sd = [np.log(x.std(axis=0) + 1e-3) for x in (known, held, made)]
+        squares.append([((part[i] - part[1]) ** 2).sum() for part in (mean, log_sd) for i in (2, 0)])
+        bias.append(log_sd[2] - (log_sd[0] + log_sd[1]) / 2)
+    total = np.sqrt(np.sum(squares, axis=0))
+    return total[0] / total[1], total[2] / total[3], float(np.concatenate(bias).mean())
+
+
 def figures(
-    train: ad.AnnData, test: ad.AnnData, made: ad.AnnData, second: ad.AnnData, key: str
+    train: ad.AnnData,
+    test: ad.AnnData,
+    made: ad.AnnData,
+    second: ad.AnnData,
+    key: str,
+    large: ad.AnnData | None = None,
 ) -> np.ndarray:
-    """Return the metrics (`COLUMNS`) of a set of generated cells; `second` is drawn independently."""
+    """Return the metrics (`COLUMNS`) of generated cells.
+
+    `second` is drawn independently of `made`; the moments are those of `large`, or of both sets.
+    """
     raw = [counts(cells) for cells in (train, test, made, second)]
-    real, new, other, again = (log_normalised(raw[i]).astype(np.float32) for i in (1, 2, 0, 3))
-    y_train, y_test, y_made = (cells.obs[key].astype(str).to_numpy() for cells in (train, test, made))
+    other, real, new, again = (log_normalised(x).astype(np.float32) for x in raw)
+    y_train, y_test, y_made, y_again = (
+        cells.obs[key].astype(str).to_numpy() for cells in (train, test, made, second)
+    )
     axes = min(50, len(real) - 1)
     all_three = PCA(axes, random_state=0).fit(np.concatenate([real, new, other]))
     near_real, near_new, near_other = (all_three.transform(x) for x in (real, new, other))
@@ -113,6 +180,8 @@ def figures(
         [
             forest_auc(real, new, again),
             forest_auc(real, new, again, pcs=True),
+            two_sample_auc(new[:MAX_CELLS], again[:MAX_CELLS]),
+            different_genes(new, y_made, again, y_again),
             np.median(new[:, on].std(axis=0) / real[:, on].std(axis=0)),
             abs((raw[1] == 0).mean() - (raw[2] == 0).mean()),
             np.median(library[2]) / np.median(library[1]),
@@ -121,14 +190,29 @@ def figures(
             real_folds[strong] @ new_folds[strong] / (real_folds[strong] @ real_folds[strong]),
             np.median(nearest(near_other, near_new)) / np.median(nearest(near_other, near_real)),
             roc_auc_score(np.repeat([1, 0], n), member),
+            *moments(train, test, ad.concat([made, second]) if large is None else large, key),
         ]
     )
 
 
-def like(fit: vx.VAEFit, cells: ad.AnnData, key: str, seed: int) -> ad.AnnData:
-    """Generate as many cells of each label as there are in `cells`."""
-    numbers = {str(k): int(n) for k, n in cells.obs[key].value_counts().items() if n}
+def composition(cells: ad.AnnData, key: str) -> dict[str, int]:
+    """Return the number of cells of each label."""
+    return {str(label): int(n) for label, n in cells.obs[key].value_counts().items() if n}
+
+
+def generated(fit: vx.VAEFit, numbers: dict[str, int], seed: int) -> ad.AnnData:
+    """Generate the given number of cells of each label."""
     return vx.gen_exprs(fit, labels=numbers, seed=seed, progress=False).adata
+
+
+def drawn(fit: vx.VAEFit, numbers: dict[str, int], seed: int) -> tuple[ad.AnnData, ad.AnnData, ad.AnnData]:
+    """Generate two independent sets with the given numbers of cells, and a large one."""
+    large = dict.fromkeys(numbers, LARGE)
+    return (
+        generated(fit, numbers, 3 * seed),
+        generated(fit, numbers, 3 * seed + 1),
+        generated(fit, large, 3 * seed + 2),
+    )
 
 
 def by_bic(x: np.ndarray, *, components: Any, models: Any, **arguments: Any) -> mixture.Selection:
@@ -148,8 +232,12 @@ def choices() -> dict[str, tuple[dict[str, Any], Callable[[], Any]]]:
         "no hidden layer": ({"decoder_layers": []}, none),
         "weights not averaged": ({"optimizer": plain}, none),
         "Adam's own beta_2, not clipped": ({"optimizer": free}, none),
-        "6 latent dimensions": ({"latent_dim": 6}, none),
+        "10 latent dimensions": ({"latent_dim": 10}, none),
         "20 latent dimensions": ({"latent_dim": 20}, none),
+        "outlying counts as the others": (
+            {},
+            lambda: patch.object(negative_binomial, "CONTAMINATION", 1e-30),
+        ),
         "additions of conditions not held": (
             {},
             lambda: patch.object(base, "EFFECT_VARIANCE", 1e6),
@@ -169,45 +257,54 @@ def choices() -> dict[str, tuple[dict[str, Any], Callable[[], Any]]]:
     }
 
 
+def measure(path: Path, split: int, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Return the metrics of the floor and of each choice in one split, means over the seeds."""
+    key, table = args.label_key, choices()
+    train, test = halves(path, key, split)
+    if args.simulate:
+        truth = vx.fit_vae(train, label_key=key, seed=99, verbose=0)
+        train, test = (
+            generated(truth, composition(cells, key), 100 + i) for i, cells in enumerate((train, test))
+        )
+        train = train[np.ravel(train.X.sum(axis=1)) > 0].copy()
+    numbers = composition(test, key)
+    first, other = random_halves(train)
+    rows = {"floor": figures(train, test, first, other, key, train)}
+    if args.simulate:
+        made, second, large = drawn(truth, numbers, 34)
+        rows["drawn from the truth"] = figures(train, test, made, second, key, large)
+    for name in list(table) if args.choices == ["all"] else args.choices:
+        arguments, change = table[name]
+        scores = []
+        for seed in args.seeds:
+            with change():
+                fit = vx.fit_vae(
+                    train,
+                    label_key=key,
+                    covariate_keys=args.covariate_key,
+                    seed=seed,
+                    verbose=0,
+                    **arguments,
+                )
+            made, second, large = drawn(fit, numbers, seed)
+            scores.append(figures(train, test, made, second, key, large))
+        rows[name] = np.mean(scores, axis=0)
+    return rows
+
+
 def main() -> None:
     options = parser(__doc__, data="data", nargs="+")
     options.add_argument("--covariate-key", action="append", default=[])
     options.add_argument("--choices", nargs="+", default=["default"], help="names of choices, or all")
+    options.add_argument("--splits", type=int, nargs="+", default=[0, 1])
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--simulate", action="store_true")
     args = options.parse_args()
-    key = args.label_key
-    table = choices()
-    names = list(table) if args.choices == ["all"] else args.choices
     print(table_head(["data", "choice", *COLUMNS], n_text=2))
     for path in args.data:
-        train, test = halves(path, key)
-        if args.simulate:
-            truth = vx.fit_vae(train, label_key=key, seed=99, verbose=0)
-            train, test = (like(truth, cells, key, 100 + i) for i, cells in enumerate((train, test)))
-            train = train[np.ravel(train.X.sum(axis=1)) > 0].copy()
-        first, other = random_halves(train)
-        rows = {"floor": figures(train, test, first, other, key)}
-        if args.simulate:
-            made, second = (like(truth, test, key, seed) for seed in (102, 103))
-            rows["drawn from the truth"] = figures(train, test, made, second, key)
-        for name in names:
-            arguments, change = table[name]
-            scores = []
-            for seed in args.seeds:
-                with change():
-                    fit = vx.fit_vae(
-                        train,
-                        label_key=key,
-                        covariate_keys=args.covariate_key,
-                        seed=seed,
-                        verbose=0,
-                        **arguments,
-                    )
-                made, second = (like(fit, test, key, i) for i in (2 * seed, 2 * seed + 1))
-                scores.append(figures(train, test, made, second, key))
-            rows[name] = np.mean(scores, axis=0)
-        for name, row in rows.items():
+        found = [measure(path, split, args) for split in args.splits]
+        for name in found[0]:
+            row = np.mean([rows[name] for rows in found], axis=0)
             print(table_row([path.name, name, *(f"{value:.3f}" for value in row)]), flush=True)
 
 

@@ -40,9 +40,9 @@ def parser(doc: str | None, *, data: str | None = None, nargs: str | None = None
     return options
 
 
-def random_halves(cells: ad.AnnData) -> tuple[ad.AnnData, ad.AnnData]:
+def random_halves(cells: ad.AnnData, seed: int = 0) -> tuple[ad.AnnData, ad.AnnData]:
     """Split cells at random into two halves."""
-    order = np.random.default_rng(0).permutation(cells.n_obs)
+    order = np.random.default_rng(seed).permutation(cells.n_obs)
     return cells[order[: cells.n_obs // 2]].copy(), cells[order[cells.n_obs // 2 :]].copy()
 
 

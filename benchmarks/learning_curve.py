@@ -15,7 +15,7 @@ import vaexprs as vx
 
 # isort: split
 import numpy as np
-from fidelity import choices, counts, forest_auc, halves, like
+from fidelity import choices, composition, counts, forest_auc, generated, halves
 from harness import parser, table_head, table_row
 
 from vaexprs.data.matrix import log_normalised
@@ -40,12 +40,12 @@ def main() -> None:
             for size in [size for size in args.sizes if size <= train.n_obs]:
                 cells = train[order[:size]].copy()
                 known = test.obs[key].isin(cells.obs[key].unique()).to_numpy()
-                found = []
+                numbers, found = composition(test[known], key), []
                 for seed in args.seeds:
                     with change():
                         fit = vx.fit_vae(cells, label_key=key, seed=seed, verbose=0, **arguments)
                     made = [
-                        log_normalised(counts(like(fit, test[known], key, i))).astype(np.float32)
+                        log_normalised(counts(generated(fit, numbers, i))).astype(np.float32)
                         for i in (2 * seed, 2 * seed + 1)
                     ]
                     found.append(
