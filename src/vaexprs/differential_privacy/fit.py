@@ -48,6 +48,8 @@ REFUSED = {
     "validation_split": "decisions based on the loss of private cells reveal information about them. Hold "
     "out cells before the fit, and use evaluate",
     "x_val": "decisions based on the loss of private cells reveal information about them. Use evaluate",
+    "donor_key": "the effects of donors are estimated without noise. To protect donors, use "
+    "Privacy(epsilon, delta, unit='donor')",
     "preprocessing": "its limits were learned without noise. Leave it out",
     "checkpoint": "the noise can be computed from a saved training state. Leave it out",
     "resume": "the noise can be computed from a saved training state. Leave it out",

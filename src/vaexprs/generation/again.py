@@ -39,13 +39,16 @@ def draw_again(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any], seed: 
     """
     check_fit(fit, "fit")
     own = int(recipe.get("seed", 0)) + 1_000_003 * (seed + 1)
-    keys = [key for key in fit.preprocessing.conditions.keys if key in cells.obs]
+    new_donors = json.loads(str(recipe.get("donors", "")) or "null")
+    keys = [key for key in fit.levels if key in cells.obs and new_donors is None]
     library_size = recipe.get("library_size", "real")
     requested: dict[str, Any] = {"num_samples": cells.n_obs}
     if keys:
         numbers = cells.obs[keys].astype(str).value_counts().clip(upper=MAX_OF_CONDITION)
         requested = {"conditions": pd.DataFrame(numbers.rename(NUMBER).reset_index())}
     levels = json.loads(str(recipe.get("covariates", "")) or "{}")
+    if new_donors is not None:
+        requested["donors"] = new_donors
     if not keys and levels:
         requested["covariates"] = levels
     return gen_exprs(fit, **requested, library_size=library_size, seed=own, progress=False).adata

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 
 from vaexprs.generation.dask import check_client, draw_on_cluster
 from vaexprs.generation.generated import Generated, origin, with_values
+from vaexprs.generation.new_donors import plan_new_donors
 from vaexprs.generation.requests import check_library_size, plan_cells
 from vaexprs.generation.sampler import BLOCK, CellSampler, Plan, draw_in_threads, draw_part, with_progress
 from vaexprs.interface.errors import warn
@@ -30,6 +32,7 @@ def gen_exprs(
     *,
     labels: str | Mapping[str, int] | None = None,
     covariates: Mapping[str, str] | None = None,
+    donors: int | Mapping[str, int] | None = None,
     conditions: Any = None,
     library_size: float | str | None = None,
     stratified: bool | None = None,
@@ -56,8 +59,14 @@ def gen_exprs(
         A label, for `num_samples` cells of it, or numbers by label: ``{"CD34+": 500, "NK": 200}``. By
         default all labels in the training proportions.
     covariates
-        Levels of covariates: ``{"donor": "101", "stim": "stim"}``. Covariates that are not named follow the
-        training proportions.
+        Levels of covariates (and the donor): ``{"donor": "101", "stim": "stim"}``. Covariates that are not
+        named follow the training proportions.
+    donors
+        Number of new donors, for a fit with `donor_key`, or numbers of donors by level of a covariate:
+        ``{"ctrl": 8, "stim": 8}``. The cells are divided evenly among them, and each has its own composition,
+        unless `labels` gives numbers. Covariates that are constant within each training donor are constant
+        within new donors. By default the cells belong to the training donors; ``covariates={"donor": "101"}``
+        selects one.
     conditions
         Alternative to `num_samples`, `labels` and `covariates`: a DataFrame (or a list of dicts) with the
         number of cells in column "n" and levels in columns named like the label and the covariates.
@@ -118,15 +127,22 @@ def gen_exprs(
         check_client(client)
     seed = check_integer("seed", seed, 0)
     target = check_library_size(x, library_size)
-    rows, which = plan_cells(x, num_samples, labels, covariates, conditions)
-    plan = Plan(rows, which, target, seed)
+    coefficients: dict[str, np.ndarray] = {}
+    if donors is None:
+        rows, which = plan_cells(x, num_samples, labels, covariates, conditions)
+    elif conditions is not None:
+        raise ValueError("conditions cannot be combined with donors. Leave one of them out.")
+    else:
+        rows, which, coefficients = plan_new_donors(x, num_samples, labels, covariates, donors, seed)
+    plan = Plan(rows, which, target, seed, donors=coefficients)
     n = len(which)
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:
         check_integer("batch_size", batch_size, 1)
     if out is not None:
         check_new_cells(out, overwrite=overwrite)
-    adata = ad.AnnData(obs=plan.obs(x.preprocessing.conditions.levels), var=pd.DataFrame(index=x.genes))
+    levels = x.levels | ({} if x.donors is None or not coefficients else {x.donors.key: tuple(coefficients)})
+    adata = ad.AnnData(obs=plan.obs(levels), var=pd.DataFrame(index=x.genes))
     requested = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
     adata.uns["vaexprs"] = origin(x) | {
         "seed": seed,
@@ -137,6 +153,8 @@ def gen_exprs(
         "conditions": "" if conditions is None else pd.DataFrame(conditions).to_json(orient="records"),
         "library_size": "real" if target is None else target,
     }
+    if donors is not None:
+        adata.uns["vaexprs"]["donors"] = json.dumps(donors if isinstance(donors, int) else dict(donors))
     if client is None:
         blocks = draw_in_threads(CellSampler.of(x, plan), plan, max(1, size // BLOCK))
     else:

@@ -139,7 +139,7 @@ class Generated:
     def _repr_html_(self) -> str:
         generated, recipe = self.adata, self.adata.uns.get("vaexprs", {})
         conditions = {}
-        for key in self.fit.preprocessing.conditions.keys:
+        for key in self.fit.levels:
             real, numbers = self.fit.cells_of(key), generated.obs[key].astype(str).value_counts()
             conditions[key] = markup.levels(
                 {level: (int(numbers.get(level, 0)), n) for level, n in real.items()}
@@ -261,5 +261,6 @@ def origin(fit: VAEFit) -> dict[str, Any]:
         "unit": fit.preprocessing.scaling.unit,
         "label_key": fit.preprocessing.conditions.label_key or "",
         "covariate_keys": json.dumps(fit.preprocessing.conditions.covariate_keys),
+        "donor_key": "" if fit.donors is None else fit.donors.key,
         "fit_seed": fit.seed,
     } | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})

@@ -44,10 +44,13 @@ def plan_cells(
     covariates: Mapping[str, str] | None,
     conditions: Any = None,
 ) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Return the distinct requested conditions, and the index of each cell's condition, (n_cells,)."""
+    """Return the distinct requested conditions, and the index of each cell's condition, (n_cells,).
+
+    Conditions include the donor if the fit has donors.
+    """
     if conditions is None:
         levels = check_covariates(fit, covariates)
-        requests = [(label, levels, n) for label, n in _numbers_by_label(fit, num_samples, labels)]
+        requests = [(label, levels, n) for label, n in numbers_by_label(fit, num_samples, labels)]
     else:
         if any(given is not None for given in (num_samples, labels, covariates)):
             raise ValueError(
@@ -63,7 +66,7 @@ def plan_cells(
     return rows, np.concatenate(which)
 
 
-def _numbers_by_label(
+def numbers_by_label(
     fit: VAEFit, num_samples: int | None, labels: str | Mapping[str, int] | None
 ) -> list[tuple[str | None, int]]:
     """Return the requested labels and the number of cells of each; a label of None stands for all labels."""
@@ -90,7 +93,7 @@ def _numbers_by_label(
 
 def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
     """Return label, covariates and number of cells of each row of a table of conditions."""
-    known = fit.preprocessing.conditions
+    known = list(fit.levels)
     try:
         table = pd.DataFrame(table)
     except (ValueError, TypeError) as error:
@@ -99,11 +102,10 @@ def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict
         ) from error
     columns = [str(column) for column in table.columns]
     for column in columns:
-        if column != NUMBER and column not in known.keys:
+        if column != NUMBER and column not in known:
             raise ValueError(
                 f"The columns of conditions must be {NUMBER!r} and conditions of the fit "
-                f"({listed(known.keys) or 'it has none'}), got {column!r}."
-                f"{did_you_mean(column, [NUMBER, *known.keys])}"
+                f"({listed(known) or 'it has none'}), got {column!r}.{did_you_mean(column, [NUMBER, *known])}"
             )
     if NUMBER not in columns:
         raise ValueError(
@@ -115,9 +117,11 @@ def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict
     for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
         n = row.pop(NUMBER)
         n = check_integer(f"{NUMBER} in row {i + 1} of conditions", _whole(n), 0)
-        levels = {key: known.check(key, _whole(level)) for key, level in row.items() if not pd.isna(level)}
+        levels = {
+            key: check_level(fit, key, _whole(level)) for key, level in row.items() if not pd.isna(level)
+        }
         if n:
-            requests.append((levels.pop(str(known.label_key), None), levels, n))
+            requests.append((levels.pop(str(fit.preprocessing.conditions.label_key), None), levels, n))
     if not requests:
         raise ValueError(f"conditions must request at least one cell, got {NUMBER!r} = 0 in all rows.")
     return requests
@@ -138,19 +142,37 @@ def check_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[
     ValueError
         If a name is not a covariate of the fit, or a level is unknown.
     """
-    conditions = fit.preprocessing.conditions
     if covariates is not None and not isinstance(covariates, Mapping):
         raise TypeError(f"covariates must map names to levels ({{'donor': '101'}}), got {covariates!r}.")
     checked = {}
-    known = conditions.covariate_keys
+    known = [key for key in fit.levels if key != fit.preprocessing.conditions.label_key]
     for key, level in (covariates or {}).items():
         if key not in known:
             raise ValueError(
                 f"covariates must name covariates of the fit ({listed(known) or 'it has none'}), got {key!r}."
                 f"{did_you_mean(key, known)}"
             )
-        checked[key] = conditions.check(key, level)
+        checked[key] = check_level(fit, key, level)
     return checked
+
+
+def check_level(fit: VAEFit, key: str, value: object) -> str:
+    """Return `value` as a level of a condition or as a training donor.
+
+    Raises
+    ------
+    ValueError
+        If it is not one; the message suggests the nearest.
+    """
+    if fit.donors is None or key != fit.donors.key:
+        return fit.preprocessing.conditions.check(key, value)
+    names = fit.donors.names
+    if str(value) not in names:
+        raise ValueError(
+            f"{key} must be one of the training donors {listed(names, 20)}, got {str(value)!r}. Try donors=1 "
+            f"to generate a new donor.{did_you_mean(value, names)}"
+        )
+    return str(value)
 
 
 def candidate_conditions(
@@ -158,15 +180,16 @@ def candidate_conditions(
 ) -> tuple[list[dict[str, str]], np.ndarray]:
     """Return the conditions that match a request, and the weight of each.
 
+    Conditions include the donor if the fit has donors.
     These are the matching conditions with training cells, in their training proportions. If there are none,
     they are the conditions of the label with the covariates set to the requested levels.
     """
     key = str(fit.preprocessing.conditions.label_key)
-    seen = fit.density.seen
+    seen, cells = fit.combinations
     own = [i for i, levels in enumerate(seen) if label is None or levels[key] == label]
     match = [i for i in own if covariates.items() <= seen[i].items()]
     weight: dict[tuple[tuple[str, str], ...], float] = {}
     for i in match or own:
         levels = tuple((seen[i] | covariates).items())
-        weight[levels] = weight.get(levels, 0.0) + float(fit.density.cells[i])
+        weight[levels] = weight.get(levels, 0.0) + float(cells[i])
     return [dict(levels) for levels in weight], np.array(list(weight.values()))

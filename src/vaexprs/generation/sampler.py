@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import keras
@@ -16,6 +16,8 @@ import pandas as pd
 from vaexprs.data.matrix import Matrix, stacked
 from vaexprs.generation.parallel import in_order
 from vaexprs.interface.progress import progress_bar
+from vaexprs.latent.donors import DonorEffects
+from vaexprs.likelihoods.count_base import with_proportions
 from vaexprs.mixture.em import Mixture
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.batches import as_inputs
@@ -43,6 +45,14 @@ class Plan:
         The seed of all cells.
     first
         Number of the first block, in a part of a larger plan.
+    donors
+        Coefficients of new donors by name, as `DonorEffects.draw` returns them. Rows name their donor in the
+        column of the fit's donors.
+    factors
+        Log factors of the proportions, (n_factors, n_genes), that are not normalised: they change the
+        expected counts of their genes only.
+    factor_of
+        Number of the log factors of each row; -1 for none. Empty without factors.
     """
 
     rows: list[dict[str, Any]]
@@ -50,6 +60,9 @@ class Plan:
     library_size: float | None
     seed: int
     first: int = 0
+    donors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    factors: np.ndarray | None = None
+    factor_of: Sequence[int] = ()
 
     @property
     def n_blocks(self) -> int:
@@ -93,12 +106,20 @@ class CellSampler:
         Code of each condition, (n_conditions, width); None if the fit has no conditions.
     mixtures
         Latent density of each condition, for `block`.
+    effects
+        Effects of the donor and of altered genes in each condition; empty without such effects.
     """
 
-    def __init__(self, fit: VAEFit, codes: np.ndarray | None, mixtures: Sequence[Mixture] = ()) -> None:
+    def __init__(
+        self,
+        fit: VAEFit,
+        codes: np.ndarray | None,
+        mixtures: Sequence[Mixture] = (),
+        effects: Sequence[_Effects] = (),
+    ) -> None:
         keep_compiled()
         common = fit.likelihood.common
-        self.fit, self.codes, self.mixtures = fit, codes, mixtures
+        self.fit, self.codes, self.mixtures, self.effects = fit, codes, mixtures, effects
         self._decode = _compiled(fit.decoder, common)
         self._common = self._condition_outputs(_compiled(fit.decoder, ())) if common else {}
 
@@ -107,7 +128,13 @@ class CellSampler:
         """Return the sampler for the conditions of a plan."""
         conditions = fit.preprocessing.conditions
         codes = conditions.one_hot(pd.DataFrame(plan.rows)) if conditions.width else None
-        return cls(fit, codes, [fit.density.mixture(levels) for levels in plan.rows])
+        levels = [{key: row[key] for key in conditions.keys} for row in plan.rows]
+        mixtures = [fit.density.mixture(combination) for combination in levels]
+        if fit.donors is None and plan.factors is None:
+            return cls(fit, codes, mixtures)
+        effects = [_Effects.of(fit, plan, i) for i in range(len(plan.rows))]
+        mixtures = [effect.moved(mixture) for effect, mixture in zip(effects, mixtures, strict=True)]
+        return cls(fit, codes, mixtures, effects)
 
     def _condition_outputs(self, decode: Callable[[Any], Any]) -> dict[str, np.ndarray]:
         """Return the decoder outputs that depend on the condition only, with a row for each condition."""
@@ -154,11 +181,91 @@ class CellSampler:
         output = _decode(self._decode, z, None if self.codes is None else self.codes[which])
         if self._common:
             output = output | {name: part[present] for name, part in self._common.items()}
+        if self.effects:
+            output = self._with_effects(output, present, groups)
         likelihood, shape = self.fit.likelihood, (len(z), len(self.fit.genes))
         values = likelihood.draw(output, library, shape, groups, rng)
         if likelihood.counts:
             return values
         return self.fit.preprocessing.scaling.inverse(values).astype(np.float32)
+
+    def _with_effects(self, output: Any, present: np.ndarray, groups: list[np.ndarray]) -> Any:
+        """Return the decoder's output with the effects of each condition."""
+        proportion = np.array(output["proportion"] if isinstance(output, dict) else output)
+        ratios = []
+        for i, rows in zip(present, groups, strict=True):
+            effects = self.effects[i]
+            proportion[rows] = effects.on_proportions(proportion[rows])
+            ratios.append(effects.dispersion_ratio)
+        output = with_proportions(output, proportion)
+        if isinstance(output, dict) and ratios[0] is not None:
+            output["dispersion"] = output["dispersion"] * np.stack(ratios)
+        return output
+
+
+@dataclass(frozen=True)
+class _Effects:
+    """Effects of a donor and of altered genes on the cells of a condition.
+
+    Parameters
+    ----------
+    factor
+        Log factors of the proportions that are not normalised, (n_genes,), or None.
+    donors
+        Effects of all donors, or None.
+    donor
+        Number of a training donor, or coefficients of a new one.
+    groups
+        Groups whose mean effects are used: one, or all if the combination of levels has no training cells.
+    """
+
+    factor: np.ndarray | None
+    donors: DonorEffects | None
+    donor: int | np.ndarray
+    groups: list[int]
+
+    @classmethod
+    def of(cls, fit: VAEFit, plan: Plan, number: int) -> _Effects:
+        """Return the effects in the given condition of a plan."""
+        row, donors = plan.rows[number], fit.donors
+        of_row = plan.factor_of[number] if plan.factors is not None else -1
+        factor = None if plan.factors is None or of_row < 0 else plan.factors[of_row]
+        if donors is None:
+            return cls(factor, None, -1, [])
+        levels = {key: row[key] for key in fit.preprocessing.conditions.keys}
+        seen = fit.density.seen
+        groups = [seen.index(levels)] if levels in seen else list(range(len(seen)))
+        name = row[donors.key]
+        donor = plan.donors[name] if name in plan.donors else donors.names.index(name)
+        return cls(factor, donors, donor, groups)
+
+    def moved(self, mixture: Mixture) -> Mixture:
+        """Return the latent density of the donor's cells."""
+        if self.donors is None:
+            return mixture
+        shift = np.mean([self.donors.shift(self.donor, group) for group in self.groups], axis=0)
+        return Mixture(mixture.weights, mixture.means + shift, mixture.covariances, mixture.model)
+
+    def on_proportions(self, proportion: np.ndarray) -> np.ndarray:
+        """Return proportions, (n_cells, n_genes), with the effects; the donor's effects keep their sum."""
+        if self._donor_factor is not None:
+            proportion = proportion * self._donor_factor
+            proportion /= proportion.sum(axis=1, keepdims=True)
+        return proportion if self.factor is None else proportion * np.exp(self.factor)
+
+    @cached_property
+    def _donor_factor(self) -> np.ndarray | None:
+        if self.donors is None:
+            return None
+        offsets = [self.donors.offset(self.donor, group) for group in self.groups]
+        return np.exp(np.mean(offsets, axis=0, dtype=np.float32))
+
+    @property
+    def dispersion_ratio(self) -> np.ndarray | None:
+        """Factor of the inverse dispersions, (n_genes,); None without donors."""
+        if self.donors is None:
+            return None
+        return np.asarray(self.donors.dispersion_ratio[self.groups].mean(axis=0))
 
 
 def _groups(which: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -12,7 +12,7 @@ from keras import ops
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import MAX_COUNT, Matrix
-from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, Head, Likelihood
+from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, Head, Likelihood, sigmoid
 from vaexprs.preprocessing.summary import Summary
 
 LOG_DISPERSION_LIMITS = (-7.0, 9.0)
@@ -134,6 +134,26 @@ class CountLikelihood(Likelihood):
         proportion, dispersion, zero_logit = self.parameters(output, len(groups))
         return draw_counts(rng, proportion, library, dispersion, zero_logit, groups)
 
+    def moments(self, output: Any, library: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        r"""Return the moments of each count, (n_cells, n_genes) each.
+
+        These are the mean, and a and b of the variance :math:`a + b / \theta` with inverse dispersion
+        :math:`\theta`.
+
+        Parameters
+        ----------
+        output
+            The decoder's output as NumPy arrays, with one row of dispersions per cell.
+        library
+            Library size of each cell, (n_cells, 1).
+        """
+        proportion, _, zero_logit = self.parameters(output, len(library))
+        mean = library * proportion
+        if zero_logit is None:
+            return mean, mean, mean**2
+        kept = 1 - sigmoid(zero_logit)
+        return kept * mean, kept * (mean + (1 - kept) * mean**2), kept * mean**2
+
     def check(self, summary: Summary, cells: Any) -> None:
         least = summary.low.min()
         if least < 0:
@@ -187,6 +207,11 @@ class CountLikelihood(Likelihood):
     def mean(x: Any, proportion: Any) -> Any:
         """Return the mean of each count, (n_cells, n_genes), as a Keras tensor with positive values."""
         return ops.sum(x, axis=-1, keepdims=True) * proportion + 1e-8
+
+
+def with_proportions(output: Any, proportion: np.ndarray) -> Any:
+    """Return a decoder's output with other proportions, (n_cells, n_genes)."""
+    return output | {"proportion": proportion} if isinstance(output, dict) else proportion
 
 
 def mean_and_dispersion(output: Any, library: Any) -> tuple[np.ndarray, np.ndarray]:

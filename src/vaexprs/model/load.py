@@ -20,8 +20,9 @@ from vaexprs.interface.validation import check_path, listed
 from vaexprs.io.untrusted.archives import read_arrays
 from vaexprs.io.untrusted.keras_archive import check_saved
 from vaexprs.latent.density import LatentDensity
+from vaexprs.latent.donors import MIN_DONORS, DonorEffects
 from vaexprs.mixture.em import Mixture
-from vaexprs.model.vae_fit import FILES, FORMAT, VAEFit
+from vaexprs.model.vae_fit import FILES, FORMAT_WITH_DONORS, VAEFit
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.prepare import Preprocessing
@@ -77,7 +78,13 @@ def load_vae(
                 float(meta.get("unit", 1)),
             ),
             meta["likelihood"],
+            donor_key=None if "donors.key" not in arrays else str(arrays["donors.key"]),
         )
+        donors = None
+        if "donors.key" in arrays:
+            donors = DonorEffects.from_arrays(
+                {name.removeprefix("donors."): a for name, a in arrays.items() if name.startswith("donors.")}
+            )
         history = {name: [float(value) for value in values] for name, values in meta["history"].items()}
         seed, recipe = int(meta["seed"]), dict(meta.get("recipe", {}))
         recipe |= {part: dict(recipe[part]) for part in PARTS_OF_RECIPE if part in recipe}
@@ -94,6 +101,7 @@ def load_vae(
         seed,
         recipe,
         guarantee,
+        donors,
     )
     try:
         _check_together(fit)
@@ -128,6 +136,8 @@ def _check_together(fit: VAEFit) -> None:
         ),
         "loss": (bool(fit.history.get("loss")) or fit.guarantee is not None, True),
     }
+    if fit.donors is not None:
+        expected |= _expected_of_donors(fit.donors, len(density.seen), dims, n_genes)
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"{what} must be {wanted}, got {found}.")
@@ -150,6 +160,31 @@ def _check_together(fit: VAEFit) -> None:
         raise ValueError(f"arrays must be numeric, got dtype of kind {listed(sorted(odd))}.")
 
 
+def _expected_of_donors(donors: DonorEffects, groups: int, dims: int, genes: int) -> dict[str, Any]:
+    """Return found and expected shapes of the effects of donors, and whether they are finite numbers."""
+    shapes = {
+        "cells": (donors.n_donors, groups),
+        "shifts": (donors.n_donors, groups, dims),
+        "offsets": (donors.n_donors, groups, genes),
+        "composition": (donors.n_donors, groups),
+        "shift_scale": (groups, dims),
+        "offset_scale": (groups, genes),
+        "composition_scale": (groups,),
+        "offset_mean": (groups, genes),
+        "composition_mean": (groups,),
+        "dispersion_ratio": (groups, genes),
+    }
+    arrays = {name: getattr(donors, name) for name in shapes}
+    return {
+        "number of donors": (donors.n_donors >= MIN_DONORS, True),
+        "effects of donors": ({name: array.shape for name, array in arrays.items()}, shapes),
+        "finite effects of donors": (
+            [name for name, a in arrays.items() if a.dtype.kind not in "iuf" or not np.isfinite(a).all()],
+            [],
+        ),
+    }
+
+
 def _components(mixture: Mixture) -> bool:
     """Return whether a mixture has complete and finite parameters of at least one component."""
     parts = (mixture.weights, mixture.means, mixture.covariances)
@@ -168,10 +203,10 @@ def _read_meta(path: Path) -> dict[str, Any]:
         number = meta["format"]
     except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
-    if not isinstance(number, int) or number > FORMAT:
+    if not isinstance(number, int) or number > FORMAT_WITH_DONORS:
         raise ValueError(
             f"The saved model {str(path.parent)!r} has format {number}, but vaexprs {version('vaexprs')} "
-            f"supports formats up to {FORMAT}. Update vaexprs: pip install -U vaexprs."
+            f"supports formats up to {FORMAT_WITH_DONORS}. Update vaexprs: pip install -U vaexprs."
         )
     return dict(meta)
 

@@ -19,11 +19,13 @@ from vaexprs.differential_privacy.accounting import Guarantee
 from vaexprs.interface import html as markup
 from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.latent.density import LatentDensity
+from vaexprs.latent.donors import DonorEffects
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.prepare import Preprocessing
 
 FORMAT = 1
+FORMAT_WITH_DONORS = 2  # versions that do not know donors refuse such a model
 FILES = ("model.keras", "arrays.npz", "meta.json")
 
 
@@ -53,6 +55,8 @@ class VAEFit:
     guarantee
         Differential privacy guarantee of the fit; None for a fit without privacy. For a loaded fit it is read
         from the file and cannot be verified.
+    donors
+        Effects of donors; None without `donor_key`.
     """
 
     model: VAE
@@ -62,6 +66,7 @@ class VAEFit:
     seed: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
     guarantee: Guarantee | None = None
+    donors: DonorEffects | None = None
 
     @cached_property
     def encoder(self) -> keras.Model:
@@ -88,17 +93,31 @@ class VAEFit:
         """Size of the latent vector."""
         return self.model.latent_dim
 
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """Levels of the label, the covariates and the donors, by key."""
+        donors = {} if self.donors is None else {self.donors.key: self.donors.names}
+        return dict(self.preprocessing.conditions.levels) | donors
+
+    @cached_property
+    def combinations(self) -> tuple[list[dict[str, str]], np.ndarray]:
+        """Combinations of levels (and donors) in the training cells, and the number of cells of each."""
+        if self.donors is None:
+            return list(self.density.seen), self.density.cells
+        key, names, cells = self.donors.key, self.donors.names, self.donors.cells
+        pairs = np.argwhere(cells.T > 0)
+        rows = [dict(self.density.seen[group]) | {key: names[donor]} for group, donor in pairs]
+        return rows, cells.T[tuple(pairs.T)]
+
     def cells_of(self, key: str) -> dict[str, int]:
         """Return the number of training cells of each level of the label or of a covariate."""
-        counts = dict.fromkeys(self.preprocessing.conditions.levels[key], 0)
-        for levels, n in zip(self.density.seen, self.density.cells, strict=True):
+        counts = dict.fromkeys(self.levels[key], 0)
+        for levels, n in zip(*self.combinations, strict=True):
             counts[levels[key]] += int(n)
         return counts
 
     def __repr__(self) -> str:
-        conditions = ", ".join(
-            f"{key} ({len(levels)})" for key, levels in self.preprocessing.conditions.levels.items()
-        )
+        conditions = ", ".join(f"{key} ({len(levels)})" for key, levels in self.levels.items())
         if self.guarantee is None:
             losses = self.history["loss"]
             trained = f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
@@ -114,7 +133,7 @@ class VAEFit:
 
     def _repr_html_(self) -> str:
         # display in notebooks
-        conditions = self.preprocessing.conditions.levels
+        conditions = self.levels
         losses = list(self.history.get("loss", []))
         made_by = {
             str(name): str(value)
@@ -168,7 +187,7 @@ class VAEFit:
             raise FileExistsError(f"{str(path)!r} exists and is not a saved model; it was not replaced.")
         prep = self.preprocessing
         meta = {
-            "format": FORMAT,
+            "format": FORMAT if self.donors is None else FORMAT_WITH_DONORS,
             "vaexprs": version("vaexprs"),
             "keras": keras.version(),
             "genes": list(prep.genes),
@@ -185,6 +204,8 @@ class VAEFit:
             meta["guarantee"] = self.guarantee.to_dict()
         arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}
         arrays |= {"scaling.low": prep.scaling.low, "scaling.range": prep.scaling.range}
+        if self.donors is not None:
+            arrays |= {f"donors.{name}": array for name, array in self.donors.to_arrays().items()}
         with written_whole(path, overwrite=overwrite) as temporary:
             temporary.mkdir()
             self.model.uncompiled().save(temporary / "model.keras")

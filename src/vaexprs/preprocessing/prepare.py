@@ -63,6 +63,8 @@ class Preprocessing:
         Name of the likelihood the values were prepared for.
     train, val
         Prepared cells; None after loading from disk, because cells are not saved.
+    donor_key
+        Key of the donors, whose effects are random; None without.
     """
 
     genes: pd.Index
@@ -71,6 +73,7 @@ class Preprocessing:
     likelihood: str
     train: Cells | None = None
     val: Cells | None = None
+    donor_key: str | None = None
 
     @property
     def x_train(self) -> Matrix | None:
@@ -142,6 +145,8 @@ class Preprocessing:
             },
             index=adata.obs_names,
         )
+        if self.donor_key is not None and self.donor_key in adata.obs:
+            obs[self.donor_key] = column_of_levels(adata.obs, self.donor_key, "donor_key")
         for key in self.conditions.keys:
             for value in obs[key].unique():
                 self.conditions.check(key, value)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pandas as pd
 
 from vaexprs.data.backed import BackedMatrix, library_sizes
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of
+from vaexprs.latent.donors import DonorCounts, DonorEffects, donor_effects, fit_donor_shifts
+from vaexprs.likelihoods.count_base import CountLikelihood
 from vaexprs.nn.predict import encode, predict
 from vaexprs.nn.vae import NOISE_CELLS, VAE
-from vaexprs.preprocessing.prepare import Cells, Preprocessing
+from vaexprs.preprocessing.conditions import LevelCodes
+from vaexprs.preprocessing.prepare import Preprocessing
 
 
-def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> LatentDensity:
-    """Encode the training cells and fit the latent density of each condition.
+def fit_latent_density(
+    model: VAE, prepared: Preprocessing, seed: int
+) -> tuple[LatentDensity, DonorEffects | None]:
+    """Encode the training cells and fit the latent density of each condition, and the effects of donors.
 
     Parameters
     ----------
@@ -30,16 +36,13 @@ def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> Latent
     ValueError
         If the encoder's output is not finite.
     """
-    cells = prepared.train
-    assert cells is not None
-    groups = groups_of(cells.obs, prepared.conditions)
+    whole = prepared.train
+    assert whole is not None
+    cells, groups, codes = whole, groups_of(whole.obs, prepared.conditions), prepared.codes_train
     sizes = np.array([len(rows) for rows in groups.values()])
-    codes = prepared.codes_train
-    x = cells.x
-    if isinstance(x, BackedMatrix):
+    if isinstance(whole.x, BackedMatrix):
         rows = np.sort(np.concatenate(list(chosen_rows(groups, seed).values())))
-        x, codes = x.take(rows), None if codes is None else codes.take(rows)
-        cells = Cells(x, cells.obs.iloc[rows])
+        cells, codes = whole.take(rows), None if codes is None else codes.take(rows)
     mean, sd = encode(model, cells, None if codes is None else codes[:])
     if not np.isfinite(mean).all() or not np.isfinite(sd).all():
         raise ValueError(
@@ -47,7 +50,9 @@ def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> Latent
             "optimizer=keras.optimizers.Adam(1e-4)."
         )
     if not model.likelihood.counts:
-        return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes)
+        return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes), None
+    x = cells.x
+    assert not isinstance(x, BackedMatrix)
     decoder = model.decoder()
     if model.likelihood.robust:
         library = _library_sizes(model, decoder, x, None if codes is None else codes[:], mean)
@@ -61,16 +66,67 @@ def fit_latent_density(model: VAE, prepared: Preprocessing, seed: int) -> Latent
         code = None if codes is None else codes[rows]
         return model.noise_of_totals(decoder, mean[rows], code, library[rows], rng)
 
-    return fit_density(
-        mean,
+    values, donors = np.column_stack([mean, np.log(library)]), None
+    if prepared.donor_key is not None:
+        of = [_donors_and_groups(part.obs, prepared) for part in (whole, cells)]
+        names = whole.obs[prepared.donor_key].cat.categories
+        n_cells = np.zeros((len(names), len(groups)), int)
+        np.add.at(n_cells, of[0], 1)
+        donor, group = of[1]
+        shifts = fit_donor_shifts(values, donor, group, *n_cells.shape)
+        counts = _donor_counts(model, decoder, x, codes, values, sd, of[1], n_cells.shape, seed)
+        donors = donor_effects(prepared.donor_key, list(names), n_cells, shifts, counts, seed)
+        values = values - shifts[0][donor, group]
+    density = fit_density(
+        values[:, :-1],
         sd,
-        np.log(library),
+        values[:, -1],
         cells.obs,
         prepared.conditions,
         seed=seed,
         sizes=sizes,
         library_noise=noise,
     )
+    return density, donors
+
+
+def _donors_and_groups(obs: pd.DataFrame, prepared: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of the donor and of the group of each cell."""
+    group = np.empty(len(obs), int)
+    for i, rows in enumerate(groups_of(obs, prepared.conditions).values()):
+        group[rows] = i
+    return obs[prepared.donor_key].cat.codes.to_numpy().astype(int), group
+
+
+def _donor_counts(
+    model: VAE,
+    decoder: keras.Model,
+    x: Matrix,
+    codes: LevelCodes | None,
+    values: np.ndarray,
+    sd: np.ndarray,
+    of: tuple[np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+    seed: int,
+) -> DonorCounts:
+    """Return observed and expected counts of each donor and group, with latent vectors from the posterior."""
+    likelihood, rng = model.likelihood, np.random.default_rng(seed)
+    assert isinstance(likelihood, CountLikelihood)
+    totals = np.zeros((4, *shape, x.shape[1]), np.float32)
+    dispersion = np.zeros((shape[1], x.shape[1]), np.float32)
+    for first in range(0, len(values), NOISE_CELLS):
+        rows = slice(first, first + NOISE_CELLS)
+        z = values[rows, :-1] + sd[rows] * rng.standard_normal(sd[rows].shape)
+        parts = predict(decoder, z.astype(np.float32), None if codes is None else codes[rows], NOISE_CELLS)
+        output = keras.tree.pack_sequence_as(decoder.output, parts)
+        moments = likelihood.moments(output, np.exp(values[rows, -1:]))
+        dispersion[of[1][rows]] = 1 / likelihood.parameters(output, len(z))[1]
+        observed = likelihood.without_outliers(densify(x[rows]), output)
+        pair = (of[0][rows], of[1][rows])
+        for total, part in zip(totals, (observed, *moments), strict=True):
+            np.add.at(total, pair, part)
+    observed, expected, variance, squares = totals
+    return DonorCounts(observed, expected, variance, squares, dispersion)
 
 
 def _library_sizes(

@@ -72,6 +72,7 @@ def fit_vae(
     *,
     label_key: str | None = None,
     covariate_keys: Sequence[str] = (),
+    donor_key: str | None = None,
     layer: str | None = None,
     likelihood: str | None = None,
     seed: int = 0,
@@ -135,6 +136,10 @@ def fit_vae(
         Column of ``object.obs`` with the label. With `y_train`, the name of the label.
     covariate_keys
         Columns of ``object.obs`` with further conditions: donor, batch, treatment.
+    donor_key
+        Column of ``object.obs`` with the donor, for counts of at least three donors. The effects of donors on
+        expression, depth and composition are random: `gen_exprs` draws new donors (``donors=8``), or the
+        donors of the training cells. A donor that is named in `covariate_keys` instead is a fixed condition.
     layer
         Layer (AnnData) or assay (BiocPy) with the values, "X" for X. By default X (or the first assay) if
         it holds counts, otherwise a layer of counts with a name that says so, otherwise ``raw``; without any
@@ -219,14 +224,24 @@ def fit_vae(
     keep_compiled()
     if layer is None and not may_be_counts(likelihood, preprocessing):
         layer = X_LAYER
-    unit = [] if privacy is None or privacy.unit == CELL else [privacy.unit]
+    other_keys = [] if privacy is None or privacy.unit == CELL else [privacy.unit]
+    if donor_key is not None:
+        other_keys.append(donor_key)
     cells, val, key = gather_cells(
-        object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer, unit
+        object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer, other_keys
     )
     if cells is not None and n_top_genes is not None:
         cells, val = select_variable_genes(cells, val, n_top_genes, seed)
     data = prepare_data(
-        cells, val, preprocessing, likelihood, decoder_layers, key, covariate_keys, dense=not use_generator
+        cells,
+        val,
+        preprocessing,
+        likelihood,
+        decoder_layers,
+        key,
+        covariate_keys,
+        donor_key,
+        dense=not use_generator,
     )
     if privacy is not None:
         assert cells is not None  # privacy cannot be combined with preprocessing
@@ -266,10 +281,10 @@ def fit_vae(
         warn(model.diverged)
     if distribution is not None and processes.place()[1] > 1:  # each process fits the density by itself
         model = model.local_copy()
-    density = fit_latent_density(model, prepared, seed)
+    density, donors = fit_latent_density(model, prepared, seed)
     for problem in diagnose(model, prepared, history):
         warn(problem)
-    return VAEFit(model, prepared, density, history, seed, recipe)
+    return VAEFit(model, prepared, density, history, seed, recipe, donors=donors)
 
 
 def _positive(name: str, value: Any) -> int | None:

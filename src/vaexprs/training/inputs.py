@@ -17,9 +17,10 @@ from vaexprs.interface.validation import listed
 from vaexprs.io import stores as ondisk
 from vaexprs.io.convert import from_matrix, take_layer
 from vaexprs.io.open import open_cells, select_layer
+from vaexprs.latent.donors import MIN_DONORS
 from vaexprs.likelihoods import default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import Likelihood
-from vaexprs.preprocessing.conditions import learn_conditions
+from vaexprs.preprocessing.conditions import column_of_levels, learn_conditions
 from vaexprs.preprocessing.genes import with_variable_genes
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
@@ -158,6 +159,7 @@ def prepare_data(
     decoder_layers: Sequence[Any] | None,
     label_key: str | None,
     covariate_keys: Sequence[str],
+    donor_key: str | None,
     *,
     dense: bool,
 ) -> TrainingData:
@@ -169,7 +171,7 @@ def prepare_data(
         As `gather_cells` returns them; without training cells those of `earlier` are used.
     earlier
         The preprocessing of an earlier fit to reuse, or None.
-    likelihood, decoder_layers, covariate_keys
+    likelihood, decoder_layers, covariate_keys, donor_key
         See `fit_vae`.
     dense
         Whether to make sparse matrices dense, up to `MAX_DENSE`.
@@ -194,13 +196,42 @@ def prepare_data(
         chosen = kind.for_values(summary)
         unit = chosen.unit(summary)
         scaling = Scaling.fit(chosen.scaling(x, unit), summary.low, summary.high, unit)
-        prepared = Preprocessing(train.var_names, conditions, scaling, kind.name)
+        if donor_key is not None:
+            check_donors(train.obs, donor_key, conditions.keys, kind)
+        prepared = Preprocessing(train.var_names, conditions, scaling, kind.name, donor_key=donor_key)
     chosen.check(summary, train.obs_names)
     _warn_constant_genes(summary.constant_genes(train.var_names))
     dense = dense and 4 * train.n_obs * train.n_vars <= MAX_DENSE
     cells = prepared.prepare(train, dense=dense)
     val_cells = None if val is None else _prepare_validation(prepared, chosen, val, dense)
     return TrainingData(replace(prepared, train=cells, val=val_cells), chosen, summary)
+
+
+def check_donors(
+    obs: pd.DataFrame, key: Any, conditions: Sequence[str], likelihood: type[Likelihood]
+) -> None:
+    """Check that the effects of donors can be fitted.
+
+    Raises
+    ------
+    TypeError
+        If `key` is not a string.
+    ValueError
+        If it is not a column of `obs`, is one of the conditions, or has fewer than three donors; or if the
+        values are not counts.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"donor_key must name a column of obs, got {key!r}.")
+    if key in conditions:
+        raise ValueError(f"donor_key must not be the label or a covariate, got {key!r}. Name it once.")
+    n = len(column_of_levels(obs, key, "donor_key").cat.categories)
+    if n < MIN_DONORS:
+        raise ValueError(
+            f"donor_key must name at least {MIN_DONORS} donors, got {n} in {key!r}: fewer do not determine "
+            f"how donors vary. Use covariate_keys=[{key!r}] to generate cells of these donors."
+        )
+    if not likelihood.counts:
+        raise ValueError(f"donor_key requires counts, got likelihood {likelihood.name!r}. Leave it out.")
 
 
 def _reuse_cells(
