@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from vaexprs.plotting.model_graph import plot_vae
     from vaexprs.privacy.audit import audit_privacy
     from vaexprs.report import write_report
+    from vaexprs.studies.design import Design
+    from vaexprs.studies.effects import Effects
+    from vaexprs.studies.simulate import simulate
     from vaexprs.training.fit import fit_vae
 
 _HOME = {
+    "Design": "studies.design",
+    "Effects": "studies.effects",
     "Generated": "generation.generated",
     "Privacy": "differential_privacy.accounting",
     "VAEFit": "model.vae_fit",
@@ -44,11 +49,14 @@ _HOME = {
     "plot_aug": "plotting.embedding",
     "plot_vae": "plotting.model_graph",
     "read": "io.read",
+    "simulate": "studies.simulate",
     "transform": "generation.transform",
     "write": "io.write",
     "write_report": "report",
 }
 __all__ = [
+    "Design",
+    "Effects",
     "Generated",
     "Privacy",
     "VAEFit",
@@ -64,6 +72,7 @@ __all__ = [
     "plot_aug",
     "plot_vae",
     "read",
+    "simulate",
     "transform",
     "write",
     "write_report",

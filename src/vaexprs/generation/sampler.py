@@ -15,9 +15,10 @@ import pandas as pd
 
 from vaexprs.data.matrix import Matrix, stacked
 from vaexprs.generation.parallel import in_order
+from vaexprs.generation.scaling import scaled_codes, scaled_mixture
 from vaexprs.interface.progress import progress_bar
 from vaexprs.latent.donors import DonorEffects
-from vaexprs.likelihoods.count_base import with_proportions
+from vaexprs.likelihoods.count_base import CountLikelihood, with_proportions
 from vaexprs.mixture.em import Mixture
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.batches import as_inputs
@@ -53,6 +54,10 @@ class Plan:
         expected counts of their genes only.
     factor_of
         Number of the log factors of each row; -1 for none. Empty without factors.
+    scale
+        Factors of the effects of covariates and donors, by key; see `scaled_mixture`.
+    depth
+        Factor of the library sizes.
     """
 
     rows: list[dict[str, Any]]
@@ -63,6 +68,8 @@ class Plan:
     donors: Mapping[str, np.ndarray] = field(default_factory=dict)
     factors: np.ndarray | None = None
     factor_of: Sequence[int] = ()
+    scale: Mapping[str, float] = field(default_factory=dict)
+    depth: float = 1.0
 
     @property
     def n_blocks(self) -> int:
@@ -124,13 +131,18 @@ class CellSampler:
         self._common = self._condition_outputs(_compiled(fit.decoder, ())) if common else {}
 
     @classmethod
-    def of(cls, fit: VAEFit, plan: Plan) -> CellSampler:
-        """Return the sampler for the conditions of a plan."""
+    def of(cls, fit: VAEFit, plan: Plan, *, donors: bool = True) -> CellSampler:
+        """Return the sampler for the conditions of a plan; its rows name no donors without `donors`."""
         conditions = fit.preprocessing.conditions
         codes = conditions.one_hot(pd.DataFrame(plan.rows)) if conditions.width else None
         levels = [{key: row[key] for key in conditions.keys} for row in plan.rows]
-        mixtures = [fit.density.mixture(combination) for combination in levels]
-        if fit.donors is None and plan.factors is None:
+        if plan.scale and codes is not None:
+            codes = scaled_codes(fit, codes, plan.scale)
+        # few combinations have many rows if there are donors
+        distinct = {tuple(combination.items()): combination for combination in levels}
+        density = {key: scaled_mixture(fit, combination, plan.scale) for key, combination in distinct.items()}
+        mixtures = [density[tuple(combination.items())] for combination in levels]
+        if (fit.donors is None or not donors) and plan.factors is None:
             return cls(fit, codes, mixtures)
         effects = [_Effects.of(fit, plan, i) for i in range(len(plan.rows))]
         mixtures = [effect.moved(mixture) for effect, mixture in zip(effects, mixtures, strict=True)]
@@ -159,7 +171,23 @@ class CellSampler:
         if not self.fit.likelihood.counts:
             return self.values(latent, None, which, rng)
         library = np.exp(latent[:, -1]) if plan.library_size is None else plan.library_size
-        return self.values(latent[:, :-1], library, which, rng)
+        return self.values(latent[:, :-1], plan.depth * library, which, rng)
+
+    def expected(self, number: int, n: int, depth: float = 1.0) -> np.ndarray:
+        """Return the expected counts of a condition without effects, (n_genes,), from n latent vectors."""
+        likelihood = self.fit.likelihood
+        assert isinstance(likelihood, CountLikelihood)
+        latent = self.mixtures[number].sample(n, np.random.default_rng(0))
+        library = depth * np.exp(latent[:, -1])
+        total = np.zeros(len(self.fit.genes))
+        for first in range(0, n, BLOCK):
+            rows = slice(first, first + BLOCK)
+            codes = None if self.codes is None else np.repeat(self.codes[[number]], len(latent[rows]), axis=0)
+            output = _decode(self._decode, latent[rows, :-1], codes)
+            if isinstance(output, dict):
+                output = {"dispersion": np.inf} | output
+            total += likelihood.moments(output, library[rows, None])[0].sum(axis=0)
+        return total / n
 
     def values(self, z: np.ndarray, library: Any, which: np.ndarray, rng: np.random.Generator) -> Matrix:
         """Sample values of at most BLOCK cells, (n_cells, n_genes), in the user's units; CSR for counts.
@@ -217,12 +245,15 @@ class _Effects:
         Number of a training donor, or coefficients of a new one.
     groups
         Groups whose mean effects are used: one, or all if the combination of levels has no training cells.
+    scale
+        Factor of the donor's effects; depth is kept.
     """
 
     factor: np.ndarray | None
     donors: DonorEffects | None
     donor: int | np.ndarray
     groups: list[int]
+    scale: float = 1.0
 
     @classmethod
     def of(cls, fit: VAEFit, plan: Plan, number: int) -> _Effects:
@@ -237,13 +268,14 @@ class _Effects:
         groups = [seen.index(levels)] if levels in seen else list(range(len(seen)))
         name = row[donors.key]
         donor = plan.donors[name] if name in plan.donors else donors.names.index(name)
-        return cls(factor, donors, donor, groups)
+        return cls(factor, donors, donor, groups, plan.scale.get(donors.key, 1.0))
 
     def moved(self, mixture: Mixture) -> Mixture:
         """Return the latent density of the donor's cells."""
         if self.donors is None:
             return mixture
         shift = np.mean([self.donors.shift(self.donor, group) for group in self.groups], axis=0)
+        shift[:-1] *= self.scale
         return Mixture(mixture.weights, mixture.means + shift, mixture.covariances, mixture.model)
 
     def on_proportions(self, proportion: np.ndarray) -> np.ndarray:
@@ -258,7 +290,7 @@ class _Effects:
         if self.donors is None:
             return None
         offsets = [self.donors.offset(self.donor, group) for group in self.groups]
-        return np.exp(np.mean(offsets, axis=0, dtype=np.float32))
+        return np.exp(self.scale * np.mean(offsets, axis=0, dtype=np.float32))
 
     @property
     def dispersion_ratio(self) -> np.ndarray | None:
