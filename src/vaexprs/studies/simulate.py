@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vaexprs.generation.generated import Generated, origin, with_values
+from vaexprs.generation.new_donors import matching_groups
 from vaexprs.generation.sampler import CellSampler, Plan, draw_in_threads, with_progress
 from vaexprs.generation.scaling import check_scale
 from vaexprs.interface.errors import warn
@@ -143,7 +144,7 @@ def simulate(
             "learn how donors vary."
         )
     plan = Plan(cells.rows, cells.which, None, seed, donors=cells.donors, scale=scale, depth=design.depth)
-    baseline = ExpectedCounts(x, plan, cells.labels)
+    baseline = ExpectedCounts(x, design, scale)
     table = requested_effects(effects, x, design, cells, baseline, rng)
     plan = with_effects(plan, cells.labels, table, x.genes)
     baseline.check_library(table, x.genes)
@@ -202,7 +203,8 @@ def requested_effects(
     elif isinstance(effects, Effects):
         if len(groups) < 2:
             raise ValueError("Effects between groups require two groups, got one. Add a group to the design.")
-        effects = effects.draw(fit.genes, baseline.by_label(), rng)
+        means = {label: baseline.of(label, groups[0]) for label in labels}
+        effects = effects.draw(fit.genes, means, rng)
         if fit.preprocessing.conditions.label_key is None:
             effects = effects.drop(columns=LABEL)
     else:
@@ -237,71 +239,49 @@ def with_effects(plan: Plan, labels: list[str], effects: pd.DataFrame, genes: pd
 
 
 class ExpectedCounts:
-    """Expected counts of each gene without effects, by label and group, for a donor without effects.
+    """Expected counts of each gene without effects, by label and group, for the average donor.
+
+    Covariates that the design does not set follow the training proportions, as they do for new donors.
 
     Parameters
     ----------
     fit
         The fit.
-    plan
-        Plan of the study without effects on genes.
-    labels
-        Label of each row of the plan in the study.
+    design
+        A checked design.
+    scale
+        Factors of the effects of covariates.
     """
 
-    def __init__(self, fit: VAEFit, plan: Plan, labels: list[str]) -> None:
-        self.fit, self.keys = fit, fit.preprocessing.conditions.keys
-        numbers = np.bincount(plan.which, minlength=len(plan.rows))
-        self.cells: dict[tuple[str, str], dict[tuple[str, ...], int]] = {}
-        for row, label, n in zip(plan.rows, labels, numbers, strict=True):
-            if n:
-                part = self.cells.setdefault((label, row[GROUP]), {})
-                levels = tuple(row[key] for key in self.keys)
-                part[levels] = part.get(levels, 0) + int(n)
-        self.distinct = sorted({levels for part in self.cells.values() for levels in part})
-        self._scale, self._depth = plan.scale, plan.depth
-        self._values: np.ndarray | None = None
-
-    @property
-    def values(self) -> np.ndarray:
-        """Expected counts of each distinct combination of levels, (n_combinations, n_genes)."""
-        if self._values is None:
-            rows = [dict(zip(self.keys, levels, strict=True)) for levels in self.distinct]
-            plan = Plan(rows, np.arange(len(rows)), None, 0, scale=self._scale, depth=self._depth)
-            sampler = CellSampler.of(self.fit, plan, donors=False)
-            self._values = np.stack(
-                [sampler.expected(i, EXPECTATION_CELLS, self._depth) for i in range(len(rows))]
-            )
-        return self._values
+    def __init__(self, fit: VAEFit, design: Design, scale: Mapping[str, float]) -> None:
+        self.fit, self.design, self.scale = fit, design, scale
+        self._known: dict[tuple[tuple[str, str], ...], np.ndarray] = {}
 
     def of(self, label: str, group: str) -> np.ndarray:
         """Return the expected counts of the cells of a label and group, (n_genes,)."""
-        part = self.cells[label, group]
-        weights = np.array(list(part.values()), float)
-        rows = [self.distinct.index(levels) for levels in part]
-        return np.asarray(weights / weights.sum() @ self.values[rows])
+        fit, levels = self.fit, self.design.covariates.get(group, {})
+        source = self.design.new_labels.get(label, label) or None
+        groups = matching_groups(fit, source, levels)
+        weights = fit.density.cells[groups] / fit.density.cells[groups].sum()
+        found = [self._combination(dict(fit.density.seen[k]) | dict(levels)) for k in groups]
+        return np.asarray(weights @ np.stack(found))
 
-    def same(self, label: str, groups: tuple[str, str]) -> bool:
-        """Return whether two groups have the same combinations of levels in the same proportions."""
-        one, two = (self.cells[label, group] for group in groups)
-        total = [sum(part.values()) for part in (one, two)]
-        return one.keys() == two.keys() and all(
-            one[levels] * total[1] == two[levels] * total[0] for levels in one
-        )
+    def _combination(self, row: dict[str, str]) -> np.ndarray:
+        key = tuple(row.items())
+        if key not in self._known:
+            plan = Plan([row], np.zeros(1, int), None, 0, scale=self.scale)
+            sampler = CellSampler.of(self.fit, plan, donors=False)
+            self._known[key] = sampler.expected(0, EXPECTATION_CELLS, self.design.depth)
+        return self._known[key]
 
-    def by_label(self) -> dict[str, np.ndarray]:
-        """Return the expected counts of each label in the first group that has it, (n_genes,)."""
-        found: dict[str, np.ndarray] = {}
-        for label, group in self.cells:
-            if label not in found:
-                found[label] = self.of(label, group)
-        return found
+    def same(self, groups: tuple[str, str]) -> bool:
+        """Return whether the cells of two groups have the same expected counts without effects."""
+        one, two = (dict(self.design.covariates.get(group, {})) for group in groups)
+        return one == two
 
     def check_library(self, effects: pd.DataFrame, genes: pd.Index) -> None:
         """Raise ValueError if altered genes would need more counts than the library."""
         for (label, group), factor in log_factors(effects, genes).items():
-            if (label, group) not in self.cells:
-                continue
             means = self.of(label, group)
             altered = factor != 0
             needed = float((means * np.exp(factor))[altered].sum() / means.sum())
@@ -321,7 +301,7 @@ def true_effects(
     factors = {key: factor / np.log(2) for key, factor in log_factors(effects, fit.genes).items()}
     zero = np.zeros(len(fit.genes))
     groups, parts = list(design.groups), []
-    labels = [label for label in dict.fromkeys(cells.labels)]
+    labels = list(dict.fromkeys(cells.labels))
 
     def add(label: str, contrast: str, asked: np.ndarray, pair: list[tuple[str, str]], same: bool) -> None:
         expected = asked
@@ -344,12 +324,10 @@ def true_effects(
     for label in labels:
         for group in groups[1:]:
             pair = [(label, groups[0]), (label, group)]
-            if all(key in baseline.cells for key in pair):
-                asked = factors.get(pair[1], zero) - factors.get(pair[0], zero)
-                same = baseline.same(label, (groups[0], group))
-                add(label, f"{group} / {groups[0]}", asked, pair, same)
+            asked = factors.get(pair[1], zero) - factors.get(pair[0], zero)
+            add(label, f"{group} / {groups[0]}", asked, pair, baseline.same((groups[0], group)))
         source = design.new_labels.get(label)
-        if source is not None and (label, groups[0]) in baseline.cells:
+        if source is not None:
             asked = factors.get((label, groups[0]), zero) - factors.get((source, groups[0]), zero)
             add(label, f"{label} / {source}", asked, [], True)
     columns = [GENE, LABEL, "contrast", FOLD, f"expected_{FOLD}", "null"]
