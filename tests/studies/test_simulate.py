@@ -91,7 +91,7 @@ def test_paired_groups_have_the_same_donors(fitted):
 
 def test_the_truth_is_recovered_and_all_other_genes_are_exactly_null(fitted):
     effects = Effects(genes=30, log2_fold_change=1.5, sd=0.5, min_mean=0.05)
-    study = simulate(fitted, vx.Design({"a": 20, "b": 20}, cells={B: 150}), effects)
+    study = simulate(fitted, vx.Design({"a": 20, "b": 20}, cells={B: 150}), effects, scale={"donor": 0})
     truth = study.truth.set_index("gene").loc[fitted.genes]
     assert (~truth["null"]).sum() == 30
     assert (truth["expected_log2_fold_change"][truth["null"]] == 0).all()
