@@ -24,7 +24,7 @@ def recipe_of(cells: ad.AnnData | StoredCells) -> dict[str, Any]:
     found = cells.provenance if isinstance(cells, StoredCells) else cells.uns.get("vaexprs")
     recipe = {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
     try:
-        for name in ("labels", "covariates", "conditions", "covariate_keys"):
+        for name in ("labels", "covariates", "conditions", "covariate_keys", "donors"):
             json.loads(str(recipe.get(name, "")) or "null")
         float(0 if recipe.get("library_size", "real") == "real" else recipe["library_size"])
         int(recipe.get("seed", 0))

@@ -39,7 +39,7 @@ def draw_again(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any], seed: 
     """
     check_fit(fit, "fit")
     own = int(recipe.get("seed", 0)) + 1_000_003 * (seed + 1)
-    new_donors = json.loads(str(recipe.get("donors", "")) or "null")
+    new_donors = _new_donors(fit, cells, recipe)
     keys = [key for key in fit.levels if key in cells.obs and new_donors is None]
     library_size = recipe.get("library_size", "real")
     requested: dict[str, Any] = {"num_samples": cells.n_obs}
@@ -48,7 +48,19 @@ def draw_again(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any], seed: 
         requested = {"conditions": pd.DataFrame(numbers.rename(NUMBER).reset_index())}
     levels = json.loads(str(recipe.get("covariates", "")) or "{}")
     if new_donors is not None:
-        requested["donors"] = new_donors
+        number = new_donors if isinstance(new_donors, int) else sum(new_donors.values())
+        requested = {"num_samples": min(cells.n_obs, MAX_OF_CONDITION * number), "donors": new_donors}
     if not keys and levels:
         requested["covariates"] = levels
     return gen_exprs(fit, **requested, library_size=library_size, seed=own, progress=False).adata
+
+
+def _new_donors(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any]) -> Any:
+    """Return the number of new donors in the cells, or numbers by level; None if there are no new donors."""
+    if fit.donors is None:
+        return None
+    requested = json.loads(str(recipe.get("donors", "")) or "null")
+    if requested is None and fit.donors.key in cells.obs:  # a simulated study
+        names = set(cells.obs[fit.donors.key].astype(str))
+        return None if names <= set(fit.donors.names) else len(names)
+    return requested

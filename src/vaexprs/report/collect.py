@@ -362,6 +362,7 @@ def of_model(fit: VAEFit) -> dict[str, str]:
         "scaling": str(prep.scaling),
         "label": prep.conditions.label_key or "none",
         "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
+        "donors": "none" if fit.donors is None else f"{fit.donors.n_donors:,} in {fit.donors.key}",
         "latent dimensions": f"{fit.latent_dim}{f' ({chosen})' if chosen else ''}",
         "weights": f"{fit.model.count_params():,}",
         "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not recorded",
@@ -370,7 +371,7 @@ def of_model(fit: VAEFit) -> dict[str, str]:
     properties |= {
         f"argument {name}": _text(value)
         for name, value in fit.recipe.get("arguments", {}).items()
-        if name not in ("label_key", "covariate_keys", "seed", "verbose", "privacy")
+        if name not in ("label_key", "covariate_keys", "donor_key", "seed", "verbose", "privacy")
     }
     data = fit.recipe.get("data", {})
     if data:

@@ -72,6 +72,7 @@ def code(
     generate_arguments = {
         "labels": labels or None,
         "covariates": json.loads(str(recipe.get("covariates", "{}")) or "{}") or None,
+        "donors": json.loads(str(recipe.get("donors", "")) or "null"),
         "conditions": json.loads(str(recipe.get("conditions", "")) or "null"),
         "library_size": None if size == "real" else float(size),
         "seed": int(recipe.get("seed", 0)),
@@ -89,7 +90,9 @@ def code(
                 for name, v in objects.items()
             ),
             _call("fit = vx.fit_vae", "train", fit_arguments),
-            _call("generated = vx.gen_exprs", first, generate_arguments),
+            'generated = vx.read("study.h5ad")  # of vx.simulate'
+            if "groups" in recipe
+            else _call("generated = vx.gen_exprs", first, generate_arguments),
             _call(
                 "vx.write_report",
                 'fit, generated, real, "report.html"' + (", train=train" if given else ""),
