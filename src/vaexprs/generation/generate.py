@@ -10,6 +10,7 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
+from vaexprs.generation.continuous import split_values
 from vaexprs.generation.dask import check_client, draw_on_cluster
 from vaexprs.generation.generated import Generated, origin, with_values
 from vaexprs.generation.requests import check_library_size, plan_cells
@@ -29,7 +30,7 @@ def gen_exprs(
     use_generator: bool = False,
     *,
     labels: str | Mapping[str, int] | None = None,
-    covariates: Mapping[str, str] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     conditions: Any = None,
     library_size: float | str | None = None,
     stratified: bool | None = None,
@@ -57,10 +58,14 @@ def gen_exprs(
         default all labels in the training proportions.
     covariates
         Levels of covariates: ``{"donor": "101", "stim": "stim"}``. Covariates that are not named follow the
-        training proportions.
+        training proportions. Of a continuous covariate any value can be requested: ``{"age": 40}``. Beyond
+        the range of the training cells its effect is continued linearly, with a warning. Values that are not
+        requested are sampled from the quantiles of the training cells of the same levels, with the rank
+        correlation of the continuous covariates (a Gaussian copula). Requested values do not change the
+        proportions of labels and levels.
     conditions
         Alternative to `num_samples`, `labels` and `covariates`: a DataFrame (or a list of dicts) with the
-        number of cells in column "n" and levels in columns named like the label and the covariates.
+        number of cells in column "n" and levels (or values) in columns named like the label and covariates.
         Conditions without a column, or without a value in a row, follow the training proportions.
     library_size
         Expected total count of each generated cell. By default (None or "real") it is sampled from the latent
@@ -91,7 +96,8 @@ def gen_exprs(
     Raises
     ------
     ValueError
-        If a number is not positive, a label or level is unknown, or no number is given.
+        If a number is not positive, a label or level is unknown, a value of a continuous covariate is not a
+        finite number, or no number is given.
     FileExistsError
         If `out` exists and `overwrite` is false.
     TypeError
@@ -119,7 +125,8 @@ def gen_exprs(
     seed = check_integer("seed", seed, 0)
     target = check_library_size(x, library_size)
     rows, which = plan_cells(x, num_samples, labels, covariates, conditions)
-    plan = Plan(rows, which, target, seed)
+    rows, which, continuous = split_values(x, rows, which, seed)
+    plan = Plan(rows, which, target, seed, continuous=continuous)
     n = len(which)
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:

@@ -41,10 +41,13 @@ def plan_cells(
     fit: VAEFit,
     num_samples: int | None,
     labels: str | Mapping[str, int] | None,
-    covariates: Mapping[str, str] | None,
+    covariates: Mapping[str, Any] | None,
     conditions: Any = None,
-) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Return the distinct requested conditions, and the index of each cell's condition, (n_cells,)."""
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Return the requested conditions, and the index of each cell's condition, (n_cells,).
+
+    A condition has a level of each key, and the requested values of continuous covariates, if any.
+    """
     if conditions is None:
         levels = check_covariates(fit, covariates)
         requests = [(label, levels, n) for label, n in _numbers_by_label(fit, num_samples, labels)]
@@ -54,7 +57,7 @@ def plan_cells(
                 "conditions cannot be combined with num_samples, labels or covariates. Leave them out."
             )
         requests = _requests_from_table(fit, conditions)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     which: list[np.ndarray] = []
     for label, levels, n in requests:
         candidates, weights = candidate_conditions(fit, label, levels)
@@ -88,7 +91,7 @@ def _numbers_by_label(
     return [(label, check_integer("num_samples", num_samples, 1))]
 
 
-def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
+def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, Any], int]]:
     """Return label, covariates and number of cells of each row of a table of conditions."""
     known = fit.preprocessing.conditions
     try:
@@ -99,11 +102,11 @@ def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict
         ) from error
     columns = [str(column) for column in table.columns]
     for column in columns:
-        if column != NUMBER and column not in known.keys:
+        if column != NUMBER and column not in known.all_keys:
             raise ValueError(
                 f"The columns of conditions must be {NUMBER!r} and conditions of the fit "
-                f"({listed(known.keys) or 'it has none'}), got {column!r}."
-                f"{did_you_mean(column, [NUMBER, *known.keys])}"
+                f"({listed(known.all_keys) or 'it has none'}), got {column!r}."
+                f"{did_you_mean(column, [NUMBER, *known.all_keys])}"
             )
     if NUMBER not in columns:
         raise ValueError(
@@ -115,7 +118,9 @@ def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict
     for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
         n = row.pop(NUMBER)
         n = check_integer(f"{NUMBER} in row {i + 1} of conditions", _whole(n), 0)
-        levels = {key: known.check(key, _whole(level)) for key, level in row.items() if not pd.isna(level)}
+        levels: dict[str, Any] = {
+            key: known.check_any(key, _whole(level)) for key, level in row.items() if not pd.isna(level)
+        }
         if n:
             requests.append((levels.pop(str(known.label_key), None), levels, n))
     if not requests:
@@ -128,44 +133,46 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the requested levels of covariates.
+def check_covariates(fit: VAEFit, covariates: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the requested levels of covariates, and the values of continuous ones as floats.
 
     Raises
     ------
     TypeError
         If `covariates` is not a mapping.
     ValueError
-        If a name is not a covariate of the fit, or a level is unknown.
+        If a name is not a covariate of the fit, a level is unknown, or a value is not a finite number.
     """
     conditions = fit.preprocessing.conditions
     if covariates is not None and not isinstance(covariates, Mapping):
         raise TypeError(f"covariates must map names to levels ({{'donor': '101'}}), got {covariates!r}.")
     checked = {}
-    known = conditions.covariate_keys
+    known = [*conditions.covariate_keys, *conditions.continuous]
     for key, level in (covariates or {}).items():
         if key not in known:
             raise ValueError(
                 f"covariates must name covariates of the fit ({listed(known) or 'it has none'}), got {key!r}."
                 f"{did_you_mean(key, known)}"
             )
-        checked[key] = conditions.check(key, level)
+        checked[key] = conditions.check_any(key, level)
     return checked
 
 
 def candidate_conditions(
-    fit: VAEFit, label: str | None, covariates: dict[str, str]
-) -> tuple[list[dict[str, str]], np.ndarray]:
+    fit: VAEFit, label: str | None, covariates: dict[str, Any]
+) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Return the conditions that match a request, and the weight of each.
 
     These are the matching conditions with training cells, in their training proportions. If there are none,
-    they are the conditions of the label with the covariates set to the requested levels.
+    they are the conditions of the label with the covariates set to the requested levels. Requested values of
+    continuous covariates are part of the conditions, but do not change their weights.
     """
     key = str(fit.preprocessing.conditions.label_key)
     seen = fit.density.seen
     own = [i for i, levels in enumerate(seen) if label is None or levels[key] == label]
-    match = [i for i in own if covariates.items() <= seen[i].items()]
-    weight: dict[tuple[tuple[str, str], ...], float] = {}
+    levels_only = {k: v for k, v in covariates.items() if k not in fit.preprocessing.conditions.continuous}
+    match = [i for i in own if levels_only.items() <= seen[i].items()]
+    weight: dict[tuple[tuple[str, Any], ...], float] = {}
     for i in match or own:
         levels = tuple((seen[i] | covariates).items())
         weight[levels] = weight.get(levels, 0.0) + float(fit.density.cells[i])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -43,6 +43,8 @@ class Plan:
         The seed of all cells.
     first
         Number of the first block, in a part of a larger plan.
+    continuous
+        Values of each continuous covariate, (n_cells,).
     """
 
     rows: list[dict[str, Any]]
@@ -50,6 +52,7 @@ class Plan:
     library_size: float | None
     seed: int
     first: int = 0
+    continuous: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_blocks(self) -> int:
@@ -59,8 +62,9 @@ class Plan:
     def parts(self, blocks: int) -> Iterator[Plan]:
         """Yield consecutive parts of the plan, with at most `blocks` blocks each."""
         for first in range(0, self.n_blocks, blocks):
-            which = self.which[first * BLOCK : (first + blocks) * BLOCK]
-            yield replace(self, which=which, first=self.first + first)
+            cells = slice(first * BLOCK, (first + blocks) * BLOCK)
+            continuous = {key: values[cells] for key, values in self.continuous.items()}
+            yield replace(self, which=self.which[cells], first=self.first + first, continuous=continuous)
 
     def obs(self, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
         """Return the annotation of the cells.
@@ -75,7 +79,8 @@ class Plan:
             {
                 key: pd.Categorical(values, categories=pd.Index(levels[key])) if key in levels else values
                 for key, values in columns.items()
-            },
+            }
+            | dict(self.continuous),
             index=pd.Index([f"generated_{i + 1}" for i in range(len(self.which))]),
         )
 
@@ -90,15 +95,25 @@ class CellSampler:
     fit
         The fit.
     codes
-        Code of each condition, (n_conditions, width); None if the fit has no conditions.
+        Code of each condition, (n_conditions, width), with zeros as basis of continuous covariates; None if
+        the fit has no conditions.
     mixtures
         Latent density of each condition, for `block`.
+    slopes
+        Slopes of its mean on the basis of continuous covariates, (n_conditions, n_basis, n_dims), for
+        `block`; None without continuous covariates.
     """
 
-    def __init__(self, fit: VAEFit, codes: np.ndarray | None, mixtures: Sequence[Mixture] = ()) -> None:
+    def __init__(
+        self,
+        fit: VAEFit,
+        codes: np.ndarray | None,
+        mixtures: Sequence[Mixture] = (),
+        slopes: np.ndarray | None = None,
+    ) -> None:
         keep_compiled()
         common = fit.likelihood.common
-        self.fit, self.codes, self.mixtures = fit, codes, mixtures
+        self.fit, self.codes, self.mixtures, self.slopes = fit, codes, mixtures, slopes
         self._decode = _compiled(fit.decoder, common)
         self._common = self._condition_outputs(_compiled(fit.decoder, ())) if common else {}
 
@@ -106,11 +121,13 @@ class CellSampler:
     def of(cls, fit: VAEFit, plan: Plan) -> CellSampler:
         """Return the sampler for the conditions of a plan."""
         conditions = fit.preprocessing.conditions
-        codes = conditions.one_hot(pd.DataFrame(plan.rows)) if conditions.width else None
-        return cls(fit, codes, [fit.density.mixture(levels) for levels in plan.rows])
+        codes = conditions.expand(conditions.columns(pd.DataFrame(plan.rows))) if conditions.width else None
+        mixtures = [fit.density.mixture(levels) for levels in plan.rows]
+        slopes = np.stack([fit.density.slopes(levels) for levels in plan.rows]) if plan.continuous else None
+        return cls(fit, codes, mixtures, slopes)
 
     def _condition_outputs(self, decode: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-        """Return the decoder outputs that depend on the condition only, with a row for each condition."""
+        """Return the decoder outputs that depend on the levels only, with a row for each condition."""
         n = 1 if self.codes is None else len(self.codes)
         z = np.zeros((n, self.fit.latent_dim))
         blocks = [slice(first, first + BLOCK) for first in range(0, n, BLOCK)]
@@ -129,12 +146,25 @@ class CellSampler:
         latent = np.empty((len(which), self.mixtures[0].means.shape[1]))
         for i, rows in zip(present, groups, strict=True):
             latent[rows] = self.mixtures[i].sample(len(rows), rng)
+        basis = None
+        if self.slopes is not None:
+            cells = slice(number * BLOCK, (number + 1) * BLOCK)
+            values = {key: column[cells] for key, column in plan.continuous.items()}
+            basis = self.fit.preprocessing.conditions.basis(values)
+            latent += np.einsum("nb,nbd->nd", basis, self.slopes[which])
         if not self.fit.likelihood.counts:
-            return self.values(latent, None, which, rng)
+            return self.values(latent, None, which, rng, basis)
         library = np.exp(latent[:, -1]) if plan.library_size is None else plan.library_size
-        return self.values(latent[:, :-1], library, which, rng)
+        return self.values(latent[:, :-1], library, which, rng, basis)
 
-    def values(self, z: np.ndarray, library: Any, which: np.ndarray, rng: np.random.Generator) -> Matrix:
+    def values(
+        self,
+        z: np.ndarray,
+        library: Any,
+        which: np.ndarray,
+        rng: np.random.Generator,
+        basis: np.ndarray | None = None,
+    ) -> Matrix:
         """Sample values of at most BLOCK cells, (n_cells, n_genes), in the user's units; CSR for counts.
 
         Parameters
@@ -147,11 +177,16 @@ class CellSampler:
             Index of each cell's condition, (n_cells,).
         rng
             Random generator.
+        basis
+            Basis columns of continuous covariates, (n_cells, n_basis); None without any.
         """
         present, groups = _groups(which)
         if library is not None:
             library = np.broadcast_to(library, len(z))[:, None]
-        output = _decode(self._decode, z, None if self.codes is None else self.codes[which])
+        codes = None if self.codes is None else self.codes[which]
+        if codes is not None and basis is not None:
+            codes = np.concatenate([codes[:, : codes.shape[1] - basis.shape[1]], basis], axis=1)
+        output = _decode(self._decode, z, codes)
         if self._common:
             output = output | {name: part[present] for name, part in self._common.items()}
         likelihood, shape = self.fit.likelihood, (len(z), len(self.fit.genes))

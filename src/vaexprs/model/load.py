@@ -26,6 +26,7 @@ from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.scaling import SCALINGS, Scaling
+from vaexprs.preprocessing.splines import Spline
 
 PARTS_OF_RECIPE = ("arguments", "choices", "data", "versions")  # dicts in the recipe
 
@@ -61,7 +62,9 @@ def load_vae(
     try:
         arrays = read_arrays(path / "arrays.npz")
         conditions = Conditions(
-            meta["label_key"], {key: tuple(levels) for key, levels in meta["levels"].items()}
+            meta["label_key"],
+            {key: tuple(levels) for key, levels in meta["levels"].items()},
+            {key: Spline.from_dict(part) for key, part in meta.get("continuous", {}).items()},
         )
         density = LatentDensity.from_arrays(
             {name.removeprefix("density."): a for name, a in arrays.items() if name.startswith("density.")},
@@ -105,11 +108,13 @@ def load_vae(
 def _check_together(fit: VAEFit) -> None:
     """Check that network, density and names have consistent sizes; generation does not check them."""
     prep, density, model = fit.preprocessing, fit.density, fit.model
-    n_genes, width = len(prep.genes), prep.conditions.width
+    n_genes, conditions = len(prep.genes), prep.conditions
+    n_groups, n_keys = len(density.seen) + 1, len(conditions.continuous)
+    continuous = density.continuous
     dims = fit.latent_dim + fit.likelihood.counts
     expected = {
         "genes": (n_genes, int(model.inputs[0].shape[-1])),
-        "conditions": (width, int(model.inputs[1].shape[-1]) if len(model.inputs) > 1 else 0),
+        "conditions": (conditions.width, int(model.inputs[1].shape[-1]) if len(model.inputs) > 1 else 0),
         "label_key": (prep.conditions.label_key in (None, *prep.conditions.levels), True),
         "likelihood": (prep.likelihood, fit.likelihood.name),
         "scaling": (prep.scaling.kind in SCALINGS, True),
@@ -121,13 +126,22 @@ def _check_together(fit: VAEFit) -> None:
         "means": ({mixture.means.shape[1:] for mixture in density.mixtures}, {(dims,)}),
         "covariances": ({mixture.covariances.shape[1:] for mixture in density.mixtures}, {(dims, dims)}),
         "pooled": (density.pooled.shape, (dims, dims)),
-        "effects": (density.effects.shape, (width, dims)),
+        "effects": (density.effects.shape, (conditions.n_levels, dims)),
         "output": (
             {int(part.shape[-1]) for part in keras.tree.flatten(fit.decoder.output)},
             {n_genes},
         ),
+        "continuous covariates": (conditions.continuous.keys() & conditions.levels.keys(), set()),
         "loss": (bool(fit.history.get("loss")) or fit.guarantee is not None, True),
     }
+    if continuous is not None:
+        expected |= {
+            "slopes": (continuous.slopes.shape, (n_groups, conditions.n_basis, dims)),
+            "quantiles": (continuous.quantiles.shape[:2], (n_groups, n_keys)),
+            "correlation": (continuous.correlation.shape, (n_keys, n_keys)),
+            "discrete": (continuous.discrete.shape, (n_keys,)),
+            "continuous": (all(bool(np.isfinite(part).all()) for part in vars(continuous).values()), True),
+        }
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"{what} must be {wanted}, got {found}.")
@@ -141,6 +155,7 @@ def _check_together(fit: VAEFit) -> None:
         density.effects,
         prep.scaling.low,
         prep.scaling.range,
+        *(() if continuous is None else vars(continuous).values()),
     )
     parts = [
         part for mixture in density.mixtures for part in (mixture.weights, mixture.means, mixture.covariances)
