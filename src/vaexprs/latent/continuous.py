@@ -120,9 +120,7 @@ def fit_effects(
         ]
         for rows in [*groups, np.arange(len(values))]
     ]
-    return ContinuousEffects(
-        np.stack([*slopes, pooled]), np.array(quantiles), _correlation(scores), discrete
-    )
+    return ContinuousEffects(np.stack([*slopes, pooled]), np.array(quantiles), _correlation(scores), discrete)
 
 
 def _correlation(scores: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from scipy.interpolate import CubicSpline
 MAX_DEGREES = 4  # maximum degrees of freedom of a continuous covariate
 MIN_DISTINCT = 3  # minimum number of distinct values of a continuous covariate
 # Minimum number of distinct values that are the units of the choice of degrees of freedom: cells of one donor
-# have the same age and are not independent observations. With fewer values, such as doses, cells are the units.
+# have the same age and are not independent observations. With fewer values (doses) cells are the units.
 MIN_UNITS = 6
 MIN_SPREAD = 0.1  # minimum standard deviation of a direction of the basis, relative to the largest
 
@@ -133,16 +133,21 @@ class Spline:
 def choose_degrees(values: np.ndarray, responses: np.ndarray, groups: Sequence[np.ndarray]) -> int:
     """Return the degrees of freedom of a covariate that responses support, from 1 to `MAX_DEGREES`.
 
-    Responses and basis are centred within groups, averaged over the cells of each distinct value, and
-    regressed on each other by least squares. The smallest BIC (Schwarz 1978, doi:10.1214/aos/1176344136) is
-    chosen, with a normal distribution of each response and the distinct values as independent observations.
+    Responses and basis are centred within groups and averaged over the cells of each distinct value. Each
+    response y is regressed on the basis by least squares, and the degrees of freedom d of the response are
+    those with the smallest extended BIC (Chen & Chen 2008, doi:10.1093/biomet/asn034),
+
+    ``n log(residual sum of squares) + d (log n + 2 log(n_responses))``,
+
+    with the n distinct values as independent observations. The largest d of a response is returned, so that
+    an effect on few genes is sufficient.
 
     Parameters
     ----------
     values
         Value of each cell, (n_cells,).
     responses
-        What the covariate may have an effect on, (n_cells, n_responses): principal components of expression.
+        What the covariate may have an effect on, (n_cells, n_responses): genes and principal components.
     groups
         Rows of the cells of each condition.
     """
@@ -155,15 +160,16 @@ def choose_degrees(values: np.ndarray, responses: np.ndarray, groups: Sequence[n
     if most < 2:
         return 1
     observed = _unit_means(_centred(responses, groups), unit)
-    scale = np.maximum(observed.var(axis=0), 1e-300)
     n, k = observed.shape
-    bic = []
+    total = np.maximum((observed**2).sum(axis=0), 1e-300)
+    criteria = []
     for degrees in range(1, most + 1):
         basis = _unit_means(_centred(Spline.fit(values, degrees).basis(values), groups), unit)
-        residual = observed - basis @ np.linalg.lstsq(basis, observed, rcond=None)[0]
-        error = np.maximum((residual**2).mean(axis=0) / scale, 1e-12)
-        bic.append(n * np.log(error).sum() + k * degrees * np.log(n))
-    return 1 + int(np.argmin(bic))
+        left, singular, _ = np.linalg.svd(basis, full_matrices=False)
+        fitted = ((left[:, singular > 1e-6 * singular[0]].T @ observed) ** 2).sum(axis=0)
+        unexplained = np.maximum(1 - fitted / total, 1e-12)
+        criteria.append(n * np.log(unexplained) + degrees * (np.log(n) + 2 * np.log(k)))
+    return 1 + int(np.argmin(criteria, axis=0).max())
 
 
 def _centred(values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
@@ -176,5 +182,7 @@ def _centred(values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
 def _unit_means(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """Return the mean of each unit times the root of its number of cells, (n_units, n_columns)."""
     cells = np.bincount(unit)
+    if len(cells) == len(unit):
+        return values
     sums = np.stack([np.bincount(unit, column) for column in values.T], axis=1)
     return np.asarray(sums / np.sqrt(cells)[:, None])

@@ -17,7 +17,7 @@ from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.splines import Spline, choose_degrees
 from vaexprs.training.capacity import MAX_CELLS, residuals
 
-COMPONENTS = 10  # number of principal components that a covariate may have an effect on
+COMPONENTS = 10  # number of principal components by which an effect on many genes is found
 
 
 def with_continuous(
@@ -30,8 +30,9 @@ def with_continuous(
 ) -> Conditions:
     """Return the conditions with a spline for each continuous covariate.
 
-    The degrees of freedom are chosen from the principal components of at most 5,000 cells (for counts,
-    log-normalized), with genes centred within each combination of levels and scaled to unit variance.
+    The degrees of freedom are chosen from at most 2,000 genes of at most 5,000 cells (for counts,
+    log-normalized), centred within each combination of levels and scaled to unit variance, and their
+    principal components.
 
     Parameters
     ----------
@@ -58,7 +59,8 @@ def with_continuous(
     groups = list(groups_of(obs.iloc[rows], conditions).values())
     scores = residuals(x.take(rows) if isinstance(x, BackedMatrix) else x[rows], groups, counts)
     if min(scores.shape) > COMPONENTS:
-        scores = PCA(COMPONENTS, svd_solver="randomized", random_state=seed).fit_transform(scores)
+        components = PCA(COMPONENTS, svd_solver="randomized", random_state=seed).fit_transform(scores)
+        scores = np.concatenate([scores, components], axis=1)
     continuous = {}
     for key, values in numbers.items():
         degrees = choose_degrees(values[rows], scores, groups) if scores.size else 1
