@@ -251,8 +251,10 @@ def column_of_numbers(obs: pd.DataFrame, key: str) -> np.ndarray:
     invalid = ~np.isfinite(numbers)
     if invalid.any():
         first = int(np.argmax(invalid))
+        found = values.iloc[first]
+        shown = repr(found) if isinstance(found, str) else found
         raise ValueError(
-            f"{key!r} must be a finite number in every cell, got {values.iloc[first]!r} in cell "
+            f"{key!r} must be a finite number in every cell, got {shown} in cell "
             f"{str(obs.index[first])!r}. Remove such cells, or use covariate_keys=[{key!r}] for levels."
         )
     return np.asarray(numbers)

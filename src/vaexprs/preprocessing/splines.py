@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.special import fdtrc
 
 MAX_DEGREES = 4  # maximum degrees of freedom of a continuous covariate
 MIN_DISTINCT = 3  # minimum number of distinct values of a continuous covariate
 # Minimum number of distinct values that are the units of the choice of degrees of freedom: cells of one donor
 # have the same age and are not independent observations. With fewer values (doses) cells are the units.
 MIN_UNITS = 6
+LEVEL = 0.05  # level of the test of a spline against a line
 MIN_SPREAD = 0.1  # minimum standard deviation of a direction of the basis, relative to the largest
 
 
@@ -133,14 +135,10 @@ class Spline:
 def choose_degrees(values: np.ndarray, responses: np.ndarray, groups: Sequence[np.ndarray]) -> int:
     """Return the degrees of freedom of a covariate that responses support, from 1 to `MAX_DEGREES`.
 
-    Responses and basis are centred within groups and averaged over the cells of each distinct value. Each
-    response y is regressed on the basis by least squares, and the degrees of freedom d of the response are
-    those with the smallest extended BIC (Chen & Chen 2008, doi:10.1093/biomet/asn034),
-
-    ``n log(residual sum of squares) + d (log n + 2 log(n_responses))``,
-
-    with the n distinct values as independent observations. The largest d of a response is returned, so that
-    an effect on few genes is sufficient.
+    Responses and basis are centred within groups and averaged over the cells of each distinct value, and each
+    response is regressed on the basis by least squares. A spline is chosen if an F test for one of the
+    responses rejects the line against it, at a level of 0.05 adjusted for the number of tests (Bonferroni):
+    an effect on few genes is sufficient. Of several splines the one with the smallest p is chosen.
 
     Parameters
     ----------
@@ -161,15 +159,19 @@ def choose_degrees(values: np.ndarray, responses: np.ndarray, groups: Sequence[n
         return 1
     observed = _unit_means(_centred(responses, groups), unit)
     n, k = observed.shape
-    total = np.maximum((observed**2).sum(axis=0), 1e-300)
-    criteria = []
+    errors = []
     for degrees in range(1, most + 1):
         basis = _unit_means(_centred(Spline.fit(values, degrees).basis(values), groups), unit)
         left, singular, _ = np.linalg.svd(basis, full_matrices=False)
-        fitted = ((left[:, singular > 1e-6 * singular[0]].T @ observed) ** 2).sum(axis=0)
-        unexplained = np.maximum(1 - fitted / total, 1e-12)
-        criteria.append(n * np.log(unexplained) + degrees * (np.log(n) + 2 * np.log(k)))
-    return 1 + int(np.argmin(criteria, axis=0).max())
+        left = left[:, singular > 1e-6 * max(singular[0], 1e-6)]
+        errors.append(((observed - left @ (left.T @ observed)) ** 2).sum(axis=0))
+    smallest_p = [1.0]
+    for extra, error in enumerate(errors[1:], 1):
+        rest = n - 2 - extra
+        ratio = (errors[0] - error) / extra / np.maximum(error / rest, 1e-12 * errors[0] + 1e-300)
+        smallest_p.append(float(fdtrc(extra, rest, np.maximum(ratio, 0)).min()))
+    best = int(np.argmin(smallest_p))
+    return 1 + best if smallest_p[best] < LEVEL / (k * (most - 1)) else 1
 
 
 def _centred(values: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:

@@ -141,10 +141,10 @@ def fit_vae(
         Columns of ``object.obs`` with covariates that are numbers: age, dose, pseudotime. The network and the
         mean of the latent density depend on each by a natural cubic spline with 1 to 4 degrees of freedom,
         which is linear beyond the range of the training cells (`scipy.interpolate.CubicSpline`). The degrees
-        of freedom are those that a gene or principal component supports by the extended BIC (Chen & Chen
-        2008, doi:10.1093/biomet/asn034) of its regression on the spline within conditions; with at least six
-        distinct values the observations are the means of cells with the same value. At least three distinct
-        values are required, and none may be missing. Numbers stored as text are converted.
+        of freedom are chosen from the cells: more than 1 (a line) if the regression of a gene or principal
+        component within conditions is better with them by an F test, adjusted for the number of tests; with
+        at least six distinct values the observations are the means of cells with the same value. At least
+        three distinct values are required, and none may be missing. Numbers stored as text are converted.
     layer
         Layer (AnnData) or assay (BiocPy) with the values, "X" for X. By default X (or the first assay) if
         it holds counts, otherwise a layer of counts with a name that says so, otherwise ``raw``; without any
