@@ -52,16 +52,28 @@ def test_own_slopes_of_few_cells_are_shrunken():
     mean, obs, conditions = data(slopes=(0.0, 1.0))
     rows = np.r_[np.flatnonzero(obs["type"] == "B"), np.flatnonzero(obs["type"] == "T")[:10]]
     groups = [np.arange((obs["type"] == "B").sum()), np.arange((obs["type"] == "B").sum(), len(rows))]
-    effects = fit_effects(mean[rows], conditions.basis(obs)[rows], obs["age"].to_numpy()[rows, None], groups)
+    effects = fit_effects(
+        mean[rows], conditions.basis(obs)[rows], obs["age"].to_numpy()[rows, None], [1], groups
+    )
     assert abs(effects.slopes[0, 0, 0]) < 0.05
     assert 0 < effects.slopes[1, 0, 0] < 0.3
+
+
+def test_slopes_on_a_value_of_donors_are_shrunken_by_their_number():
+    age = np.linspace(-1.5, 1.5, 10)[np.repeat(np.arange(10), 100)][:, None]
+    by_donor = fit_effects(2 * age, age, age, [1], [np.arange(1000)])
+    by_cell = fit_effects(2 * age, age, age + 1e-9 * np.arange(1000)[:, None], [1], [np.arange(1000)])
+    assert by_donor.slopes[1, 0, 0] == pytest.approx(2 * 0.48, abs=0.05)  # 10 donors, a prior of 10
+    assert by_cell.slopes[1, 0, 0] == pytest.approx(2, abs=0.05)
+    dose = np.tile([-1.0, 0.0, 1.0], 300)[:, None]
+    assert fit_effects(dose, dose, dose, [1], [np.arange(900)]).slopes[0, 0, 0] == pytest.approx(1, abs=0.05)
 
 
 def test_sampled_values_have_the_distribution_of_the_group():
     rng = np.random.default_rng(0)
     values = np.c_[np.r_[rng.normal(30, 5, 500), rng.normal(60, 5, 500)], rng.choice([0.0, 1.0, 10.0], 1000)]
     groups = [np.arange(500), np.arange(500, 1000)]
-    effects = fit_effects(values, values[:, :1], values, groups)
+    effects = fit_effects(values, values, values, [1, 1], groups)
     assert effects.discrete.tolist() == [0, 1]
     group = np.repeat([0, 1, 2], 2000)
     drawn = effects.draw(group, np.full((6000, 2), np.nan), np.random.default_rng(1))
@@ -76,7 +88,7 @@ def test_sampled_values_have_the_distribution_of_the_group():
 def test_sampled_values_are_correlated_and_follow_requested_ones():
     rng = np.random.default_rng(0)
     values = rng.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 2000)
-    effects = fit_effects(values, values, values, [np.arange(2000)])
+    effects = fit_effects(values, values, values, [1, 1], [np.arange(2000)])
     group = np.zeros(4000, int)
     requested = np.full((4000, 2), np.nan)
     drawn = effects.draw(group, requested, np.random.default_rng(1))
@@ -92,7 +104,7 @@ def test_sampled_values_are_correlated_and_follow_requested_ones():
 def test_equal_values_in_a_group_are_no_correlation():
     values = np.c_[np.repeat([1.0, 2.0, 3.0], 10), np.arange(30.0)]
     groups = [np.arange(10), np.arange(10, 20), np.arange(20, 30)]
-    effects = fit_effects(values, values, values, groups)
+    effects = fit_effects(values, values, values, [1, 1], groups)
     np.testing.assert_array_equal(effects.correlation, np.eye(2))
     np.testing.assert_allclose(effects.slopes[:, 0], 0, atol=1e-9)
 

@@ -9,8 +9,10 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-POOLED_CELLS = 1  # weight of the prior of pooled slopes (zero), in cells
-OWN_CELLS = 100  # weight of the prior of a condition's own slopes (the pooled ones), in cells
+from vaexprs.preprocessing.splines import MIN_UNITS
+
+POOLED_OBSERVATIONS = 10  # weight of the prior of pooled slopes (zero), in independent observations
+OWN_OBSERVATIONS = 100  # weight of the prior of a condition's own slopes (the pooled ones)
 QUANTILES = 101  # number of stored quantiles of each covariate in each condition
 MAX_CORRELATION = 0.99  # factor of the rank correlations, so that their matrix is positive definite
 
@@ -79,14 +81,20 @@ class ContinuousEffects:
 
 
 def fit_effects(
-    points: np.ndarray, basis: np.ndarray, values: np.ndarray, groups: Sequence[np.ndarray]
+    points: np.ndarray,
+    basis: np.ndarray,
+    values: np.ndarray,
+    degrees: Sequence[int],
+    groups: Sequence[np.ndarray],
 ) -> ContinuousEffects:
     """Fit the effects of continuous covariates by penalised least squares.
 
-    The pooled slopes minimise the squared errors within combinations of levels, with an intercept for each.
-    The slopes of a combination are its own, shrunken towards the pooled ones: with the cross-products A of
-    its centred basis, and C of basis and points, they are (A + 100 I)^-1 (C + 100 pooled), so that a
-    combination with 100 cells has half its own slopes.
+    The pooled slopes are those within combinations of levels, with an intercept for each, shrunken towards
+    zero. The slopes of a combination are its own, shrunken towards the pooled ones: with the cross-products
+    A of its centred basis, and C of basis and points, they are (A + P)^-1 (C + P pooled). The diagonal matrix
+    P has the weight of 100 observations (10 for the pooled slopes). If a covariate has fewer distinct values
+    than cells, an observation is a distinct value, as cells of one donor have the same age and are not
+    independent; with fewer than six distinct values, such as doses, it is a cell.
 
     Parameters
     ----------
@@ -96,21 +104,31 @@ def fit_effects(
         Basis columns of the covariates, (n_cells, n_basis).
     values
         Values of the covariates, (n_cells, n_keys).
+    degrees
+        Number of basis columns of each covariate, (n_keys,).
     groups
         Rows of the cells of each combination of levels.
     """
+    whole = np.arange(len(values))
+    few = np.array([len(np.unique(column)) < MIN_UNITS for column in values.T])
+
+    def prior(rows: np.ndarray, observations: int) -> np.ndarray:
+        """Return the weight of a number of observations of these cells, in cells."""
+        distinct = np.array([len(np.unique(column)) for column in values[rows].T])
+        return np.diag(np.repeat(observations * np.where(few, 1, len(rows) / distinct), degrees))
+
     products, crossed, scores = [], [], np.empty(values.shape)
     for rows in groups:
         own = basis[rows].astype(np.float64) - basis[rows].mean(axis=0, dtype=np.float64)
         products.append(own.T @ own)
         crossed.append(own.T @ (points[rows] - points[rows].mean(axis=0)))
         scores[rows] = ndtri(rankdata(values[rows], axis=0) / (len(rows) + 1))
-    one = np.eye(basis.shape[1])
-    pooled = np.linalg.solve(np.sum(products, axis=0) + POOLED_CELLS * one, np.sum(crossed, axis=0))
-    slopes = [
-        np.linalg.solve(a + OWN_CELLS * one, c + OWN_CELLS * pooled)
-        for a, c in zip(products, crossed, strict=True)
-    ]
+    weight = prior(whole, POOLED_OBSERVATIONS)
+    pooled = np.linalg.solve(np.sum(products, axis=0) + weight, np.sum(crossed, axis=0))
+    slopes = []
+    for rows, a, c in zip(groups, products, crossed, strict=True):
+        weight = prior(rows, OWN_OBSERVATIONS)
+        slopes.append(np.linalg.solve(a + weight, c + weight @ pooled))
     probabilities = np.linspace(0, 1, QUANTILES)
     discrete = np.array([len(np.unique(column)) <= QUANTILES for column in values.T], int)
     quantiles = [
@@ -118,7 +136,7 @@ def fit_effects(
             np.quantile(column[rows], probabilities, method="inverted_cdf" if steps else "linear")
             for column, steps in zip(values.T, discrete, strict=True)
         ]
-        for rows in [*groups, np.arange(len(values))]
+        for rows in [*groups, whole]
     ]
     return ContinuousEffects(np.stack([*slopes, pooled]), np.array(quantiles), _correlation(scores), discrete)
 

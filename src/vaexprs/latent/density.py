@@ -219,7 +219,8 @@ def fit_density(
     if conditions.continuous:
         basis, values = conditions.basis(obs), obs[list(conditions.continuous)].to_numpy(np.float64)
         points_of_cells = np.concatenate([mean, fixed], axis=1)
-        continuous = fit_effects(points_of_cells, basis, values, list(groups.values()))
+        degrees = [spline.degrees for spline in conditions.continuous.values()]
+        continuous = fit_effects(points_of_cells, basis, values, degrees, list(groups.values()))
         for rows, slopes in zip(groups.values(), continuous.slopes, strict=False):  # the last is of no group
             points_of_cells[rows] -= basis[rows] @ slopes
         mean, fixed = np.split(points_of_cells, [mean.shape[1]], axis=1)
