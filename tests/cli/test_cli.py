@@ -66,7 +66,7 @@ def test_continuous_covariates(few, tmp_path):
     assert done.returncode == 0, done.stderr
     assert ad.read_h5ad(tmp_path / "made.h5ad").obs["age"].tolist() == [40.0] * 5
     done = run("generate", "model", "-n", 5, "--covariate", "age=old", "--out", "no.h5ad", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "age must be a finite number, got 'old'" in " ".join(done.stderr.split())
     (tmp_path / "table.csv").write_text("cell_type,age,n\nDendritic,30.5,2\n,,3\n")
     done = run("generate", "model", "--conditions", "table.csv", "--out", "table.h5ad", cwd=tmp_path)
