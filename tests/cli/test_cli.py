@@ -52,6 +52,32 @@ def folder(few, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_continuous_covariates(few, tmp_path):
+    few = few.copy()
+    few.obs["age"] = np.random.default_rng(0).integers(20, 80, few.n_obs)
+    few.write_h5ad(tmp_path / "few.h5ad")
+    done = run(
+        "fit", "few.h5ad", "--label-key", "cell_type", "--continuous-key", "age", "--out", "model",
+        "--epochs", 1, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "conditions: cell_type (4), age (" in done.stdout
+    done = run("generate", "model", "-n", 5, "--covariate", "age=40", "--out", "made.h5ad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ad.read_h5ad(tmp_path / "made.h5ad").obs["age"].tolist() == [40.0] * 5
+    done = run("generate", "model", "-n", 5, "--covariate", "age=old", "--out", "no.h5ad", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "age must be a finite number, got 'old'" in " ".join(done.stderr.split())
+    (tmp_path / "table.csv").write_text("cell_type,age,n\nDendritic,30.5,2\n,,3\n")
+    done = run("generate", "model", "--conditions", "table.csv", "--out", "table.h5ad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ad.read_h5ad(tmp_path / "table.h5ad").obs["age"].tolist()[:2] == [30.5] * 2
+    done = run("transform", "model", "few.h5ad", "--to", "age=70", "--out", "old.h5ad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(ad.read_h5ad(tmp_path / "old.h5ad").obs["age"]) == {70.0}
+
+
+@pytest.mark.slow
 def test_fit_saves_what_python_would(few, folder):
     loaded = vx.load_vae(folder / "model")
     mine = vx.fit_vae(few, label_key="cell_type", covariate_keys=["phase"], epochs=3, seed=4, verbose=0)

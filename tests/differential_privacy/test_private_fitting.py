@@ -434,6 +434,7 @@ def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, m
         ({"callbacks": [keras.callbacks.EarlyStopping()]}, r"callbacks.*privacy"),
         ({"sample_weight": np.ones(3)}, r"sample_weight.*privacy"),
         ({"checkpoint": "c"}, r"checkpoint.*privacy"),
+        ({"continuous_keys": ["age"]}, r"continuous_keys cannot be combined with privacy.*covariate_keys"),
         ({"likelihood": "gaussian"}, r"likelihood.*counts.*privacy"),
         (
             {"encoder_layers": [keras.layers.Dense(4), keras.layers.BatchNormalization()]},

@@ -1109,3 +1109,31 @@ def test_counts_are_at_most_what_an_integer_holds(likelihood):
     x[0, 0] += 1
     with pytest.raises(ValueError, match=r"(?i)counts.*2,147,483,647.*\b2\.14748e\+09\b"):
         likelihood.check(Summary.of(x), list("ab"))
+
+
+@pytest.mark.parametrize("likelihood", [NegativeBinomial(), Poisson(), Gaussian(zeros=True)], ids=by_name)
+def test_basis_columns_have_effects_but_no_dispersions(likelihood):
+    """Effects have the prior of a level that all cells have; dispersions are those of the levels."""
+    levels = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 1]]
+    condition = np.c_[levels, np.linspace(-1, 1, 5, dtype=np.float32)]
+    head = likelihood.head(GENES, 100, [2, 3], n_basis=1)
+    before = head(HIDDEN, condition)
+    assert head.effect.shape == (3, GENES)
+    head.effect.assign(np.array([[0.0] * GENES, [0.0] * GENES, [0.4] * GENES]) / EFFECT_STEP)
+    assert float(sum(head.losses)) * 100 == pytest.approx(GENES * 0.4**2 / 2 / 50, rel=1e-5)
+    if likelihood.name == "nb":
+        assert head.deviation.shape == (2, GENES)
+        after = head(HIDDEN, condition)
+        np.testing.assert_array_equal(after["dispersion"], before["dispersion"])
+    if likelihood.name == "gaussian":
+        after = head(HIDDEN, condition)
+        assert (np.asarray(after["mean"] != before["mean"])).any()
+    assert head.get_config()["n_basis"] == 1
+    assert "n_basis" not in likelihood.head(GENES, 100, [2, 3]).get_config()
+
+
+def test_head_with_basis_columns_only():
+    head = NegativeBinomial().head(GENES, 100, n_basis=2)
+    output = head(HIDDEN, np.ones((5, 2), np.float32))
+    assert head.deviation is None
+    assert output["dispersion"].shape == (5, GENES)

@@ -189,3 +189,31 @@ def test_a_model_saved_by_version_0_1_generates_the_reference_cells():
         assert made.obs["phase"].tolist() == expected["phase"].tolist()
         # rounding differs between processors, and may move a count by one
         assert np.mean(made.X.toarray() == expected["x"]) > 0.99
+
+
+@pytest.fixture
+def saved_with_age(few, tmp_path):
+    cells = few.copy()
+    cells.obs["age"] = np.random.default_rng(0).uniform(20, 80, cells.n_obs)
+    fit = vx.fit_vae(cells, label_key="cell_type", continuous_keys=["age"], epochs=1, verbose=0)
+    return fit.save(tmp_path / "aged")
+
+
+def test_a_damaged_continuous_covariate_is_reported(saved_with_age):
+    path = saved_with_age / "meta.json"
+    meta = json.loads(path.read_text())
+    assert meta["format"] == 2
+    assert list(meta["continuous"]) == ["age"]
+    path.write_text(json.dumps(meta | {"continuous": {"age": meta["continuous"]["age"] | {"knots": [1, 0]}}}))
+    with pytest.raises(ValueError, match=r"damaged.*ascending knots"):
+        vx.load_vae(saved_with_age)
+    path.write_text(json.dumps({name: part for name, part in meta.items() if name != "continuous"}))
+    with pytest.raises(ValueError, match=r"inconsistent.*conditions must be"):
+        vx.load_vae(saved_with_age)
+    path.write_text(json.dumps(meta))
+    arrays = dict(np.load(saved_with_age / "arrays.npz"))
+    for name in ("slopes", "quantiles", "correlation", "discrete"):
+        damaged = arrays | {f"density.{name}": arrays[f"density.{name}"][:-1]}
+        np.savez_compressed(saved_with_age / "arrays.npz", **damaged)
+        with pytest.raises(ValueError, match=f"inconsistent.*{name}"):
+            vx.load_vae(saved_with_age)

@@ -41,10 +41,14 @@ CovariateKey = Annotated[
     list[str] | None,
     typer.Option(help="Column of obs with a covariate, e.g. donor, batch or treatment (repeatable)."),
 ]
+ContinuousKey = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of obs with a covariate that is a number, e.g. age or dose (repeatable)."),
+]
 DonorKey = Annotated[str | None, typer.Option(help="Column of obs with the donor.")]
 Covariate = Annotated[
     list[str] | None,
-    typer.Option(help="Covariate level of the generated cells, e.g. 'donor=101' (repeatable)."),
+    typer.Option(help="Covariate of the generated cells, e.g. 'donor=101' or 'age=40' (repeatable)."),
 ]
 LibrarySize = Annotated[
     float | None,

@@ -77,6 +77,12 @@ def check_request(privacy: Any, given: Mapping[str, Any], fit_arguments: Mapping
         value = given.get(name)
         if value is not None and value is not False and not (name == "validation_split" and value == 0):
             raise ValueError(f"{name} cannot be combined with privacy: {why}.")
+    continuous = given.get("continuous_keys")
+    if continuous is not None and len(continuous):
+        raise ValueError(
+            "continuous_keys cannot be combined with privacy, which supports levels only. Use covariate_keys "
+            "with few levels, such as age groups."
+        )
     for name in fit_arguments:
         if name != "verbose":
             raise ValueError(f"{name} cannot be combined with privacy: {REFUSED_BY_KERAS_FIT}.")

@@ -19,7 +19,8 @@ MAX_OF_CONDITION = 1_200
 def draw_again(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any], seed: int) -> ad.AnnData:
     """Return cells of each condition of `cells`, drawn from the fit with another seed.
 
-    As many as there are in `cells`, but at most 1,200 of each condition.
+    As many as there are in `cells`, but at most 1,200 of each condition, with the values of continuous
+    covariates of `cells`.
 
     Parameters
     ----------
@@ -46,11 +47,14 @@ def draw_again(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any], seed: 
     if keys:
         numbers = cells.obs[keys].astype(str).value_counts().clip(upper=MAX_OF_CONDITION)
         requested = {"conditions": pd.DataFrame(numbers.rename(NUMBER).reset_index())}
+    continuous = [key for key in fit.preprocessing.conditions.continuous if key in cells.obs]
+    if continuous and new_donors is None:
+        requested = {"conditions": _table_of_cells(cells.obs, keys, continuous, own)}
     levels = json.loads(str(recipe.get("covariates", "")) or "{}")
     if new_donors is not None:
         number = new_donors if isinstance(new_donors, int) else sum(new_donors.values())
         requested = {"num_samples": min(cells.n_obs, MAX_OF_CONDITION * number), "donors": new_donors}
-    if not keys and levels:
+    if not keys and not continuous and levels:
         requested["covariates"] = levels
     return gen_exprs(fit, **requested, library_size=library_size, seed=own, progress=False).adata
 
@@ -64,3 +68,11 @@ def _new_donors(fit: VAEFit, cells: ad.AnnData, recipe: Mapping[str, Any]) -> An
         names = set(cells.obs[fit.donors.key].astype(str))
         return None if names <= set(fit.donors.names) else len(names)
     return requested
+
+
+def _table_of_cells(obs: pd.DataFrame, keys: list[str], continuous: list[str], seed: int) -> pd.DataFrame:
+    """Return a table of conditions with a row for each cell, at most 1,200 of each combination of levels."""
+    table = obs[keys + continuous].astype(dict.fromkeys(keys, str)).sample(frac=1, random_state=seed % 2**32)
+    if keys:
+        return table.groupby(keys).head(MAX_OF_CONDITION).assign(**{NUMBER: 1})
+    return table.head(MAX_OF_CONDITION).assign(**{NUMBER: 1})

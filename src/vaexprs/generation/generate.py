@@ -11,6 +11,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from vaexprs.generation.continuous import split_values
 from vaexprs.generation.dask import check_client, draw_on_cluster
 from vaexprs.generation.generated import Generated, origin, with_values
 from vaexprs.generation.new_donors import plan_new_donors
@@ -31,7 +32,7 @@ def gen_exprs(
     use_generator: bool = False,
     *,
     labels: str | Mapping[str, int] | None = None,
-    covariates: Mapping[str, str] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     donors: int | Mapping[str, int] | None = None,
     conditions: Any = None,
     library_size: float | str | None = None,
@@ -60,7 +61,11 @@ def gen_exprs(
         default all labels in the training proportions.
     covariates
         Levels of covariates (and the donor): ``{"donor": "101", "stim": "stim"}``. Covariates that are not
-        named follow the training proportions.
+        named follow the training proportions. Of a continuous covariate any value can be requested:
+        ``{"age": 40}``. Beyond the range of the training cells its effect is continued linearly, with a
+        warning. Values that are not requested are sampled from the quantiles of the training cells of the
+        same levels, with the rank correlation of the continuous covariates (a Gaussian copula). Requested
+        values do not change the proportions of labels and levels.
     donors
         Number of new donors, for a fit with `donor_key`, or numbers of donors by level of a covariate:
         ``{"ctrl": 8, "stim": 8}``. The cells are divided evenly among them, and each has its own composition,
@@ -69,7 +74,7 @@ def gen_exprs(
         selects one.
     conditions
         Alternative to `num_samples`, `labels` and `covariates`: a DataFrame (or a list of dicts) with the
-        number of cells in column "n" and levels in columns named like the label and the covariates.
+        number of cells in column "n" and levels (or values) in columns named like the label and covariates.
         Conditions without a column, or without a value in a row, follow the training proportions.
     library_size
         Expected total count of each generated cell. By default (None or "real") it is sampled from the latent
@@ -100,7 +105,8 @@ def gen_exprs(
     Raises
     ------
     ValueError
-        If a number is not positive, a label or level is unknown, or no number is given.
+        If a number is not positive, a label or level is unknown, a value of a continuous covariate is not a
+        finite number, or no number is given.
     FileExistsError
         If `out` exists and `overwrite` is false.
     TypeError
@@ -134,7 +140,8 @@ def gen_exprs(
         raise ValueError("conditions cannot be combined with donors. Leave one of them out.")
     else:
         rows, which, coefficients = plan_new_donors(x, num_samples, labels, covariates, donors, seed)
-    plan = Plan(rows, which, target, seed, donors=coefficients)
+    rows, which, continuous = split_values(x, rows, which, seed)
+    plan = Plan(rows, which, target, seed, continuous=continuous, donors=coefficients)
     n = len(which)
     size = n if not use_generator else (batch_size or 1024)
     if batch_size is not None:

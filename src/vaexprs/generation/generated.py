@@ -177,8 +177,8 @@ def real_cells(generated: Generated) -> ad.AnnData:
 def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     """Return real and generated cells in one AnnData with ``obs["group"]``.
 
-    The genes are those of the generated cells. Columns of `obs` that both have are kept, as categories; other
-    annotation is dropped.
+    The genes are those of the generated cells. Columns of `obs` that both have are kept, as categories or
+    (continuous covariates) as numbers; other annotation is dropped.
 
     Raises
     ------
@@ -188,14 +188,18 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
     missing = generated.var_names.difference(real.var_names)
     if len(missing):
         raise ValueError(f"The real cells lack genes of the generated cells: {listed(list(missing))}.")
+    recipe = generated.uns.get("vaexprs", {})
+    numbers = json.loads(str(recipe.get("continuous_keys", "")) or "[]")
     parts = {"real": real[:, generated.var_names], "generated": generated}
     for name, part in parts.items():
         columns = [key for key in generated.obs if key in real.obs]
         x = sp.csr_matrix(part.X, dtype=np.float32) if sp.issparse(generated.X) else densify(part.X)
-        parts[name] = ad.AnnData(x, obs=part.obs[columns].astype(str), var=generated.var[[]])
+        kinds = {key: float if key in numbers else str for key in columns}
+        parts[name] = ad.AnnData(x, obs=part.obs[columns].astype(kinds), var=generated.var[[]])
     joined = concatenate(parts)
     for key in joined.obs:
-        joined.obs[key] = pd.Categorical(joined.obs[key])
+        if key not in numbers:
+            joined.obs[key] = pd.Categorical(joined.obs[key])
     if "vaexprs" in generated.uns:  # generated cells from a table or from R have no recipe
         joined.uns["vaexprs"] = generated.uns["vaexprs"]
     return joined
@@ -253,14 +257,23 @@ def with_values(
 
 def origin(fit: VAEFit) -> dict[str, Any]:
     """Return the properties of a fit that generated cells record in ``uns["vaexprs"]``."""
-    return {
-        "version": version("vaexprs"),
-        "likelihood": fit.likelihood.name,
-        "counts": fit.likelihood.counts,
-        "scaling": fit.preprocessing.scaling.kind,
-        "unit": fit.preprocessing.scaling.unit,
-        "label_key": fit.preprocessing.conditions.label_key or "",
-        "covariate_keys": json.dumps(fit.preprocessing.conditions.covariate_keys),
-        "donor_key": "" if fit.donors is None else fit.donors.key,
-        "fit_seed": fit.seed,
-    } | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})
+    return (
+        {
+            "version": version("vaexprs"),
+            "likelihood": fit.likelihood.name,
+            "counts": fit.likelihood.counts,
+            "scaling": fit.preprocessing.scaling.kind,
+            "unit": fit.preprocessing.scaling.unit,
+            "label_key": fit.preprocessing.conditions.label_key or "",
+            "covariate_keys": json.dumps(fit.preprocessing.conditions.covariate_keys),
+            "donor_key": "" if fit.donors is None else fit.donors.key,
+            "fit_seed": fit.seed,
+        }
+        | _continuous_keys(fit)
+        | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})
+    )
+
+
+def _continuous_keys(fit: VAEFit) -> dict[str, str]:
+    keys = list(fit.preprocessing.conditions.continuous)
+    return {"continuous_keys": json.dumps(keys)} if keys else {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
 from vaexprs.data.matrix import stacked
+from vaexprs.generation.continuous import split_values
 from vaexprs.generation.generated import origin
 from vaexprs.generation.requests import candidate_conditions, check_covariates, check_library_size
 from vaexprs.generation.sampler import CellSampler, Plan, draw_in_threads, with_progress
@@ -26,7 +28,7 @@ def interpolate(
     num_samples: int,
     *,
     steps: int = 11,
-    covariates: Mapping[str, str] | None = None,
+    covariates: Mapping[str, Any] | None = None,
     library_size: float | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -44,7 +46,8 @@ def interpolate(
     steps
         Number of positions on the path, including both ends; at least 2.
     covariates
-        Levels of covariates, as in `gen_exprs`; others follow their proportions in `start`.
+        Levels of covariates and values of continuous ones, as in `gen_exprs`; others follow their
+        distribution in `start`.
     library_size
         Expected total count of each cell; by default it changes along the path too.
     seed
@@ -91,12 +94,20 @@ def interpolate(
     steps = check_integer("steps", steps, 2)
     seed = check_integer("seed", seed, 0)
     target = check_library_size(fit, library_size)
-    candidates, weights = candidate_conditions(fit, ends[0], check_covariates(fit, covariates))
+    requested = check_covariates(fit, covariates)
+    if fit.donors is not None and fit.donors.key in requested:
+        raise ValueError(
+            f"interpolate generates cells of the average donor, got {fit.donors.key!r} in covariates. "
+            "Leave it out."
+        )
+    candidates, weights = candidate_conditions(fit, ends[0], requested, donors=False)
+    candidates = [{name: row[name] for name in known.keys} for row in candidates]
     transports = [
         Transport(fit.density.mixture(levels), fit.density.mixture(levels | {key: ends[1]}))
         for levels in candidates
     ]
-    codes = [known.one_hot(pd.DataFrame([levels | {key: label} for levels in candidates])) for label in ends]
+    frames = [pd.DataFrame([levels | {key: label} for levels in candidates]) for label in ends]
+    codes = [known.expand(known.columns(frame)) for frame in frames]
     positions = np.round(np.linspace(0, 1, steps), 10)  # 0.3, not 0.30000000000000004
     rows = [
         {"position": float(t)} | {name: level for name, level in levels.items() if name != key}
@@ -107,11 +118,21 @@ def interpolate(
     number = np.concatenate(
         [apportion(weights, n) if n else np.zeros(len(transports), int) for n in step_cells]
     )
-    plan = Plan(rows, np.repeat(np.arange(len(rows)), number), target, seed)
+    which = np.repeat(np.arange(len(rows)), number)
+    numbers = {name: value for name, value in requested.items() if name in known.continuous}
+    at_start = [levels | numbers for _ in positions for levels in candidates]
+    _, _, continuous = split_values(fit, at_start, which, seed)
+    plan = Plan(rows, which, target, seed, continuous=continuous)
+    slopes = [
+        np.stack([fit.density.slopes(levels | {key: label}) for levels in candidates]) for label in ends
+    ]
     sampler = CellSampler(
         fit,
         np.concatenate([(1 - t) * codes[0] + t * codes[1] for t in positions]),
         [transport.between(float(t)) for t in positions for transport in transports],
+        slopes=np.concatenate([(1 - t) * slopes[0] + t * slopes[1] for t in positions])
+        if continuous
+        else None,
     )
     adata = ad.AnnData(obs=plan.obs(known.levels), var=pd.DataFrame(index=fit.genes))
     adata.uns["vaexprs"] = origin(fit) | {

@@ -105,16 +105,19 @@ def fixed_levels(fit: VAEFit, levels: dict[str, str], rng: np.random.Generator) 
     The latter are those of a training donor, drawn among those that have the given levels, if there are any.
     """
     assert fit.donors is not None
+    numbers = fit.preprocessing.conditions.continuous
+    values = {key: value for key, value in levels.items() if key in numbers}
+    levels = {key: value for key, value in levels.items() if key not in numbers}
     keys = [key for key in fit.preprocessing.conditions.covariate_keys if key not in levels]
     if not keys:
-        return levels
+        return levels | values
     present = fit.donors.cells > 0
     constant = [key for key in keys if _constant_within_donors(fit, key, present)]
     fits = np.array([levels.items() <= seen.items() for seen in fit.density.seen])
     candidates = np.flatnonzero((present & fits).any(axis=1))
     donor = int(rng.choice(candidates if len(candidates) else len(present)))
     first = fit.density.seen[int(np.argmax(present[donor]))]
-    return levels | {key: first[key] for key in constant}
+    return levels | {key: first[key] for key in constant} | values
 
 
 def _constant_within_donors(fit: VAEFit, key: str, present: np.ndarray) -> bool:
@@ -125,5 +128,6 @@ def _constant_within_donors(fit: VAEFit, key: str, present: np.ndarray) -> bool:
 def matching_groups(fit: VAEFit, label: str | None, levels: Mapping[str, str]) -> list[int]:
     """Return the groups with a label and levels; without such a group in training, those of the label."""
     key, seen = str(fit.preprocessing.conditions.label_key), fit.density.seen
+    levels = {name: v for name, v in levels.items() if name not in fit.preprocessing.conditions.continuous}
     own = [i for i, combination in enumerate(seen) if label is None or combination[key] == label]
     return [i for i in own if levels.items() <= seen[i].items()] or own

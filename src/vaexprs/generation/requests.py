@@ -41,12 +41,13 @@ def plan_cells(
     fit: VAEFit,
     num_samples: int | None,
     labels: str | Mapping[str, int] | None,
-    covariates: Mapping[str, str] | None,
+    covariates: Mapping[str, Any] | None,
     conditions: Any = None,
-) -> tuple[list[dict[str, str]], np.ndarray]:
-    """Return the distinct requested conditions, and the index of each cell's condition, (n_cells,).
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Return the requested conditions, and the index of each cell's condition, (n_cells,).
 
-    Conditions include the donor if the fit has donors.
+    A condition has a level of each key, the donor if the fit has donors, and the requested values of
+    continuous covariates, if any.
     """
     if conditions is None:
         levels = check_covariates(fit, covariates)
@@ -57,7 +58,7 @@ def plan_cells(
                 "conditions cannot be combined with num_samples, labels or covariates. Leave them out."
             )
         requests = _requests_from_table(fit, conditions)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     which: list[np.ndarray] = []
     for label, levels, n in requests:
         candidates, weights = candidate_conditions(fit, label, levels)
@@ -91,9 +92,9 @@ def numbers_by_label(
     return [(label, check_integer("num_samples", num_samples, 1))]
 
 
-def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, str], int]]:
+def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, Any], int]]:
     """Return label, covariates and number of cells of each row of a table of conditions."""
-    known = list(fit.levels)
+    known = [*fit.levels, *fit.preprocessing.conditions.continuous]
     try:
         table = pd.DataFrame(table)
     except (ValueError, TypeError) as error:
@@ -117,7 +118,7 @@ def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict
     for i, row in enumerate(table.set_axis(columns, axis=1).to_dict("records")):
         n = row.pop(NUMBER)
         n = check_integer(f"{NUMBER} in row {i + 1} of conditions", _whole(n), 0)
-        levels = {
+        levels: dict[str, Any] = {
             key: check_level(fit, key, _whole(level)) for key, level in row.items() if not pd.isna(level)
         }
         if n:
@@ -132,20 +133,21 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def check_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the requested levels of covariates.
+def check_covariates(fit: VAEFit, covariates: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the requested levels of covariates, and the values of continuous ones as floats.
 
     Raises
     ------
     TypeError
         If `covariates` is not a mapping.
     ValueError
-        If a name is not a covariate of the fit, or a level is unknown.
+        If a name is not a covariate of the fit, a level is unknown, or a value is not a finite number.
     """
     if covariates is not None and not isinstance(covariates, Mapping):
         raise TypeError(f"covariates must map names to levels ({{'donor': '101'}}), got {covariates!r}.")
     checked = {}
-    known = [key for key in fit.levels if key != fit.preprocessing.conditions.label_key]
+    conditions = fit.preprocessing.conditions
+    known = [key for key in (*fit.levels, *conditions.continuous) if key != conditions.label_key]
     for key, level in (covariates or {}).items():
         if key not in known:
             raise ValueError(
@@ -156,8 +158,8 @@ def check_covariates(fit: VAEFit, covariates: Mapping[str, str] | None) -> dict[
     return checked
 
 
-def check_level(fit: VAEFit, key: str, value: object) -> str:
-    """Return `value` as a level of a condition or as a training donor.
+def check_level(fit: VAEFit, key: str, value: object) -> Any:
+    """Return `value` as a level of a condition, as a number of a continuous covariate or as a training donor.
 
     Raises
     ------
@@ -165,7 +167,7 @@ def check_level(fit: VAEFit, key: str, value: object) -> str:
         If it is not one; the message suggests the nearest.
     """
     if fit.donors is None or key != fit.donors.key:
-        return fit.preprocessing.conditions.check(key, value)
+        return fit.preprocessing.conditions.check_any(key, value)
     names = fit.donors.names
     if str(value) not in names:
         raise ValueError(
@@ -176,19 +178,21 @@ def check_level(fit: VAEFit, key: str, value: object) -> str:
 
 
 def candidate_conditions(
-    fit: VAEFit, label: str | None, covariates: dict[str, str]
-) -> tuple[list[dict[str, str]], np.ndarray]:
+    fit: VAEFit, label: str | None, covariates: dict[str, Any], *, donors: bool = True
+) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Return the conditions that match a request, and the weight of each.
 
-    Conditions include the donor if the fit has donors.
+    Conditions include the donor if the fit has donors and `donors` is true.
     These are the matching conditions with training cells, in their training proportions. If there are none,
-    they are the conditions of the label with the covariates set to the requested levels.
+    they are the conditions of the label with the covariates set to the requested levels. Requested values of
+    continuous covariates are part of the conditions, but do not change their weights.
     """
     key = str(fit.preprocessing.conditions.label_key)
-    seen, cells = fit.combinations
+    seen, cells = fit.combinations if donors else (list(fit.density.seen), fit.density.cells)
     own = [i for i, levels in enumerate(seen) if label is None or levels[key] == label]
-    match = [i for i in own if covariates.items() <= seen[i].items()]
-    weight: dict[tuple[tuple[str, str], ...], float] = {}
+    levels_only = {k: v for k, v in covariates.items() if k not in fit.preprocessing.conditions.continuous}
+    match = [i for i in own if levels_only.items() <= seen[i].items()]
+    weight: dict[tuple[tuple[str, Any], ...], float] = {}
     for i in match or own:
         levels = tuple((seen[i] | covariates).items())
         weight[levels] = weight.get(levels, 0.0) + float(cells[i])

@@ -58,6 +58,8 @@ class Plan:
         Factors of the effects of covariates and donors, by key; see `scaled_mixture`.
     depth
         Factor of the library sizes.
+    continuous
+        Values of each continuous covariate, (n_cells,).
     """
 
     rows: list[dict[str, Any]]
@@ -70,6 +72,7 @@ class Plan:
     factor_of: Sequence[int] = ()
     scale: Mapping[str, float] = field(default_factory=dict)
     depth: float = 1.0
+    continuous: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_blocks(self) -> int:
@@ -79,8 +82,9 @@ class Plan:
     def parts(self, blocks: int) -> Iterator[Plan]:
         """Yield consecutive parts of the plan, with at most `blocks` blocks each."""
         for first in range(0, self.n_blocks, blocks):
-            which = self.which[first * BLOCK : (first + blocks) * BLOCK]
-            yield replace(self, which=which, first=self.first + first)
+            cells = slice(first * BLOCK, (first + blocks) * BLOCK)
+            continuous = {key: values[cells] for key, values in self.continuous.items()}
+            yield replace(self, which=self.which[cells], first=self.first + first, continuous=continuous)
 
     def obs(self, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
         """Return the annotation of the cells.
@@ -95,7 +99,8 @@ class Plan:
             {
                 key: pd.Categorical(values, categories=pd.Index(levels[key])) if key in levels else values
                 for key, values in columns.items()
-            },
+            }
+            | dict(self.continuous),
             index=pd.Index([f"generated_{i + 1}" for i in range(len(self.which))]),
         )
 
@@ -110,11 +115,15 @@ class CellSampler:
     fit
         The fit.
     codes
-        Code of each condition, (n_conditions, width); None if the fit has no conditions.
+        Code of each condition, (n_conditions, width), with zeros as basis of continuous covariates; None if
+        the fit has no conditions.
     mixtures
         Latent density of each condition, for `block`.
     effects
         Effects of the donor and of altered genes in each condition; empty without such effects.
+    slopes
+        Slopes of its mean on the basis of continuous covariates, (n_conditions, n_basis, n_dims), for
+        `block`; None without continuous covariates.
     """
 
     def __init__(
@@ -123,10 +132,12 @@ class CellSampler:
         codes: np.ndarray | None,
         mixtures: Sequence[Mixture] = (),
         effects: Sequence[_Effects] = (),
+        slopes: np.ndarray | None = None,
     ) -> None:
         keep_compiled()
         common = fit.likelihood.common
-        self.fit, self.codes, self.mixtures, self.effects = fit, codes, mixtures, effects
+        self.fit, self.codes, self.mixtures = fit, codes, mixtures
+        self.effects, self.slopes = effects, slopes
         self._decode = _compiled(fit.decoder, common)
         self._common = self._condition_outputs(_compiled(fit.decoder, ())) if common else {}
 
@@ -134,8 +145,11 @@ class CellSampler:
     def of(cls, fit: VAEFit, plan: Plan, *, donors: bool = True) -> CellSampler:
         """Return the sampler for the conditions of a plan; its rows name no donors without `donors`."""
         conditions = fit.preprocessing.conditions
-        codes = conditions.one_hot(pd.DataFrame(plan.rows)) if conditions.width else None
+        codes = conditions.expand(conditions.columns(pd.DataFrame(plan.rows))) if conditions.width else None
         levels = [{key: row[key] for key in conditions.keys} for row in plan.rows]
+        slopes = None
+        if plan.continuous:
+            slopes = np.stack([fit.density.slopes(combination) for combination in levels])
         if plan.scale and codes is not None:
             codes = scaled_codes(fit, codes, plan.scale)
         # few combinations have many rows if there are donors
@@ -143,13 +157,13 @@ class CellSampler:
         density = {key: scaled_mixture(fit, combination, plan.scale) for key, combination in distinct.items()}
         mixtures = [density[tuple(combination.items())] for combination in levels]
         if (fit.donors is None or not donors) and plan.factors is None:
-            return cls(fit, codes, mixtures)
+            return cls(fit, codes, mixtures, (), slopes)
         effects = [_Effects.of(fit, plan, i) for i in range(len(plan.rows))]
         mixtures = [effect.moved(mixture) for effect, mixture in zip(effects, mixtures, strict=True)]
-        return cls(fit, codes, mixtures, effects)
+        return cls(fit, codes, mixtures, effects, slopes)
 
     def _condition_outputs(self, decode: Callable[[Any], Any]) -> dict[str, np.ndarray]:
-        """Return the decoder outputs that depend on the condition only, with a row for each condition."""
+        """Return the decoder outputs that depend on the levels only, with a row for each condition."""
         n = 1 if self.codes is None else len(self.codes)
         z = np.zeros((n, self.fit.latent_dim))
         blocks = [slice(first, first + BLOCK) for first in range(0, n, BLOCK)]
@@ -168,28 +182,48 @@ class CellSampler:
         latent = np.empty((len(which), self.mixtures[0].means.shape[1]))
         for i, rows in zip(present, groups, strict=True):
             latent[rows] = self.mixtures[i].sample(len(rows), rng)
+        basis = None
+        if self.slopes is not None:
+            cells = slice(number * BLOCK, (number + 1) * BLOCK)
+            values = {key: column[cells] for key, column in plan.continuous.items()}
+            basis = self.fit.preprocessing.conditions.basis(values)
+            latent += np.einsum("nb,nbd->nd", basis, self.slopes[which])
         if not self.fit.likelihood.counts:
-            return self.values(latent, None, which, rng)
+            return self.values(latent, None, which, rng, basis)
         library = np.exp(latent[:, -1]) if plan.library_size is None else plan.library_size
-        return self.values(latent[:, :-1], plan.depth * library, which, rng)
+        return self.values(latent[:, :-1], plan.depth * library, which, rng, basis)
 
-    def expected(self, number: int, n: int, depth: float = 1.0) -> np.ndarray:
-        """Return the expected counts of a condition without effects, (n_genes,), from n latent vectors."""
+    def expected(self, number: int, n: int, basis: np.ndarray | None = None) -> np.ndarray:
+        """Return the expected counts of a condition without effects, (n_genes,), from n latent vectors.
+
+        `basis` holds the basis columns of continuous covariates, (n_basis,); by default they are 0.
+        """
         likelihood = self.fit.likelihood
         assert isinstance(likelihood, CountLikelihood)
         latent = self.mixtures[number].sample(n, np.random.default_rng(0))
-        library = depth * np.exp(latent[:, -1])
+        code = None if self.codes is None else self.codes[number].copy()
+        if basis is not None and code is not None and self.slopes is not None:
+            latent += basis @ self.slopes[number]
+            code[len(code) - len(basis) :] = basis
+        library = np.exp(latent[:, -1])
         total = np.zeros(len(self.fit.genes))
         for first in range(0, n, BLOCK):
             rows = slice(first, first + BLOCK)
-            codes = None if self.codes is None else np.repeat(self.codes[[number]], len(latent[rows]), axis=0)
+            codes = None if code is None else np.tile(code, (len(latent[rows]), 1))
             output = _decode(self._decode, latent[rows, :-1], codes)
             if isinstance(output, dict):
                 output = {"dispersion": np.inf} | output
             total += likelihood.moments(output, library[rows, None])[0].sum(axis=0)
         return total / n
 
-    def values(self, z: np.ndarray, library: Any, which: np.ndarray, rng: np.random.Generator) -> Matrix:
+    def values(
+        self,
+        z: np.ndarray,
+        library: Any,
+        which: np.ndarray,
+        rng: np.random.Generator,
+        basis: np.ndarray | None = None,
+    ) -> Matrix:
         """Sample values of at most BLOCK cells, (n_cells, n_genes), in the user's units; CSR for counts.
 
         Parameters
@@ -202,11 +236,16 @@ class CellSampler:
             Index of each cell's condition, (n_cells,).
         rng
             Random generator.
+        basis
+            Basis columns of continuous covariates, (n_cells, n_basis); None without any.
         """
         present, groups = _groups(which)
         if library is not None:
             library = np.broadcast_to(library, len(z))[:, None]
-        output = _decode(self._decode, z, None if self.codes is None else self.codes[which])
+        codes = None if self.codes is None else self.codes[which]
+        if codes is not None and basis is not None:
+            codes = np.concatenate([codes[:, : codes.shape[1] - basis.shape[1]], basis], axis=1)
+        output = _decode(self._decode, z, codes)
         if self._common:
             output = output | {name: part[present] for name, part in self._common.items()}
         if self.effects:

@@ -14,6 +14,7 @@ import pandas as pd
 from vaexprs.data.backed import BackedCells
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import Matrix
+from vaexprs.generation.continuous import warn_outside
 from vaexprs.generation.generated import origin, with_values
 from vaexprs.generation.requests import check_library_size
 from vaexprs.generation.sampler import BLOCK, CellSampler, with_progress
@@ -34,7 +35,7 @@ CELLS_AT_ONCE = 16 * BLOCK  # number of cells that are encoded together
 def transform(
     fit: VAEFit,
     object: Any,
-    conditions: Mapping[str, str] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     *,
     layer: str | None = None,
     library_size: float | None = None,
@@ -42,7 +43,7 @@ def transform(
     progress: bool = True,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    **levels: str,
+    **levels: Any,
 ) -> ad.AnnData:
     """Predict cells under another condition (counterfactual cells).
 
@@ -54,7 +55,7 @@ def transform(
         Cells in any form that `fit_vae` accepts, with the genes of the fit (others are ignored) and its label
         and covariates in `obs`. A large file on disk is read block by block.
     conditions
-        Levels by name: ``{"stim": "ctrl"}``.
+        Levels by name, ``{"stim": "ctrl"}``, or the value of a continuous covariate, ``{"age": 70}``.
     layer
         Layer or assay with the values, as in `fit_vae`.
     library_size
@@ -91,7 +92,8 @@ def transform(
     A latent vector is sampled from the posterior of each cell under its own condition, moved by optimal
     transport from the latent density of that condition to that of the new condition (see
     `vaexprs.latent.transport`), and decoded under the new condition. Transformed cells therefore have the
-    latent distribution of the new condition, and each stays close to its original position. If one of the
+    latent distribution of the new condition, and each stays close to its original position. The effects of
+    continuous covariates on the latent mean are subtracted before and added afterwards. If one of the
     conditions has no training cells, latent vectors are shifted by the sum of the effects of the levels that
     differ.
 
@@ -115,7 +117,7 @@ def transform(
     prep = fit.preprocessing
     if layer is None and not fit.likelihood.counts:
         layer = X_LAYER
-    source = select_layer(open_cells(object), layer, prep.conditions.keys)
+    source = select_layer(open_cells(object), layer, prep.conditions.all_keys)
     check_cells(source, "object")
     whole = source.obs if isinstance(source, BackedCells) else source.obs.copy()
     cells = prep.prepare(_with_genes(source, fit.genes), dense=False)
@@ -123,7 +125,12 @@ def transform(
     new = cells.obs.assign(**wanted)
     adata = ad.AnnData(
         obs=whole.assign(
-            **{key: pd.Categorical(new[key], categories=prep.conditions.levels[key]) for key in wanted}
+            **{
+                key: new[key].to_numpy()
+                if key in prep.conditions.continuous
+                else pd.Categorical(new[key], categories=prep.conditions.levels[key])
+                for key in wanted
+            }
         ),
         var=pd.DataFrame(index=fit.genes),
         uns={
@@ -136,20 +143,24 @@ def transform(
     return with_values(adata, blocks, out, counts=fit.likelihood.counts, overwrite=overwrite)
 
 
-def _check_conditions(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, str]:
+def _check_conditions(fit: VAEFit, given: Mapping[str, Any]) -> dict[str, Any]:
     known = fit.preprocessing.conditions
+    options = listed(known.all_keys) or "it has none"
     if not given:
         raise ValueError(
-            f"transform requires a condition of the fit ({listed(known.keys) or 'it has none'}), such as "
+            f"transform requires a condition of the fit ({options}), such as "
             "transform(fit, adata, stim='ctrl')."
         )
     for key in given:
-        if key not in known.keys:
+        if key not in known.all_keys:
             raise ValueError(
-                f"conditions must be those of the fit ({listed(known.keys) or 'it has none'}), got {key!r}."
-                f"{did_you_mean(key, known.keys)}"
+                f"conditions must be those of the fit ({options}), got {key!r}."
+                f"{did_you_mean(key, known.all_keys)}"
             )
-    return {key: known.check(key, level) for key, level in given.items()}
+    wanted = {key: known.check_any(key, level) for key, level in given.items()}
+    for key in known.continuous.keys() & wanted.keys():
+        warn_outside(known, key, np.array([wanted[key]]))
+    return wanted
 
 
 def _with_genes(cells: ad.AnnData | BackedCells, genes: pd.Index) -> ad.AnnData | BackedCells:
@@ -173,16 +184,18 @@ def _draw(
 ) -> Iterator[Matrix]:
     """Yield sampled values of the cells under their new conditions, block by block."""
     conditions = fit.preprocessing.conditions
-    targets = {levels: i for i, levels in enumerate(groups_of(new, conditions))}
-    table = pd.DataFrame(list(targets), columns=conditions.keys)
-    sampler = CellSampler(fit, conditions.one_hot(table))
-    which = pd.MultiIndex.from_frame(table).get_indexer(pd.MultiIndex.from_frame(new[conditions.keys]))
+    groups = groups_of(new, conditions)
+    table = pd.DataFrame([dict(zip(conditions.keys, levels, strict=True)) for levels in groups])
+    sampler = CellSampler(fit, conditions.expand(conditions.columns(table)) if conditions.width else None)
+    which = np.empty(len(new), int)
+    for i, of_group in enumerate(groups.values()):
+        which[of_group] = i
     mover = _LatentMover(fit.density, fit.latent_dim)
     for first in range(0, len(cells), CELLS_AT_ONCE):
         rows = slice(first, first + CELLS_AT_ONCE)
         values: Matrix = cells.x[rows]
         chunk = Cells(values, cells.obs.iloc[rows])
-        mean, sd = encode(fit.model, chunk, conditions.one_hot(chunk.obs))
+        mean, sd = encode(fit.model, chunk, conditions.code(chunk.obs))
         library: Any = None
         if fit.likelihood.counts:
             own = np.asarray(values.sum(axis=1), np.float64).ravel()
@@ -197,6 +210,7 @@ def _draw(
                 None if library is None else library[block],
                 which[rows][block],
                 rng,
+                conditions.basis(new_obs) if conditions.continuous else None,
             )
 
 
@@ -211,7 +225,25 @@ class _LatentMover:
         self, z: np.ndarray, obs: pd.DataFrame, new: pd.DataFrame, rng: np.random.Generator
     ) -> np.ndarray:
         """Return latent vectors, (n_cells, latent_dim), moved from the conditions `obs` to `new`."""
+        if not self.density.conditions.continuous:
+            return self._move(z, obs, new, rng)
+        return self._move(z - self._shift(obs), obs, new, rng) + self._shift(new)
+
+    def _shift(self, obs: pd.DataFrame) -> np.ndarray:
+        """Return the effect of continuous covariates on each cell's latent mean, (n_cells, latent_dim)."""
+        conditions = self.density.conditions
+        basis, shift = conditions.basis(obs), np.empty((len(obs), self.latent_dim))
+        for levels, rows in groups_of(obs, conditions).items():
+            slopes = self.density.slopes(dict(zip(conditions.keys, levels, strict=True)))
+            shift[rows] = basis[rows] @ slopes[:, : self.latent_dim]
+        return shift
+
+    def _move(
+        self, z: np.ndarray, obs: pd.DataFrame, new: pd.DataFrame, rng: np.random.Generator
+    ) -> np.ndarray:
         keys = self.density.conditions.keys
+        if not keys:
+            return z
         pairs = pd.concat([obs[keys], new[keys]], axis=1).to_numpy(dtype=str)
         distinct, which = np.unique(pairs, axis=0, return_inverse=True)
         moved = np.empty_like(z)

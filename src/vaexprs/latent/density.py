@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
 
+from vaexprs.latent.continuous import ContinuousEffects, fit_effects
 from vaexprs.mixture.em import Mixture, SingularFitError
 from vaexprs.mixture.selection import select_mixture
 from vaexprs.preprocessing.conditions import Conditions
@@ -40,7 +41,7 @@ class LatentDensity:
     Parameters
     ----------
     conditions
-        Levels of label and covariates.
+        Label and covariates.
     seen
         Combinations of levels in the training cells, as dicts; one empty dict without conditions.
     cells
@@ -52,7 +53,10 @@ class LatentDensity:
     pooled
         Within-condition covariance, (n_dims, n_dims).
     effects
-        Least-squares effect of each one-hot column on the mean, (width, n_dims).
+        Least-squares effect of each one-hot column on the mean, (n_levels, n_dims).
+    continuous
+        Effects of continuous covariates, or None without any. If there are any, the mixtures and `effects`
+        are those at the mean of the basis, zero.
     """
 
     conditions: Conditions
@@ -62,6 +66,17 @@ class LatentDensity:
     bic: np.ndarray
     pooled: np.ndarray
     effects: np.ndarray
+    continuous: ContinuousEffects | None = None
+
+    def index(self, levels: Mapping[str, str]) -> int:
+        """Return the index of a combination of levels in `seen`, or `len(seen)` without training cells."""
+        return self.seen.index(dict(levels)) if levels in self.seen else len(self.seen)
+
+    def slopes(self, levels: Mapping[str, str]) -> np.ndarray:
+        """Return the slopes of the mean on the basis of continuous covariates, (n_basis, n_dims)."""
+        if self.continuous is None:
+            return np.zeros((0, len(self.pooled)))
+        return self.continuous.slopes[self.index(levels)]
 
     def mixture(self, levels: Mapping[str, str]) -> Mixture:
         """Return the mixture of a combination of levels.
@@ -110,7 +125,7 @@ class LatentDensity:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the parameters as arrays for saving."""
-        return {
+        arrays = {
             "seen": np.array([list(levels.values()) for levels in self.seen], np.str_),
             "cells": self.cells,
             "bic": self.bic,
@@ -122,6 +137,7 @@ class LatentDensity:
             "means": np.concatenate([mixture.means for mixture in self.mixtures]),
             "covariances": np.concatenate([mixture.covariances for mixture in self.mixtures]),
         }
+        return arrays if self.continuous is None else arrays | vars(self.continuous)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], conditions: Conditions) -> LatentDensity:
@@ -134,6 +150,9 @@ class LatentDensity:
         )
         rows = arrays["seen"].reshape(len(mixtures), -1)
         seen = tuple({key: str(v) for key, v in zip(conditions.keys, row, strict=True)} for row in rows)
+        continuous = None
+        if conditions.continuous:
+            continuous = ContinuousEffects(*(arrays[part.name] for part in fields(ContinuousEffects)))
         return cls(
             conditions,
             seen,
@@ -142,6 +161,7 @@ class LatentDensity:
             arrays["bic"],
             arrays["pooled"],
             arrays["effects"],
+            continuous,
         )
 
 
@@ -167,7 +187,7 @@ def fit_density(
     obs
         Label and covariates of each cell.
     conditions
-        Levels of label and covariates.
+        Label and covariates.
     seed
         Seed of the posterior samples and of EM.
     sizes
@@ -188,10 +208,18 @@ def fit_density(
       (5 pooled + n S) / (5 + n) ("shrunken");
     * 30 or more: one component per 15 cells, at most 30, with a common covariance ("EEE"). Components
       describe the shape of the density and need not correspond to cell types.
+
+    With continuous covariates the models are fitted to the points minus the regression of their means on the
+    basis of the covariates (see `vaexprs.latent.continuous`).
     """
     groups = groups_of(obs, conditions)
     rng = np.random.default_rng(seed)
     fixed = np.zeros((len(mean), 0)) if log_library is None else np.asarray(log_library, float)[:, None]
+    continuous = None
+    if conditions.continuous:
+        joined = np.concatenate([mean, fixed], axis=1)
+        continuous, joined = without_continuous(joined, obs, conditions)
+        mean, fixed = np.split(joined, [mean.shape[1]], axis=1)
     points, cells = [], []
     for rows in groups.values():
         if len(rows) > MAX_CELLS:
@@ -226,10 +254,25 @@ def fit_density(
         np.array([bic for _, bic in fitted]),
         pooled,
         _effects(conditions, seen, centres, share),
+        continuous,
     )
     if library_noise is None:
         return density
     return without_noise(density, np.array([library_noise(rows) for rows in groups.values()]))
+
+
+def without_continuous(
+    points: np.ndarray, obs: pd.DataFrame, conditions: Conditions
+) -> tuple[ContinuousEffects, np.ndarray]:
+    """Return the effects of continuous covariates, and the points, (n_cells, n_dims), without them."""
+    groups = groups_of(obs, conditions)
+    basis, values = conditions.basis(obs), obs[list(conditions.continuous)].to_numpy(np.float64)
+    degrees = [spline.degrees for spline in conditions.continuous.values()]
+    effects = fit_effects(points, basis, values, degrees, list(groups.values()))
+    rest = points.copy()
+    for rows, slopes in zip(groups.values(), effects.slopes, strict=False):  # the last is of no group
+        rest[rows] -= basis[rows] @ slopes
+    return effects, rest
 
 
 def without_noise(density: LatentDensity, noise: np.ndarray) -> LatentDensity:

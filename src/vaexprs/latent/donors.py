@@ -7,9 +7,11 @@ log library size, multiplies the proportion of each gene by a factor, and has a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import logsumexp
 
 MIN_DONORS = 3  # fewer donors do not determine a variance between donors
@@ -59,6 +61,8 @@ class DonorEffects:
     dispersion_ratio
         Dispersion of the model, which does not know donors, relative to that within donors,
         (n_groups, n_genes).
+    value_keys, values
+        Continuous covariates that are constant within donors, and their values, (n_donors, n_value_keys).
     """
 
     key: str
@@ -73,6 +77,8 @@ class DonorEffects:
     offset_mean: np.ndarray
     composition_mean: np.ndarray
     dispersion_ratio: np.ndarray
+    value_keys: tuple[str, ...] = ()
+    values: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def n_donors(self) -> int:
@@ -114,18 +120,23 @@ class DonorEffects:
             values = self.composition[donor]
         return np.asarray(np.exp(values - logsumexp(values)))
 
+    def with_values(self, table: pd.DataFrame) -> DonorEffects:
+        """Return the same effects with continuous covariates of the donors, a row for each donor."""
+        return replace(self, value_keys=tuple(map(str, table)), values=table.to_numpy(np.float64))
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the effects as arrays for saving."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return arrays | {"key": np.array(self.key), "names": np.array(self.names, np.str_)}
+        arrays = {part.name: getattr(self, part.name) for part in fields(self)}
+        texts = {"names": self.names, "value_keys": self.value_keys}
+        return arrays | {name: np.array(text, np.str_) for name, text in (texts | {"key": self.key}).items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> DonorEffects:
         """Return the effects from the arrays of `to_arrays`."""
-        values = {field.name: arrays[field.name] for field in fields(cls)}
-        return cls(
-            **(values | {"key": str(arrays["key"]), "names": tuple(str(name) for name in arrays["names"])})  # type: ignore[arg-type]
-        )
+        values: dict[str, Any] = {part.name: arrays[part.name] for part in fields(cls)}
+        for name in ("names", "value_keys"):
+            values[name] = tuple(str(text) for text in arrays[name])
+        return cls(**(values | {"key": str(arrays["key"])}))
 
 
 def combined(coefficients: np.ndarray, effects: np.ndarray, scale: np.ndarray) -> np.ndarray:

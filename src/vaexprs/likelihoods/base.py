@@ -76,23 +76,29 @@ class Head(keras.layers.Layer):
         Number of training cells; scales the priors relative to the mean loss per cell.
     level_cells
         Number of training cells with each level, in the order of the one-hot codes.
+    n_basis
+        Number of basis columns of continuous covariates.
     """
 
     deviation_sd: ClassVar[float]
 
-    def __init__(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.n_genes = n_genes
         self.n_cells = n_cells
         self.level_cells = [int(n) for n in level_cells]
+        self.n_basis = n_basis
 
     def _add_effect(self, name: str) -> Any:
-        """Add weights for the effects of levels on genes, in units of EFFECT_STEP; None without levels."""
-        if not self.level_cells:
+        """Add weights for the effects of conditions on genes, in units of EFFECT_STEP; None without any."""
+        cells = [*self.level_cells, *[self.n_cells] * self.n_basis]
+        if not cells:
             return None
-        share = np.maximum(self.level_cells, 1) / min(self.n_cells, EFFECT_CELLS)
+        share = np.maximum(cells, 1) / min(self.n_cells, EFFECT_CELLS)
         prior = RowL2((0.5 * EFFECT_STEP**2 / (EFFECT_VARIANCE * share) / self.n_cells).tolist())
-        shape = (len(self.level_cells), self.n_genes)
+        shape = (len(cells), self.n_genes)
         return self.add_weight(name=name, shape=shape, initializer="zeros", regularizer=prior)
 
     @staticmethod
@@ -116,11 +122,15 @@ class Head(keras.layers.Layer):
 
     def _log_dispersion(self, condition: Any, like: Any, limits: tuple[float, float]) -> Any:
         """Return the log dispersion of each cell and gene, with the shape of `like`."""
+        if self.n_basis and self.deviation is not None:
+            condition = condition[:, : len(self.level_cells)]
         value = of_each_gene(ops.shape(like)[0], self.log_dispersion, condition, self.deviation)
         return ops.clip(value * DISPERSION_STEP, *limits)
 
     def get_config(self) -> dict[str, Any]:
         own = {"n_genes": self.n_genes, "n_cells": self.n_cells, "level_cells": self.level_cells}
+        if self.n_basis:  # models without continuous covariates stay readable by earlier versions
+            own["n_basis"] = self.n_basis
         return {**super().get_config(), **own}
 
 
@@ -147,7 +157,7 @@ class Likelihood(ABC):
     scaling_in_network
         Whether the encoder begins with a layer that centres and scales the prepared values.
     common
-        Parts of the decoder's output that depend on a cell's conditions only.
+        Parts of the decoder's output that depend on a cell's levels only.
     robust
         Whether `robust_log_prob` and `without_outliers` treat outlying values.
     """
@@ -201,8 +211,10 @@ class Likelihood(ABC):
         """Return the kind of `preprocessing.Scaling` that prepares these values for the network."""
 
     @abstractmethod
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        """Return the decoder's last layer."""
+    def head(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0
+    ) -> keras.layers.Layer:
+        """Return the decoder's last layer; the arguments are those of `Head`."""
 
     def start(self, head: keras.layers.Layer, x: Matrix | BackedMatrix, summary: Summary) -> None:  # noqa: B027
         """Initialise the head from the prepared cells and the summary of their values."""

@@ -48,7 +48,9 @@ class Bernoulli(Likelihood):
     def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:
         return "minmax"
 
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
+    def head(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0
+    ) -> keras.layers.Layer:
         return keras.layers.Dense(n_genes, activation="sigmoid", name="output")
 
     def log_prob(self, x: Any, output: Any) -> Any:

@@ -146,8 +146,10 @@ class Gaussian(Likelihood):
         }
         return max(gains, key=lambda kind: gains[kind])
 
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return GaussianHead(n_genes, n_cells, level_cells, zeros=self.zeros, name="output")
+    def head(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0
+    ) -> keras.layers.Layer:
+        return GaussianHead(n_genes, n_cells, level_cells, n_basis=n_basis, zeros=self.zeros, name="output")
 
     def start(self, head: keras.layers.Layer, x: Matrix | BackedMatrix, summary: Summary) -> None:
         n, mean, sd = _NO_MOMENTS

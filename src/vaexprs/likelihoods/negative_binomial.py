@@ -36,8 +36,12 @@ class NegativeBinomial(CountLikelihood):
     name = "nb"
     robust = True
 
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=False, name="output")
+    def head(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0
+    ) -> keras.layers.Layer:
+        return CountHead(
+            n_genes, n_cells, level_cells, n_basis=n_basis, dispersed=True, inflated=False, name="output"
+        )
 
     def parameters(self, output: Any, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         return output["proportion"], output["dispersion"], None

@@ -20,8 +20,12 @@ class ZeroInflatedNegativeBinomial(CountLikelihood):
 
     name = "zinb"
 
-    def head(self, n_genes: int, n_cells: int, level_cells: Sequence[int] = ()) -> keras.layers.Layer:
-        return CountHead(n_genes, n_cells, level_cells, dispersed=True, inflated=True, name="output")
+    def head(
+        self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0
+    ) -> keras.layers.Layer:
+        return CountHead(
+            n_genes, n_cells, level_cells, n_basis=n_basis, dispersed=True, inflated=True, name="output"
+        )
 
     def parameters(self, output: Any, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         return output["proportion"], output["dispersion"], output["zero_logit"]

@@ -22,11 +22,12 @@ from vaexprs.io.untrusted.keras_archive import check_saved
 from vaexprs.latent.density import LatentDensity
 from vaexprs.latent.donors import MIN_DONORS, DonorEffects
 from vaexprs.mixture.em import Mixture
-from vaexprs.model.vae_fit import FILES, FORMAT_WITH_DONORS, VAEFit
+from vaexprs.model.vae_fit import FILES, FORMAT, VAEFit
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.scaling import SCALINGS, Scaling
+from vaexprs.preprocessing.splines import Spline
 
 PARTS_OF_RECIPE = ("arguments", "choices", "data", "versions")  # dicts in the recipe
 
@@ -62,7 +63,9 @@ def load_vae(
     try:
         arrays = read_arrays(path / "arrays.npz")
         conditions = Conditions(
-            meta["label_key"], {key: tuple(levels) for key, levels in meta["levels"].items()}
+            meta["label_key"],
+            {key: tuple(levels) for key, levels in meta["levels"].items()},
+            {key: Spline.from_dict(part) for key, part in meta.get("continuous", {}).items()},
         )
         density = LatentDensity.from_arrays(
             {name.removeprefix("density."): a for name, a in arrays.items() if name.startswith("density.")},
@@ -113,11 +116,13 @@ def load_vae(
 def _check_together(fit: VAEFit) -> None:
     """Check that network, density and names have consistent sizes; generation does not check them."""
     prep, density, model = fit.preprocessing, fit.density, fit.model
-    n_genes, width = len(prep.genes), prep.conditions.width
+    n_genes, conditions = len(prep.genes), prep.conditions
+    n_groups, n_keys = len(density.seen) + 1, len(conditions.continuous)
+    continuous = density.continuous
     dims = fit.latent_dim + fit.likelihood.counts
     expected = {
         "genes": (n_genes, int(model.inputs[0].shape[-1])),
-        "conditions": (width, int(model.inputs[1].shape[-1]) if len(model.inputs) > 1 else 0),
+        "conditions": (conditions.width, int(model.inputs[1].shape[-1]) if len(model.inputs) > 1 else 0),
         "label_key": (prep.conditions.label_key in (None, *prep.conditions.levels), True),
         "likelihood": (prep.likelihood, fit.likelihood.name),
         "scaling": (prep.scaling.kind in SCALINGS, True),
@@ -129,15 +134,24 @@ def _check_together(fit: VAEFit) -> None:
         "means": ({mixture.means.shape[1:] for mixture in density.mixtures}, {(dims,)}),
         "covariances": ({mixture.covariances.shape[1:] for mixture in density.mixtures}, {(dims, dims)}),
         "pooled": (density.pooled.shape, (dims, dims)),
-        "effects": (density.effects.shape, (width, dims)),
+        "effects": (density.effects.shape, (conditions.n_levels, dims)),
         "output": (
             {int(part.shape[-1]) for part in keras.tree.flatten(fit.decoder.output)},
             {n_genes},
         ),
+        "continuous covariates": (conditions.continuous.keys() & conditions.levels.keys(), set()),
         "loss": (bool(fit.history.get("loss")) or fit.guarantee is not None, True),
     }
     if fit.donors is not None:
         expected |= _expected_of_donors(fit.donors, len(density.seen), dims, n_genes)
+    if continuous is not None:
+        expected |= {
+            "slopes": (continuous.slopes.shape, (n_groups, conditions.n_basis, dims)),
+            "quantiles": (continuous.quantiles.shape[:2], (n_groups, n_keys)),
+            "correlation": (continuous.correlation.shape, (n_keys, n_keys)),
+            "discrete": (continuous.discrete.shape, (n_keys,)),
+            "continuous": (all(bool(np.isfinite(part).all()) for part in vars(continuous).values()), True),
+        }
     for what, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"{what} must be {wanted}, got {found}.")
@@ -151,6 +165,7 @@ def _check_together(fit: VAEFit) -> None:
         density.effects,
         prep.scaling.low,
         prep.scaling.range,
+        *(() if continuous is None else vars(continuous).values()),
     )
     parts = [
         part for mixture in density.mixtures for part in (mixture.weights, mixture.means, mixture.covariances)
@@ -178,6 +193,10 @@ def _expected_of_donors(donors: DonorEffects, groups: int, dims: int, genes: int
     return {
         "number of donors": (donors.n_donors >= MIN_DONORS, True),
         "effects of donors": ({name: array.shape for name, array in arrays.items()}, shapes),
+        "values of donors": (
+            donors.values.shape if donors.value_keys else (donors.n_donors, 0),
+            (donors.n_donors, len(donors.value_keys)),
+        ),
         "finite effects of donors": (
             [name for name, a in arrays.items() if a.dtype.kind not in "iuf" or not np.isfinite(a).all()],
             [],
@@ -203,10 +222,10 @@ def _read_meta(path: Path) -> dict[str, Any]:
         number = meta["format"]
     except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {reason(error)}") from error
-    if not isinstance(number, int) or number > FORMAT_WITH_DONORS:
+    if not isinstance(number, int) or number > FORMAT:
         raise ValueError(
             f"The saved model {str(path.parent)!r} has format {number}, but vaexprs {version('vaexprs')} "
-            f"supports formats up to {FORMAT_WITH_DONORS}. Update vaexprs: pip install -U vaexprs."
+            f"supports formats up to {FORMAT}. Update vaexprs: pip install -U vaexprs."
         )
     return dict(meta)
 

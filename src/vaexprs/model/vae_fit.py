@@ -24,8 +24,8 @@ from vaexprs.likelihoods.base import Likelihood
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.prepare import Preprocessing
 
-FORMAT = 1
-FORMAT_WITH_DONORS = 2  # versions that do not know donors refuse such a model
+FORMAT = 2  # highest format that `load_vae` reads
+FIRST_FORMAT = 1  # format of models without continuous covariates and donors, which version 0.1 reads
 FILES = ("model.keras", "arrays.npz", "meta.json")
 
 
@@ -36,7 +36,7 @@ class VAEFit:
     Parameters
     ----------
     model
-        Trained Keras model: prepared cells (and one-hot conditions) to a dict of ``output``, ``z_mean`` and
+        Trained Keras model: prepared cells (and codes of conditions) to a dict of ``output``, ``z_mean`` and
         ``z_log_stddev``.
     preprocessing
         Preprocessing learned from the training cells; pass it to another `fit_vae` to reuse it. Contains the
@@ -70,12 +70,12 @@ class VAEFit:
 
     @cached_property
     def encoder(self) -> keras.Model:
-        """Keras model from prepared cells (and one-hot conditions) to ``z_mean``, (n_cells, latent_dim)."""
+        """Keras model from prepared cells (and codes of conditions) to ``z_mean``, (n_cells, latent_dim)."""
         return self.model.encoder()
 
     @cached_property
     def decoder(self) -> keras.Model:
-        """Keras model from latent vectors (and one-hot conditions) to the parameters of the likelihood."""
+        """Keras model from latent vectors (and codes of conditions) to the parameters of the likelihood."""
         return self.model.decoder()
 
     @property
@@ -117,7 +117,10 @@ class VAEFit:
         return counts
 
     def __repr__(self) -> str:
-        conditions = ", ".join(f"{key} ({len(levels)})" for key, levels in self.levels.items())
+        conditions = ", ".join(
+            [f"{key} ({len(levels)})" for key, levels in self.levels.items()]
+            + [f"{key} ({spline})" for key, spline in self.preprocessing.conditions.continuous.items()]
+        )
         if self.guarantee is None:
             losses = self.history["loss"]
             trained = f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
@@ -160,13 +163,16 @@ class VAEFit:
                 key: markup.levels({level: (n,) for level, n in self.cells_of(key).items()})
                 for key in conditions
             },
+            continuous={key: str(spline) for key, spline in self.preprocessing.conditions.continuous.items()},
             recipe=made_by,
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Save to a folder: ``model.keras``, ``arrays.npz`` and ``meta.json``.
 
-        The files contain no pickles, no code and no training cells.
+        The files contain no pickles, no code and no training cells. Of continuous covariates they contain
+        the knots of the spline and 101 quantiles for each combination of levels, which are values of training
+        cells where there are few.
 
         Parameters
         ----------
@@ -186,8 +192,8 @@ class VAEFit:
         if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):
             raise FileExistsError(f"{str(path)!r} exists and is not a saved model; it was not replaced.")
         prep = self.preprocessing
-        meta = {
-            "format": FORMAT if self.donors is None else FORMAT_WITH_DONORS,
+        meta: dict[str, Any] = {
+            "format": FORMAT if prep.conditions.continuous or self.donors is not None else FIRST_FORMAT,
             "vaexprs": version("vaexprs"),
             "keras": keras.version(),
             "genes": list(prep.genes),
@@ -200,6 +206,8 @@ class VAEFit:
             "seed": self.seed,
             "recipe": dict(self.recipe),
         }
+        if prep.conditions.continuous:
+            meta["continuous"] = {k: spline.to_dict() for k, spline in prep.conditions.continuous.items()}
         if self.guarantee is not None:
             meta["guarantee"] = self.guarantee.to_dict()
         arrays = {f"density.{name}": array for name, array in self.density.to_arrays().items()}

@@ -24,7 +24,7 @@ BUFFER_BYTES = 64 * 2**20  # size of the buffer of cells; a second one is filled
 
 
 class OneHot(Protocol):
-    """One-hot conditions, (n_cells, width), that can be indexed by rows."""
+    """Codes of conditions, (n_cells, width), that can be indexed by rows."""
 
     def __getitem__(self, rows: Any) -> np.ndarray: ...
 
@@ -44,7 +44,7 @@ class CellBatches(keras.utils.PyDataset):
     x
         Prepared cells, (n_cells, n_genes), dense, CSR or on disk.
     codes
-        One-hot conditions, (n_cells, width); None if there are none.
+        Codes of the conditions, (n_cells, width); None if there are none.
     batch_size
         Cells per batch, at most all.
     shuffle

@@ -108,6 +108,7 @@ def build_vae(
     latent_dim: int,
     regularization: float,
     seed: int,
+    n_basis: int = 0,
 ) -> VAE:
     """Return an untrained VAE.
 
@@ -123,13 +124,15 @@ def build_vae(
     summary
         Summary of the training cells' values before preparation, used for initial values.
     level_cells
-        Number of training cells in each one-hot condition column; empty for an unconditional model.
+        Number of training cells in each one-hot condition column; empty without levels.
     latent_dim
         Size of the latent vector.
     regularization
         Weight of the KL divergence.
     seed
         Seed of the initial weights and the noise.
+    n_basis
+        Number of basis columns of continuous covariates, which follow the one-hot columns.
 
     Raises
     ------
@@ -145,9 +148,10 @@ def build_vae(
             raise TypeError(f"{name} must be a list of Keras layers, got {type(layers).__name__}.")
     with seeded_layers(seed):
         encoder = _encoder_layers(encoder_layers, n_genes, n_cells, taken)
-        decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, level_cells, taken)
+        decoder = _decoder_layers(decoder_layers, likelihood, n_genes, n_cells, level_cells, n_basis, taken)
         expression = keras.Input((n_genes,), name="expression")
-        condition = keras.Input((len(level_cells),), name="condition") if len(level_cells) else None
+        width = len(level_cells) + n_basis
+        condition = keras.Input((width,), name="condition") if width else None
         hidden = expression
         if likelihood.scaling_in_network:
             normalize = Normalize(likelihood.counts, name="normalize")
@@ -212,13 +216,14 @@ def _decoder_layers(
     n_genes: int,
     n_cells: int,
     level_cells: Sequence[int],
+    n_basis: int,
     taken: set[str],
 ) -> list[keras.layers.Layer]:
     given = default_layers(n_cells, "decoder") if layers is None else layers
     hidden = rebuild_layers(given, "decoder_layers", taken)
     if layers is not None and likelihood.last_layer_is_output:
         return hidden
-    return [*hidden, likelihood.head(n_genes, n_cells, level_cells)]
+    return [*hidden, likelihood.head(n_genes, n_cells, level_cells, n_basis=n_basis)]
 
 
 def _apply(layer: keras.layers.Layer, hidden: Any, argument: str, condition: Any = None) -> Any:

@@ -111,7 +111,7 @@ def bounded(log_stddev: Any) -> Any:
 
 
 def join(x: Any, condition: Any, name: str) -> Any:
-    """Concatenate the one-hot conditions, if any, to `x`."""
+    """Concatenate the codes of the conditions, if any, to `x`."""
     return x if condition is None else keras.layers.Concatenate(name=name)([x, condition])
 
 

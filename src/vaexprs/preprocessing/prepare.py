@@ -1,4 +1,4 @@
-"""Prepare cells for the network: scaled matrix and one-hot conditions."""
+"""Prepare cells for the network: scaled matrix and codes of conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from vaexprs.data.backed import BackedCells, BackedMatrix
 from vaexprs.data.matrix import Matrix, as_float, densify
 from vaexprs.interface.validation import listed
-from vaexprs.preprocessing.conditions import Conditions, LevelCodes, column_of_levels
+from vaexprs.preprocessing.conditions import Conditions, LevelCodes, column_of_levels, column_of_numbers
 from vaexprs.preprocessing.scaling import Scaling
 
 
@@ -26,7 +26,8 @@ class Cells:
     x
         Input of the network, (n_cells, n_genes), float32: dense, CSR or left on disk.
     obs
-        Label and covariates of each cell, as strings; the index holds the cell names.
+        Label and covariates of each cell, as strings, and continuous covariates as float64; the index holds
+        the cell names.
     """
 
     x: Matrix | BackedMatrix
@@ -56,7 +57,7 @@ class Preprocessing:
     genes
         Names of the genes, (n_genes,).
     conditions
-        Levels of label and covariates.
+        Levels of label and covariates, and splines of continuous covariates.
     scaling
         Scaling from the user's values to the input of the network.
     likelihood
@@ -87,31 +88,31 @@ class Preprocessing:
 
     @property
     def y_train(self) -> np.ndarray | None:
-        """One-hot conditions of the training cells, (n_cells, width), or None."""
+        """Codes of the conditions of the training cells, (n_cells, width), or None."""
         return self._codes(self.train)
 
     @property
     def y_val(self) -> np.ndarray | None:
-        """One-hot conditions of the validation cells, (n_cells, width), or None."""
+        """Codes of the conditions of the validation cells, (n_cells, width), or None."""
         return self._codes(self.val)
 
     @cached_property
     def codes_train(self) -> LevelCodes | None:
         """The same as `y_train`, expanded on access; None without conditions."""
-        if self.train is None or not self.conditions.levels:
+        if self.train is None or not self.conditions.width:
             return None
-        return LevelCodes(self.conditions, self.conditions.columns(self.train.obs))
+        return self.conditions.codes(self.train.obs)
 
     @property
     def level_cells(self) -> list[int]:
-        """Number of training cells in each one-hot column, (width,); empty without conditions."""
+        """Number of training cells in each one-hot column, (n_levels,); empty without levels."""
         codes = self.codes_train
         if codes is None:
             return []
-        return [int(n) for n in np.bincount(codes.columns.ravel(), minlength=self.conditions.width)]
+        return [int(n) for n in np.bincount(codes.columns.ravel(), minlength=self.conditions.n_levels)]
 
     def _codes(self, cells: Cells | None) -> np.ndarray | None:
-        return None if cells is None or not self.conditions.levels else self.conditions.one_hot(cells.obs)
+        return None if cells is None or not self.conditions.width else self.conditions.code(cells.obs)
 
     def prepare(self, adata: ad.AnnData | BackedCells, *, dense: bool) -> Cells:
         """Return cells with this scaling and gene order, after checking their levels.
@@ -142,7 +143,8 @@ class Preprocessing:
                     adata.obs, key, "label_key" if key == self.conditions.label_key else "covariate_keys"
                 )
                 for key in self.conditions.keys
-            },
+            }
+            | {key: column_of_numbers(adata.obs, key) for key in self.conditions.continuous},
             index=adata.obs_names,
         )
         if self.donor_key is not None and self.donor_key in adata.obs:

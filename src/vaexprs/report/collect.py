@@ -284,7 +284,7 @@ def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
     rng = np.random.default_rng(seed)
     rows = stratified(np.full(len(cells), "") if column is None else column, MAX_CODES, rng)
     cells = cells.take(rows)
-    codes = prep.conditions.one_hot(cells.obs) if prep.conditions.levels else None
+    codes = prep.conditions.code(cells.obs) if prep.conditions.width else None
     mean = encode(fit.model, cells, codes)[0]
     centre = mean.mean(axis=0)
     _, singular, axes = np.linalg.svd(mean - centre, full_matrices=False)
@@ -299,13 +299,15 @@ def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
 
 
 def _prepared(fit: VAEFit, real: ad.AnnData) -> Cells | None:
-    """Return the real cells with known levels as input of the network, or None if there are none."""
+    """Return the real cells with known conditions as input of the network, or None if there are none."""
     prep = fit.preprocessing
-    if not set(prep.conditions.keys) <= set(real.obs) or not set(prep.genes) <= set(real.var_names):
+    if not set(prep.conditions.all_keys) <= set(real.obs) or not set(prep.genes) <= set(real.var_names):
         return None
     known = np.ones(real.n_obs, bool)
     for key, levels in prep.conditions.levels.items():
         known &= real.obs[key].astype(str).isin(levels).to_numpy()
+    for key in prep.conditions.continuous:
+        known &= np.isfinite(pd.to_numeric(real.obs[key].astype(object), errors="coerce").to_numpy(float))
     return prep.prepare(real[known, prep.genes].copy(), dense=True) if known.any() else None
 
 
@@ -363,6 +365,7 @@ def of_model(fit: VAEFit) -> dict[str, str]:
         "label": prep.conditions.label_key or "none",
         "covariates": ", ".join(prep.conditions.covariate_keys) or "none",
         "donors": "none" if fit.donors is None else f"{fit.donors.n_donors:,} in {fit.donors.key}",
+        **{f"continuous covariate {key}": str(spline) for key, spline in prep.conditions.continuous.items()},
         "latent dimensions": f"{fit.latent_dim}{f' ({chosen})' if chosen else ''}",
         "weights": f"{fit.model.count_params():,}",
         "epochs": f"{len(fit.history['loss']):,}" if "loss" in fit.history else "not recorded",
@@ -371,7 +374,8 @@ def of_model(fit: VAEFit) -> dict[str, str]:
     properties |= {
         f"argument {name}": _text(value)
         for name, value in fit.recipe.get("arguments", {}).items()
-        if name not in ("label_key", "covariate_keys", "donor_key", "seed", "verbose", "privacy")
+        if name
+        not in ("label_key", "covariate_keys", "continuous_keys", "donor_key", "seed", "verbose", "privacy")
     }
     data = fit.recipe.get("data", {})
     if data:

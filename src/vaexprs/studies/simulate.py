@@ -13,6 +13,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from vaexprs.generation.continuous import split_values
 from vaexprs.generation.generated import Generated, origin, with_values
 from vaexprs.generation.new_donors import matching_groups
 from vaexprs.generation.sampler import CellSampler, Plan, draw_in_threads, with_progress
@@ -26,6 +27,7 @@ from vaexprs.studies.design import GROUP, Design, StudyCells, check_design, dono
 from vaexprs.studies.effects import FOLD, GENE, LABEL, Effects, check_effects, log_factors
 
 SEED_OF_STUDY = (0, 2)  # blocks of cells have one-element spawn keys
+STUDY_LABEL = "label of the study"  # name in the rows of a plan, which also have the label of the model
 EXPECTATION_CELLS = 1_024  # latent vectors to compute the expected counts of a label
 
 
@@ -143,10 +145,9 @@ def simulate(
             "The donors of the study do not differ, because the fit has no donors. Fit with donor_key to "
             "learn how donors vary."
         )
-    plan = Plan(cells.rows, cells.which, None, seed, donors=cells.donors, scale=scale, depth=design.depth)
     baseline = ExpectedCounts(x, design, scale)
     table = requested_effects(effects, x, design, cells, baseline, rng)
-    plan = with_effects(plan, cells.labels, table, x.genes)
+    plan = study_plan(x, cells, design, table, scale, seed)
     baseline.check_library(table, x.genes)
     truth = true_effects(x, design, cells, table, baseline)
 
@@ -180,11 +181,12 @@ def study_cells(fit: VAEFit, plan: Plan, cells: StudyCells) -> ad.AnnData:
     groups = list(dict.fromkeys(row[GROUP] for row in cells.rows))
     levels = dict(fit.levels) | {donor_column(fit): tuple(donors), GROUP: tuple(groups)}
     obs = plan.obs(levels)
+    labels = obs.pop(STUDY_LABEL).astype(str)
     key = fit.preprocessing.conditions.label_key
     if key is not None:
         known = [*fit.preprocessing.conditions.labels]
         known += [label for label in dict.fromkeys(cells.labels) if label not in known]
-        obs[key] = pd.Categorical(np.array(cells.labels, dtype=object)[plan.which], categories=known)
+        obs[key] = pd.Categorical(labels, categories=known)
     return ad.AnnData(obs=obs, var=pd.DataFrame(index=fit.genes))
 
 
@@ -218,23 +220,32 @@ def requested_effects(
     return check_effects(effects, fit, labels, groups)
 
 
-def with_effects(plan: Plan, labels: list[str], effects: pd.DataFrame, genes: pd.Index) -> Plan:
-    """Return the plan with the factors of the altered genes of each row."""
-    factors = log_factors(effects, genes)
-    if not factors:
-        return plan
+def study_plan(
+    fit: VAEFit,
+    cells: StudyCells,
+    design: Design,
+    effects: pd.DataFrame,
+    scale: Mapping[str, float],
+    seed: int,
+) -> Plan:
+    """Return the plan of the cells of a study with the factors of the altered genes."""
+    factors = log_factors(effects, fit.genes)
     numbers = {key: i for i, key in enumerate(factors)}
-    of = [numbers.get((label, row[GROUP]), -1) for label, row in zip(labels, plan.rows, strict=True)]
+    rows: list[dict[str, Any]] = [
+        row | {STUDY_LABEL: label} for row, label in zip(cells.rows, cells.labels, strict=True)
+    ]
+    rows, which, continuous = split_values(fit, rows, cells.which, seed)
     return Plan(
-        plan.rows,
-        plan.which,
+        rows,
+        which,
         None,
-        plan.seed,
-        donors=plan.donors,
-        factors=np.stack(list(factors.values())),
-        factor_of=of,
-        scale=plan.scale,
-        depth=plan.depth,
+        seed,
+        donors=cells.donors,
+        factors=np.stack(list(factors.values())) if factors else None,
+        factor_of=[numbers.get((row[STUDY_LABEL], row[GROUP]), -1) for row in rows],
+        scale=scale,
+        depth=design.depth,
+        continuous=continuous,
     )
 
 
@@ -255,23 +266,31 @@ class ExpectedCounts:
 
     def __init__(self, fit: VAEFit, design: Design, scale: Mapping[str, float]) -> None:
         self.fit, self.design, self.scale = fit, design, scale
-        self._known: dict[tuple[tuple[str, str], ...], np.ndarray] = {}
+        self._known: dict[tuple[tuple[str, Any], ...], np.ndarray] = {}
 
     def of(self, label: str, group: str) -> np.ndarray:
         """Return the expected counts of the cells of a label and group, (n_genes,)."""
-        fit, levels = self.fit, self.design.covariates.get(group, {})
+        fit, levels = self.fit, dict(self.design.covariates.get(group, {}))
         source = self.design.new_labels.get(label, label) or None
         groups = matching_groups(fit, source, levels)
         weights = fit.density.cells[groups] / fit.density.cells[groups].sum()
-        found = [self._combination(dict(fit.density.seen[k]) | dict(levels)) for k in groups]
-        return np.asarray(weights @ np.stack(found))
+        found = [self._combination(dict(fit.density.seen[k]) | levels) for k in groups]
+        return self.design.depth * np.asarray(weights @ np.stack(found))
 
-    def _combination(self, row: dict[str, str]) -> np.ndarray:
-        key = tuple(row.items())
+    def _combination(self, row: dict[str, Any]) -> np.ndarray:
+        """Return the expected counts of a combination, at the mean basis of values that it does not have."""
+        key, continuous = tuple(row.items()), self.fit.preprocessing.conditions.continuous
         if key not in self._known:
-            plan = Plan([row], np.zeros(1, int), None, 0, scale=self.scale)
+            values = {name: np.array([row.get(name, spline.low)]) for name, spline in continuous.items()}
+            plan = Plan([row], np.zeros(1, int), None, 0, scale=self.scale, continuous=values)
             sampler = CellSampler.of(self.fit, plan, donors=False)
-            self._known[key] = sampler.expected(0, EXPECTATION_CELLS, self.design.depth)
+            basis = [
+                spline.basis(values[name])[0] if name in row else np.zeros(spline.degrees)
+                for name, spline in continuous.items()
+            ]
+            self._known[key] = sampler.expected(
+                0, EXPECTATION_CELLS, np.concatenate(basis) if basis else None
+            )
         return self._known[key]
 
     def same(self, groups: tuple[str, str]) -> bool:

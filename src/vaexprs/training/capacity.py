@@ -75,7 +75,7 @@ def choose_capacity(cells: Cells, conditions: Conditions, counts: bool, seed: in
         rows = np.sort(rng.choice(len(cells), MAX_CELLS, replace=False))
     chosen = cells.take(rows)
     groups = list(groups_of(chosen.obs, conditions).values())
-    values = _residuals(chosen.x, groups, counts)
+    values = residuals(chosen.x, groups, counts)
     if not values.size:
         return Capacity(MIN_DIM, 0, 0.0)
     threshold = max(_first_variance(_permuted(values, groups, rng)) for _ in range(PERMUTATIONS))
@@ -83,7 +83,7 @@ def choose_capacity(cells: Cells, conditions: Conditions, counts: bool, seed: in
     return Capacity(int(np.clip(components, MIN_DIM, MAX_DIM)), components, threshold)
 
 
-def _residuals(x: Matrix, groups: list[np.ndarray], counts: bool) -> np.ndarray:
+def residuals(x: Matrix, groups: list[np.ndarray], counts: bool) -> np.ndarray:
     """Return the most variable genes, centred within groups, with unit variance, (n_cells, n_selected)."""
     values = log_normalised(x) if counts else x
     if sp.issparse(values):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from vaexprs.data.backed import BackedMatrix, library_sizes
 from vaexprs.data.matrix import Matrix, densify
-from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of
+from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of, without_continuous
 from vaexprs.latent.donors import DonorCounts, DonorEffects, donor_effects, fit_donor_shifts
 from vaexprs.likelihoods.count_base import CountLikelihood
 from vaexprs.nn.predict import encode, predict
@@ -73,9 +73,13 @@ def fit_latent_density(
         n_cells = np.zeros((len(names), len(groups)), int)
         np.add.at(n_cells, of[0], 1)
         donor, group = of[1]
-        shifts = fit_donor_shifts(values, donor, group, *n_cells.shape)
+        rest = values
+        if prepared.conditions.continuous:
+            rest = without_continuous(values, cells.obs, prepared.conditions)[1]
+        shifts = fit_donor_shifts(rest, donor, group, *n_cells.shape)
         counts = _donor_counts(model, decoder, x, codes, values, sd, of[1], n_cells.shape, seed)
         donors = donor_effects(prepared.donor_key, list(names), n_cells, shifts, counts, seed)
+        donors = donors.with_values(_values_of_donors(whole.obs, prepared))
         values = values - shifts[0][donor, group]
     density = fit_density(
         values[:, :-1],
@@ -96,6 +100,12 @@ def _donors_and_groups(obs: pd.DataFrame, prepared: Preprocessing) -> tuple[np.n
     for i, rows in enumerate(groups_of(obs, prepared.conditions).values()):
         group[rows] = i
     return obs[prepared.donor_key].cat.codes.to_numpy().astype(int), group
+
+
+def _values_of_donors(obs: pd.DataFrame, prepared: Preprocessing) -> pd.DataFrame:
+    """Return the continuous covariates that are constant within donors, with a row for each donor."""
+    by_donor = obs.groupby(prepared.donor_key, observed=True)[list(prepared.conditions.continuous)]
+    return by_donor.first().loc[:, (by_donor.nunique() == 1).all()]
 
 
 def _donor_counts(

@@ -30,6 +30,7 @@ from vaexprs.training.density import fit_latent_density
 from vaexprs.training.diagnosis import diagnose
 from vaexprs.training.inputs import (
     TrainingData,
+    as_keys,
     gather_cells,
     may_be_counts,
     prepare_data,
@@ -73,6 +74,7 @@ def fit_vae(
     label_key: str | None = None,
     covariate_keys: Sequence[str] = (),
     donor_key: str | None = None,
+    continuous_keys: Sequence[str] = (),
     layer: str | None = None,
     likelihood: str | None = None,
     seed: int = 0,
@@ -140,6 +142,14 @@ def fit_vae(
         Column of ``object.obs`` with the donor, for counts of at least three donors. The effects of donors on
         expression, depth and composition are random: `gen_exprs` draws new donors (``donors=8``), or the
         donors of the training cells. A donor that is named in `covariate_keys` instead is a fixed condition.
+    continuous_keys
+        Columns of ``object.obs`` with covariates that are numbers: age, dose, pseudotime. The network and the
+        mean of the latent density depend on each by a natural cubic spline with 1 to 4 degrees of freedom,
+        which is linear beyond the range of the training cells (`scipy.interpolate.CubicSpline`). The degrees
+        of freedom are chosen from the cells: more than 1 (a line) if the regression of a gene or principal
+        component within conditions is better with them by an F test, adjusted for the number of tests; with
+        at least six distinct values the observations are the means of cells with the same value. At least
+        three distinct values are required, and none may be missing. Numbers stored as text are converted.
     layer
         Layer (AnnData) or assay (BiocPy) with the values, "X" for X. By default X (or the first assay) if
         it holds counts, otherwise a layer of counts with a name that says so, otherwise ``raw``; without any
@@ -228,7 +238,15 @@ def fit_vae(
     if donor_key is not None:
         other_keys.append(donor_key)
     cells, val, key = gather_cells(
-        object, x_train, y_train, x_val, y_val, label_key, covariate_keys, layer, other_keys
+        object,
+        x_train,
+        y_train,
+        x_val,
+        y_val,
+        label_key,
+        covariate_keys,
+        layer,
+        [*other_keys, *as_keys(continuous_keys)],
     )
     if cells is not None and n_top_genes is not None:
         cells, val = select_variable_genes(cells, val, n_top_genes, seed)
@@ -241,7 +259,9 @@ def fit_vae(
         key,
         covariate_keys,
         donor_key,
+        continuous_keys,
         dense=not use_generator,
+        seed=seed,
     )
     if privacy is not None:
         assert cells is not None  # privacy cannot be combined with preprocessing
@@ -349,6 +369,7 @@ def _build_model(
         x=data.cells.x,
         summary=data.summary,
         level_cells=data.preprocessing.level_cells,
+        n_basis=data.preprocessing.conditions.n_basis,
         latent_dim=network.latent_dim or data.likelihood.latent_dim,
         regularization=network.regularization,
         seed=seed,

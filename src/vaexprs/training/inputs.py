@@ -20,12 +20,13 @@ from vaexprs.io.open import open_cells, select_layer
 from vaexprs.latent.donors import MIN_DONORS
 from vaexprs.likelihoods import default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import Likelihood
-from vaexprs.preprocessing.conditions import column_of_levels, learn_conditions
+from vaexprs.preprocessing.conditions import check_continuous_keys, column_of_levels, learn_conditions
 from vaexprs.preprocessing.genes import with_variable_genes
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
+from vaexprs.training.continuous import with_continuous
 
 MAX_DENSE = 2 * 2**30  # maximum size in bytes of a matrix that is made dense, to speed up training
 
@@ -66,6 +67,11 @@ def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
     return not isinstance(named, str) or likelihood_named(named).counts
 
 
+def as_keys(keys: Any) -> list[Any]:
+    """Return column names as a list; a single name is one key."""
+    return [keys] if isinstance(keys, str) else list(keys) if np.iterable(keys) else []
+
+
 def gather_cells(
     obj: Any,
     x_train: Any,
@@ -94,8 +100,7 @@ def gather_cells(
         raise ValueError("y_val requires x_val.")
     train: ad.AnnData | BackedCells | None = None
     if obj is not None:
-        covariates = [covariate_keys] if isinstance(covariate_keys, str) else covariate_keys or ()
-        columns = [key for key in (label_key, *covariates, *other_keys) if isinstance(key, str)]
+        columns = [key for key in (label_key, *as_keys(covariate_keys), *other_keys) if isinstance(key, str)]
         train = select_layer(open_cells(obj, matrix="x_train"), layer, columns)
         check_cells(train, "object")
     elif x_train is not None:
@@ -159,9 +164,11 @@ def prepare_data(
     decoder_layers: Sequence[Any] | None,
     label_key: str | None,
     covariate_keys: Sequence[str],
-    donor_key: str | None,
+    donor_key: str | None = None,
+    continuous_keys: Sequence[str] = (),
     *,
     dense: bool,
+    seed: int = 0,
 ) -> TrainingData:
     """Return the prepared cells with their likelihood and the summary of their values.
 
@@ -171,10 +178,12 @@ def prepare_data(
         As `gather_cells` returns them; without training cells those of `earlier` are used.
     earlier
         The preprocessing of an earlier fit to reuse, or None.
-    likelihood, decoder_layers, covariate_keys, donor_key
+    likelihood, decoder_layers, covariate_keys, donor_key, continuous_keys
         See `fit_vae`.
     dense
         Whether to make sparse matrices dense, up to `MAX_DENSE`.
+    seed
+        Seed of the choice of cells from which degrees of freedom are chosen.
 
     Raises
     ------
@@ -184,7 +193,10 @@ def prepare_data(
     if train is None:
         return _reuse_cells(earlier, val, likelihood, dense)
     x = train.X if isinstance(train, BackedCells) else as_float(train.X)
-    conditions = None if earlier is not None else learn_conditions(train.obs, label_key, covariate_keys)
+    conditions, numbers = None, {}
+    if earlier is None:
+        conditions = learn_conditions(train.obs, label_key, covariate_keys)
+        numbers = check_continuous_keys(train.obs, continuous_keys, conditions)
     summary = summarise(x, "object")
     if conditions is None:
         assert earlier is not None
@@ -196,8 +208,9 @@ def prepare_data(
         chosen = kind.for_values(summary)
         unit = chosen.unit(summary)
         scaling = Scaling.fit(chosen.scaling(x, unit), summary.low, summary.high, unit)
+        conditions = with_continuous(conditions, numbers, train.obs, x, chosen.counts, seed)
         if donor_key is not None:
-            check_donors(train.obs, donor_key, conditions.keys, kind)
+            check_donors(train.obs, donor_key, conditions.all_keys, kind)
         prepared = Preprocessing(train.var_names, conditions, scaling, kind.name, donor_key=donor_key)
     chosen.check(summary, train.obs_names)
     _warn_constant_genes(summary.constant_genes(train.var_names))

@@ -70,16 +70,22 @@ def fit_identity(
 ) -> dict[str, Any]:
     """Return what must be equal in all processes of a fit and in a fit that is resumed."""
     shown = ("verbose", "callbacks")
-    return {name: value for name, value in arguments.items() if name not in shown} | {
-        "version": version("vaexprs"),
-        "data": summary.digest(),
-        "genes": hashlib.sha256("\n".join(prepared.genes).encode()).hexdigest(),
-        "levels": {key: list(levels) for key, levels in prepared.conditions.levels.items()},
-        "latent_dim": latent_dim,
-        "batch_size": schedule.batch_size,
-        "epochs": schedule.epochs,
-        "seed": seed,
-    }
+    continuous = {key: spline.to_dict() for key, spline in prepared.conditions.continuous.items()}
+    given = {name: value for name, value in arguments.items() if name not in shown}
+    return (
+        given
+        | ({"continuous": continuous} if continuous else {})
+        | {
+            "version": version("vaexprs"),
+            "data": summary.digest(),
+            "genes": hashlib.sha256("\n".join(prepared.genes).encode()).hexdigest(),
+            "levels": {key: list(levels) for key, levels in prepared.conditions.levels.items()},
+            "latent_dim": latent_dim,
+            "batch_size": schedule.batch_size,
+            "epochs": schedule.epochs,
+            "seed": seed,
+        }
+    )
 
 
 def fit_recipe(

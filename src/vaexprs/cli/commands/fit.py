@@ -13,6 +13,7 @@ from rich.console import Console
 from vaexprs.cli.console import Stopped, plain
 from vaexprs.cli.options import (
     READABLE,
+    ContinuousKey,
     CountsLayer,
     CovariateKey,
     Epochs,
@@ -38,6 +39,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="Output folder for the fitted model.")],
     label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell type.")] = None,
     covariate_key: CovariateKey = None,
+    continuous_key: ContinuousKey = None,
     layer: CountsLayer = None,
     transpose: Transpose = None,
     obs: Obs = None,
@@ -128,6 +130,7 @@ def fit(
             cells_at(data, transpose, obs),
             label_key=label_key,
             covariate_keys=covariate_key or (),
+            continuous_keys=continuous_key or (),
             layer=layer,
             likelihood=likelihood,
             n_top_genes=n_top_genes,

@@ -31,7 +31,7 @@ def generate(
     conditions: Annotated[
         Path | None,
         typer.Option(
-            help="CSV file with one combination of label and covariate levels per row; "
+            help="CSV file with one combination of label and covariates per row; "
             "column 'n' is its number of cells."
         ),
     ] = None,

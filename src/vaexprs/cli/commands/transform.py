@@ -27,7 +27,7 @@ def transform(
     model: Annotated[Path, typer.Argument(help="Folder with a saved model.")],
     data: Annotated[Path, typer.Argument(help=f"Real cells: {READABLE}.")],
     to: Annotated[
-        list[str], typer.Option(help="Target level of a condition, e.g. 'stim=ctrl' (repeatable).")
+        list[str], typer.Option(help="Target condition, e.g. 'stim=ctrl' or 'age=70' (repeatable).")
     ],
     out: Annotated[Path, typer.Option(help=WRITABLE)],
     layer: CountsLayer = None,
