@@ -155,3 +155,33 @@ def test_bad_requests_of_donors_are_refused(fitted, arguments, error, message):
 def test_new_donors_need_a_fit_with_donors(conditional):
     with pytest.raises(ValueError, match="requires a fit with donor_key"):
         vx.gen_exprs(conditional, 40, donors=2, progress=False)
+
+
+@pytest.mark.slow
+def test_a_donor_has_one_value_of_a_continuous_covariate(donors, tmp_path):
+    cells = donors[0].copy()
+    cells.obs["age"] = 20.0 + 5 * cells.obs["donor"].str[1:].astype(int)
+    cells.obs["time"] = np.random.default_rng(0).uniform(0, 1, cells.n_obs)
+    fit = vx.fit_vae(
+        cells,
+        label_key="cell_type",
+        donor_key="donor",
+        continuous_keys=["age", "time"],
+        epochs=2,
+        verbose=0,
+    )
+    fit = vx.load_vae(fit.save(tmp_path / "model"))
+    made = vx.gen_exprs(fit, 400, progress=False).adata
+    assert (made.obs["age"] == 20 + 5 * made.obs["donor"].astype(str).str[1:].astype(int)).all()
+    new = vx.gen_exprs(fit, 400, donors=10, progress=False).adata
+    ages = new.obs.groupby("donor", observed=True)["age"]
+    assert (ages.nunique() == 1).all()
+    assert ages.first().nunique() > 2
+    assert new.obs.groupby("donor", observed=True)["time"].nunique().min() > 10
+    design = vx.Design({"young": 2, "old": 2}, cells=30, covariates={"old": {"age": 50}})
+    study = vx.simulate(fit, design, progress=False)
+    old = study.adata[study.adata.obs["group"] == "old"]
+    assert set(old.obs["age"]) == {50.0}
+    assert not study.truth["null"].any()
+    with pytest.raises(ValueError, match="average donor"):
+        vx.interpolate(fit, "CD34+", "CD56+ NK", 50, covariates={"donor": "d1"}, progress=False)
