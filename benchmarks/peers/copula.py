@@ -5,9 +5,10 @@
 """Gaussian copula with negative binomial margins for each label.
 
 After scDesign2 (Sun et al. 2021, doi:10.1186/s13059-021-02367-2): margins by maximum likelihood, a copula of
-the genes with at most 80% zeros, the other genes independent. Two changes were closer to held-out cells: the
-margins are given the library size, which is that of a random training cell of the label; and the correlation
-is shrunk (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4), for labels with fewer cells than genes.
+the genes with at most 80% zeros, the other genes independent. Unlike there, the margins depend on the library
+size, which is that of a random training cell of the label: this had lower AUCs (see ../peers.py). The
+correlation is shrunk (Ledoit and Wolf 2004, doi:10.1016/S0047-259X(03)00096-4), as labels have fewer cells
+than genes.
 """
 
 from typing import NamedTuple
