@@ -15,6 +15,7 @@ from vaexprs.interface.errors import require
 
 MIN_COUNTS = 10  # total counts of a gene below which it is not tested
 MIN_DONORS = 2  # donors of each group for tests of pseudobulks
+MIN_COMMON_GENES = 20  # genes with counts in all samples, for median ratios
 GENES_AT_ONCE = 200  # genes whose cells are ranked together
 
 
@@ -46,8 +47,8 @@ class ExpressionTest:
     title
         Name for sentences.
     p_values
-        Function of `Samples` with the genes to test only, and of the false discovery rate, that returns p-values
-        and adjusted p-values, (n_genes,) each; NaN for genes that it does not test.
+        Function of `Samples`, with the genes to test only, and of the false discovery rate. It returns
+        p-values and adjusted p-values, (n_genes,) each; NaN for genes that it does not test.
     pseudobulk
         Whether the samples are pseudobulks; otherwise cells.
     holds_gil
@@ -85,12 +86,33 @@ def compute_p_values(test: str, samples: Samples, fdr: float) -> tuple[np.ndarra
     return p, adjusted
 
 
-def _t_test(samples: Samples, fdr: float) -> tuple[np.ndarray, np.ndarray]:
-    """Student's t-test of log2 counts per million, paired if both groups have the same donors."""
+def size_factors(counts: np.ndarray) -> np.ndarray:
+    """Return the size factors of pseudobulks, (n_samples,), with a geometric mean of 1.
+
+    They are medians of ratios over the genes with counts in all samples (Anders & Huber 2010,
+    doi:10.1186/gb-2010-11-10-r106), because altered genes with many counts shift counts per million of all
+    other genes; with fewer than 20 such genes they are proportional to the totals.
+
+    Parameters
+    ----------
+    counts
+        (n_samples, n_genes).
+    """
     from scipy import stats
 
-    total = samples.counts.sum(axis=1, keepdims=True)
-    values = np.log2((samples.counts + 0.5) / (total + 1) * 1e6)
+    positive = counts[:, (counts > 0).all(axis=0)]
+    if positive.shape[1] >= MIN_COMMON_GENES:
+        factors = np.median(positive / stats.gmean(positive, axis=0), axis=1)
+    else:
+        factors = np.maximum(counts.sum(axis=1), 1).astype(float)
+    return np.asarray(factors / stats.gmean(factors))
+
+
+def _t_test(samples: Samples, fdr: float) -> tuple[np.ndarray, np.ndarray]:
+    """Student's t-test of normalised log2 counts, paired if both groups have the same donors."""
+    from scipy import stats
+
+    values = np.log2(samples.counts / size_factors(samples.counts)[:, None] + 0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # constant genes, whose p-value is NaN
         if samples.donors is None:

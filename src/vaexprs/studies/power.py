@@ -33,6 +33,7 @@ TARGET = 0.8  # power that the sentence asks for
 NOMINAL = 0.05  # p-values of null genes below it are counted as `type1`
 INTERVAL = 0.95  # coverage of the intervals
 EXPRESSION = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
+MAX_DRAWS = 50  # draws of altered genes that do not fit into the library
 SEED_OF_POWER = 3  # first element of the spawn keys of replicates
 
 
@@ -85,13 +86,22 @@ class Power:
                 found.append(f"{design} find {power} of {changes} at {self.fdr:.0%} FDR.")
             else:
                 best = "It finds" if len(of_fold) == 1 else f"The best, {design}, finds"
+                highest = self.by_expression[
+                    (self.by_expression["expression"] == EXPRESSION[-1])
+                    & (self.by_expression[list(GRID)] == row[list(GRID)]).all(axis=1)
+                ]["power"].iloc[0]
+                power += (
+                    f" ({highest:.0%} in the highest quarter of expression)" if highest == highest else ""
+                )
                 which = design if len(of_fold) == 1 else "None of the designs"
                 verb = "do not find" if len(of_fold) == 1 else "finds"
-                found.append(f"{which} {verb} {TARGET:.0%} of {changes} at {self.fdr:.0%} FDR. {best} {power}.")
+                found.append(
+                    f"{which} {verb} {TARGET:.0%} of {changes} at {self.fdr:.0%} FDR. {best} {power}."
+                )
         worst = table.loc[table["fdr"].idxmax()] if table["fdr"].notna().any() else None
         if worst is not None and worst["fdr_low"] > 2 * self.fdr:
             found.append(
-                f"But the {TESTS[self.test].title} does not control the false discovery rate: up to "
+                f"The {TESTS[self.test].title} does not control the false discovery rate: up to "
                 f"{worst['fdr']:.0%} of the genes that it finds are false."
             )
         return found
@@ -161,8 +171,8 @@ def power(
         Label whose cells are compared. Required if the fit has several labels, unless the designs give
         numbers of cells of one label.
     test
-        "t-test": Student's t-test of log2 counts per million of pseudobulks (sums of each donor's counts),
-        paired in a paired design. "pydeseq2": the Wald test of PyDESeq2 on pseudobulks
+        "t-test": Student's t-test of log2 counts of pseudobulks (sums of each donor's counts), normalised by
+        median ratios, and paired in a paired design. "pydeseq2": the Wald test of PyDESeq2 on pseudobulks
         (``pip install pydeseq2``). "wilcoxon": rank-sum test of log-normalised cells, which ignores that
         cells of a donor are alike.
     replicates
@@ -205,8 +215,8 @@ def power(
 
     Notes
     -----
-    Counts per million depend on all genes: effects that are not balanced shift the genes without effect
-    slightly (see `simulate`), which `type1` shows.
+    Power depends on expression: few counts hide even large changes. ``by_expression`` has the power of each
+    quarter of the genes, and ``Effects(min_mean=...)`` excludes rarely expressed ones.
 
     Examples
     --------
@@ -294,9 +304,7 @@ def _check_label(fit: VAEFit, label: Any, designs: Any) -> str | None:
     return str(conditions.check(key, named.pop()))
 
 
-def _scenarios(
-    fit: VAEFit, designs: Any, effects: Effects, label: str | None, test: str
-) -> list[_Scenario]:
+def _scenarios(fit: VAEFit, designs: Any, effects: Effects, label: str | None, test: str) -> list[_Scenario]:
     """Return the checked designs with their effects."""
     if isinstance(designs, Mapping):
         found = _grid(designs, effects, label)
@@ -316,7 +324,9 @@ def _grid(grid: Mapping[str, Any], effects: Effects, label: str | None) -> list[
     """Return the combinations of a grid."""
     for key in grid:
         if key not in GRID:
-            raise ValueError(f"The keys of designs must be {listed(GRID)}, got {key!r}.{did_you_mean(key, GRID)}")
+            raise ValueError(
+                f"The keys of designs must be {listed(GRID)}, got {key!r}.{did_you_mean(key, GRID)}"
+            )
     for key in ("donors", "cells"):
         if key not in grid:
             raise ValueError(f"designs must have numbers of {key}, as in {{{key!r}: [50, 200]}}.")
@@ -352,8 +362,8 @@ def _check_design(fit: VAEFit, design: Design, label: str | None, test: str) -> 
     first, second = (design.covariates.get(group, {}) for group in design.groups)
     if first != second:
         raise ValueError(
-            "The groups of designs must have the same covariates, so that they differ in the planted effects "
-            f"only, got {first!r} and {second!r}. Try other names of the groups, or give both the same levels."
+            "The groups of designs must have the same covariates, because they must differ in the planted "
+            f"effects only, got {first!r} and {second!r}. Use other names of the groups or the same levels."
         )
     fewest = min(design.groups.values())
     if fewest < MIN_DONORS and TESTS[test].pseudobulk:
@@ -370,9 +380,7 @@ def _check_design(fit: VAEFit, design: Design, label: str | None, test: str) -> 
 def _baseline(fit: VAEFit, label: str | None) -> ExpectedCounts:
     """Return the expected counts of the cells of a label, for all groups, as in the training cells."""
     key = fit.preprocessing.conditions.label_key
-    of_label = [
-        i for i, seen in enumerate(fit.density.seen) if label is None or seen[str(key)] == label
-    ]
+    of_label = [i for i, seen in enumerate(fit.density.seen) if label is None or seen[str(key)] == label]
     rows = [dict(fit.density.seen[i]) | {GROUP: ""} for i in of_label]
     which = np.repeat(np.arange(len(rows)), np.asarray(fit.density.cells)[of_label].astype(int))
     found = ExpectedCounts(fit, Plan(rows, which, None, 0), [label or ""] * len(rows))
@@ -416,9 +424,8 @@ class _Studies:
         design, name = scenario.design, self.label or ""
         cells = self._of_label(plan_study(self.fit, design, rng))
         mean = self.baseline.of(name, "")
-        table = scenario.effects.draw(self.fit.genes, {name: design.depth * mean}, rng)
+        table = self._effects(scenario.effects, {name: design.depth * mean}, rng)
         table = table.assign(**{GROUP: list(design.groups)[1]})
-        self.baseline.check_library(table.assign(**{GROUP: ""}), self.fit.genes)
         plan = Plan(
             cells.rows, cells.which, None, int(rng.integers(2**63)), donors=cells.donors, depth=design.depth
         )
@@ -439,12 +446,29 @@ class _Studies:
             np.array([_mean(found[altered & (quarters == i)]) for i in range(len(EXPRESSION))]),
         )
 
+    def _effects(
+        self, effects: Effects, means: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """Draw altered genes, repeatedly if they would need more than the library (a gene with half of it)."""
+        for attempt in range(1, MAX_DRAWS + 1):
+            table = effects.draw(self.fit.genes, means, rng)
+            try:
+                self.baseline.check_library(table.assign(**{GROUP: ""}), self.fit.genes)
+            except ValueError:
+                if attempt == MAX_DRAWS:
+                    raise
+            else:
+                break
+        return table
+
     def _of_label(self, cells: StudyCells) -> StudyCells:
         """Return the cells of the label, with the rows that they use."""
         own = np.array([self.label is None or label == self.label for label in cells.labels], bool)
         which = cells.which[own[cells.which]]
         if not len(which):
-            raise ValueError(f"designs must have cells of the label {self.label!r}, got none. Increase cells.")
+            raise ValueError(
+                f"designs must have cells of the label {self.label!r}, got none. Increase cells."
+            )
         used, numbers = np.unique(which, return_inverse=True)
         rows = [cells.rows[i] for i in used]
         return StudyCells(rows, [self.label or ""] * len(rows), numbers, cells.donors)
