@@ -137,26 +137,16 @@ def main() -> None:
     given = options.parse_args()
     table = pd.DataFrame(results(given.data, given))
     averaged = table.groupby(["label", "cells", "fold"], sort=False).mean(numeric_only=True).reset_index()
-    print(table_head("label", "cells", "log2 FC", "donors a group", "power", "difference", "FDR", "p < .05"))
+    columns = ["label", "cells", "log2 FC", "donors a group", "power", "difference", "FDR", "p < .05"]
+    print(table_head(columns))
     for row in averaged.to_dict("records"):
-        difference = row["power predicted"] - row["power found"]
-        print(
-            table_row(
-                row["label"],
-                f"{row['cells']:.0f}",
-                f"{row['fold']:g}",
-                f"{row['donors']:.3g}",
-                *(
-                    f"{row[f'{name} predicted']:.3f} / {row[f'{name} found']:.3f}"
-                    for name in ("power",)
-                ),
-                f"{difference:+.3f}",
-                *(
-                    f"{row[f'{name} predicted']:.3f} / {row[f'{name} found']:.3f}"
-                    for name in ("fdr", "type1")
-                ),
-            )
-        )
+        both = {
+            name: f"{row[f'{name} predicted']:.3f} / {row[f'{name} found']:.3f}"
+            for name in ("power", "fdr", "type1")
+        }
+        design = [row["label"], f"{row['cells']:.0f}", f"{row['fold']:g}", f"{row['donors']:.3g}"]
+        difference = f"{row['power predicted'] - row['power found']:+.3f}"
+        print(table_row([*design, both["power"], difference, both["fdr"], both["type1"]]))
     split = (table["power predicted"] - table["power found"]).abs()
     mean = (averaged["power predicted"] - averaged["power found"]).abs()
     print(f"\nlargest difference: {mean.max():.3f} of the means, {split.max():.3f} of a split")

@@ -449,7 +449,7 @@ class _Studies:
     def _effects(
         self, effects: Effects, means: dict[str, np.ndarray], rng: np.random.Generator
     ) -> pd.DataFrame:
-        """Draw altered genes, repeatedly if they would need more than the library (a gene with half of it)."""
+        """Draw altered genes, again if they would need more counts than the library has."""
         for attempt in range(1, MAX_DRAWS + 1):
             table = effects.draw(self.fit.genes, means, rng)
             try:

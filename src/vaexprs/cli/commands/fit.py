@@ -38,6 +38,10 @@ def fit(
     out: Annotated[Path, typer.Option(help="Output folder for the fitted model.")],
     label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell type.")] = None,
     covariate_key: CovariateKey = None,
+    donor_key: Annotated[
+        str | None,
+        typer.Option(help="Column of obs with the donor, to generate new donors (at least 3 donors)."),
+    ] = None,
     layer: CountsLayer = None,
     transpose: Transpose = None,
     obs: Obs = None,
@@ -128,6 +132,7 @@ def fit(
             cells_at(data, transpose, obs),
             label_key=label_key,
             covariate_keys=covariate_key or (),
+            donor_key=donor_key,
             layer=layer,
             likelihood=likelihood,
             n_top_genes=n_top_genes,
