@@ -19,7 +19,7 @@ from vaexprs.plotting.power import plot_power
 from vaexprs.report import check_suffix
 from vaexprs.report.comparison import POLICY
 from vaexprs.studies.expression_tests import TESTS
-from vaexprs.studies.power import EXPRESSION, GRID, Power
+from vaexprs.studies.power import EXPRESSION, Power
 
 PACKAGES = ("vaexprs", "numpy", "scipy")  # packages whose versions are shown
 
@@ -77,8 +77,11 @@ def render_power(power: Power, settings: Mapping[str, Any]) -> str:
     """
     svg = io.StringIO()
     plot_power(power).savefig(svg, format="svg", metadata={"Date": None})
-    wide = power.by_expression.pivot(index=list(GRID), columns="expression", values="power")
-    quarters = [dict(zip(GRID, key, strict=True)) | dict(row) for key, row in wide.iterrows()]
+    by_expression = power.by_expression["power"].to_numpy().reshape(-1, len(EXPRESSION))
+    quarters = [
+        row | dict(zip(EXPRESSION, of_design, strict=True))
+        for row, of_design in zip(markup.records(power.table), by_expression, strict=True)
+    ]
     effects, settings = power.effects, dict(settings)
     several = isinstance(effects.genes, (int, float))
     settings |= {

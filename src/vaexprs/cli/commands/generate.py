@@ -49,8 +49,8 @@ def generate(
     donors: Annotated[
         list[str] | None,
         typer.Option(
-            help="Number of new donors, of a model fitted with --donor-key; or numbers by level of a covariate, "
-            "e.g. 'ctrl=8' (repeatable).",
+            help="Number of new donors (of a model fitted with --donor-key), or of a level of a covariate, "
+            "e.g. 'ctrl=8' (repeatable)."
         ),
     ] = None,
     batch_size: Annotated[
