@@ -1,11 +1,11 @@
 """Predicted power against the power found in held-out real donors.
 
     python benchmarks/power.py DATA.h5ad [--label-key cell_type] [--donor-key donor] [--labels cd4nc bmem]
-                               [--cells 20 50] [--splits 0 1] [--repeats 100]
+                               [--cells 20 50] [--splits 0 1] [--repeats 100] [--min-mean 0.5]
 
 A model is fitted to a random half of the donors. The other donors with enough cells of the label are divided
 into two random groups, the same number of cells is taken from each donor, and effects are planted in 10% of
-the genes by binomial thinning of the counts of the second group (Gerard 2020, doi:10.1186/s12859-020-3450-9):
+the genes (with at least --min-mean counts per cell) by binomial thinning of the counts of the second group (Gerard 2020, doi:10.1186/s12859-020-3450-9):
 the mean of a gene is reduced by its fold change, and everything else stays as measured. This is repeated with
 other groups, cells and genes. `vaexprs.power` predicts the power of the same design from the model, with the
 same test.
@@ -15,7 +15,9 @@ fraction of genes without effect with p < .05; each as predicted / found, means 
 """
 
 import argparse
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import vaexprs as vx
@@ -67,13 +69,18 @@ def thinned_study(
 
 
 def found_power(
-    counts: list[np.ndarray], n: int, fold: float, test: str, repeats: int, seed: int
+    counts: list[np.ndarray],
+    n: int,
+    fold: float,
+    possible: np.ndarray,
+    options: argparse.Namespace,
+    seed: int,
 ) -> dict[str, float]:
     """Return mean power, false discovery proportion and type 1 error over random studies of real donors."""
     rng, rows, genes = np.random.default_rng(seed), [], counts[0].shape[1]
-    for _ in range(repeats):
-        altered = rng.choice(genes, round(GENES * genes), replace=False)
-        p, adjusted = compute_p_values(test, thinned_study(counts, n, fold, altered, rng), FDR)
+    for _ in range(options.repeats):
+        altered = rng.choice(possible, round(GENES * len(possible)), replace=False)
+        p, adjusted = compute_p_values(options.test, thinned_study(counts, n, fold, altered, rng), FDR)
         is_altered = np.isin(np.arange(genes), altered)
         found, null = adjusted <= FDR, ~is_altered & np.isfinite(p)
         rows.append(
@@ -97,6 +104,8 @@ def results(path: Path, options: argparse.Namespace) -> Iterator[dict]:
             own = held_out[(held_out.obs[label_key] == label).to_numpy()]
             donor = own.obs[donor_key].astype(str).to_numpy()
             x = np.asarray(own.X.toarray() if hasattr(own.X, "toarray") else own.X).astype(np.int64)
+            measured = train[(train.obs[label_key] == label).to_numpy()].X.mean(axis=0)
+            possible = np.flatnonzero(np.ravel(measured) >= options.min_mean)
             for n in options.cells:
                 counts = [x[donor == each] for each in np.unique(donor) if (donor == each).sum() >= n]
                 size = len(counts) // 2
@@ -104,6 +113,7 @@ def results(path: Path, options: argparse.Namespace) -> Iterator[dict]:
                     continue
                 for fold in options.folds:
                     effects = vx.Effects(genes=GENES, log2_fold_change=fold, direction="down")
+                    effects = replace(effects, min_mean=options.min_mean)
                     grid = {"donors": size, "cells": n}
                     predicted = vx.power(
                         fit,
@@ -116,7 +126,7 @@ def results(path: Path, options: argparse.Namespace) -> Iterator[dict]:
                         seed=split,
                         progress=False,
                     ).table.iloc[0]
-                    found = found_power(counts, n, fold, options.test, options.repeats, split)
+                    found = found_power(counts, n, fold, possible, options, split)
                     yield {"label": label, "cells": n, "fold": fold, "donors": size, "split": split} | {
                         f"{name} {side}": float(values[name])
                         for side, values in (("predicted", predicted), ("found", found))
@@ -131,10 +141,12 @@ def main() -> None:
     options.add_argument("--cells", type=int, nargs="+", default=[20, 50], help="cells of each donor")
     options.add_argument("--folds", type=float, nargs="+", default=[0.5, 1, 2], help="log2 fold changes")
     options.add_argument("--splits", type=int, nargs="+", default=[0], help="seeds of the halves of donors")
+    options.add_argument("--min-mean", type=float, default=0, help="minimum mean count of altered genes")
     options.add_argument("--test", default="t-test", help="test of vaexprs.power")
     options.add_argument("--replicates", type=int, default=40, help="simulated studies of a design")
     options.add_argument("--repeats", type=int, default=100, help="studies of real donors")
     given = options.parse_args()
+    warnings.simplefilter("ignore", RuntimeWarning)  # t-tests of genes with equal values
     table = pd.DataFrame(results(given.data, given))
     averaged = table.groupby(["label", "cells", "fold"], sort=False).mean(numeric_only=True).reset_index()
     columns = ["label", "cells", "log2 FC", "donors a group", "power", "difference", "FDR", "p < .05"]

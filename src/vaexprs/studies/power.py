@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,7 +78,9 @@ class Power:
             if not len(of_fold):
                 continue
             enough = of_fold[of_fold["power"] >= TARGET].sort_values(["donors", "cells", "depth"])
-            row = (enough if len(enough) else of_fold.sort_values("power", ascending=False)).iloc[0]
+            best_first = enough if len(enough) else of_fold.sort_values("power", ascending=False)
+            position = int(best_first.index[0])
+            row = table.iloc[position]
             design = f"{row['donors']} donors a group with {row['cells']:,.10g} {cells} each"
             if table["depth"].nunique() > 1 or row["depth"] != 1:
                 design += f" at {row['depth']:g} times the depth"
@@ -86,10 +89,7 @@ class Power:
                 found.append(f"{design} find {power} of {changes} at {self.fdr:.0%} FDR.")
             else:
                 best = "It finds" if len(of_fold) == 1 else f"The best, {design}, finds"
-                highest = self.by_expression[
-                    (self.by_expression["expression"] == EXPRESSION[-1])
-                    & (self.by_expression[list(GRID)] == row[list(GRID)]).all(axis=1)
-                ]["power"].iloc[0]
+                highest = self.by_expression["power"].iloc[(position + 1) * len(EXPRESSION) - 1]
                 power += (
                     f" ({highest:.0%} in the highest quarter of expression)" if highest == highest else ""
                 )
@@ -258,9 +258,11 @@ def power(
     calls = [(i, r) for i in range(len(scenarios)) for r in range(replicates)]
     outcomes: list[list[_Outcome]] = [[] for _ in scenarios]
     with (
+        warnings.catch_warnings(),  # here, because threads share the filters
         _executors(jobs, TESTS[test].holds_gil) as (pool, compute),
         progress_bar(len(calls), "power", "replicate", shown=progress) as bar,
     ):
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module="scipy")  # genes with equal values
         submitted = (
             partial(pool.submit, studies.replicate, scenarios[i], (seed, i, r), compute) for i, r in calls
         )
