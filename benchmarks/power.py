@@ -4,11 +4,11 @@
                                [--cells 20 50] [--splits 0 1] [--repeats 100] [--min-mean 0.5]
 
 A model is fitted to a random half of the donors. The other donors with enough cells of the label are divided
-into two random groups, the same number of cells is taken from each donor, and effects are planted in 10% of
-the genes (with at least --min-mean counts per cell) by binomial thinning of the counts of the second group (Gerard 2020, doi:10.1186/s12859-020-3450-9):
-the mean of a gene is reduced by its fold change, and everything else stays as measured. This is repeated with
-other groups, cells and genes. `vaexprs.power` predicts the power of the same design from the model, with the
-same test.
+into two random groups, and the same number of cells is taken from each donor. Effects are planted in 10% of
+the genes (with at least --min-mean counts per cell) by binomial thinning of the counts of the second group
+(Gerard 2020, doi:10.1186/s12859-020-3450-9): the mean of a gene is reduced by its fold change, and all else
+stays as measured. This is repeated with other groups, cells and genes. `vaexprs.power` predicts the power of
+the same design from the model, with the same test.
 
 Prints a Markdown table: predicted and found power, their difference, false discovery proportion, and the
 fraction of genes without effect with p < .05; each as predicted / found, means over splits.

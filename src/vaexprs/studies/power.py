@@ -98,7 +98,7 @@ class Power:
                 found.append(
                     f"{which} {verb} {TARGET:.0%} of {changes} at {self.fdr:.0%} FDR. {best} {power}."
                 )
-        worst = table.loc[table["fdr"].idxmax()] if table["fdr"].notna().any() else None
+        worst = table.iloc[int(np.nanargmax(table["fdr"]))] if table["fdr"].notna().any() else None
         if worst is not None and worst["fdr_low"] > 2 * self.fdr:
             found.append(
                 f"The {TESTS[self.test].title} does not control the false discovery rate: up to "
