@@ -1,7 +1,7 @@
 """Predicted power against the power found in held-out real donors.
 
     python benchmarks/power.py DATA.h5ad [--label-key cell_type] [--donor-key donor] [--labels cd4nc bmem]
-                               [--cells 20 50] [--splits 0 1] [--repeats 100] [--min-mean 0.5]
+                               [--cells 15 30] [--splits 0 1 2] [--repeats 100] [--min-mean 0.5]
 
 A model is fitted to a random half of the donors. The other donors with enough cells of the label are divided
 into two random groups, and the same number of cells is taken from each donor. Effects are planted in 10% of
@@ -11,7 +11,8 @@ stays as measured. This is repeated with other groups, cells and genes. `vaexprs
 the same design from the model, with the same test.
 
 Prints a Markdown table: predicted and found power, their difference, false discovery proportion, and the
-fraction of genes without effect with p < .05; each as predicted / found, means over splits.
+fraction of genes without effect with p < .05; each as predicted / found, means over splits. The found power of
+one split depends on its twenty donors: the difference has its standard error over splits.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from vaexprs.studies.expression_tests import Samples, compute_p_values
 
 GENES = 0.1  # fraction of altered genes
 FDR = 0.05
-MIN_GROUP = 4  # donors of a group
+MIN_GROUP = 5  # donors of a group
 
 
 def donor_halves(cells: ad.AnnData, key: str, seed: int) -> tuple[ad.AnnData, ad.AnnData]:
@@ -138,9 +139,11 @@ def main() -> None:
     options = parser(__doc__, data="data")
     options.add_argument("--donor-key", default="donor", help="column of obs with the donor")
     options.add_argument("--labels", nargs="+", default=["cd4nc", "bmem"], help="labels to compare")
-    options.add_argument("--cells", type=int, nargs="+", default=[20, 50], help="cells of each donor")
+    options.add_argument("--cells", type=int, nargs="+", default=[15, 30], help="cells of each donor")
     options.add_argument("--folds", type=float, nargs="+", default=[0.5, 1, 2], help="log2 fold changes")
-    options.add_argument("--splits", type=int, nargs="+", default=[0], help="seeds of the halves of donors")
+    options.add_argument(
+        "--splits", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5], help="seeds of the halves of donors"
+    )
     options.add_argument("--min-mean", type=float, default=0, help="minimum mean count of altered genes")
     options.add_argument("--test", default="t-test", help="test of vaexprs.power")
     options.add_argument("--replicates", type=int, default=40, help="simulated studies of a design")
@@ -149,7 +152,7 @@ def main() -> None:
     warnings.simplefilter("ignore", RuntimeWarning)  # t-tests of genes with equal values
     table = pd.DataFrame(results(given.data, given))
     averaged = table.groupby(["label", "cells", "fold"], sort=False).mean(numeric_only=True).reset_index()
-    columns = ["label", "cells", "log2 FC", "donors a group", "power", "difference", "FDR", "p < .05"]
+    columns = ["label", "cells", "log2 FC", "donors a group", "power", "difference (SE)", "FDR", "p < .05"]
     print(table_head(columns))
     for row in averaged.to_dict("records"):
         both = {
@@ -157,7 +160,11 @@ def main() -> None:
             for name in ("power", "fdr", "type1")
         }
         design = [row["label"], f"{row['cells']:.0f}", f"{row['fold']:g}", f"{row['donors']:.3g}"]
-        difference = f"{row['power predicted'] - row['power found']:+.3f}"
+        own = table[
+            (table[["label", "cells", "fold"]] == [row[k] for k in ("label", "cells", "fold")]).all(axis=1)
+        ]
+        differences = own["power predicted"] - own["power found"]
+        difference = f"{differences.mean():+.3f} ({differences.sem():.3f})"
         print(table_row([*design, both["power"], difference, both["fdr"], both["type1"]]))
     split = (table["power predicted"] - table["power found"]).abs()
     mean = (averaged["power predicted"] - averaged["power found"]).abs()

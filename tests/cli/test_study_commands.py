@@ -66,14 +66,14 @@ def test_simulate_does_what_python_does(folder, tmp_path):
 def test_simulate_draws_effects_of_labels(folder, tmp_path):
     done = run(
         "simulate", folder / "model", "--donors", "a=2", "--donors", "b=2", "--cells", 20, "--paired",
-        "--genes", 5, "--log2-fold-change", 2, "--direction", "up", "--label", "Dendritic",
+        "--genes", 5, "--log2-fold-change", 2, "--direction", "up", "--label", "CD19+ B",
         "--out", tmp_path / "study.h5ad", "--quiet",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     truth = pd.read_csv(tmp_path / "study.truth.csv")
     altered = truth[truth["log2_fold_change"] != 0]
     assert altered["log2_fold_change"].tolist() == [2.0] * 5
-    assert set(altered["label"]) == {"Dendritic"}
+    assert set(altered["label"]) == {"CD19+ B"}
     assert ad.read_h5ad(tmp_path / "study.h5ad").obs["donor"].nunique() == 2
 
 
