@@ -11,8 +11,8 @@ stays as measured. This is repeated with other groups, cells and genes. `vaexprs
 the same design from the model, with the same test.
 
 Prints a Markdown table: predicted and found power, their difference, false discovery proportion, and the
-fraction of genes without effect with p < .05; each as predicted / found, means over splits. The found power of
-one split depends on its twenty donors: the difference has its standard error over splits.
+fraction of genes without effect with p < .05; each as predicted / found, means over splits. The power found in
+a split depends on its donors: the difference has its standard error over splits.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def test_simulate_draws_effects_of_labels(folder, tmp_path):
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     truth = pd.read_csv(tmp_path / "study.truth.csv")
     altered = truth[truth["log2_fold_change"] != 0]
-    assert altered["log2_fold_change"].tolist() == [2.0] * 5
+    assert altered["log2_fold_change"].tolist() == pytest.approx([2.0] * 5)
     assert set(altered["label"]) == {"CD19+ B"}
     assert ad.read_h5ad(tmp_path / "study.h5ad").obs["donor"].nunique() == 2
 
