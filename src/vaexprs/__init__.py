@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from vaexprs.model.vae_fit import VAEFit
     from vaexprs.plotting.embedding import plot_aug
     from vaexprs.plotting.model_graph import plot_vae
+    from vaexprs.plotting.power import plot_power
     from vaexprs.privacy.audit import audit_privacy
     from vaexprs.report import write_report
     from vaexprs.studies.design import Design
     from vaexprs.studies.effects import Effects
+    from vaexprs.studies.power import Power, power
     from vaexprs.studies.simulate import simulate
     from vaexprs.training.fit import fit_vae
 
@@ -35,6 +37,7 @@ _HOME = {
     "Design": "studies.design",
     "Effects": "studies.effects",
     "Generated": "generation.generated",
+    "Power": "studies.power",
     "Privacy": "differential_privacy.accounting",
     "VAEFit": "model.vae_fit",
     "audit_privacy": "privacy.audit",
@@ -47,7 +50,9 @@ _HOME = {
     "interpolate": "generation.interpolate",
     "load_vae": "model.load",
     "plot_aug": "plotting.embedding",
+    "plot_power": "plotting.power",
     "plot_vae": "plotting.model_graph",
+    "power": "studies.power",
     "read": "io.read",
     "simulate": "studies.simulate",
     "transform": "generation.transform",
@@ -58,6 +63,7 @@ __all__ = [
     "Design",
     "Effects",
     "Generated",
+    "Power",
     "Privacy",
     "VAEFit",
     "audit_privacy",
@@ -70,7 +76,9 @@ __all__ = [
     "interpolate",
     "load_vae",
     "plot_aug",
+    "plot_power",
     "plot_vae",
+    "power",
     "read",
     "simulate",
     "transform",

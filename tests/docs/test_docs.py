@@ -211,7 +211,7 @@ def test_python(block, given, tmp_path, monkeypatch):
     exec(block.code, names)  # noqa: S102 -- the pages are ours
 
 
-FITS = ("augment", "interpolate", "transform")  # modules whose examples fit a model
+FITS = ("augment", "interpolate", "power", "simulate", "transform")  # modules whose examples fit a model
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ from vaexprs.cli.commands import (
     generate,
     interpolate,
     plot,
+    power,
     report,
+    simulate,
     split,
     transform,
 )
@@ -45,6 +47,8 @@ app.command()(generate.generate)
 app.command()(augment.augment)
 app.command()(transform.transform)
 app.command()(interpolate.interpolate)
+app.command()(simulate.simulate)
+app.command()(power.power)
 app.command()(plot.plot)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)

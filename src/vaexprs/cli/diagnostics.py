@@ -22,6 +22,7 @@ ENABLES = {
     "cuda": "training on an NVIDIA GPU (Linux)",
     "dask": "generation on a Dask cluster",
     "docs": "building the documentation",
+    "power": "the test pydeseq2 of power",
     "privacy": "fits with differential privacy",
     "r": "reading and writing R .rds files",
 }

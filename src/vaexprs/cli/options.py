@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vaexprs.interface.errors import reason
+from vaexprs.interface.validation import check_file
 from vaexprs.io.formats import FOLDER, READERS, WRITERS
 
 PLAIN = [suffix for suffix in READERS if suffix != FOLDER and not suffix.endswith(".gz")]
@@ -60,6 +62,21 @@ NTopGenes = Annotated[
 Epochs = Annotated[
     int | None, typer.Option(help="Number of epochs (default: chosen from the number of cells).")
 ]
+Genes = Annotated[
+    str | None,
+    typer.Option(
+        help="Altered genes: their number, or their fraction below 1 (default: 0.1).", metavar="NUMBER"
+    ),
+]
+FoldSd = Annotated[
+    float | None, typer.Option("--sd", help="Standard deviation of the log2 fold changes (default: 0).")
+]
+Direction = Annotated[
+    str | None, typer.Option(help="Direction of the changes: both, up or down (default: both).")
+]
+MinMean = Annotated[
+    float | None, typer.Option(help="Minimum mean count per cell of altered genes (default: 0).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON, a list of rows.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")]
 TableOut = Annotated[Path | None, typer.Option(help="Output file for the table: .csv or .json.")]
@@ -80,6 +97,80 @@ def pair(text: str, option: str, example: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise ValueError(f"{option} must look like '{example}', got {text!r}.")
     return name, value
+
+
+def numbers(texts: list[str] | None, option: str, example: str) -> dict[str, int]:
+    """Return the whole numbers of a repeatable ``name=number`` option by name.
+
+    Raises
+    ------
+    ValueError
+        If a text does not have this form, or a name is given twice.
+    """
+    found: dict[str, int] = {}
+    for text in texts or []:
+        name, number = pair(text, option, example)
+        if not number.isdecimal():
+            raise ValueError(f"{option} must give a whole number, as in '{example}', got {text!r}.")
+        if name in found:
+            raise ValueError(f"{option} must be given once for each name, got {name!r} twice.")
+        found[name] = int(number)
+    return found
+
+
+def effects_of(**given: Any) -> Any:
+    """Return `Effects` with the given arguments; those that are None have their defaults.
+
+    Raises
+    ------
+    ValueError
+        If "genes" is neither a whole number nor a fraction below 1.
+    """
+    from vaexprs.studies.effects import Effects
+
+    arguments = {name: value for name, value in given.items() if value is not None}
+    if "genes" in arguments:
+        text = arguments["genes"]
+        try:
+            arguments["genes"] = int(text) if text.isdecimal() else float(text)
+        except ValueError:
+            raise ValueError(
+                f"--genes must be a number of genes or a fraction below 1, got {text!r}. Try 0.1."
+            ) from None
+    return Effects(**arguments)
+
+
+def text_table(path: Path, content: str) -> Any:
+    """Read a CSV file as text, with None for empty fields; numbers are not converted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        Expected columns, for the message.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a CSV file.
+    """
+    import pandas as pd
+
+    from vaexprs.io.tables import opened
+
+    check_file(path)
+    try:
+        # names are text: pandas would turn 1 into 1.0 if another row has no value
+        with opened(path) as file:
+            return pd.read_csv(file, dtype=str, keep_default_na=False).replace("", None)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} must be a CSV file with {content} in its first row, but cannot be read: "
+            f"{reason(error).rstrip('.')}."
+        ) from error
 
 
 def levels(texts: list[str] | None, option: str, example: str) -> dict[str, str] | None:

@@ -47,6 +47,15 @@ def check_table_options(as_json: bool, as_csv: bool, out: Path | None, overwrite
         claim(out, overwrite=overwrite)
 
 
+def page_of(out: Path | None) -> Path | None:
+    """Return the path of the page, or None if the output is a table."""
+    if out is None or out.suffix in (".csv", ".json"):
+        return None
+    if out.suffix.lower() != ".html":
+        raise ValueError(f"--out must be a .html, .csv or .json file, got {out.name!r}.")
+    return out
+
+
 def output_table(
     table: Any, as_json: bool, as_csv: bool, out: Path | None, *, quiet: bool, overwrite: bool
 ) -> None:

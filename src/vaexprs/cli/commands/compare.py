@@ -26,10 +26,8 @@ from vaexprs.cli.options import (
     Transpose,
     cells_at,
 )
-from vaexprs.cli.output import check_table_options, claim, numbers_cell, output_table
+from vaexprs.cli.output import check_table_options, claim, numbers_cell, output_table, page_of
 from vaexprs.interface.verdicts import LEVELS, UNKNOWN
-
-PAGE = ".html"
 
 
 def compare(
@@ -74,7 +72,7 @@ def compare(
     overwrite: Overwrite = False,
 ) -> None:
     """Compare several generators with the same real cells, in one table or on one page."""
-    page = _page(out)
+    page = page_of(out)
     check_table_options(as_json, as_csv, None if page else out, overwrite)
     if page is not None:
         claim(page, overwrite=overwrite)
@@ -120,15 +118,6 @@ def compare(
         write_comparison(table, page, settings=settings, overwrite=overwrite)
         if not (quiet or as_json or as_csv):
             Console().print(f"page -> {plain(str(page))}", soft_wrap=True, highlight=False)
-
-
-def _page(out: Path | None) -> Path | None:
-    """Return the path of the page, or None if the output is a table."""
-    if out is None or out.suffix in (".csv", ".json"):
-        return None
-    if out.suffix.lower() != PAGE:
-        raise ValueError(f"--out must be a .html, .csv or .json file, got {out.name!r}.")
-    return out
 
 
 def _named(files: list[Path], names: list[str] | None) -> Mapping[str, Path]:

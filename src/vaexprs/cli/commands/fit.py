@@ -40,6 +40,10 @@ def fit(
     label_key: Annotated[str | None, typer.Option(help="Column of obs with the cell type.")] = None,
     covariate_key: CovariateKey = None,
     continuous_key: ContinuousKey = None,
+    donor_key: Annotated[
+        str | None,
+        typer.Option(help="Column of obs with the donor, to generate new donors (at least 3 donors)."),
+    ] = None,
     layer: CountsLayer = None,
     transpose: Transpose = None,
     obs: Obs = None,
@@ -131,6 +135,7 @@ def fit(
             label_key=label_key,
             covariate_keys=covariate_key or (),
             continuous_keys=continuous_key or (),
+            donor_key=donor_key,
             layer=layer,
             likelihood=likelihood,
             n_top_genes=n_top_genes,

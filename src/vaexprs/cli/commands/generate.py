@@ -10,9 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from vaexprs.cli.console import print_written, report_kept_cells
-from vaexprs.cli.options import WRITABLE, Covariate, LibrarySize, Overwrite, Quiet, Seed, levels, pair
+from vaexprs.cli.options import (
+    WRITABLE,
+    Covariate,
+    LibrarySize,
+    Overwrite,
+    Quiet,
+    Seed,
+    levels,
+    numbers,
+    pair,
+    text_table,
+)
 from vaexprs.cli.output import claim
-from vaexprs.interface.errors import reason
 from vaexprs.interface.validation import check_file
 
 
@@ -36,6 +46,13 @@ def generate(
         ),
     ] = None,
     library_size: LibrarySize = None,
+    donors: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Number of new donors (of a model fitted with --donor-key), or of a level of a covariate, "
+            "e.g. 'ctrl=8' (repeatable)."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Maximum number of decoded cells waiting to be sampled.")
     ] = None,
@@ -52,6 +69,7 @@ def generate(
 ) -> None:
     """Generate cells from a saved model."""
     requested = _requested_labels(label, labels, labels_json)
+    new_donors = _new_donors(donors)
     table = None if conditions is None else _read_conditions(conditions)
     claim(out, overwrite=overwrite, cells=True)
     covariates = levels(covariate, "--covariate", "donor=101")
@@ -71,6 +89,7 @@ def generate(
             covariates=covariates,
             conditions=table,
             library_size=library_size,
+            donors=new_donors,
             seed=seed,
             progress=not quiet,
             out=out,
@@ -79,6 +98,13 @@ def generate(
         )
     if not quiet:
         print_written(cells.adata, out)
+
+
+def _new_donors(texts: list[str] | None) -> int | dict[str, int] | None:
+    """Return the number of new donors, or numbers by level."""
+    if texts and len(texts) == 1 and texts[0].isdecimal():
+        return int(texts[0])
+    return numbers(texts, "--donors", "ctrl=8") or None
 
 
 def _requested_labels(
@@ -116,20 +142,7 @@ def _read_label_counts(path: Path) -> dict[str, int]:
 
 def _read_conditions(path: Path) -> Any:
     """Read a table of conditions: levels as text, and the column 'n' as numbers of cells."""
-    import pandas as pd
-
-    from vaexprs.io.tables import opened
-
-    check_file(path)
-    try:
-        # levels are text: pandas would turn 1 into 1.0 if another row has no value
-        with opened(path) as file:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False).replace("", None)
-    except ValueError as error:
-        raise ValueError(
-            f"{str(path)!r} must be a CSV file with the label and covariates in its first row, but cannot be "
-            f"read: {reason(error).rstrip('.')}."
-        ) from error
+    table = text_table(path, "the label and covariates")
     if "n" in table:
         numbers = table["n"].fillna("").str.strip()
         invalid = numbers[~numbers.str.fullmatch("[0-9]+")]
