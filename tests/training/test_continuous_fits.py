@@ -6,7 +6,7 @@ import pytest
 import vaexprs as vx
 from vaexprs.io import stores
 from vaexprs.preprocessing.conditions import Conditions
-from vaexprs.training.continuous import with_continuous
+from vaexprs.training.capacity import with_continuous
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_value_that_another_covariate_determines_raises_a_warning(aged):
 
 def test_the_degrees_of_freedom_do_not_depend_on_rare_values_of_unused_cells(few, monkeypatch):
     """A subset of the cells may have fewer distinct values."""
-    monkeypatch.setattr("vaexprs.training.continuous.MAX_CELLS", 20)
+    monkeypatch.setattr("vaexprs.training.capacity.MAX_CELLS", 20)
     dose = np.r_[np.zeros(118), 1.0, 2.0]
     found = with_continuous(Conditions(None, {}), {"dose": dose}, few.obs, few.X, True, 0)
     assert found.continuous["dose"].degrees == 1

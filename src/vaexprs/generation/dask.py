@@ -21,8 +21,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from vaexprs.generation.parallel import T, in_order
 from vaexprs.interface.errors import reason, require
+from vaexprs.interface.parallel import T, in_order
 from vaexprs.io.untrusted.keras_archive import ALLOWED
 from vaexprs.model.load import load_vae
 from vaexprs.model.vae_fit import VAEFit

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from vaexprs.data.matrix import Matrix, stacked
-from vaexprs.generation.parallel import in_order
 from vaexprs.generation.scaling import scaled_codes, scaled_mixture
+from vaexprs.interface.parallel import in_order
 from vaexprs.interface.progress import progress_bar
 from vaexprs.latent.donors import DonorEffects
 from vaexprs.likelihoods.count_base import CountLikelihood, with_proportions
@@ -138,8 +138,8 @@ class CellSampler:
         common = fit.likelihood.common
         self.fit, self.codes, self.mixtures = fit, codes, mixtures
         self.effects, self.slopes = effects, slopes
-        self._decode = _compiled(fit.decoder, common)
-        self._common = self._condition_outputs(_compiled(fit.decoder, ())) if common else {}
+        self._decode = _compiled(fit.folded_decoder, common)
+        self._common = self._condition_outputs(_compiled(fit.folded_decoder, ())) if common else {}
 
     @classmethod
     def of(cls, fit: VAEFit, plan: Plan, *, donors: bool = True) -> CellSampler:

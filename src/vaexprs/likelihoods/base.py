@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
@@ -23,6 +24,7 @@ EFFECT_STEP = 5.0  # unit of the condition effect weights, for the same reason
 # Effects of rare cell types are shrunk more, so that these rely on the latent vector, learned from all cells.
 EFFECT_VARIANCE = 50.0
 EFFECT_CELLS = 2_000
+SLOPES = (("kernel", "bias"), ("zero_kernel", "zero_bias"))  # weights of heads on hidden units
 
 
 def of_each_gene(n: Any, own: Any, condition: Any, effect: Any) -> Any:
@@ -58,6 +60,32 @@ class RowL2(keras.regularizers.Regularizer):
 
     def get_config(self) -> dict[str, Any]:
         return {"strengths": self.strengths}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Output of a linear layer that is not computed: the next layer is applied to its weights instead.
+
+    ``(inputs @ kernel + bias) @ next`` takes many more operations than ``inputs @ (kernel @ next)`` if there
+    are few inputs, such as latent dimensions.
+
+    Parameters
+    ----------
+    inputs
+        (n_cells, n_inputs).
+    kernel, bias
+        Weights of the layer, (n_inputs, n_units) and (n_units,).
+    """
+
+    inputs: Any
+    kernel: Any
+    bias: Any
+
+    def folded(self, kernel: Any, bias: Any) -> tuple[Any, Any]:
+        """Return kernel and bias of the next layer for the inputs of this layer."""
+        both = ops.concatenate([self.kernel, self.bias[None]], axis=0)
+        product = ops.matmul(both, kernel)
+        return product[:-1], product[-1] + bias
 
 
 class Head(keras.layers.Layer):
@@ -103,8 +131,21 @@ class Head(keras.layers.Layer):
 
     @staticmethod
     def _linear(hidden: Any, condition: Any, kernel: Any, bias: Any, effect: Any) -> Any:
+        if isinstance(hidden, Linear):
+            hidden, kernel, bias = hidden.inputs, *hidden.folded(kernel, bias)
         scaled = None if effect is None else EFFECT_STEP * condition
         return ops.matmul(hidden, kernel) + of_each_gene(ops.shape(hidden)[0], bias, scaled, effect)
+
+    def take(self, head: Head, linear: Linear) -> None:
+        """Take the weights of a head behind a linear layer, such that this head replaces both."""
+        own, given = ({weight.name: weight for weight in layer.weights} for layer in (self, head))
+        for name in set(own) - {name for pair in SLOPES for name in pair}:
+            own[name].assign(np.array(given[name].value))  # a copy: Keras may free the arrays of a model
+        for kernel, bias in SLOPES:
+            if kernel in own:
+                slopes, intercept = linear.folded(np.asarray(given[kernel]), np.asarray(given[bias]))
+                own[kernel].assign(slopes)
+                own[bias].assign(intercept)
 
     def _add_log_dispersion(self) -> None:
         self.log_dispersion = self.add_weight(
@@ -160,6 +201,8 @@ class Likelihood(ABC):
         Parts of the decoder's output that depend on a cell's levels only.
     robust
         Whether `robust_log_prob` and `without_outliers` treat outlying values.
+    uses_positions
+        Whether `robust_log_prob` is faster with the positions of values above zero (in JAX).
     """
 
     name: ClassVar[str]
@@ -170,6 +213,7 @@ class Likelihood(ABC):
     scaling_in_network: ClassVar[bool] = True
     common: ClassVar[tuple[str, ...]] = ()
     robust: ClassVar[bool] = False
+    uses_positions: ClassVar[bool] = False
 
     @classmethod
     def for_values(cls, summary: Summary) -> Likelihood:
@@ -245,8 +289,17 @@ class Likelihood(ABC):
     def log_prob(self, x: Any, output: Any) -> Any:
         """Return the log probability of each prepared cell, (n_cells,), under the decoder's output."""
 
-    def robust_log_prob(self, x: Any, output: Any) -> Any:
-        """Return `log_prob` with bounded influence of single outlying values, for training."""
+    def robust_log_prob(self, x: Any, output: Any, nonzero: Any = None) -> Any:
+        """Return `log_prob` with bounded influence of single outlying values, for training.
+
+        Parameters
+        ----------
+        x, output
+            As for `log_prob`.
+        nonzero
+            Positions of values above zero, as in `CellBatches`, if they are known: a likelihood may use them
+            to compute the same faster.
+        """
         return self.log_prob(x, output)
 
     def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:

@@ -37,11 +37,17 @@ def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
 
     .. math:: \log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!}
               + x\log\frac{\mu}{\theta} - (x + \theta)\log(1 + \mu/\theta)
+    """
+    ratio = mean / dispersion
+    return log_coefficient(x, dispersion, ratio) - (x + dispersion) * ops.log1p(ratio)
+
+
+def log_coefficient(x: Any, a: Any, ratio: Any = 1.0) -> Any:
+    r"""Return :math:`\log\frac{\Gamma(x + a)}{\Gamma(a)\,x!} + x\log r` for a > 0, x >= 0 and r > 0.
 
     The two rising factorials are computed as in `log_rising`, with logarithms combined where possible: apart
     from matrix products, most of the time of a training step is spent here.
     """
-    a, ratio = dispersion, mean / dispersion
     b, shifted, steps = a + 4.0, x + (a + 4.0), x + 5.0
     recurrence = ops.log(
         24.0
@@ -50,8 +56,7 @@ def negative_binomial_log_prob(x: Any, mean: Any, dispersion: Any) -> Any:
     )
     stirling = (shifted - 0.5) * ops.log1p(x / b) - (steps - 0.5) * ops.log1p(x / 5.0)
     tails = _stirling_tail(shifted) - _stirling_tail(b) - _stirling_tail(steps) + _stirling_tail(5.0)
-    powers = x * ops.log(ratio * b / 5.0) - (x + a) * ops.log1p(ratio)
-    return stirling + tails - recurrence + powers
+    return stirling + tails - recurrence + x * ops.log(ratio * b / 5.0)
 
 
 def sum_over_genes(values: Any) -> Any:

@@ -35,6 +35,7 @@ class NegativeBinomial(CountLikelihood):
 
     name = "nb"
     robust = True
+    uses_positions = True
 
     def head(
         self, n_genes: int, n_cells: int, level_cells: Sequence[int] = (), *, n_basis: int = 0
@@ -50,25 +51,32 @@ class NegativeBinomial(CountLikelihood):
         mean = self.mean(x, output["proportion"])
         return sum_over_genes(negative_binomial_log_prob(x, mean, output["dispersion"]))
 
-    def robust_log_prob(self, x: Any, output: Any) -> Any:
-        values, floor, outlying = self._outliers(x, output)
+    def robust_log_prob(self, x: Any, output: Any, nonzero: Any = None) -> Any:
+        mean, dispersion = self.mean(x, output["proportion"]), output["dispersion"]
+        if nonzero is not None:
+            from vaexprs.likelihoods.sparse_negative_binomial import log_prob
+
+            return log_prob(_outliers, x, mean, dispersion, nonzero)
+        values = negative_binomial_log_prob(x, mean, dispersion)
+        floor, outlying = _outliers(x, values)
         return sum_over_genes(ops.where(outlying, floor, values))
 
     def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
-        outlying = np.asarray(self._outliers(x, output)[2])
-        return np.where(outlying, np.asarray(self.mean(x, output["proportion"])), x)
-
-    def _outliers(self, x: Any, output: Any) -> tuple[Any, Any, Any]:
-        """Return log probabilities, their lower limits and which counts are outliers, (n_cells, n_genes)."""
-        values = negative_binomial_log_prob(x, self.mean(x, output["proportion"]), output["dispersion"])
-        floor = float(np.log(CONTAMINATION / TOTAL_TAIL)) - 2 * ops.log1p(x / 5.0)
-        below = values < floor
-        found = sum_over_genes(ops.cast(below, values.dtype))
-        detected = sum_over_genes(ops.cast(x > 0, values.dtype))
-        isolated = found <= ops.maximum(MAX_OUTLIER_SHARE * detected, float(MAX_OUTLIERS))
-        return values, floor, ops.logical_and(below, isolated[:, None])
+        mean = self.mean(x, output["proportion"])
+        outlying = _outliers(x, negative_binomial_log_prob(x, mean, output["dispersion"]))[1]
+        return np.where(np.asarray(outlying), np.asarray(mean), x)
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         from vaexprs.likelihoods.count_sampling import count_quantiles
 
         return count_quantiles(uniform, *mean_and_dispersion(output, library))
+
+
+def _outliers(x: Any, log_prob: Any) -> tuple[Any, Any]:
+    """Return lower limits of log probabilities and which counts are outliers, (n_cells, n_genes) each."""
+    floor = float(np.log(CONTAMINATION / TOTAL_TAIL)) - 2 * ops.log1p(x / 5.0)
+    below = log_prob < floor
+    found = sum_over_genes(ops.cast(below, log_prob.dtype))
+    detected = sum_over_genes(ops.cast(x > 0, log_prob.dtype))
+    isolated = found <= ops.maximum(MAX_OUTLIER_SHARE * detected, float(MAX_OUTLIERS))
+    return floor, ops.logical_and(below, isolated[:, None])

@@ -20,6 +20,9 @@ from vaexprs.data.matrix import Matrix, densify, stacked
 
 LANES = 16  # contiguous parts of a file; every batch contains cells from each of them
 BLOCKS = 4  # minimum number of blocks of each lane in the buffer
+MAX_DENSITY = 0.3  # fraction of values above zero up to which their positions are used
+SPARE = 1.2  # positions of a batch relative to the values above zero of typical cells
+ROOM_UNIT = 1_024  # the number of positions is a multiple of it
 BUFFER_BYTES = 64 * 2**20  # size of the buffer of cells; a second one is filled in the background
 
 
@@ -35,6 +38,10 @@ class CellBatches(keras.utils.PyDataset):
     A sparse or backed matrix is made dense one batch at a time, so that there is never a dense copy of it.
     All shuffled batches have the same size, because JAX compiles a training step for each batch size: the
     last one is filled up with cells that occur twice in the epoch.
+
+    If the model uses them, each batch has the positions of its values above zero as targets: those in the
+    flattened cells, filled up with the number of values. Their number is the same in almost all batches, so
+    that a step is compiled once.
 
     Set `epoch` to get the batches of another epoch. Batches before `passed_over`, a tuple of epoch and step,
     belong to steps done before the fit was resumed: they are all the same dummy batch and cause no reading.
@@ -55,6 +62,8 @@ class CellBatches(keras.utils.PyDataset):
         Weight of each cell in the loss, (n_cells,).
     share
         Part of each batch to return and number of parts: ``(process, processes)``.
+    positions
+        Whether to give the positions of values above zero, if few values are above zero.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class CellBatches(keras.utils.PyDataset):
         seed: int,
         sample_weight: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
+        positions: bool = False,
     ) -> None:
         super().__init__()
         self.codes = codes
@@ -79,6 +89,7 @@ class CellBatches(keras.utils.PyDataset):
             self._cells = _OnDisk(x, size, seed, share)
         else:
             self._cells = _InMemory(x, size, seed if shuffle else None, share)
+        self._room = _room(x, size // share[1]) if positions else 0
 
     def __len__(self) -> int:
         return self._cells.steps
@@ -95,9 +106,34 @@ class CellBatches(keras.utils.PyDataset):
     def _batch(self, epoch: int, step: int) -> tuple[Any, ...]:
         rows, values = self._cells.batch(epoch, step)
         inputs = as_inputs(values, None if self.codes is None else self.codes[rows])
-        if self.sample_weight is None:
-            return (inputs,)
-        return inputs, None, self.sample_weight[rows]
+        nonzero = self._nonzero(values) if self._room else None
+        if self.sample_weight is not None:
+            return inputs, nonzero, self.sample_weight[rows]
+        return (inputs,) if nonzero is None else (inputs, nonzero)
+
+    def _nonzero(self, values: np.ndarray) -> np.ndarray:
+        found = np.flatnonzero(values)
+        if len(found) > self._room:
+            self._room = _rounded(SPARE * len(found))
+        filled = np.full(self._room, values.size, np.int32)
+        filled[: len(found)] = found
+        return filled
+
+
+def _room(x: Matrix | BackedMatrix, batch_size: int) -> int:
+    """Return a number of positions for the values above zero of a batch, or 0 if they should not be used.
+
+    It depends on the cells only, so that a resumed fit uses the same program.
+    """
+    n, genes = x.shape
+    rows = np.linspace(0, n, batch_size, endpoint=False).astype(int)
+    found = np.count_nonzero(densify(x.take(rows) if isinstance(x, BackedMatrix) else x[rows]))
+    size = batch_size * genes
+    return _rounded(SPARE * found) if found <= MAX_DENSITY * size and size < 2**31 else 0
+
+
+def _rounded(n: float) -> int:
+    return -(-int(n) // ROOM_UNIT) * ROOM_UNIT
 
 
 class _InMemory:

@@ -38,11 +38,16 @@ def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     def train(state: Any, iterator: Iterator[Any]) -> Any:
         buffers, busy = sets.pop(0)
         jax.block_until_ready(busy)
-        n = 0
+        n, form = 0, None
         for batch in itertools.chain([next(iterator)], itertools.islice(iterator, most - 1)):
             parts, form = jax.tree.flatten(batch)
-            if not buffers:
-                buffers = [np.empty((most, *np.shape(part)), np.asarray(part).dtype) for part in parts]
+            shapes = [(most, *np.shape(part)) for part in parts]
+            if [buffer.shape for buffer in buffers] != shapes:  # rare: see the positions of CellBatches
+                if n:
+                    _, state = run(state, jax.tree.unflatten(form, buffers), n)
+                kinds = [np.asarray(part).dtype for part in parts]
+                buffers = [np.empty(shape, kind) for shape, kind in zip(shapes, kinds, strict=True)]
+                n = 0
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer[n] = part
             n += 1

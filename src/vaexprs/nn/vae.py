@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from vaexprs.likelihoods import LIKELIHOODS
-from vaexprs.likelihoods.base import Likelihood
+from vaexprs.likelihoods.base import Head, Likelihood, Linear
 from vaexprs.nn.batches import as_inputs
 from vaexprs.nn.compilation import several_steps
 from vaexprs.nn.layers import call_layer, join
@@ -74,15 +75,56 @@ class VAE(keras.Model):
         """Size of the latent vector."""
         return int(self.get_layer("latent").output.shape[-1])
 
-    def losses_of(self, cells: Any, output: Any, *, robust: bool = True) -> tuple[Any, Any, Any]:
+    @cached_property
+    def _folds(self) -> bool:
+        """Whether the decoder is a linear layer and a head, which can be computed as one."""
+        first, last = self.get_layer(self.decoder_layers[0]), self.get_layer(self.decoder_layers[-1])
+        return (
+            len(self.decoder_layers) == 2
+            and isinstance(last, Head)
+            and type(first) is keras.layers.Dense
+            and first.activation is keras.activations.linear
+            and first.use_bias
+            and first.activity_regularizer is None
+            and not self.joined
+        )
+
+    @cached_property
+    def _to_latent(self) -> keras.Model:
+        names = ("latent", "z_mean", "z_log_stddev")
+        return keras.Model(self.input, [self.get_layer(name).output for name in names])
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Return the outputs; a decoder that can be folded is computed with fewer operations."""
+        if not self._folds:
+            return super().call(inputs, training=training, mask=mask)
+        z, mean, log_stddev = self._to_latent(inputs, training=training)
+        linear, head = (self.get_layer(name) for name in self.decoder_layers)
+        condition = inputs[1] if isinstance(inputs, (list, tuple)) and len(inputs) == 2 else None
+        output = head.call(Linear(z, linear.kernel, linear.bias), condition)
+        return {"output": output, "z_mean": mean, "z_log_stddev": log_stddev}
+
+    def losses_of(
+        self, cells: Any, output: Any, nonzero: Any = None, *, robust: bool = True
+    ) -> tuple[Any, Any, Any]:
         """Return reconstruction error, KL divergence and loss of each cell, (n_cells,) each.
 
-        The reconstruction error bounds the influence of outlying values if `robust`.
+        Parameters
+        ----------
+        cells
+            Prepared cells, (n_cells, n_genes).
+        output
+            The outputs of the model.
+        nonzero
+            Positions of values above zero, as in `CellBatches`, if they are known.
+        robust
+            Whether the reconstruction error bounds the influence of outlying values.
         """
         mean, log_stddev = output["z_mean"], output["z_log_stddev"]
-        likelihood = self.likelihood
-        log_prob = likelihood.robust_log_prob if robust else likelihood.log_prob
-        reconstruction = -log_prob(cells, output["output"])
+        if robust:
+            reconstruction = -self.likelihood.robust_log_prob(cells, output["output"], nonzero)
+        else:
+            reconstruction = -self.likelihood.log_prob(cells, output["output"])
         kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
         return reconstruction, kl, reconstruction + self.regularization * kl
 
@@ -94,9 +136,9 @@ class VAE(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the mean loss of a batch; the targets are the cells themselves."""
+        """Return the mean loss of a batch; y are the positions of values above zero, if they are known."""
         cells = x[0] if isinstance(x, (list, tuple)) else x
-        reconstruction, kl, loss = self.losses_of(cells, y_pred)
+        reconstruction, kl, loss = self.losses_of(cells, y_pred, y)
         self.reconstruction_tracker.update_state(reconstruction, sample_weight=sample_weight)
         self.kl_tracker.update_state(kl, sample_weight=sample_weight)
         loss = ops.mean(loss if sample_weight is None else sample_weight * loss)
@@ -134,6 +176,19 @@ class VAE(keras.Model):
         if len(self.inputs) == 2:
             condition = keras.Input(self.inputs[1].shape[1:], name="condition")
         return keras.Model(as_inputs(z, condition), self._decoded(z, condition), name="decoder")
+
+    def folded_decoder(self) -> keras.Model:
+        """Return `decoder`, with a linear hidden layer folded into copies of the head's weights."""
+        if not self._folds:
+            return self.decoder()
+        linear, head = (self.get_layer(name) for name in self.decoder_layers)
+        folded = type(head).from_config(head.get_config())
+        z = keras.Input(self.get_layer("latent").output.shape[1:], name="z")
+        condition = keras.Input(self.inputs[1].shape[1:], name="condition") if len(self.inputs) == 2 else None
+        model = keras.Model(as_inputs(z, condition), call_layer(folded, z, condition), name="decoder")
+        layer = Linear(None, np.asarray(linear.kernel, np.float64), np.asarray(linear.bias, np.float64))
+        folded.take(head, layer)
+        return model
 
     def noise_of_totals(
         self,

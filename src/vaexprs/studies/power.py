@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from vaexprs.generation.parallel import in_order
 from vaexprs.generation.sampler import BLOCK, CellSampler, Plan
 from vaexprs.interface import html as markup
 from vaexprs.interface.errors import require
+from vaexprs.interface.parallel import in_order
 from vaexprs.interface.progress import progress_bar
 from vaexprs.interface.validation import check_choice, check_integer, check_real, did_you_mean, listed
 from vaexprs.model.vae_fit import VAEFit, check_fit

@@ -53,7 +53,7 @@ def fit_latent_density(
         return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes), None
     x = cells.x
     assert not isinstance(x, BackedMatrix)
-    decoder = model.decoder()
+    decoder = model.folded_decoder()
     if model.likelihood.robust:
         library = _library_sizes(model, decoder, x, None if codes is None else codes[:], mean)
     else:

@@ -26,7 +26,7 @@ from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
-from vaexprs.training.continuous import with_continuous
+from vaexprs.training.capacity import with_continuous
 
 MAX_DENSE = 2 * 2**30  # maximum size in bytes of a matrix that is made dense, to speed up training
 

@@ -65,7 +65,9 @@ def train(
     val_batch_size = arguments.pop("validation_batch_size", None)
     callbacks = as_callbacks(arguments.pop("callbacks", None))
     verbose = arguments.pop("verbose", "auto")
-    batches = _training_batches(prepared, schedule.batch_size, shuffle, seed, weight, share)
+    alone = keras.backend.backend() == "jax" and keras.distribution.distribution() is None
+    positions = alone and model.likelihood.uses_positions
+    batches = _training_batches(prepared, schedule.batch_size, shuffle, seed, weight, share, positions)
     val_batches = _validation_batches(prepared, val_batch_size or schedule.batch_size, seed)
     start = State() if checkpoint is None else checkpoint.start
     if start.epoch >= schedule.epochs:
@@ -108,6 +110,7 @@ def _training_batches(
     seed: int,
     sample_weight: Any,
     share: tuple[int, int],
+    positions: bool,
 ) -> CellBatches:
     cells = prepared.train
     assert cells is not None
@@ -123,6 +126,7 @@ def _training_batches(
         seed=seed,
         sample_weight=sample_weight,
         share=share,
+        positions=positions,
     )
 
 
