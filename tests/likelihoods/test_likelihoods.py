@@ -3,6 +3,8 @@
 import warnings
 from operator import attrgetter
 
+import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import pandas as pd
@@ -198,6 +200,29 @@ def test_a_cell_with_many_outlying_counts_is_not_contaminated():
     x[0, np.argsort(output["proportion"][0])[:8]] = 60
     np.testing.assert_allclose(likelihood.robust_log_prob(x, output), likelihood.log_prob(x, output))
     np.testing.assert_array_equal(likelihood.without_outliers(x, output), x)
+
+
+@pytest.mark.parametrize("spare", [0, 1_000])
+def test_positions_of_the_counts_change_nothing(spare):
+    """Log probabilities and gradients of sparse counts with outliers, with and without their positions."""
+    rng = np.random.default_rng(5)
+    logits, log_dispersion = f32(rng.normal(-1, 2, (40, 500)), rng.normal(0, 2, (40, 500)))
+    x = rng.poisson(np.exp(rng.normal(-2, 2, 500)) * rng.gamma(0.5, 2, (40, 500))).astype(np.float32)
+    x[3, np.argmin(logits[3])] = 500
+    found = np.flatnonzero(x)
+    nonzero = np.concatenate([found, np.full(spare, x.size)]).astype(np.int32)
+
+    def total(logits, log_dispersion, nonzero):
+        output = {"proportion": jax.nn.softmax(logits), "dispersion": jnp.exp(log_dispersion)}
+        values = NegativeBinomial().robust_log_prob(x, output, nonzero)
+        return (values * jnp.arange(40)).sum(), values  # gradients of each cell have another weight
+
+    compute = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
+    (_, plain), gradients = compute(logits, log_dispersion, None)
+    (_, sparse), sparse_gradients = compute(logits, log_dispersion, nonzero)
+    np.testing.assert_allclose(sparse, plain, rtol=2e-6)
+    for got, expected in zip(sparse_gradients, gradients, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 def test_zero_inflation_of_zero_leaves_the_negative_binomial(counts, output):

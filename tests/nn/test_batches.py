@@ -14,6 +14,7 @@ from vaexprs.nn import batches as batches_
 from vaexprs.nn.batches import LANES, CellBatches, as_inputs
 
 N = 10
+both_kinds = pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix], ids=["dense", "sparse"])
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,33 @@ def test_batch_without_codes_and_weights_is_the_cells_alone(x):
 def test_batch_with_codes_alone_has_no_weights(x):
     (inputs,) = batches(x, np.eye(N))[0]
     assert [part.shape for part in inputs] == [(4, 5), (4, N)]
+
+
+@both_kinds
+def test_positions_are_those_of_the_values_above_zero(kind):
+    x = kind(sp.random(200, 50, 0.1, random_state=0, dtype=np.float32).toarray())
+    data = batches(x, batch_size=20, positions=True)
+    for step in range(len(data)):
+        cells, nonzero = data[step]
+        assert nonzero.dtype == np.int32
+        assert (np.diff(nonzero) >= 0).all()
+        np.testing.assert_array_equal(nonzero[nonzero < cells.size], np.flatnonzero(cells))
+    assert len(data[0][1]) == len(data[1][1])
+
+
+def test_positions_of_unusual_batches_all_have_a_place(monkeypatch):
+    monkeypatch.setattr(batches_, "ROOM_UNIT", 1)
+    x = np.zeros((40, 50), np.float32)
+    x[1::2, :20] = 1  # the cells that are looked at first are empty
+    data = batches(x, batch_size=20, shuffle=False, positions=True)
+    data._room = 10
+    cells, nonzero = data[0]
+    np.testing.assert_array_equal(nonzero[nonzero < cells.size], np.flatnonzero(cells))
+
+
+def test_values_that_are_seldom_zero_have_no_positions():
+    (cells,) = batches(np.ones((40, 50), np.float32), batch_size=20, positions=True)[0]
+    assert cells.shape == (20, 50)
 
 
 def test_inputs_are_a_pair_only_with_codes(x):

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from vaexprs.likelihoods.bernoulli import Bernoulli
+from vaexprs.likelihoods.gaussian import Gaussian
 from vaexprs.likelihoods.negative_binomial import NegativeBinomial
+from vaexprs.likelihoods.poisson import Poisson
+from vaexprs.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 from vaexprs.nn.build import build_vae
 from vaexprs.nn.layers import Normalize, Sampling
 from vaexprs.nn.predict import predict
@@ -243,3 +246,41 @@ def test_a_posterior_is_never_much_wider_than_the_prior():
     output = model.predict_on_batch(X)
     np.testing.assert_array_equal(output["z_log_stddev"], 2.0)
     assert np.isfinite(output["output"]["proportion"]).all()
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [NegativeBinomial(), ZeroInflatedNegativeBinomial(), Poisson(), Gaussian(zeros=True)],
+    ids=lambda likelihood: likelihood.name,
+)
+@pytest.mark.parametrize("level_cells", [[], [20, 20]])
+def test_a_linear_decoder_is_computed_as_one_layer(likelihood, level_cells):
+    """The graph, which has the layers one by one, gives the outputs of the model, and of the folded decoder."""
+    model = vae(likelihood=likelihood, level_cells=level_cells)
+    rng = np.random.default_rng(3)
+    model.set_weights([rng.normal(0.2, 0.3, weight.shape) for weight in model.weights])
+    codes = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
+    inputs = [X, codes] if level_cells else X
+    graph = keras.Model(model.input, model.output)
+    assert_close(model(inputs), graph(inputs))
+    z = rng.normal(size=(40, 3)).astype(np.float32)
+    at = [z, codes] if level_cells else z
+    folded = model.folded_decoder()
+    assert len(folded.layers) < len(model.decoder().layers)
+    assert_close(folded(at), model.decoder()(at))
+
+
+def test_a_decoder_that_is_not_linear_is_not_folded():
+    for decoder in ([keras.layers.Dense(5, "relu")], [keras.layers.Dense(5), keras.layers.Dropout(0.5)], []):
+        model = vae(None, decoder)
+        z = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
+        assert len(model.folded_decoder().layers) == len(model.decoder().layers)
+        assert_close(model.folded_decoder()(z), model.decoder()(z))
+        assert_close(model(X), keras.Model(model.input, model.output)(X))
+
+
+def assert_close(got, expected):
+    """Compare the outputs of two networks."""
+    keras.tree.assert_same_structure(got, expected)
+    for one, other in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

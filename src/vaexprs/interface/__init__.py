@@ -1,1 +1,1 @@
-"""User-facing basics: error messages, argument checks, progress bars, Ctrl-C, parallel calls and HTML output."""
+"""User-facing basics: error messages, argument checks, progress bars, Ctrl-C, parallel calls, HTML."""
