@@ -67,7 +67,8 @@ def plan_new_donors(
         ):
             groups = matching_groups(fit, label, levels)
             share = effects.proportions(coefficients[name])[groups]
-            which.append(len(rows) + np.repeat(np.arange(len(groups)), apportion(share, int(cells))))
+            sampled = rng.multinomial(int(cells), share / share.sum())
+            which.append(len(rows) + np.repeat(np.arange(len(groups)), sampled))
             rows += [dict(fit.density.seen[group]) | levels | {effects.key: name} for group in groups]
     return rows, np.concatenate(which), coefficients
 

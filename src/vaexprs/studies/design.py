@@ -13,7 +13,6 @@ from vaexprs.generation.new_donors import fixed_levels, matching_groups
 from vaexprs.generation.requests import NUMBER, check_covariates
 from vaexprs.interface.validation import check_integer, check_real, did_you_mean, listed
 from vaexprs.model.vae_fit import VAEFit
-from vaexprs.preprocessing.splits import apportion
 
 GROUP = "group"  # column of obs with the group of a study
 DONOR = "donor"  # column of obs with the donor if the fit has no donors
@@ -171,7 +170,8 @@ def plan_study(fit: VAEFit, design: Design, rng: np.random.Generator) -> StudyCe
             for label, model_label, n in _cells_of_donor(fit, design, tables, group, name, rng):
                 of = matching_groups(fit, model_label, levels)
                 share = fit.density.cells[of] if donor is None else effects.proportions(donor)[of]  # type: ignore[union-attr]
-                which.append(len(rows) + np.repeat(np.arange(len(of)), apportion(share, n)))
+                sampled = rng.multinomial(n, share / share.sum())
+                which.append(len(rows) + np.repeat(np.arange(len(of)), sampled))
                 own = [dict(fit.density.seen[k]) | levels | {column: name, GROUP: group} for k in of]
                 rows += own
                 key = fit.preprocessing.conditions.label_key
