@@ -206,8 +206,8 @@ def power(
         * ``type1``: fraction of the tested genes without effect with p < .05;
         * ``genes_tested``: mean number of tested genes.
 
-        Power, fdr and type1 are means over replicates, with 95% t intervals (``_low`` and ``_high``; NaN for
-        one replicate).
+        Power, fdr and type1 are means over replicates, with 95% t intervals (``_low`` and ``_high``; NaN if
+        all replicates agree).
 
     Raises
     ------
@@ -547,7 +547,7 @@ def _with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
 
     known = np.array(values)[np.isfinite(values)]
     mean, reach = _mean(known), np.nan
-    if len(known) > 1:
+    if len(known) > 1 and known.std() > 0:
         quantile = stats.t.ppf((1 + INTERVAL) / 2, len(known) - 1)
         reach = float(quantile * known.std(ddof=1) / np.sqrt(len(known)))
     return {name: mean, f"{name}_low": max(mean - reach, 0.0) if reach == reach else np.nan,

@@ -106,7 +106,7 @@ def _show(result: Any) -> None:
     for row in result.table.to_dict("records"):
         power, low, high, false = numbers_cell(row["power"], row["power_low"], row["power_high"], row["fdr"])
         design = numbers_cell(row["donors"], row["cells"], row["depth"], row["log2_fold_change"])
-        grid.add_row(*design, power, f"{low} to {high}", false)
+        grid.add_row(*design, power, low if low == high else f"{low} to {high}", false)
     console.print(grid)
     console.print()
     for sentence in result.sentences:
