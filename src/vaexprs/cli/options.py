@@ -159,7 +159,7 @@ def text_table(path: Path, content: str) -> Any:
     """
     import pandas as pd
 
-    from vaexprs.io.tables import opened
+    from vaexprs.io.text import opened
 
     check_file(path)
     try:

@@ -20,7 +20,7 @@ from vaexprs.interface.errors import reason, require
 from vaexprs.interface.validation import check_path
 from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.io.formats import BACKED, WRITERS, suffix_of
-from vaexprs.io.tables import obs_path
+from vaexprs.io.tables.annotation import obs_path
 
 # cells per write: each write to zarr has an overhead, HDF5 has almost none
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
