@@ -159,13 +159,16 @@ def text_table(path: Path, content: str) -> Any:
     """
     import pandas as pd
 
+    from vaexprs.io.tables.fields import read_texts
     from vaexprs.io.text import opened
 
     check_file(path)
     try:
         # names are text: pandas would turn 1 into 1.0 if another row has no value
         with opened(path) as file:
-            return pd.read_csv(file, dtype=str, keep_default_na=False).replace("", None)
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        texts = table.apply(read_texts)
+        return texts.where(texts.notna(), None)
     except ValueError as error:
         raise ValueError(
             f"{str(path)!r} must be a CSV file with {content} in its first row, but cannot be read: "

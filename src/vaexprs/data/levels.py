@@ -38,6 +38,66 @@ def find_level(value: Any, levels: Sequence[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def storable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return annotation in types that AnnData writes; the given frame is not changed.
+
+    Dates, periods, intervals and the like become text; mixed objects become logical values or numbers if all
+    of them are, and text otherwise. Missing values stay missing.
+
+    Raises
+    ------
+    ValueError
+        If two columns have the same name.
+    """
+    twice = list(frame.columns[frame.columns.duplicated()].unique())
+    if twice:
+        raise ValueError(
+            f"Each column of annotation must have its own name, got {twice[0]!r} several times. Drop one: "
+            "adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
+        )
+    changed = {key: values for key in frame if (values := _storable(frame[key])) is not None}
+    return frame.assign(**{str(key): values for key, values in changed.items()}) if changed else frame
+
+
+def _storable(values: pd.Series) -> Any:
+    """Return values in a type that AnnData writes; None if they are in one."""
+    kind = values.dtype
+    if isinstance(kind, pd.CategoricalDtype):
+        if kind.categories.dtype.kind in "OiufbUS" and _of_texts(kind.categories):
+            return None
+        return values.cat.rename_categories([level_name(level) for level in kind.categories])
+    if isinstance(kind, (pd.PeriodDtype, pd.IntervalDtype, pd.DatetimeTZDtype)) or kind.kind in "mM":
+        return _as_text(values)
+    if kind.kind != "O":
+        return None
+    known = [value for value in values if not _is_missing(value)]
+    if not known or all(isinstance(value, str) for value in known):
+        return None
+    if all(isinstance(value, (bool, np.bool_)) for value in known):
+        return values.astype("boolean")
+    if all(isinstance(value, (numbers.Real, np.number)) for value in known):
+        return values.astype(float)
+    return _as_text(values)
+
+
+def _of_texts(categories: pd.Index) -> bool:
+    return categories.dtype.kind != "O" or all(isinstance(level, str) for level in categories)
+
+
+def _as_text(values: pd.Series) -> pd.Series:
+    return values.astype(object).map(level_name, na_action="ignore").astype(object)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+
+
+def is_level(value: Any) -> bool:
+    """Return whether a value can be a level: text, a number, a logical value or a date."""
+    kinds = (str, bool, numbers.Real, np.bool_, np.number, datetime.date, np.datetime64, pd.Timestamp)
+    return isinstance(value, kinds) and not isinstance(value, (complex, np.complexfloating))
+
+
 def _meaning(value: Any) -> tuple[str, Any] | None:
     """Return a value as a logical value, a number or a date; None if it is neither."""
     if isinstance(value, (bool, np.bool_)):

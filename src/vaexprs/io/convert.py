@@ -19,7 +19,7 @@ from vaexprs.interface.validation import listed
 from vaexprs.io.names import unique_index
 from vaexprs.io.stores import no_layer, no_x, warn_of_other_counts
 from vaexprs.io.tables.numbers import Marks
-from vaexprs.io.tables.roles import NUMBER, columns_of, roles_of, said
+from vaexprs.io.tables.roles import NUMBER, TEXT, columns_of, roles_of, said
 
 # key of uns with the name of the assay in X, as written by zellkonverter
 X_NAME = "X_name"
@@ -72,7 +72,10 @@ def from_frame(frame: pd.DataFrame, name: str, keys: Sequence[str] = ()) -> ad.A
         If two columns of annotation have the same name.
     """
     names = [str(key) for key in frame.columns]
-    columns = columns_of(frame, names, Marks())
+    columns = [
+        column._replace(kind=TEXT) if column.kind == NUMBER and _has_texts(frame.iloc[:, i]) else column
+        for i, column in enumerate(columns_of(frame, names, Marks()))
+    ]
     roles = roles_of(columns, None, genes_in_rows=False, keys=[str(key) for key in keys])
     number = [
         i for i in roles.annotation if columns[i].kind == NUMBER and names[i] not in set(map(str, keys))
@@ -85,6 +88,11 @@ def from_frame(frame: pd.DataFrame, name: str, keys: Sequence[str] = ()) -> ad.A
         raise ValueError(
             f"{name} must have each column of annotation once, got {listed(twice)} several times."
         )
+    if not roles.values and annotation:
+        raise ValueError(
+            f"{name} must have a column of numbers for each gene, got {listed(annotation)} of text or "
+            "annotation only. If they are numbers, convert them: frame.apply(pandas.to_numeric)."
+        )
     held = frame.iloc[:, roles.values]
     objects = [i for i, kind in enumerate(held.dtypes) if kind.kind == "O"]
     if objects:
@@ -96,6 +104,10 @@ def from_frame(frame: pd.DataFrame, name: str, keys: Sequence[str] = ()) -> ad.A
     for i, key in zip(roles.annotation, annotation, strict=True):
         cells.obs[key] = frame.iloc[:, i].array
     return cells
+
+
+def _has_texts(values: pd.Series) -> bool:
+    return values.dtype.kind == "O" and any(isinstance(value, str) for value in values)
 
 
 def columns_to_obs(cells: ad.AnnData, keys: Sequence[str]) -> ad.AnnData:

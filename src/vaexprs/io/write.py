@@ -15,6 +15,7 @@ import anndata as ad
 import numpy as np
 
 from vaexprs.data.backed import in_memory
+from vaexprs.data.levels import storable
 from vaexprs.data.matrix import stacked
 from vaexprs.interface.errors import reason, require
 from vaexprs.interface.validation import check_path
@@ -121,6 +122,10 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
 
 def write_store(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
     """Write a complete AnnData as .h5ad or .zarr."""
+    obs, var = storable(adata.obs), storable(adata.var)
+    if obs is not adata.obs or var is not adata.var:
+        adata = adata.copy()
+        adata.obs, adata.var = obs, var
     adata.strings_to_categoricals()
     settings = {"compression": "gzip"} if path.suffix == ".h5ad" else {}
     with written_whole(path, overwrite=overwrite) as temporary, _writer(temporary) as writer:

@@ -475,7 +475,12 @@ def _vector(node: Any, n: int) -> Any:
         if len(codes) and codes.max() >= len(levels):
             raise ValueError("a factor has codes beyond its levels.")
         return pd.Categorical.from_codes(codes, pd.Index(levels))
-    return pd.array(values).astype("Float64") if missing.any() else values
+    if type_of(node) == "LGL":
+        known = values.astype(bool)
+        return pd.arrays.BooleanArray(known, missing.copy()) if missing.any() else known
+    if type_of(node) == "INT" and missing.any():
+        return pd.arrays.IntegerArray(values.astype(np.int64), missing.copy())
+    return values
 
 
 def _has_dimnames(node: Any, side: int) -> bool:
@@ -510,7 +515,8 @@ def _matrix(node: Any, path: Path, expression: str) -> tuple[Any, pd.Index, pd.I
             which = ", with the name of the experiment with gene expression" if name in EXPERIMENTS else ""
             raise FileFormatError(
                 f"{str(path)!r} must contain a SingleCellExperiment, a SummarizedExperiment, a Seurat object "
-                f"or a numeric matrix, got a {name!r}. In R: saveRDS({OBJECT_IN_R[name]}, 'cells.rds'){which}."
+                f"or a numeric matrix, got a {name!r}. In R: "
+                f"saveRDS({OBJECT_IN_R[name]}, 'cells.rds'){which}."
             )
         if type_of(node) == "VEC" and expression == "x":
             parts = [key for key in _named(node)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vaexprs.data.levels import level_name
 from vaexprs.interface.validation import listed
 
 # start of a text that a spreadsheet runs as a formula
@@ -34,7 +35,7 @@ def read_texts(values: pd.Series) -> pd.Series:
 def written_texts(values: pd.Series) -> list[str]:
     """Return annotation as texts for the fields of a table: missing values are empty fields."""
     missing = values.isna().to_numpy()
-    texts = values.astype(object).where(~missing, "").astype(str) if missing.any() else values.astype(str)
+    texts = values.astype(object).where(~missing, "").map(level_name)
     guards = guarded(texts, missing_too=True)
     return ["" if empty else text for text, empty in zip(guards, missing, strict=True)]
 

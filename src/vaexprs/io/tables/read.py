@@ -87,9 +87,9 @@ def read_table(
     """Read a table of expression values with names in the first row.
 
     Text columns annotate the rows: labels of cells, or symbols of genes. So do numeric columns whose names
-    say that they are about cells or genes (clusters, quality metrics, lengths, identifiers). Columns of `obs` may
-    also be in a file ``cells.obs.csv`` in the same folder as ``cells.csv``. Comments before the header are
-    skipped, and the output of featureCounts, htseq-count, STAR, kallisto, salmon and RSEM is recognised.
+    say that they are about cells or genes (clusters, quality metrics, lengths, identifiers). Columns of `obs`
+    may also be in a file ``cells.obs.csv`` in the same folder as ``cells.csv``. Comments before the header
+    are skipped, and the output of featureCounts, htseq-count, STAR, kallisto, salmon and RSEM is recognised.
 
     Parameters
     ----------

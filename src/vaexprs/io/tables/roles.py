@@ -74,7 +74,7 @@ def _column(values: pd.Series, name: str, marks: Marks) -> Column:
         if n and np.isnan(number).all():
             return Column(name, EMPTY, False, False, False)
         return Column(name, NUMBER, _whole(number), values.is_unique, False)
-    if not isinstance(values.dtype, pd.CategoricalDtype) and values.dtype.kind in "mM":
+    if isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind in "mM":
         return Column(name, TEXT, False, values.is_unique, 2 * values.nunique() <= n)
     unique = pd.Series(values.unique()[:SAMPLED])
     if any(isinstance(value, (bool, np.bool_)) for value in unique):
