@@ -38,6 +38,22 @@ def find_level(value: Any, levels: Sequence[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def check_columns(frame: pd.DataFrame, name: str) -> None:
+    """Check that no two columns of annotation have the same name.
+
+    Raises
+    ------
+    ValueError
+        If two have; the message names one.
+    """
+    twice = list(frame.columns[frame.columns.duplicated()].unique())
+    if twice:
+        raise ValueError(
+            f"{name} must have each column once, got {str(twice[0])!r} several times. Drop or rename one: "
+            "adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
+        )
+
+
 def storable(frame: pd.DataFrame) -> pd.DataFrame:
     """Return annotation in types that AnnData writes; the given frame is not changed.
 
@@ -49,12 +65,7 @@ def storable(frame: pd.DataFrame) -> pd.DataFrame:
     ValueError
         If two columns have the same name.
     """
-    twice = list(frame.columns[frame.columns.duplicated()].unique())
-    if twice:
-        raise ValueError(
-            f"Each column of annotation must have its own name, got {twice[0]!r} several times. Drop one: "
-            "adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
-        )
+    check_columns(frame, "The annotation")
     changed = {key: values for key in frame if (values := _storable(frame[key])) is not None}
     return frame.assign(**{str(key): values for key, values in changed.items()}) if changed else frame
 

@@ -223,7 +223,7 @@ def concatenate(parts: Mapping[str, ad.AnnData], **options: Any) -> ad.AnnData:
     Raises
     ------
     ValueError
-        If a set has both columns, or two columns of the same name.
+        If a set has both columns.
     """
     columns = [key for part in parts.values() for key in part.obs]
     key = next((key for key in (GROUP, OTHER_GROUP) if key not in columns), None)
@@ -232,13 +232,6 @@ def concatenate(parts: Mapping[str, ad.AnnData], **options: Any) -> ad.AnnData:
             f"obs must not have both columns {GROUP!r} and {OTHER_GROUP!r}, which say which cells are real. "
             "Rename one."
         )
-    for part in parts.values():
-        twice = list(part.obs.columns[part.obs.columns.duplicated()].unique())
-        if twice:
-            raise ValueError(
-                f"obs must have each column once, got {listed(twice)} several times. Drop one: "
-                "adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
-            )
     if key == OTHER_GROUP:
         warn(
             f"obs[{GROUP!r}] is a column of the cells and is kept; which cells are real and which generated "

@@ -10,6 +10,7 @@ import anndata as ad
 import pandas as pd
 
 from vaexprs.data.backed import BackedCells
+from vaexprs.data.levels import check_columns
 from vaexprs.io.convert import columns_to_obs, from_biocpy, from_frame, take_layer
 from vaexprs.io.formats import BACKED, ORIENTED
 from vaexprs.io.read import check_readable, format_of, read_cells
@@ -50,7 +51,11 @@ def open_cells(
     ValueError
         If the file format is unknown or the file is malformed.
     """
-    if isinstance(source, (ad.AnnData, StoredCells)):
+    if isinstance(source, ad.AnnData):
+        for table, what in ((source.obs, "obs"), (source.var, "var")):
+            check_columns(table, f"{what} of {name}")
+        return source
+    if isinstance(source, StoredCells):
         return source
     wanted = [key for key in keys if isinstance(key, str)]
     if isinstance(source, (str, os.PathLike)):

@@ -59,12 +59,12 @@ def without_empty(cells: ad.AnnData | BackedCells, name: str) -> ad.AnnData | Ba
     names = cells.take_names(first) if isinstance(cells, BackedCells) else cells.obs_names[first]
     if len(rows) < MIN_CELLS:
         raise ValueError(
-            f"{name} must have at least {MIN_CELLS} cells with counts in the {cells.n_vars:,} genes of the fit, "
-            f"got {len(rows)} of {cells.n_obs:,}. Use more genes (n_top_genes), or deeper cells."
+            f"{name} must have at least {MIN_CELLS} cells with counts in the {cells.n_vars:,} genes of the "
+            f"fit, got {len(rows)} of {cells.n_obs:,}. Use more genes (n_top_genes), or deeper cells."
         )
     warn(
-        f"{n:,} of {cells.n_obs:,} cells have no counts in the {cells.n_vars:,} genes of the fit and are left "
-        f"out ({listed(list(names))}). To keep them use more genes (n_top_genes)."
+        f"{n:,} of {cells.n_obs:,} cells have no counts in the {cells.n_vars:,} genes of the fit and are "
+        f"left out ({listed(list(names))}). To keep them use more genes (n_top_genes)."
     )
     if isinstance(cells, BackedCells):
         obs = cells.obs.iloc[rows].reset_index(drop=True)
