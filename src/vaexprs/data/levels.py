@@ -96,7 +96,8 @@ def _of_texts(categories: pd.Index) -> bool:
 
 
 def _as_text(values: pd.Series) -> pd.Series:
-    return values.astype(object).map(level_name, na_action="ignore").astype(object)
+    texts = values.astype(object).map(level_name, na_action="ignore").astype(object)
+    return texts.where(values.notna(), np.nan)
 
 
 def _is_missing(value: Any) -> bool:
@@ -114,7 +115,7 @@ def _meaning(value: Any) -> tuple[str, Any] | None:
     if isinstance(value, (bool, np.bool_)):
         return "logical", bool(value)
     if isinstance(value, (numbers.Real, np.number)):
-        number = float(value)
+        number = float(str(value)) if isinstance(value, np.floating) else float(value)  # 0.1 of any precision
         return None if np.isnan(number) else ("number", number)
     if isinstance(value, (datetime.date, np.datetime64, pd.Timestamp)):
         return "date", pd.Timestamp(value)

@@ -168,7 +168,8 @@ def take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
         values = values[:]
     # the index is replaced, not the table, which belongs to the user
     var = var.set_axis(unique_index(var.index, "object", "genes"), axis=0)
-    return ad.AnnData(X=values, obs=adata.obs, var=var)
+    obs = adata.obs.set_axis(unique_index(adata.obs_names, "object", "cells"), axis=0)
+    return ad.AnnData(X=values, obs=obs, var=var)
 
 
 def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:

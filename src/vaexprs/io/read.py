@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def read_cells(
     annotation = path if obs is None else check_file(obs)
     with file_errors(annotation):
         columns = None if obs is None else read_obs(annotation)
-    with file_errors(path):
+    with file_errors(path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(Observation|Variable) names are not unique")
         cells = chosen.read(path, transpose, columns, keys) if chosen.oriented else chosen.read(path)
         if not chosen.backed:  # `StoredCells.read` has checked them
             check_sparse(cells)

@@ -212,7 +212,7 @@ def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd
     """
     values = _complete_column(obs, key, what)
     levels = values.astype("category").cat.remove_unused_categories()
-    names = [level_name(level) for level in levels.cat.categories]
+    names = [level_name(level) for level in levels.cat.categories.to_numpy()]
     if len(set(names)) < len(names):  # 1 and "1" become one level
         return values.map(level_name).astype("category")
     named: pd.Series = levels.cat.rename_categories(names)

@@ -35,7 +35,8 @@ def read_texts(values: pd.Series) -> pd.Series:
 def written_texts(values: pd.Series) -> list[str]:
     """Return annotation as texts for the fields of a table: missing values are empty fields."""
     missing = values.isna().to_numpy()
-    texts = values.astype(object).where(~missing, "").map(level_name)
+    # `to_numpy` keeps float32, whose text is shorter
+    texts = ["" if empty else level_name(v) for v, empty in zip(values.to_numpy(), missing, strict=True)]
     guards = guarded(texts, missing_too=True)
     return ["" if empty else text for text, empty in zip(guards, missing, strict=True)]
 
