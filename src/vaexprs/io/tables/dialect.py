@@ -156,12 +156,12 @@ def is_number(text: str) -> bool:
 
 def _is_row(header: list[str], body: list[list[str]]) -> bool:
     """Return whether the first row holds a number in each column of numbers, as other rows do."""
+    if is_index_name(header[0]) or not any(map(is_number, header[1:])):
+        return False
     columns = [
         i for i in range(1, len(header)) if all(is_number(row[i]) for row in body if len(row) > i and row[i])
     ]
     if not columns or not all(is_number(header[i]) for i in columns):
-        return False
-    if is_index_name(header[0]):
         return False
     numbered = [header[i].strip() for i in columns]
     first = numbered[0]

@@ -237,7 +237,8 @@ def _read(path: Path, layout: _Layout, roles: Roles, open_roles: Sequence[int]) 
     """Return the content of a table; columns whose role is open are read as text."""
     dialect, marks, header = layout.dialect, layout.marks, [column.name for column in layout.columns]
     texts = [*roles.annotation, *open_roles]
-    held = [i for i in roles.values if i not in set(open_roles)]
+    still_open = set(open_roles)
+    held = [i for i in roles.values if i not in still_open]
     index = 0 if roles.named_by is None else roles.named_by
     names: list[np.ndarray] = []
     words: list[pd.DataFrame] = []
@@ -381,15 +382,18 @@ def _all_values(
     provisional: Roles,
 ) -> Matrix:
     """Return the values of the columns of `roles`, in order."""
-    held = [i for i in provisional.values if i not in set(open_roles)]
+    still_open = set(open_roles)
+    held = [i for i in provisional.values if i not in still_open]
     x, order = content.values, held
-    late = [i for i in roles.values if i not in set(held)]
+    in_values = set(held)
+    late = [i for i in roles.values if i not in in_values]
     if late:
         chunk = pd.DataFrame({i: content.texts[i] for i in late})
         header = [column.name for column in layout.columns]
         block = _block(path, chunk, layout.marks, content.rows, header)
         x, order = sp.hstack([x, sp.csr_matrix(block)], format="csr"), [*held, *late]
-    wanted = [order.index(i) for i in roles.values]
+    position = {column: place for place, column in enumerate(order)}
+    wanted = [position[i] for i in roles.values]
     if wanted != list(range(x.shape[1])):
         x = x[:, wanted]
     return x if x.nnz <= MAX_DENSITY * x.shape[0] * x.shape[1] else x.toarray()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
+NAMES_KEPT = 2**17  # names that are looked at several times
 # names of the column that names the rows, where rows are genes or cells
 _GENE_INDEX = """
     gene genes geneid gene_id gene_ids gene_name gene_names gene_symbol gene_symbols genesymbol
@@ -84,6 +86,7 @@ _TEST_RESULTS = """
 TEST_RESULTS = frozenset(_TEST_RESULTS.split())
 
 
+@lru_cache(NAMES_KEPT)
 def key_of(name: object) -> str:
     """Return the name of a column in lower case with underscores: "cell_type" for "Cell.Type"."""
     text = re.sub(r"[^0-9A-Za-z]+", "_", str(name)).strip("_")
@@ -113,6 +116,7 @@ def names_cells(name: object) -> bool:
     return bool({key_of(name), key_of(name).replace("_", "")} & CELL_INDEX)
 
 
+@lru_cache(NAMES_KEPT)
 def is_about_genes(name: object) -> bool:
     """Return whether a numeric column of this name annotates genes: a length, a position, an identifier."""
     words = key_of(name).split("_")
@@ -120,6 +124,7 @@ def is_about_genes(name: object) -> bool:
     return whole or (set(words) <= GENE_WORDS | MORE_GENE_WORDS and bool(set(words) & GENE_WORDS))
 
 
+@lru_cache(NAMES_KEPT)
 def is_about_cells(name: object) -> bool:
     """Return whether a numeric column of this name annotates cells: a cluster, a quality metric, a donor."""
     return CELL_COLUMN.fullmatch(key_of(name)) is not None
