@@ -32,6 +32,8 @@ from vaexprs.data.levels import find_level, is_level, level_name
         (True, ["1", "0"], None),
         (np.nan, ["nan2", "a"], None),
         ("1_0", ["10"], None),
+        ("01", ["1"], None),  # a name, such as that of a donor
+        (1, ["01"], None),
         (None, ["a"], None),
     ],
 )

@@ -259,6 +259,11 @@ def test_lines_before_the_names(tmp_path):
     assert_holds(read(tmp_path / "excel.csv")[0])
 
 
+def test_spaces_after_separators_are_no_part_of_names(tmp_path):
+    (tmp_path / "a.csv").write_text("gene, S1, S2\nACTB, 1, 2\nLYZ, 3, 4\n")
+    assert_holds(read(tmp_path / "a.csv")[0], [[1, 3], [2, 4]], ["S1", "S2"], ["ACTB", "LYZ"])
+
+
 def test_a_series_matrix_of_geo(tmp_path):
     head = '!Series_title\t"x"\n!Sample_title\t"a"\n\n!series_matrix_table_begin\n"ID_REF"\t"S1"\t"S2"\t"S3"\t"S4"\n'
     (tmp_path / "a.txt").write_text(head + rows("\t") + "!series_matrix_table_end\n")

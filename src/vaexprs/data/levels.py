@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import numbers
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+# text that means a number; 01 is the name of something
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,300})(\.\d+)?([eE][+-]?\d{1,2})?")
 TRUE, FALSE = ("true", "t"), ("false", "f")
 
 
@@ -124,9 +127,8 @@ def _meaning(value: Any) -> tuple[str, Any] | None:
     text = value.strip()
     if text.lower() in (*TRUE, *FALSE) and text in (text.upper(), text.lower(), text.title()):
         return "logical", text.lower() in TRUE
-    with suppress(ValueError):
-        number = float(text)
-        return None if np.isnan(number) or "_" in text else ("number", number)
+    if NUMBER.fullmatch(text):
+        return "number", float(text)
     if len(text) >= len("2024-01-02") and text[:4].isdigit() and text[4] == "-":
         with suppress(ValueError, TypeError):
             return "date", pd.Timestamp(text)

@@ -121,6 +121,8 @@ def _dialect(
 
 def _with_header(skip: int, separator: str, rows: list[list[str]], path: Path, headless: bool) -> Dialect:
     header, body = rows[0], rows[1:]
+    if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):  # "gene, S1, S2"
+        header = [name.strip() for name in header]
     width = len(body[0])
     ends = all(row[-1] == "" for row in body) and len(Counter(map(len, body))) == 1
     if ends and len(header) == width - 1 and header[0].strip() != "" and is_index_name(header[0]):

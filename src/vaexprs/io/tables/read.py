@@ -127,6 +127,7 @@ def _layout(path: Path, keys: Collection[str]) -> _Layout:
     if dialect.header is None:
         names = ["", *map(str, range(1, dialect.width))]
     start = next(_chunks(path, dialect, {} if dialect.header is None else {0: str}, Marks()))
+    start = start.iloc[:, : dialect.width].copy()
     if dialect.header is None:
         start[0] = start[0].astype(str)
     try:
