@@ -22,7 +22,7 @@ import scipy.io
 import commands
 import vaexprs as vx
 from vaexprs.data.matrix import densify
-from vaexprs.io import tables
+from vaexprs.io.tables import read as tables
 from vaexprs.io.untrusted import archives as packed
 
 R_PACKAGES = ("SingleCellExperiment", "SeuratObject", "Matrix")
@@ -475,7 +475,7 @@ def test_damaged_10x_folders(some_cells, tmp_path):
         with pytest.raises(ValueError, match=rf"whole\.mtx/matrix\.mtx\.gz' {words}"):
             vx.read(whole)
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"'nothing'"):
+    with pytest.raises(ValueError, match=r"nothing' is a folder without matrix\.mtx"):
         vx.read(tmp_path / "nothing")
 
 
@@ -558,7 +558,7 @@ def test_labels_in_the_table(some_cells, tmp_path):
     table.insert(0, "cell_type", some_cells.obs["cell_type"].astype(str))
     table.insert(1, "phase", some_cells.obs["phase"].astype(str))
     table.to_csv(tmp_path / "cells.csv")
-    with pytest.warns(UserWarning, match=r"\bcells\b.*columns.*text.*label"):
+    with pytest.warns(UserWarning, match=r"\bcells\b.*2 columns are annotation: 'cell_type', 'phase'"):
         found = vx.read(tmp_path / "cells.csv")
     assert_same(found, some_cells, ["cell_type", "phase"])
     table.T.to_csv(tmp_path / "odd.csv")
@@ -593,7 +593,7 @@ def test_names_of_the_cells_tell_what_the_shape_would_not(tmp_path, suffix):
             assert list(read.obs_names) == list("abcd")
             assert list(read.var_names) == list("xyz")
             np.testing.assert_array_equal(densify(read.X), few.to_numpy())
-    obs.write_text("sample\ttype\na\tB\n")
+    obs.write_text("sample\ttype\nw\tB\n")
     with (
         pytest.warns(UserWarning, match=r"\b4 rows\b.*\bgenes\b"),
         pytest.raises(ValueError, match=r"\brow\b.*\bcell.*'x', 'y', 'z'"),
@@ -726,8 +726,8 @@ def test_cells_as_a_table_and_back(some_cells, tmp_path):
             vx.write(cells, tmp_path / "out.csv.gz")
         assert (tmp_path / name).read_text() == "mine"
     vx.write(cells, tmp_path / "out.csv.gz", overwrite=True)
-    (tmp_path / "out.obs.csv").write_text("cell,cell_type\nAAAGCCTGGCTAAC-1,B\n")
-    with pytest.raises(ValueError, match=r"\brow\b.*\bcell"):
+    (tmp_path / "out.obs.csv").write_text("cell,cell_type\nother,B\n")
+    with pytest.raises(ValueError, match=r"\brow\b.*\bcell.*'AAAGCCTGGCTAAC-1'.*'cell'.*'other'"):
         vx.read(tmp_path / "out.csv.gz", transpose=False)
 
 
@@ -762,7 +762,7 @@ def test_a_spreadsheet_does_not_run_names(some_cells, tmp_path):
         ("cell,A,B\nc1,1,2\nc2,1\n", r"row 'c2', column 'B'"),
         ("cell,A,B,C,D\nc1,1,2\n", r"\b5 names.*\b3 fields"),
         ("A,B\nx,y\n", r"column.*numbers"),
-        ("A,B,C\n1,2,3\n1,4,5\n", r"names.*column.*numbers"),
+        ("id,B,C\n1,2,3\n1,4,5\n", r"names.*column.*numbers"),
     ],
 )
 def test_damaged_tables(tmp_path, content, words):
@@ -772,7 +772,7 @@ def test_damaged_tables(tmp_path, content, words):
 
 
 def test_tables_that_are_no_text(tmp_path, some_cells):
-    (tmp_path / "bad.csv.gz").write_bytes(b"plain")
+    (tmp_path / "bad.csv.gz").write_bytes(b"\x1f\x8bplain")
     (tmp_path / "bad.tsv").write_bytes(b"\x00\xff\xfe" * 100)
     whole = gzip.compress(table_of(some_cells).to_csv().encode())
     (tmp_path / "cut.csv.gz").write_bytes(whole[: len(whole) // 2])
@@ -946,5 +946,5 @@ def test_carriage_returns_between_lines_make_no_lines_of_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"x\.csv'.*table.*names"):
         vx.read(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes(b'a;"b";c\n;25,;2"\n;5"\n\0;1e3;"c;2"\n;\r')
-    with pytest.raises(ValueError, match=r"x\.csv'.*numbers.*'5\"'.*row ''"):
+    with pytest.raises(ValueError, match=r"x\.csv'.*numbers.*row ''"):
         vx.read(tmp_path / "x.csv", transpose=False)

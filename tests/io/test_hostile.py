@@ -37,7 +37,7 @@ from vaexprs.cli.console import plain
 from vaexprs.comparison.provenance import recipe_of
 from vaexprs.io.r import read_rds as rds
 from vaexprs.io.r import write_rds as rds_writer
-from vaexprs.io.tables import guarded, unguarded
+from vaexprs.io.tables.fields import guarded, unguarded
 from vaexprs.io.untrusted import archives as packed
 from vaexprs.io.untrusted import keras_archive as architecture
 from vaexprs.report import reproduce as gathering

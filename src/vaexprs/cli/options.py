@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vaexprs.interface.errors import reason
-from vaexprs.interface.validation import check_file
+from vaexprs.interface.validation import as_keys, check_file
 from vaexprs.io.formats import FOLDER, READERS, WRITERS
 
 PLAIN = [suffix for suffix in READERS if suffix != FOLDER and not suffix.endswith(".gz")]
@@ -159,13 +160,16 @@ def text_table(path: Path, content: str) -> Any:
     """
     import pandas as pd
 
-    from vaexprs.io.tables import opened
+    from vaexprs.io.tables.fields import read_texts
+    from vaexprs.io.text import opened
 
     check_file(path)
     try:
         # names are text: pandas would turn 1 into 1.0 if another row has no value
         with opened(path) as file:
-            return pd.read_csv(file, dtype=str, keep_default_na=False).replace("", None)
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        texts = table.apply(read_texts)
+        return texts.where(texts.notna(), None)
     except ValueError as error:
         raise ValueError(
             f"{str(path)!r} must be a CSV file with {content} in its first row, but cannot be read: "
@@ -178,10 +182,17 @@ def levels(texts: list[str] | None, option: str, example: str) -> dict[str, str]
     return dict(pair(text, option, example) for text in texts) if texts else None
 
 
-def cells_at(path: Path | None, transpose: bool | None, obs: Path | None = None) -> Any:
-    """Return the path, or the cells read from it if `transpose` or `obs` is given."""
+def cells_at(
+    path: Path | None, transpose: bool | None, obs: Path | None = None, keys: Sequence[Any] = ()
+) -> Any:
+    """Return the path, or the cells read from it if `transpose` or `obs` is given.
+
+    `keys` are columns of `obs` that the command needs, as in `open_cells`.
+    """
     if path is None or (transpose is None and obs is None):
         return path
-    from vaexprs.io.read import read
+    from vaexprs.io.convert import columns_to_obs
+    from vaexprs.io.read import read_cells
 
-    return read(path, transpose=transpose, obs=obs)
+    wanted = [each for key in keys for each in as_keys(key) if isinstance(each, str)]
+    return columns_to_obs(read_cells(path, transpose=transpose, obs=obs, keys=wanted), wanted)

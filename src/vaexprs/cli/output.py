@@ -61,7 +61,7 @@ def output_table(
 ) -> None:
     """Print a table in the requested format, and write it to `out` if given."""
     from vaexprs.io.atomic import written_whole
-    from vaexprs.io.tables import guarded
+    from vaexprs.io.tables.fields import guarded
 
     safe = table.map(lambda value: guarded([value])[0] if isinstance(value, str) else value)
     texts = {

@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from vaexprs.comparison.matching import at_equal_depth, only_generated, with_requested_levels
 from vaexprs.comparison.provenance import real_layer, recipe_of
 from vaexprs.data.count_detection import X_LAYER
+from vaexprs.data.levels import find_level
 from vaexprs.data.matrix import Matrix, are_counts, as_float, densify, limits, log_normalised, stacked
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import did_you_mean, listed
@@ -82,8 +83,15 @@ class CellSet:
         )
 
 
-def open_generated(generated: Any) -> ad.AnnData | StoredCells:
+def open_generated(generated: Any, keys: Sequence[Any] = ()) -> ad.AnnData | StoredCells:
     """Open generated cells: what `gen_exprs` returned, or anything that `open_cells` takes.
+
+    Parameters
+    ----------
+    generated
+        The cells.
+    keys
+        Columns of `obs` that the caller needs, as in `open_cells`.
 
     Raises
     ------
@@ -98,7 +106,7 @@ def open_generated(generated: Any) -> ad.AnnData | StoredCells:
             "generated must be what gen_exprs returned, an AnnData, a BiocPy experiment, a DataFrame or a "
             f"path, got {type(generated).__name__}."
         )
-    return open_cells(cells, name="generated")
+    return open_cells(cells, name="generated", keys=keys)
 
 
 def has_column(cells: ad.AnnData | StoredCells, key: str) -> bool:
@@ -166,12 +174,16 @@ def side_by_side(
     if counts:
         raw = at_equal_depth(raw, {name: cells.obs for name, cells in sets.items()}, recipe, notes)
     real = next(x for name, x in raw.items() if name != "generated")
+    columns = {
+        name: _columns(sets[name], name, keys, optional if name == "generated" else ()) for name in raw
+    }
+    _align_levels(columns)
     scaling = None if counts else scaling_of(recipe, real)
     return {
         name: CellSet(
             x,
             log_normalised(x) if scaling is None else densify(scaling.forward(x)),
-            _columns(sets[name], name, keys, optional if name == "generated" else ()),
+            columns[name],
             genes,
             counts,
         )
@@ -236,6 +248,17 @@ def _columns(
             )
         columns[key] = column_of_levels(cells.obs, key, argument).astype(str)
     return pd.DataFrame(columns, index=cells.obs_names)
+
+
+def _align_levels(columns: Mapping[str, pd.DataFrame]) -> None:
+    """Give levels of other types the names of the first set, in place: "TRUE" becomes "True"."""
+    first, *others = columns.values()
+    for key in first:
+        levels = list(first[key].unique())
+        for table in others:
+            if key in table:
+                named = {level: find_level(level, levels) or level for level in table[key].unique()}
+                table[key] = table[key].map(named)
 
 
 def rows_in(cells: CellSet, others: CellSet) -> np.ndarray:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from vaexprs.data.groups import group_key
+from vaexprs.data.levels import find_level
 from vaexprs.data.matrix import Matrix, as_float
 
 MIN_CELLS = 20  # minimum number of real cells with the requested levels for a comparison with them alone
@@ -20,14 +22,15 @@ SEED = 0  # seed of binomial thinning
 
 def only_generated(cells: ad.AnnData, notes: list[str]) -> ad.AnnData:
     """Return the generated cells of an AnnData that holds real cells too (`augment`, `to_anndata`)."""
-    if "group" not in cells.obs:
+    key = group_key(cells.obs)
+    if key is None:
         return cells
-    group = cells.obs["group"].astype(str)
+    group = cells.obs[key].astype(str)
     real = (group == "real").to_numpy()
     if not real.any() or not (group[~real] == "generated").any() or set(group) > {"real", "generated"}:
         return cells
     notes.append(
-        f"Of the {cells.n_obs:,} cells given as generated, {real.sum():,} are real (obs['group']) and were "
+        f"Of the {cells.n_obs:,} cells given as generated, {real.sum():,} are real (obs[{key!r}]) and were "
         "left out."
     )
     return cells[~real]
@@ -64,7 +67,9 @@ def with_requested_levels(
             return dict(real)
         mask = np.ones(cells.n_obs, bool)
         for key, level in requested.items():
-            mask &= (cells.obs[key].astype(str) == level).to_numpy()
+            column = cells.obs[key]
+            wanted = [value for value in column.unique() if find_level(value, [level]) is not None]
+            mask &= column.isin(wanted).to_numpy()
         if mask.sum() < MIN_CELLS:
             notes.append(
                 f"The cells were generated with {levels}; of the {name} cells, only {mask.sum():,} have "

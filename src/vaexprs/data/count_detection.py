@@ -41,6 +41,21 @@ def count_layers(names: Iterable[str]) -> list[str]:
     return [known[name] for name in COUNT_NAMES if name in known]
 
 
+def other_counts(layers: Mapping[str, Any]) -> list[str]:
+    """Return the layers that hold whole numbers above 1 although their names are not those of counts."""
+    usual = set(count_layers(layers))
+    found = []
+    for name, x in layers.items():
+        if name not in usual and holds_counts(x) and stored(np.asarray(_start(x))).max(initial=0) > 1:
+            found.append(str(name))
+    return found
+
+
+def _start(x: Any) -> Any:
+    part = x[:200]
+    return part.toarray() if sp.issparse(part) else part
+
+
 def chosen(sources: Mapping[str, Any]) -> tuple[str, Any, str]:
     """Return the name and values of the matrix with counts, and a warning unless it is the first matrix.
 

@@ -10,11 +10,12 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.count_detection import X_LAYER
+from vaexprs.data.levels import find_level
 from vaexprs.data.matrix import densify
 from vaexprs.generation.generate import gen_exprs
 from vaexprs.generation.generated import concatenate
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import check_integer, listed
+from vaexprs.interface.validation import as_keys, check_integer, listed
 from vaexprs.io.open import load_layer, open_cells
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.preprocessing.conditions import column_of_levels
@@ -68,7 +69,8 @@ def augment(
     -------
     AnnData of shape (n_real + n_generated, n_genes)
         The real cells first, unchanged, with ``obs["group"]`` "real" or "generated". Columns of `obs` that
-        generated cells do not have are missing values in them. The recipe is in ``uns["vaexprs"]``.
+        generated cells do not have are missing values in them. If the cells have a column "group"
+        already, it is kept and ``obs["vaexprs_group"]`` is used instead. The recipe is in ``uns["vaexprs"]``.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def augment(
     earlier = fit_arguments.get("preprocessing") if fit is None else fit.preprocessing
     if layer is None and not may_be_counts(fit_arguments.get("likelihood"), earlier):
         layer = X_LAYER
-    real = load_layer(open_cells(object), layer)
+    real = load_layer(open_cells(object, keys=[label_key, *as_keys(covariate_keys)]), layer)
     labels = column_of_levels(real.obs, label_key)
     missing = _missing(labels, to)
     if fit is None:
@@ -124,11 +126,14 @@ def _missing(labels: pd.Series, to: Any) -> dict[str, int]:
     """Return the number of cells to generate for each label that has too few."""
     existing = labels.value_counts(sort=False)
     names = list(labels.cat.categories)
+    if isinstance(to, pd.Series):  # value_counts()
+        to = to.to_dict()
     if isinstance(to, Mapping):
-        unknown = [label for label in to if str(label) not in names]
+        found = {label: find_level(label, names) for label in to}
+        unknown = [label for label, level in found.items() if level is None]
         if unknown:
             raise ValueError(f"to must name labels of the cells ({listed(names)}), got {unknown[0]!r}.")
-        target = {str(label): check_integer(f"to[{label!r}]", n, 0) for label, n in to.items()}
+        target = {str(found[label]): check_integer(f"to[{label!r}]", n, 0) for label, n in to.items()}
     elif to == BALANCED:
         target = dict.fromkeys(names, int(existing.max()))
     elif isinstance(to, str):

@@ -11,11 +11,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
+from vaexprs.data.levels import level_name
 from vaexprs.generation.continuous import split_values
 from vaexprs.generation.dask import check_client, draw_on_cluster
 from vaexprs.generation.generated import Generated, origin, with_values
 from vaexprs.generation.new_donors import plan_new_donors
-from vaexprs.generation.requests import check_library_size, plan_cells
+from vaexprs.generation.requests import check_covariates, check_library_size, numbers_by_label, plan_cells
 from vaexprs.generation.sampler import BLOCK, CellSampler, Plan, draw_in_threads, draw_part, with_progress
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import check_integer
@@ -31,7 +32,7 @@ def gen_exprs(
     batch_size: int | None = None,
     use_generator: bool = False,
     *,
-    labels: str | Mapping[str, int] | None = None,
+    labels: Any = None,
     covariates: Mapping[str, Any] | None = None,
     donors: int | Mapping[str, int] | None = None,
     conditions: Any = None,
@@ -57,7 +58,8 @@ def gen_exprs(
         Whether to limit these cells by `batch_size` instead of by the number of processors. In both cases few
         cells are in memory, and the generated cells are the same.
     labels
-        A label, for `num_samples` cells of it, or numbers by label: ``{"CD34+": 500, "NK": 200}``. By
+        A label, for `num_samples` cells of it, or numbers by label: ``{"CD34+": 500, "NK": 200}``,
+        also as returned by `value_counts`. Labels are matched by meaning: 1, 1.0 and "1" are the same. By
         default all labels in the training proportions.
     covariates
         Levels of covariates (and the donor): ``{"donor": "101", "stim": "stim"}``. Covariates that are not
@@ -150,18 +152,28 @@ def gen_exprs(
         check_new_cells(out, overwrite=overwrite)
     levels = x.levels | ({} if x.donors is None or not coefficients else {x.donors.key: tuple(coefficients)})
     adata = ad.AnnData(obs=plan.obs(levels), var=pd.DataFrame(index=x.genes))
-    requested = dict(labels) if isinstance(labels, Mapping) else {} if labels is None else {labels: n}
+    requested = {} if labels is None else dict(numbers_by_label(x, num_samples, labels))
+    levels_of = check_covariates(x, covariates)
+    named = {k: str(levels_of[k] if k in x.levels else v) for k, v in (covariates or {}).items()}
     adata.uns["vaexprs"] = origin(x) | {
         "seed": seed,
         "stratified": False,  # version 0.1 recorded True for cells that depend on each other
         "n_cells": n,
-        "labels": json.dumps({str(k): int(v) for k, v in requested.items()}),
-        "covariates": json.dumps({str(k): str(v) for k, v in (covariates or {}).items()}),
-        "conditions": "" if conditions is None else pd.DataFrame(conditions).to_json(orient="records"),
+        "labels": json.dumps(requested),
+        "covariates": json.dumps(
+            {k: str(named[k] if k in x.levels else v) for k, v in (covariates or {}).items()}
+        ),
+        "conditions": ""
+        if conditions is None
+        else pd.DataFrame(conditions).to_json(orient="records", date_format="iso"),
         "library_size": "real" if target is None else target,
     }
     if donors is not None:
-        adata.uns["vaexprs"]["donors"] = json.dumps(donors if isinstance(donors, int) else dict(donors))
+        adata.uns["vaexprs"]["donors"] = json.dumps(
+            {level_name(level): int(number) for level, number in donors.items()}
+            if isinstance(donors, Mapping)
+            else int(donors)
+        )
     if client is None:
         blocks = draw_in_threads(CellSampler.of(x, plan), plan, max(1, size // BLOCK))
     else:
@@ -169,3 +181,8 @@ def gen_exprs(
         blocks = draw_on_cluster(client, draw_part, x, parts)
     blocks = with_progress(blocks, n, progress)
     return Generated(with_values(adata, blocks, out, counts=x.likelihood.counts, overwrite=overwrite), x)
+
+
+def _as_json(conditions: Any) -> str:
+    """Return a table of conditions as JSON; an empty string without one."""
+    return "" if conditions is None else pd.DataFrame(conditions).to_json(orient="records", date_format="iso")

@@ -17,9 +17,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedMatrix, in_memory
+from vaexprs.data.groups import GROUP, OTHER_GROUP
 from vaexprs.data.matrix import Matrix, densify, stacked
 from vaexprs.interface import html as markup
-from vaexprs.interface.errors import memory_errors, require
+from vaexprs.interface.errors import memory_errors, require, warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.formats import BACKED
 from vaexprs.io.stores import open_backed
@@ -92,7 +93,8 @@ class Generated:
         Parameters
         ----------
         real
-            Whether to put the training cells first; ``obs["group"]`` is then "real" or "generated".
+            Whether to put the training cells first; ``obs["group"]`` is then "real" or "generated". If the
+            cells have a column "group" already, it is kept and ``obs["vaexprs_group"]`` is used.
 
         Raises
         ------
@@ -208,14 +210,34 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
 def concatenate(parts: Mapping[str, ad.AnnData], **options: Any) -> ad.AnnData:
     """Return sets of cells in one AnnData, with their names in ``obs["group"]`` and unique cell names.
 
+    If a set has a column "group" already, it is kept, and the names are in ``obs["vaexprs_group"]``, with a
+    warning.
+
     Parameters
     ----------
     parts
         The sets by name.
     **options
         Passed on to `anndata.concat`.
+
+    Raises
+    ------
+    ValueError
+        If a set has both columns.
     """
-    joined = ad.concat(parts, label="group", **options)
+    columns = [key for part in parts.values() for key in part.obs]
+    key = next((key for key in (GROUP, OTHER_GROUP) if key not in columns), None)
+    if key is None:
+        raise ValueError(
+            f"obs must not have both columns {GROUP!r} and {OTHER_GROUP!r}, which say which cells are real. "
+            "Rename one."
+        )
+    if key == OTHER_GROUP:
+        warn(
+            f"obs[{GROUP!r}] is a column of the cells and is kept; which cells are real and which generated "
+            f"is in obs[{OTHER_GROUP!r}]."
+        )
+    joined = ad.concat(parts, label=key, **options)
     joined.obs_names_make_unique()
     for key in joined.obs:
         if joined.obs[key].dtype == object:

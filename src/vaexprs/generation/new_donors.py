@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vaexprs.data.levels import find_level
 from vaexprs.generation.requests import check_covariates, numbers_by_label
 from vaexprs.interface.validation import check_integer, listed
 from vaexprs.model.vae_fit import VAEFit
@@ -79,7 +80,7 @@ def _numbers_by_level(fit: VAEFit, fixed: Mapping[str, str], donors: Any) -> lis
         return [({}, check_integer("donors", donors, 1))]
     conditions = fit.preprocessing.conditions
     keys = [key for key in conditions.covariate_keys if key not in fixed]
-    matching = [key for key in keys if {str(level) for level in donors} <= set(conditions.levels[key])]
+    matching = [key for key in keys if all(find_level(each, conditions.levels[key]) for each in donors)]
     if len(matching) != 1 or not donors:
         known = {key: listed(conditions.levels[key], 5) for key in keys}
         raise ValueError(
@@ -88,7 +89,8 @@ def _numbers_by_level(fit: VAEFit, fixed: Mapping[str, str], donors: Any) -> lis
             f"got {dict(donors)!r}."
         )
     return [
-        ({matching[0]: str(level)}, check_integer(f"donors[{level!r}]", n, 1)) for level, n in donors.items()
+        ({matching[0]: conditions.check(matching[0], level)}, check_integer(f"donors[{level!r}]", n, 1))
+        for level, n in donors.items()
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vaexprs.data.levels import find_level, is_level
 from vaexprs.interface.validation import check_integer, check_real, did_you_mean, listed
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.preprocessing.splits import apportion
@@ -74,22 +75,26 @@ def numbers_by_label(
     conditions = fit.preprocessing.conditions
     if labels is not None and conditions.label_key is None:
         raise ValueError("labels requires a model fitted with label_key or y_train.")
+    if isinstance(labels, pd.Series):  # value_counts()
+        labels = {label: n for label, n in labels.items() if n}
     if isinstance(labels, Mapping):
         if not labels:
             raise ValueError("labels must name at least one label, got an empty dict.")
         if num_samples is not None:
             raise ValueError("num_samples cannot be combined with numbers by label in labels. Leave it out.")
-        numbers = {
-            conditions.check(str(conditions.label_key), label): check_integer(f"labels[{label!r}]", n, 1)
-            for label, n in labels.items()
-        }
+        numbers: dict[str | None, int] = {}
+        for label, n in labels.items():
+            level = conditions.check(str(conditions.label_key), label)
+            if level in numbers:
+                raise ValueError(f"labels must name each label once, got {level!r} twice.")
+            numbers[level] = check_integer(f"labels[{label!r}]", n, 1)
         return list(numbers.items())
     if num_samples is None:
         raise ValueError("num_samples must be given, or numbers by label, such as labels={'B cell': 100}.")
-    if labels is not None and not isinstance(labels, (str, int)):
+    if labels is not None and not is_level(labels):
         raise TypeError(f"labels must be a label or numbers by label ({{'B cell': 100}}), got {labels!r}.")
-    label = None if labels is None else conditions.check(str(conditions.label_key), labels)
-    return [(label, check_integer("num_samples", num_samples, 1))]
+    only = None if labels is None else conditions.check(str(conditions.label_key), labels)
+    return [(only, check_integer("num_samples", num_samples, 1))]
 
 
 def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict[str, Any], int]]:
@@ -102,6 +107,11 @@ def _requests_from_table(fit: VAEFit, table: Any) -> list[tuple[str | None, dict
             f"conditions must be a DataFrame with a column 'n' and columns of levels, got {table!r}."
         ) from error
     columns = [str(column) for column in table.columns]
+    if NUMBER in known:
+        raise ValueError(
+            f"conditions cannot be used with a fit whose label or covariate is called {NUMBER!r}, as the "
+            "column with the number of cells. Use labels= and covariates=."
+        )
     for column in columns:
         if column != NUMBER and column not in known:
             raise ValueError(
@@ -169,12 +179,13 @@ def check_level(fit: VAEFit, key: str, value: object) -> Any:
     if fit.donors is None or key != fit.donors.key:
         return fit.preprocessing.conditions.check_any(key, value)
     names = fit.donors.names
-    if str(value) not in names:
+    found = find_level(value, names)
+    if found is None:
         raise ValueError(
             f"{key} must be one of the training donors {listed(names, 20)}, got {str(value)!r}. Try donors=1 "
             f"to generate a new donor.{did_you_mean(value, names)}"
         )
-    return str(value)
+    return found
 
 
 def candidate_conditions(

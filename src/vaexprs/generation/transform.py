@@ -117,7 +117,7 @@ def transform(
     prep = fit.preprocessing
     if layer is None and not fit.likelihood.counts:
         layer = X_LAYER
-    source = select_layer(open_cells(object), layer, prep.conditions.all_keys)
+    source = select_layer(open_cells(object, keys=prep.conditions.all_keys), layer, prep.conditions.all_keys)
     check_cells(source, "object")
     whole = source.obs if isinstance(source, BackedCells) else source.obs.copy()
     cells = prep.prepare(_with_genes(source, fit.genes), dense=False)

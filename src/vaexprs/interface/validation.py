@@ -27,6 +27,11 @@ def listed(items: Sequence[object], max_items: int = 5) -> str:
     return shown if len(items) <= max_items else f"{shown} and {len(items) - max_items:,} more"
 
 
+def as_keys(keys: Any) -> list[Any]:
+    """Return column names as a list; a single name is one key, None is no key."""
+    return [keys] if isinstance(keys, str) else list(keys) if isinstance(keys, Iterable) else []
+
+
 def check_path(path: Any) -> Path:
     """Return a path given as str or os.PathLike.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import anndata as ad
@@ -11,11 +12,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.backed import file_of
-from vaexprs.data.count_detection import X_LAYER, chosen, count_layers
-from vaexprs.data.matrix import as_float
+from vaexprs.data.count_detection import X_LAYER, chosen, count_layers, holds_counts
+from vaexprs.data.matrix import as_float, densify
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import listed
-from vaexprs.io.stores import no_layer, no_x
+from vaexprs.io.names import unique_index
+from vaexprs.io.stores import no_layer, no_x, warn_of_other_counts
+from vaexprs.io.tables.numbers import Marks
+from vaexprs.io.tables.roles import NUMBER, TEXT, columns_of, roles_of, said
 
 # key of uns with the name of the assay in X, as written by zellkonverter
 X_NAME = "X_name"
@@ -37,6 +41,8 @@ def from_biocpy(experiment: Any) -> ad.AnnData:
     first = layers[str(names[0])]
     obs = experiment.get_column_data().to_pandas()
     cells, genes = experiment.get_column_names(), experiment.get_row_names()
+    if cells is not None and set(map(str, obs.index)) == set(map(str, cells)):
+        obs = obs.set_axis(obs.index.astype(str), axis=0).loc[list(map(str, cells))]
     return ad.AnnData(
         X=first,
         obs=obs.set_axis(_names(cells, first.shape[0], "cell"), axis=0),
@@ -53,12 +59,67 @@ def _transposed(assay: Any) -> Any:
     return np.asarray(assay).T
 
 
-def from_frame(frame: pd.DataFrame, name: str) -> ad.AnnData:
-    """Return a DataFrame with cells in rows as an AnnData; non-numeric columns go to `obs`."""
-    text = [key for key, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-    cells = from_matrix(frame.drop(columns=text), name)
-    for key in text:
-        cells.obs[str(key)] = frame[key].array
+def from_frame(frame: pd.DataFrame, name: str, keys: Sequence[str] = ()) -> ad.AnnData:
+    """Return a DataFrame with cells in rows as an AnnData; columns that annotate cells go to `obs`.
+
+    These are the columns of text, categories, dates and logical values, those of `keys`, and with a warning
+    columns of numbers whose names say that they are about cells (clusters, quality metrics). Columns of
+    objects are numbers if all of their values are.
+
+    Raises
+    ------
+    ValueError
+        If two columns of annotation have the same name.
+    """
+    names = [str(key) for key in frame.columns]
+    columns = [
+        column._replace(kind=TEXT) if column.kind == NUMBER and _has_texts(frame.iloc[:, i]) else column
+        for i, column in enumerate(columns_of(frame, names, Marks()))
+    ]
+    roles = roles_of(columns, None, genes_in_rows=False, keys=[str(key) for key in keys])
+    number = [
+        i for i in roles.annotation if columns[i].kind == NUMBER and names[i] not in set(map(str, keys))
+    ]
+    if number:
+        warn(f"{name}: cells in rows.{said(columns, number)}")
+    annotation = [names[i] for i in roles.annotation]
+    twice = sorted({key for key in annotation if annotation.count(key) > 1})
+    if twice:
+        raise ValueError(
+            f"{name} must have each column of annotation once, got {listed(twice)} several times."
+        )
+    if not roles.values and annotation:
+        raise ValueError(
+            f"{name} must have a column of numbers for each gene, got {listed(annotation)} of text or "
+            "annotation only. If they are numbers, convert them: frame.apply(pandas.to_numeric)."
+        )
+    held = frame.iloc[:, roles.values]
+    objects = [i for i, kind in enumerate(held.dtypes) if kind.kind == "O"]
+    if objects:
+        held = held.copy()
+        for i in objects:
+            if columns[roles.values[i]].kind == NUMBER:
+                held.isetitem(i, pd.to_numeric(held.iloc[:, i]).to_numpy())
+    cells = from_matrix(held, name)
+    for i, key in zip(roles.annotation, annotation, strict=True):
+        cells.obs[key] = frame.iloc[:, i].array
+    return cells
+
+
+def _has_texts(values: pd.Series) -> bool:
+    return values.dtype.kind == "O" and any(isinstance(value, str) for value in values)
+
+
+def columns_to_obs(cells: ad.AnnData, keys: Sequence[str]) -> ad.AnnData:
+    """Return cells of a table whose `keys` are columns of `obs`, also those that were read as genes."""
+    genes = [key for key in dict.fromkeys(keys) if key not in cells.obs and key in cells.var_names]
+    if not genes:
+        return cells
+    values = {key: densify(cells.X[:, [cells.var_names.get_loc(key)]]).ravel() for key in genes}
+    cells = cells[:, ~cells.var_names.isin(genes)].copy()
+    for key, column in values.items():
+        whole = bool(np.all(column == np.round(column)))
+        cells.obs[key] = column.astype(np.int64) if whole else column
     return cells
 
 
@@ -93,6 +154,8 @@ def take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
             var = adata.raw.var
         if warning:
             warn(warning)
+        elif not holds_counts(values):
+            warn_of_other_counts(adata.layers)
     elif layer in adata.layers:
         values = adata.layers[layer]
     elif layer == X_LAYER:
@@ -103,7 +166,10 @@ def take_layer(adata: ad.AnnData, layer: str | None) -> ad.AnnData:
         raise no_layer(layer, list(adata.layers))
     if file_of(values) is not None:
         values = values[:]
-    return ad.AnnData(X=values, obs=adata.obs, var=var)
+    # the index is replaced, not the table, which belongs to the user
+    var = var.set_axis(unique_index(var.index, "object", "genes"), axis=0)
+    obs = adata.obs.set_axis(unique_index(adata.obs_names, "object", "cells"), axis=0)
+    return ad.AnnData(X=values, obs=obs, var=var)
 
 
 def from_matrix(x: Any, name: str, *, layer: str | None = None) -> ad.AnnData:

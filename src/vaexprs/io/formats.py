@@ -14,8 +14,11 @@ from typing import Any
 
 FOLDER = "a folder with matrix.mtx"
 
+# suffixes of compressed files; what is in a file is decided by its content
+COMPRESSED = (".gz", ".bz2", ".xz")
+TABLES = (".csv", ".tsv", ".txt", ".gct", ".tab", ".sf", ".results")
 # suffixes recognised in any case, because spreadsheets and R users write them in capitals
-ANY_CASE = (".csv", ".tsv", ".txt", ".gct", ".rds", ".gz")
+ANY_CASE = (*TABLES, ".rds", *COMPRESSED)
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,18 @@ FORMATS = (
         needs_x=False,
     ),
     Format((".h5mu",), reader="mudata:read_h5mu"),
-    Format((".h5",), reader="tenx:read_h5"),
+    Format((".h5",), reader="tenx.h5:read_h5"),
     Format((".loom",), reader="loom:read_loom", extra=("loompy", "'vaexprs[loom]'", "Reading .loom files")),
     Format(
-        (".mtx", ".mtx.gz", FOLDER), reader="tenx:read_folder", writer="tenx:write_10x", written=(".mtx",)
+        (".mtx", ".mtx.gz", FOLDER),
+        reader="tenx.folder:read_folder",
+        writer="tenx.write:write_10x",
+        written=(".mtx",),
     ),
     Format(
-        (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz", ".gct", ".gct.gz"),
-        reader="tables:read_table",
-        writer="tables:write_csv",
+        tuple(f"{suffix}{packed}" for suffix in TABLES for packed in ("", ".gz")),
+        reader="tables.read:read_table",
+        writer="tables.write:write_csv",
         written=(".csv", ".csv.gz", ".tsv", ".tsv.gz"),
         oriented=True,
         obs_file=True,
@@ -110,4 +116,16 @@ ORIENTED = tuple(suffix for suffix, each in READERS.items() if each.oriented)
 def suffix_of(path: Path) -> str:
     """Return the suffix that selects the format: ".csv.gz" for "cells.csv.gz" and "CELLS.CSV.GZ"."""
     parts = [part.lower() if part.lower() in ANY_CASE else part for part in path.suffixes[-2:]]
-    return "".join(parts if parts[-1:] == [".gz"] else parts[-1:])
+    return "".join(parts if parts[-1:] and parts[-1] in COMPRESSED else parts[-1:])
+
+
+def readable_suffix(path: Path) -> str:
+    """Return the suffix of `READERS` for a file: any compression of text counts as ".gz"."""
+    suffix = suffix_of(path)
+    packed = next((each for each in COMPRESSED if suffix.endswith(each)), "")
+    return suffix.removesuffix(packed) + ".gz" if packed else suffix
+
+
+def uncompressed(path: Path) -> Path:
+    """Return a path without the suffix of its compression."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path

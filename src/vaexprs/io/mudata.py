@@ -24,7 +24,13 @@ def read_h5mu(path: Path) -> ad.AnnData:
         if name is None and len(parts) == 1:
             name = parts[0]
         if name is None:
-            raise FileFormatError(f"{str(path)!r} must have a modality 'rna', got {listed(parts) or 'none'}.")
+            hint = ""
+            if parts:
+                take = f"mudata.read_h5mu({path.name!r})[{parts[0]!r}].write_h5ad('{parts[0]}.h5ad')"
+                hint = f" To take another, write it to a file of its own: {take}."
+            raise FileFormatError(
+                f"{str(path)!r} must have a modality 'rna', got {listed(parts) or 'none'}.{hint}"
+            )
         check_parts(file["mod"][name], path)
         cells: ad.AnnData = ad.io.read_elem(file["mod"][name])
         obs = ad.io.read_elem(file["obs"]) if "obs" in file else pd.DataFrame()

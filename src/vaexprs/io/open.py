@@ -10,14 +10,19 @@ import anndata as ad
 import pandas as pd
 
 from vaexprs.data.backed import BackedCells
-from vaexprs.io.convert import from_biocpy, from_frame, take_layer
-from vaexprs.io.formats import BACKED
-from vaexprs.io.read import check_readable, read
+from vaexprs.data.levels import check_columns
+from vaexprs.io.convert import columns_to_obs, from_biocpy, from_frame, take_layer
+from vaexprs.io.formats import BACKED, ORIENTED
+from vaexprs.io.read import check_readable, format_of, read_cells
 from vaexprs.io.stores import StoredCells, back_layer, open_store
 
 
 def open_cells(
-    source: Any, *, name: str = "object", matrix: str = "anndata.AnnData(matrix)"
+    source: Any,
+    *,
+    name: str = "object",
+    matrix: str = "anndata.AnnData(matrix)",
+    keys: Sequence[Any] = (),
 ) -> ad.AnnData | StoredCells:
     """Return an AnnData, or a `StoredCells` for a path to an .h5ad or .zarr file.
 
@@ -33,6 +38,9 @@ def open_cells(
         Name of the argument, used in error messages.
     matrix
         How to pass a plain matrix when the argument is `object`, used in error messages.
+    keys
+        Columns of `obs` that the caller needs: in tables and DataFrames they are annotation even if they hold
+        numbers.
 
     Raises
     ------
@@ -43,15 +51,24 @@ def open_cells(
     ValueError
         If the file format is unknown or the file is malformed.
     """
-    if isinstance(source, (ad.AnnData, StoredCells)):
+    if isinstance(source, ad.AnnData):
+        for table, what in ((source.obs, "obs"), (source.var, "var")):
+            check_columns(table, f"{what} of {name}")
         return source
+    if isinstance(source, StoredCells):
+        return source
+    wanted = [key for key in keys if isinstance(key, str)]
     if isinstance(source, (str, os.PathLike)):
         path = check_readable(source)
-        return open_store(path) if path.suffix in BACKED else read(path)
+        suffix = format_of(path)
+        if suffix in BACKED:
+            return open_store(path)
+        cells = read_cells(path, keys=wanted)
+        return columns_to_obs(cells, wanted) if suffix in ORIENTED else cells
     if hasattr(source, "get_assay_names") and hasattr(source, "get_column_data"):
         return from_biocpy(source)
     if isinstance(source, pd.DataFrame):
-        return from_frame(source, name)
+        return from_frame(source, name, wanted)
     hint = f" Pass a matrix of shape (n_cells, n_genes) as {matrix}." if name == "object" else ""
     raise TypeError(
         f"{name} must be an AnnData, a SummarizedExperiment, a SingleCellExperiment, a DataFrame or a path, "

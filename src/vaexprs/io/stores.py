@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,19 @@ import pandas as pd
 import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedCells, BackedMatrix, file_of, stamp_of, storage_of
-from vaexprs.data.count_detection import SAMPLE, X_LAYER, X_LAYER_HINT, count_layers, holds_counts, recovered
+from vaexprs.data.count_detection import (
+    SAMPLE,
+    X_LAYER,
+    X_LAYER_HINT,
+    count_layers,
+    holds_counts,
+    other_counts,
+    recovered,
+)
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import FileFormatError, file_errors, warn
 from vaexprs.interface.validation import did_you_mean, listed
+from vaexprs.io.names import unique_index
 from vaexprs.io.untrusted.anndata import check_matrix, check_parts, check_sparse, text_attribute
 from vaexprs.io.untrusted.hdf5 import open_hdf5
 from vaexprs.io.untrusted.zarr import check_zarr
@@ -89,6 +98,11 @@ class StoredCells:
             self.group.close()
 
 
+def is_store(path: Path) -> bool:
+    """Return whether a folder is a Zarr group, whatever its suffix."""
+    return path.is_dir() and any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+
+
 def open_store(path: Path) -> StoredCells:
     """Open an ``.h5ad`` or ``.zarr`` file and check it.
 
@@ -107,8 +121,31 @@ def open_store(path: Path) -> StoredCells:
         import zarr
 
         group = zarr.open_group(path, mode="r")
+        _check_is_cells(group, path)
         check_zarr(group, path)
         return StoredCells(path, group)
+
+
+def _check_is_cells(group: Any, path: Path) -> None:
+    """Check that a Zarr store is not a SpatialData or MuData object, which hold AnnData objects.
+
+    Raises
+    ------
+    FileFormatError
+        If it is; the message names the paths of the AnnData objects.
+    """
+    if "obs" in group and "var" in group and "mod" not in group:
+        return
+    for kind, parts in {"SpatialData": ("tables", "table"), "MuData": ("mod",)}.items():
+        for part in parts:
+            names = sorted(group[part].group_keys()) if part in group else []
+            inside = [name for name in names if "var" in group[f"{part}/{name}"]]
+            if inside:
+                given = str(path / part / inside[0])
+                others = f" It holds {listed([f'{part}/{name}' for name in inside])}." if inside[1:] else ""
+                raise FileFormatError(
+                    f"{str(path)!r} is a {kind} store. Give the table in it: {given!r}.{others}"
+                )
 
 
 def read_store(path: Path) -> ad.AnnData:
@@ -159,7 +196,8 @@ def back_layer(
         if any(map(holds_counts, others if whole.raw is None else [*others, whole.raw.X])):
             return None  # they are in memory or small: `load_layer` uses them
         _warn_if_log_normalised(source)
-    obs, names = cells.obs, cells.var_names
+        warn_of_other_counts(whole.layers)
+    obs, names = cells.obs, unique_index(cells.var_names, "object", "genes")
     if cells.is_view:
         rows, genes = (np.arange(n)[i] for n, i in zip(source.shape, (cells._oidx, cells._vidx), strict=True))
         order = np.argsort(rows, kind="stable")
@@ -198,6 +236,8 @@ def _back_stored(cells: StoredCells, layer: str | None, keys: Sequence[str]) -> 
                 warn(f"X contains no counts; the counts in {name} are used. {X_LAYER_HINT}")
             elif not holds_counts(source):
                 _warn_if_log_normalised(source)
+                others = {key: _matrix_in(group[f"layers/{key}"]) for key in layers}
+                warn_of_other_counts({key: x for key, x in others.items() if x is not None})
         if matrix is None:
             return None
         rows, columns = matrix.shape
@@ -207,6 +247,7 @@ def _back_stored(cells: StoredCells, layer: str | None, keys: Sequence[str]) -> 
                 f"the matrix has {rows:,} cells x {columns:,} genes, but there are names for {len(obs):,} "
                 f"cells and {len(names):,} genes."
             )
+        names = unique_index(names, repr(path.name), "genes")
         return BackedCells(matrix, obs, names, group["obs"][group["obs"].attrs["_index"]])
 
 
@@ -223,6 +264,17 @@ def _warn_if_log_normalised(source: Any) -> None:
         warn(
             "X contains logarithms of normalised counts and is used unchanged because it is left on disk. "
             "To recover the counts, read it into memory: pass read(path) instead of the path."
+        )
+
+
+def warn_of_other_counts(layers: Mapping[str, Any]) -> None:
+    """Warn if X is used although it holds no counts, and layers of other names than the usual do."""
+    names = other_counts(layers)
+    if names:
+        one = f"layers[{names[0]!r}] holds" if len(names) == 1 else f"the layers {listed(names)} hold"
+        warn(
+            f"X contains no counts and is used, but {one} whole counts. To use them, pass "
+            f"layer={names[0]!r} (--layer {names[0]})."
         )
 
 

@@ -15,12 +15,13 @@ import anndata as ad
 import numpy as np
 
 from vaexprs.data.backed import in_memory
+from vaexprs.data.levels import storable
 from vaexprs.data.matrix import stacked
 from vaexprs.interface.errors import reason, require
 from vaexprs.interface.validation import check_path
 from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.io.formats import BACKED, WRITERS, suffix_of
-from vaexprs.io.tables import obs_path
+from vaexprs.io.tables.annotation import obs_path
 
 # cells per write: each write to zarr has an overhead, HDF5 has almost none
 CELLS_A_WRITE = {".h5ad": 4_096, ".zarr": 16_384}
@@ -121,6 +122,10 @@ def write(adata: ad.AnnData, path: str | os.PathLike[str], *, overwrite: bool = 
 
 def write_store(adata: ad.AnnData, path: Path, *, overwrite: bool) -> None:
     """Write a complete AnnData as .h5ad or .zarr."""
+    obs, var = storable(adata.obs), storable(adata.var)
+    if obs is not adata.obs or var is not adata.var:
+        adata = adata.copy()
+        adata.obs, adata.var = obs, var
     adata.strings_to_categoricals()
     settings = {"compression": "gzip"} if path.suffix == ".h5ad" else {}
     with written_whole(path, overwrite=overwrite) as temporary, _writer(temporary) as writer:

@@ -175,8 +175,8 @@ class CountLikelihood(Likelihood):
         if summary.n_empty:
             raise ValueError(
                 f"Every cell must have counts under likelihood {self.name!r}, got {summary.n_empty:,} "
-                f"without any ({str(cells[summary.empty[0]])!r}). Remove them: "
-                "scanpy.pp.filter_cells(adata, min_counts=1)."
+                f"without any ({str(cells[summary.empty[0]])!r}). Leave out cells without counts in these "
+                f"{len(summary.low):,} genes, or use more genes."
             )
 
     def scaling(self, x: Matrix | BackedMatrix, unit: float = 1.0) -> str:

@@ -17,7 +17,7 @@ from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells
 from vaexprs.data.matrix import densify
 from vaexprs.interface import html as markup
-from vaexprs.interface.validation import check_integer, listed
+from vaexprs.interface.validation import as_keys, check_integer, listed
 from vaexprs.interface.verdicts import LIGHTS
 from vaexprs.io.open import load_layer, open_cells
 from vaexprs.metrics.answers import NOT_REQUESTED, Answer, answers, label_lights
@@ -133,14 +133,16 @@ def compare(
     _check_names(generated, controls)
     if controls and train is None:
         raise ValueError("controls=True requires training cells. Give them as train, or use controls=False.")
+    needed = [label_key, donor_key, *as_keys(covariate_keys)]
     opened = {}
     for name, cells in generated.items():
         with _errors_of(name):
-            opened[name] = open_generated(cells)
+            opened[name] = open_generated(cells, needed)
     label_key = _label_key(opened, label_key)
-    given = {"real": open_cells(real, name="real")}
+    needed = [label_key, *needed]  # the label that the generated cells record
+    given = {"real": open_cells(real, name="real", keys=needed)}
     if train is not None:
-        given["train"] = open_cells(train, name="train")
+        given["train"] = open_cells(train, name="train", keys=needed)
     covariates = shared_covariates(
         covariate_keys,
         [recipe_of(cells) for cells in opened.values()],

@@ -20,7 +20,7 @@ from vaexprs.comparison.provenance import (
     recipe_of,
 )
 from vaexprs.comparison.subsample import load_cells
-from vaexprs.interface.validation import check_integer, did_you_mean, listed
+from vaexprs.interface.validation import as_keys, check_integer, did_you_mean, listed
 from vaexprs.io.open import open_cells
 from vaexprs.metrics.answers import Scorecard
 from vaexprs.metrics.baseline import NOT_JUDGED, Judged, judge, verdict_of
@@ -147,15 +147,17 @@ def evaluate(
     seed = check_integer("seed", seed, 0)
     resamples = check_integer("resamples", resamples, 3)
     wanted = _wanted(only)
-    made = open_generated(generated)
+    needed = [label_key, donor_key, *as_keys(covariate_keys)]
+    made = open_generated(generated, needed)
     recipe = recipe_of(made)
     label_key = label_key_of(made, label_key)
     if label_key is not None and label_key == donor_key:
         raise ValueError(f"donor_key must differ from label_key, got {donor_key!r} for both.")
     layer = real_layer(made, layer)
-    given = {"real": open_cells(real, name="real")}
+    needed = [label_key, *needed]  # the label that the generated cells record
+    given = {"real": open_cells(real, name="real", keys=needed)}
     if train is not None:
-        given["train"] = open_cells(train, name="train")
+        given["train"] = open_cells(train, name="train", keys=needed)
     covariates = shared_covariates(covariate_keys, [recipe], [made, *given.values()])
     covariates = [key for key in covariates if key != label_key]
     keys = {"label_key": label_key, "donor_key": donor_key} | {

@@ -13,6 +13,7 @@ import numpy as np
 from vaexprs.comparison.cell_sets import open_generated, scaling_of
 from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells, sample_training_cells
+from vaexprs.data.groups import GROUP, OTHER_GROUP, group_key
 from vaexprs.data.matrix import are_counts, as_float, densify, log_normalised
 from vaexprs.generation.generated import Generated, join_real, real_cells
 from vaexprs.interface.errors import warn
@@ -99,7 +100,7 @@ def plot_aug(
         raise TypeError(f"{method} does not accept these arguments ({given}): {error}") from error
     key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
     joined.obsm[key] = embedding
-    made = embedding[(joined.obs["group"] == "generated").to_numpy()]
+    made = embedding[(_group(joined) == "generated")]
     if isinstance(x, Generated) and len(made) == x.adata.n_obs:
         x.adata.obsm[key] = made
     figure = _figure(embedding[:, :2], axes, joined, label_key)
@@ -124,8 +125,20 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
 
 
 def has_groups(cells: ad.AnnData | StoredCells) -> bool:
-    """Whether `obs` of the cells has a column "group", which says which are real and which generated."""
-    return cells.has_column("group") if isinstance(cells, StoredCells) else "group" in cells.obs
+    """Whether `obs` of the cells has a column that says which are real and which generated."""
+    return _group_key(cells) is not None
+
+
+def _group_key(cells: ad.AnnData | StoredCells) -> str | None:
+    if isinstance(cells, StoredCells):
+        return group_key([key for key in (GROUP, OTHER_GROUP) if cells.has_column(key)])
+    return group_key(cells.obs)
+
+
+def _group(joined: ad.AnnData) -> np.ndarray:
+    """Return "real" or "generated" for each cell, (n_cells,)."""
+    key = group_key(joined.obs)
+    return joined.obs[key].astype(str).to_numpy() if key is not None else np.full(joined.n_obs, "")
 
 
 def _real_and_generated(
@@ -135,18 +148,22 @@ def _real_and_generated(
 
     The real cells are `real`, the training cells of the fit, or already in `x`; `join_real` joins them.
     """
-    cells = open_generated(x)
+    cells = open_generated(x, [label_key])
     layer = real_layer(cells, layer)
     if isinstance(x, Generated):
         label_key = label_key or x.fit.preprocessing.conditions.label_key
     else:
         label_key = label_key_of(cells, label_key)
-    keys = [label_key] if isinstance(x, Generated) or real is not None else ["group", label_key]
+    keys = [label_key] if isinstance(x, Generated) or real is not None else [_group_key(cells), label_key]
     made = load_cells(cells, keys=keys, seed=seed, max_cells=MAX_FROM_DISK)
     looked = {"generated": made}
     if real is not None:
         looked["real"] = load_cells(
-            open_cells(real, name="real"), keys=[label_key], seed=seed, layer=layer, max_cells=MAX_FROM_DISK
+            open_cells(real, name="real", keys=[label_key]),
+            keys=[label_key],
+            seed=seed,
+            layer=layer,
+            max_cells=MAX_FROM_DISK,
         )
         joined = join_real(load_layer(looked["real"].cells, layer), made.cells)
     elif isinstance(x, Generated):
@@ -161,7 +178,7 @@ def _real_and_generated(
         joined = made.cells
     notes = [note for name, part in looked.items() for note in part.notes(name)]
     if not isinstance(x, Generated):
-        groups = set(joined.obs["group"].astype(str)) if "group" in joined.obs else set()
+        groups = set(_group(joined)) - {""}
         if not groups or not groups <= set(GROUP_STYLE):
             raise ValueError(
                 "obs['group'] must be 'real' or 'generated' for each cell. To plot generated cells with "
@@ -182,7 +199,7 @@ def model_space(joined: ad.AnnData) -> np.ndarray:
     recipe = recipe_of(joined)
     if recipe["counts"] if "counts" in recipe else are_counts(dense):
         return np.asarray(log_normalised(dense))
-    real = dense[(joined.obs["group"] == "real").to_numpy()]
+    real = dense[_group(joined) == "real"]
     return np.asarray(scaling_of(recipe, real).forward(dense))
 
 
@@ -193,7 +210,7 @@ def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key:
 
     if "IPython" in sys.modules:
         plt.draw_if_interactive()  # loads the backend, which registers how notebooks show figures
-    group = joined.obs["group"].astype(str).to_numpy()
+    group = _group(joined)
     labels = np.array([]) if label_key is None else joined.obs[label_key].astype(str).to_numpy()
     shown = _shown_labels(labels, group)
     rows = 0 if not shown else max(2, int(np.ceil(np.sqrt(len(shown) / 1.6))))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vaexprs.data.levels import find_level, level_name
 from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.preprocessing.splines import MIN_DISTINCT, Spline
 
@@ -71,7 +72,7 @@ class Conditions:
         return self.n_levels + self.n_basis
 
     def check(self, key: str, value: object) -> str:
-        """Return `value` as a level of `key`.
+        """Return `value` as a level of `key`: also a number, logical value or date of another type.
 
         Raises
         ------
@@ -79,11 +80,13 @@ class Conditions:
             If it is not a level; the message suggests the nearest.
         """
         levels = self.levels[key]
-        if str(value) not in levels:
+        found = find_level(value, levels)
+        if found is None:
             raise ValueError(
-                f"{key} must be one of {listed(levels, 20)}, got {str(value)!r}.{did_you_mean(value, levels)}"
+                f"{key} must be one of {listed(levels, 20)}, got {level_name(value)!r}."
+                f"{did_you_mean(value, levels)}"
             )
-        return str(value)
+        return found
 
     def check_number(self, key: str, value: object) -> float:
         """Return `value` as a value of the continuous covariate `key`; text such as "40" is accepted.
@@ -121,7 +124,8 @@ class Conditions:
         first = 0
         for i, (key, levels) in enumerate(self.levels.items()):
             values = frame[key].astype("category").cat
-            known = pd.Index(levels).get_indexer(values.categories.astype(str))
+            named = [find_level(level, levels) or "" for level in values.categories]
+            known = pd.Index(levels).get_indexer(pd.Index(named))
             codes = np.append(known, -1)[values.codes]
             if (codes < 0).any():
                 self.check(key, frame[key].to_numpy()[np.argmax(codes < 0)])
@@ -208,9 +212,9 @@ def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd
     """
     values = _complete_column(obs, key, what)
     levels = values.astype("category").cat.remove_unused_categories()
-    names = [str(level) for level in levels.cat.categories]
+    names = [level_name(level) for level in levels.cat.categories.to_numpy()]
     if len(set(names)) < len(names):  # 1 and "1" become one level
-        return values.astype(str).astype("category")
+        return values.map(level_name).astype("category")
     named: pd.Series = levels.cat.rename_categories(names)
     return named
 
@@ -223,6 +227,11 @@ def _complete_column(obs: pd.DataFrame, key: str, what: str) -> pd.Series:
             f"{did_you_mean(key, obs.columns)}"
         )
     values = obs[key]
+    if isinstance(values, pd.DataFrame):
+        raise ValueError(
+            f"{what} must name one column of obs, but {values.shape[1]} columns are called {key!r}. Rename "
+            "or drop one: adata.obs = adata.obs.loc[:, ~adata.obs.columns.duplicated()]."
+        )
     missing = int(values.isna().sum())
     if missing:
         raise ValueError(

@@ -150,8 +150,9 @@ class Preprocessing:
         if self.donor_key is not None and self.donor_key in adata.obs:
             obs[self.donor_key] = column_of_levels(adata.obs, self.donor_key, "donor_key")
         for key in self.conditions.keys:
-            for value in obs[key].unique():
-                self.conditions.check(key, value)
+            named = {value: self.conditions.check(key, value) for value in obs[key].unique()}
+            if any(value != level for value, level in named.items()):  # 1.0 for 1, TRUE for True
+                obs[key] = obs[key].astype(str).map(named).astype("category")
         return Cells(x, obs)
 
     def _order_of_genes(self, adata: ad.AnnData | BackedCells) -> np.ndarray | None:

@@ -31,6 +31,12 @@ def check_cells(adata: ad.AnnData | BackedCells, name: str) -> None:
             f"{name} must contain at least one cell and one gene, "
             f"got {adata.n_obs} cells x {adata.n_vars} genes."
         )
+    missing = int(np.count_nonzero(adata.var_names.isna()))
+    if missing:
+        raise ValueError(
+            f"Every gene must have a name, got {missing:,} without one (NaN). Give them names, or leave them "
+            "out: adata[:, adata.var_names.notna()]."
+        )
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()].unique()
         raise ValueError(

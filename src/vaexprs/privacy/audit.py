@@ -107,13 +107,14 @@ def audit_privacy(
     'fail'
     """
     seed = check_integer("seed", seed, 0)
-    made = open_generated(generated)
+    made = open_generated(generated, [label_key, donor_key])
     label_key = label_key_of(made, label_key)
     layer = real_layer(made, layer)
     keys = {"label_key": label_key, "donor_key": donor_key}
     looked = {"generated": load_cells(made, keys=[label_key], seed=seed)}
     for name, given in (("train", train), ("holdout", holdout)):
-        looked[name] = load_cells(open_cells(given, name=name), keys=[*keys.values()], seed=seed, layer=layer)
+        cells = open_cells(given, name=name, keys=[*keys.values()])
+        looked[name] = load_cells(cells, keys=[*keys.values()], seed=seed, layer=layer)
     notes = [sentence for name, part in looked.items() for sentence in part.notes(name)]
     if notes:
         notes.append("Copies of cells outside the random sample cannot be found.")

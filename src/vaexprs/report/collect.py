@@ -54,7 +54,8 @@ def gather(
     from vaexprs.metrics import registry
     from vaexprs.privacy import answers as audit_answers
 
-    cells = open_generated(generated)
+    of_fit = fit.preprocessing.conditions.all_keys
+    cells = open_generated(generated, [label_key, donor_key, *of_fit])
     label_key = label_key_of(cells, label_key) or fit.preprocessing.conditions.label_key
     keys, given = [label_key, donor_key], train is not None
     looked = {"generated": load_cells(cells, keys=keys, seed=seed)}
@@ -184,7 +185,7 @@ def audit(
 
 def _taken(cells: Any, name: str, keys: Sequence[str | None], layer: str | None, seed: int) -> LoadedCells:
     """Return real cells in memory, or a sample of them, as an AnnData with their values in X."""
-    looked = load_cells(open_cells(cells, name=name), keys=keys, seed=seed, layer=layer)
+    looked = load_cells(open_cells(cells, name=name, keys=keys), keys=keys, seed=seed, layer=layer)
     return LoadedCells(load_layer(looked.cells, layer), looked.total)
 
 

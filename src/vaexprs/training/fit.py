@@ -15,7 +15,7 @@ from vaexprs.data.count_detection import X_LAYER
 from vaexprs.differential_privacy.accounting import CELL, Privacy
 from vaexprs.differential_privacy.fit import check_request, fit_privately, units_of
 from vaexprs.interface.errors import memory_errors, warn
-from vaexprs.interface.validation import check_integer, check_real, did_you_mean
+from vaexprs.interface.validation import as_keys, check_integer, check_real, did_you_mean
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.build import build_vae
 from vaexprs.nn.compilation import keep_compiled
@@ -30,7 +30,6 @@ from vaexprs.training.density import fit_latent_density
 from vaexprs.training.diagnosis import diagnose
 from vaexprs.training.inputs import (
     TrainingData,
-    as_keys,
     gather_cells,
     may_be_counts,
     prepare_data,
@@ -262,6 +261,8 @@ def fit_vae(
         continuous_keys,
         dense=not use_generator,
         seed=seed,
+        # weights and units of privacy belong to all cells
+        drop_empty=privacy is None and "sample_weight" not in fit_arguments,
     )
     if privacy is not None:
         assert cells is not None  # privacy cannot be combined with preprocessing

@@ -13,7 +13,7 @@ import pandas as pd
 from vaexprs.data.backed import BackedCells, BackedMatrix
 from vaexprs.data.matrix import as_float
 from vaexprs.interface.errors import warn
-from vaexprs.interface.validation import listed
+from vaexprs.interface.validation import as_keys, listed
 from vaexprs.io import stores as ondisk
 from vaexprs.io.convert import from_matrix, take_layer
 from vaexprs.io.open import open_cells, select_layer
@@ -26,6 +26,7 @@ from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
+from vaexprs.preprocessing.values import check_enough, warn_of_other_values, without_empty
 from vaexprs.training.capacity import with_continuous
 
 MAX_DENSE = 2 * 2**30  # maximum size in bytes of a matrix that is made dense, to speed up training
@@ -67,11 +68,6 @@ def may_be_counts(likelihood: Any, earlier: Preprocessing | None) -> bool:
     return not isinstance(named, str) or likelihood_named(named).counts
 
 
-def as_keys(keys: Any) -> list[Any]:
-    """Return column names as a list; a single name is one key."""
-    return [keys] if isinstance(keys, str) else list(keys) if np.iterable(keys) else []
-
-
 def gather_cells(
     obj: Any,
     x_train: Any,
@@ -101,7 +97,7 @@ def gather_cells(
     train: ad.AnnData | BackedCells | None = None
     if obj is not None:
         columns = [key for key in (label_key, *as_keys(covariate_keys), *other_keys) if isinstance(key, str)]
-        train = select_layer(open_cells(obj, matrix="x_train"), layer, columns)
+        train = select_layer(open_cells(obj, matrix="x_train", keys=columns), layer, columns)
         check_cells(train, "object")
     elif x_train is not None:
         train = matrix = from_matrix(x_train, "x_train", layer=layer)
@@ -169,6 +165,7 @@ def prepare_data(
     *,
     dense: bool,
     seed: int = 0,
+    drop_empty: bool = True,
 ) -> TrainingData:
     """Return the prepared cells with their likelihood and the summary of their values.
 
@@ -184,6 +181,8 @@ def prepare_data(
         Whether to make sparse matrices dense, up to `MAX_DENSE`.
     seed
         Seed of the choice of cells from which degrees of freedom are chosen.
+    drop_empty
+        Whether to leave out cells without counts, with a warning; else they are refused.
 
     Raises
     ------
@@ -192,19 +191,29 @@ def prepare_data(
     """
     if train is None:
         return _reuse_cells(earlier, val, likelihood, dense)
+    check_enough(train, "object")
     x = train.X if isinstance(train, BackedCells) else as_float(train.X)
+    summary = summarise(x, "object")
+    kind = (
+        _choose_likelihood(likelihood, decoder_layers, summary)
+        if earlier is None
+        else _same_likelihood(earlier, likelihood)
+    )
+    if kind.counts and summary.n_empty and drop_empty and summary.whole:
+        train = without_empty(train, "object")
+        x = train.X if isinstance(train, BackedCells) else as_float(train.X)
+        summary = summarise(x, "object")
     conditions, numbers = None, {}
     if earlier is None:
         conditions = learn_conditions(train.obs, label_key, covariate_keys)
         numbers = check_continuous_keys(train.obs, continuous_keys, conditions)
-    summary = summarise(x, "object")
     if conditions is None:
         assert earlier is not None
-        kind = _same_likelihood(earlier, likelihood)
         chosen = kind.for_values(summary)
         prepared = earlier.without_cells()
     else:
-        kind = _choose_likelihood(likelihood, decoder_layers, summary)
+        if likelihood is None and kind.name == "gaussian":
+            warn_of_other_values(x, summary)
         chosen = kind.for_values(summary)
         unit = chosen.unit(summary)
         scaling = Scaling.fit(chosen.scaling(x, unit), summary.low, summary.high, unit)
@@ -216,6 +225,10 @@ def prepare_data(
     _warn_constant_genes(summary.constant_genes(train.var_names))
     dense = dense and 4 * train.n_obs * train.n_vars <= MAX_DENSE
     cells = prepared.prepare(train, dense=dense)
+    if val is not None and chosen.counts and drop_empty:
+        kept = without_empty(val, "x_val")
+        assert isinstance(kept, ad.AnnData)
+        val = kept
     val_cells = None if val is None else _prepare_validation(prepared, chosen, val, dense)
     return TrainingData(replace(prepared, train=cells, val=val_cells), chosen, summary)
 

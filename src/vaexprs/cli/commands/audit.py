@@ -52,8 +52,8 @@ def audit(
 
     table = privacy_audit.audit_privacy(
         generated,
-        cells_at(train, transpose, obs),
-        cells_at(holdout, transpose, obs),
+        cells_at(train, transpose, obs, [label_key, donor_key]),
+        cells_at(holdout, transpose, obs, [label_key, donor_key]),
         donor_key=donor_key,
         label_key=label_key,
         layer=layer,

@@ -56,7 +56,7 @@ def augment(
 
     options = {"n_top_genes": n_top_genes, "epochs": epochs}
     cells = augment_cells(
-        cells_at(data, transpose, obs),
+        cells_at(data, transpose, obs, [label_key, covariate_key]),
         label_key,
         int(to) if to.isdecimal() else to,
         covariate_keys=covariate_key or (),

@@ -89,8 +89,8 @@ def compare(
 
     table = comparison.compare(
         files,
-        cells_at(real, transpose, obs),
-        train=cells_at(train, transpose, obs),
+        cells_at(real, transpose, obs, [label_key, donor_key, covariate_key]),
+        train=cells_at(train, transpose, obs, [label_key, donor_key, covariate_key]),
         label_key=label_key,
         donor_key=donor_key,
         covariate_keys=covariate_key or None,

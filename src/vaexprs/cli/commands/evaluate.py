@@ -71,8 +71,8 @@ def evaluate(
         fit = load_vae(model)
     table = evaluation.evaluate(
         generated,
-        cells_at(real, transpose, obs),
-        train=cells_at(train, transpose, obs),
+        cells_at(real, transpose, obs, [label_key, donor_key, covariate_key]),
+        train=cells_at(train, transpose, obs, [label_key, donor_key, covariate_key]),
         label_key=label_key,
         donor_key=donor_key,
         covariate_keys=covariate_key or None,

@@ -131,7 +131,7 @@ def fit(
 
     with _hint_at_resume(checkpoint):
         fitted = fit_vae(
-            cells_at(data, transpose, obs),
+            cells_at(data, transpose, obs, [label_key, covariate_key, continuous_key, donor_key]),
             label_key=label_key,
             covariate_keys=covariate_key or (),
             continuous_keys=continuous_key or (),

@@ -52,7 +52,7 @@ def plot(
         figure = plot_aug(
             cells,
             _method(method),
-            real=cells_at(real, transpose, obs),
+            real=cells_at(real, transpose, obs, [label_key]),
             layer=layer,
             label_key=label_key,
             seed=seed,

@@ -55,9 +55,9 @@ def report(
     write_report(
         load_vae(model),
         generated,
-        cells_at(real, transpose, obs),
+        cells_at(real, transpose, obs, [label_key, donor_key]),
         out,
-        train=cells_at(train, transpose, obs),
+        train=cells_at(train, transpose, obs, [label_key, donor_key]),
         label_key=label_key,
         donor_key=donor_key,
         layer=layer,

@@ -6,8 +6,9 @@ ignored. The package rdata parses the file; this module finds the values in the 
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from vaexprs.data.matrix import as_float, check_compressed
 from vaexprs.interface.errors import FileFormatError, require, warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.formats import READERS
-from vaexprs.io.orientation import infer_orientation
+from vaexprs.io.r.frames import from_frame_of_r
+from vaexprs.io.tables.annotation import CellTable
+from vaexprs.io.tables.orientation import Evidence, infer_orientation, warn_of_orientation
 from vaexprs.io.untrusted.archives import read_decompressed
 
 STARTS = (b"X\n", b"A\n", b"B\n", b"A\r\n")  # of R's serialisation: XDR, text or native
@@ -29,11 +32,32 @@ SEQUENCES = ("compact_intseq", "compact_realseq")  # sequences that R stores as 
 NO_VALUE = "\x01NULL\x01"  # symbol for NULL in a slot
 MAX_NUMBERED = 2**22  # maximum number of rows or columns without names, because a file can declare any number
 MAIN_ASSAY = "RNA"  # assay of a Seurat object with the counts; others are derived or hold other features
+DATA_FRAMES = ("data.frame", "tbl_df", "data.table", "tbl", "spec_tbl_df", "grouped_df", "DFrame")
 # R code for the matrix of unsupported classes
-MATRIX_IN_R = {"ExpressionSet": "exprs(x)", "DGEList": "x$counts"}
+MATRIX_IN_R = {
+    "ExpressionSet": "exprs(x)",
+    "CellDataSet": "exprs(x)",
+    "EList": "x$E",
+    "EListRaw": "x$E",
+    "liger": "x@raw.data[[1]]",
+}
+# R code for an object of a supported class
+OBJECT_IN_R = {
+    "seurat": "UpdateSeuratObject(x)",
+    "MultiAssayExperiment": "experiments(x)[['rna']]",
+    "ExperimentList": "x[['rna']]",
+    "SeuratProject": "UpdateSeuratObject(x)",
+}
+EXPERIMENTS = ("MultiAssayExperiment", "ExperimentList")  # classes that hold several experiments
+SPLIT = re.compile(r"(?P<name>.+?)\.(?P<part>.+)")  # a layer of Seurat 5 that is split by sample
 
 
-def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | None = None) -> ad.AnnData:
+def read_rds(
+    path: Path,
+    transpose: bool | None = None,
+    columns: CellTable | None = None,
+    keys: Collection[str] = (),
+) -> ad.AnnData:
     """Read an experiment, a Seurat object or a matrix; assays and layers become layers, counts become X.
 
     Parameters
@@ -44,6 +68,8 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
         Whether genes are in the rows of a matrix, as is usual in R; None to infer it from the names.
     columns
         Annotation of the cells, whose names settle the orientation.
+    keys
+        Columns of a data frame that annotate cells although they hold numbers.
 
     Raises
     ------
@@ -59,14 +85,46 @@ def read_rds(path: Path, transpose: bool | None = None, columns: pd.DataFrame | 
     if kind == "Seurat":
         _check_orientation(path, kind, transpose)
         return _from_seurat(root, path)
+    if kind in DATA_FRAMES and (frame := _text_frame(root)) is not None:
+        return from_frame_of_r(frame, path, transpose, columns, keys)
+    root = _counts_in(root, path)
     x, rows, others = _matrix(root, path, "x")
+    if transpose is None and columns is not None:
+        transpose = columns.orientation(list(rows), list(others))
     if transpose is None:
-        transpose = infer_orientation(
-            path.name, list(rows), list(others), (columns,), like="this is usual in R"
-        )
+        found = infer_orientation(list(rows), list(others), Evidence(like="this is usual in R"))
+        warn_of_orientation(path.name, found, len(rows), len(others))
+        transpose = found.genes_in_rows
     if transpose:
         x, rows, others = x.T, others, rows
     return ad.AnnData(as_float(x), obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=others))
+
+
+def _counts_in(root: Any, path: Path) -> Any:
+    """Return the matrix ``$counts`` of a list (edgeR, limma, tximport), or the object itself."""
+    parts = _named(root) if _class(root) not in DATA_FRAMES else {}
+    held = parts.get("counts")
+    if held is None or not (_is_matrix(held) or _class(held) == "data.frame"):
+        return root
+    kind = _class(root) or "list"
+    warn(f"{path.name!r} is a {kind!r}; its matrix x$counts is read, other parts are not.")
+    return held
+
+
+def _is_matrix(node: Any) -> bool:
+    slots = _attributes(node)
+    return "Dim" in slots or ("dim" in slots and type_of(node) in ("INT", "REAL", "LGL"))
+
+
+def _text_frame(root: Any) -> pd.DataFrame | None:
+    """Return a data frame that has columns of text, factors or logical values; None for others."""
+    columns = _named(root)
+    names = _strings(_attributes(root).get("row.names"))
+    if not columns or names is None:
+        return None
+    frame = _frame(columns, len(names)).set_axis(pd.Index(names), axis=0)
+    numeric = [pd.api.types.is_numeric_dtype(kind) and kind.kind != "b" for kind in frame.dtypes]
+    return frame if not all(numeric) and len(frame.columns) == len(columns) else None
 
 
 def _check_orientation(path: Path, kind: str, transpose: bool | None) -> None:
@@ -144,6 +202,9 @@ def _from_experiment(root: Any, path: Path) -> ad.AnnData:
         matrices[name or f"assay{len(matrices) + 1}"] = as_float(x.T)
     n, m = next(iter(matrices.values())).shape
     obs = _frame(_named(annotation["listData"]), n)
+    own = list(columns) if _has_dimnames(assay, 1) else None
+    if own is not None and cells is not None and own != cells and set(own) == set(cells):
+        obs, cells = _in_order(obs, cells, own, path), own  # as the assay has them
     return _assembled(matrices, obs, cells, genes, (n, m), path)
 
 
@@ -177,32 +238,42 @@ def _from_seurat(root: Any, path: Path) -> ad.AnnData:
         raise FileFormatError(f"The assay {name!r} in {str(path)!r} has neither counts nor data.")
     n, m = next(iter(matrices.values())).shape
     obs = _frame(_named(slots["meta.data"]), n)
+    obs = _in_order(obs, _strings(named.get("row.names")), cells, path)
     identity = slots.get("active.ident")
     if identity is not None and "ident" not in obs:
-        obs = obs.join(_frame({"ident": identity}, n))
+        ident = _frame({"ident": identity}, n)
+        ident = _in_order(ident, _strings(_attributes(identity).get("names")), cells, path)
+        obs = obs.join(ident)
     return _assembled(matrices, obs, cells, genes, (n, m), path)
+
+
+def _in_order(
+    obs: pd.DataFrame, names: Sequence[str] | None, cells: Sequence[str] | None, path: Path
+) -> pd.DataFrame:
+    """Return annotation with row names in the order of the cells, with numbered rows.
+
+    Raises
+    ------
+    FileFormatError
+        If both have names, and these are not the same.
+    """
+    if names is None or cells is None or list(names) == list(cells) or len(names) != len(obs):
+        return obs
+    if names == _numbered(len(names)):
+        return obs
+    if set(names) != set(cells) or len(set(names)) < len(names):
+        missing = [name for name in cells if name not in set(names)]
+        raise FileFormatError(
+            f"{str(path)!r} must have a row of annotation for each cell, but lacks {listed(missing)}: row "
+            "names of meta.data must be the names of the cells."
+        )
+    return obs.set_axis(pd.Index(list(names)), axis=0).loc[list(cells)].reset_index(drop=True)
 
 
 def _layers(assay: Any, parts: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], Any, Any]:
     """Return the matrices of a Seurat assay, (n_cells, n_genes), and the names of its genes and cells."""
     if "layers" in parts:  # Seurat 5, which stores the names separately
-        found = {
-            name: _matrix(layer, path, f"LayerData(x, {name!r})")
-            for name, layer in _named(parts["layers"]).items()
-        }
-        genes, cells = (_row_names(parts[side]) for side in ("features", "cells"))
-        split = sorted(name for name in found if name.startswith("counts."))
-        whole = {
-            name: as_float(x.T)
-            for name, (x, *_) in found.items()
-            if x.shape == (len(genes or ()), len(cells or ()))
-        }
-        if not whole and split:
-            raise FileFormatError(
-                f"The counts in {str(path)!r} are split into {listed(split)}. In R: "
-                "saveRDS(JoinLayers(x), ...)."
-            )
-        return whole, genes, cells
+        return _layers_of_version_5(parts, path)
     matrices: dict[str, Any] = {}
     genes = cells = None
     for name in ("counts", "data"):
@@ -211,6 +282,69 @@ def _layers(assay: Any, parts: Mapping[str, Any], path: Path) -> tuple[dict[str,
             if min(x.shape):
                 matrices[name], genes, cells = as_float(x.T), list(rows), list(columns)
     return matrices, genes, cells
+
+
+def _layers_of_version_5(parts: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], Any, Any]:
+    """Return the layers of an Assay5; layers that are split by sample are joined."""
+    found = {
+        name: _matrix(layer, path, f"LayerData(x, {name!r})")[0]
+        for name, layer in _named(parts["layers"]).items()
+    }
+    genes, cells = (_row_names(parts[side]) for side in ("features", "cells"))
+    shape = (len(genes or ()), len(cells or ()))
+    split: dict[str, dict[str, Any]] = {}
+    for name, x in found.items():
+        match = SPLIT.fullmatch(name)
+        if match is not None and match["name"] in ("counts", "data"):
+            split.setdefault(match["name"], {})[name] = x
+    whole = {name: as_float(x.T) for name, x in found.items() if x.shape == shape and name not in split}
+    for name, layers in split.items():
+        joined = _joined(parts, layers, shape)
+        if joined is not None and name not in whole:
+            for each in layers:
+                whole.pop(each, None)
+            whole = {name: joined, **whole} if name == "counts" else {**whole, name: joined}
+        elif joined is None and name == "counts" and name not in whole:
+            raise FileFormatError(
+                f"The counts in {str(path)!r} are split into {listed(sorted(layers))}. In R: "
+                "saveRDS(JoinLayers(x), ...)."
+            )
+    return whole, genes, cells
+
+
+def _joined(parts: Mapping[str, Any], layers: Mapping[str, Any], shape: tuple[int, int]) -> Any:
+    """Return layers of some cells each as one matrix, (n_cells, n_genes), as JoinLayers does.
+
+    A gene that a layer lacks is 0 in its cells. None if the layers do not fit their maps of genes and cells,
+    or do not have each cell exactly once.
+    """
+    genes, cells = (_log_map(parts[side]) for side in ("features", "cells"))
+    blocks, order = [], []
+    for name, x in layers.items():
+        if name not in genes or name not in cells or x.shape != (len(genes[name]), len(cells[name])):
+            return None
+        placed = sp.coo_matrix(x)
+        blocks.append(
+            sp.csr_matrix(
+                (placed.data, (placed.col, genes[name][placed.row])), shape=(len(cells[name]), shape[0])
+            )
+        )
+        order.append(cells[name])
+    rows = np.concatenate(order)
+    if len(rows) != shape[1] or len(np.unique(rows)) < len(rows):
+        return None
+    return as_float(sp.vstack(blocks, format="csr")[np.argsort(rows)])
+
+
+def _log_map(node: Any) -> dict[str, np.ndarray]:
+    """Return the rows in which a LogMap of Seurat is TRUE by column."""
+    names = _attributes(node).get("dimnames")
+    columns = None if names is None else _strings(_resolve(names.value[1]))
+    values = np.ma.filled(node.value, False) if np.ma.isMA(node.value) else np.asarray(node.value)
+    if not columns or len(values) % len(columns):
+        return {}
+    table = values.astype(bool).reshape((-1, len(columns)), order="F")
+    return {name: np.flatnonzero(table[:, i]) for i, name in enumerate(columns)}
 
 
 def _row_names(matrix: Any) -> list[str] | None:
@@ -341,7 +475,12 @@ def _vector(node: Any, n: int) -> Any:
         if len(codes) and codes.max() >= len(levels):
             raise ValueError("a factor has codes beyond its levels.")
         return pd.Categorical.from_codes(codes, pd.Index(levels))
-    return pd.array(values).astype("Float64") if missing.any() else values
+    if type_of(node) == "LGL":
+        known = values.astype(bool)
+        return pd.arrays.BooleanArray(known, missing.copy()) if missing.any() else known
+    if type_of(node) == "INT" and missing.any():
+        return pd.arrays.IntegerArray(values.astype(np.int64), missing.copy())
+    return values
 
 
 def _has_dimnames(node: Any, side: int) -> bool:
@@ -372,6 +511,20 @@ def _matrix(node: Any, path: Path, expression: str) -> tuple[Any, pd.Index, pd.I
         x = np.asarray(values).reshape(shape, order="F")
         names = slots.get("dimnames")
     if x is None:
+        if name in OBJECT_IN_R:
+            which = ", with the name of the experiment with gene expression" if name in EXPERIMENTS else ""
+            raise FileFormatError(
+                f"{str(path)!r} must contain a SingleCellExperiment, a SummarizedExperiment, a Seurat object "
+                f"or a numeric matrix, got a {name!r}. In R: "
+                f"saveRDS({OBJECT_IN_R[name]}, 'cells.rds'){which}."
+            )
+        if type_of(node) == "VEC" and expression == "x":
+            parts = [key for key in _named(node)]
+            raise FileFormatError(
+                f"{str(path)!r} must contain a SingleCellExperiment, a SummarizedExperiment, a Seurat object "
+                f"or a numeric matrix, got a list of {listed(parts)}. Save its matrix of counts, for example "
+                f"saveRDS(x${parts[0] if parts else 'counts'}, 'counts.rds')."
+            )
         if name in MATRIX_IN_R:
             expression = MATRIX_IN_R[name]
         elif expression == "x" and not name.endswith("Matrix"):

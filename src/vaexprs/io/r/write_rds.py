@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from vaexprs.data.levels import level_name, storable
 from vaexprs.data.matrix import densify, stored
 from vaexprs.io.atomic import written_whole
 from vaexprs.io.r.read_rds import NO_VALUE, rdata, type_of
@@ -77,8 +78,8 @@ class _Tree:
     def attributes(self, values: Mapping[str, Any]) -> Any:
         return self._list([(self.symbol(name), value) for name, value in values.items()])
 
-    def strings(self, values: Sequence[str], **attributes: Any) -> Any:
-        chars = [self._char(str(value), encoding="utf-8") for value in values]
+    def strings(self, values: Sequence[str | None], **attributes: Any) -> Any:
+        chars = [self._char(None if value is None else str(value), encoding="utf-8") for value in values]
         return self._node(
             self._kind.STR, value=chars, attributes=self.attributes(attributes) if attributes else None
         )
@@ -139,15 +140,25 @@ class _Tree:
         )
 
     def column(self, values: pd.Series) -> Any:
+        """Return a column as a factor or vector, with NA for missing values."""
         if isinstance(values.dtype, pd.CategoricalDtype):
             return self.factor(
-                values.cat.codes.to_numpy() + 1, [str(level) for level in values.cat.categories]
+                values.cat.codes.to_numpy() + 1, [level_name(level) for level in values.cat.categories]
             )
-        array = values.to_numpy()
+        missing = values.isna().to_numpy()
+        if missing.any() and pd.api.types.is_bool_dtype(values.dtype.name.lower()):
+            known = values.to_numpy(bool, na_value=False)
+            return self.numbers(np.ma.masked_array(known, missing))
+        if pd.api.types.is_extension_array_dtype(values.dtype) and pd.api.types.is_numeric_dtype(
+            values.dtype
+        ):
+            array = values.to_numpy(float, na_value=np.nan) if missing.any() else values.to_numpy()
+        else:
+            array = values.to_numpy()
         small = array.dtype.kind in "iu" and len(array) and np.abs(array).max() < 2**31
         if array.dtype.kind in "bf" or small:
             return self.numbers(array)
-        return self.strings(["NA" if value is None else str(value) for value in array])
+        return self.strings([None if na else level_name(v) for v, na in zip(array, missing, strict=True)])
 
     def matrix(self, x: Any, genes: Sequence[str], cells: Sequence[str]) -> Any:
         """Return an R matrix of shape (n_genes, n_cells): dense, or a dgCMatrix."""
@@ -236,7 +247,8 @@ class _Tree:
             is_object=True,
             attributes=self.attributes({"class": self.strings(["package_version", "numeric_version"])}),
         )
-        columns = {str(key): self.column(adata.obs[key]) for key in adata.obs}
+        obs = storable(adata.obs)
+        columns = {str(key): self.column(obs[key]) for key in obs}
         empty = {name: self.frame(n, {}) for name in ("reducedDims", "altExps", "colPairs")}
         return self.s4(
             "SingleCellExperiment",

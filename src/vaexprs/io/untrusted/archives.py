@@ -65,6 +65,17 @@ def check_decompressed_size(path: Path) -> None:
                 raise _too_large(path, limit)
 
 
+def open_decompressed(path: Path) -> Any:
+    """Open a file for reading bytes, decompressed if its content is compressed, whatever its suffix."""
+    opener = _opener(path)
+    return path.open("rb") if opener is None else opener(path, "rb")
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether the content of a file is compressed with gzip, bzip2 or xz."""
+    return _opener(path) is not None
+
+
 def _opener(path: Path) -> Callable[..., Any] | None:
     with path.open("rb") as file:
         start = file.read(6)

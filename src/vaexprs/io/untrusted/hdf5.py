@@ -12,6 +12,17 @@ from vaexprs.interface.errors import FileFormatError
 from vaexprs.io.untrusted.anndata import check_row_ends
 
 ALWAYS_UNPACKED = 256 * 2**20  # bytes that an array may declare however few are stored
+# registered filters that are not part of HDF5
+FILTERS = {
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
 MAX_UNPACKED = 1_032  # maximum ratio of declared to stored bytes above that: the limit of gzip
 
 
@@ -69,6 +80,7 @@ def check_hdf5(file: Any, path: Path, *, compressed: bool = True) -> int:
             raise FileFormatError(f"{str(path)!r} contains {name!r}, which is neither numbers nor text.")
         if part.shape is None:
             continue
+        _check_filters(part, name, path)
         size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
         if size > (max(ALWAYS_UNPACKED, MAX_UNPACKED * stored) if compressed else stored):
             raise FileFormatError(
@@ -77,6 +89,28 @@ def check_hdf5(file: Any, path: Path, *, compressed: bool = True) -> int:
             )
         total += int(part.size)
     return total
+
+
+def _check_filters(part: Any, name: str, path: Path) -> None:
+    """Check that the filters with which a dataset is compressed are installed.
+
+    Raises
+    ------
+    FileFormatError
+        If one is not; the message names it and what to install.
+    """
+    import h5py
+
+    settings = part.id.get_create_plist()
+    for i in range(settings.get_nfilters()):
+        code = settings.get_filter(i)[0]
+        if not h5py.h5z.filter_avail(code):
+            known = FILTERS.get(code, f"number {code}")
+            raise FileFormatError(
+                f"{str(path)!r} compresses {name!r} with the HDF5 filter {known}, which is not installed. "
+                "Install it (pip install hdf5plugin) and import hdf5plugin before reading, or write the file "
+                "again with compression='gzip'."
+            )
 
 
 def _is_plain(kind: np.dtype) -> bool:

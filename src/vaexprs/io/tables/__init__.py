@@ -1,0 +1,1 @@
+"""Text tables (.csv, .tsv, .txt, .gct, output of quantification tools): dialects, annotation, orientation."""

@@ -1,0 +1,92 @@
+"""Checks of values before a fit: too few cells, cells without counts, values that are not counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+
+from vaexprs.data.backed import BackedCells, library_sizes
+from vaexprs.data.matrix import Matrix
+from vaexprs.interface.errors import warn
+from vaexprs.interface.validation import listed
+from vaexprs.preprocessing.summary import Summary
+
+MIN_CELLS = 10  # minimum number of cells to fit
+MIN_GENES = 2  # minimum number of genes to fit
+SAME_DEPTH = 1e-3  # maximum relative range of library sizes that count as equal
+MAX_LOG = 25.0  # maximum of values that may be logarithms
+SAMPLE = 1_000  # number of cells from which values are described
+
+
+def check_enough(cells: ad.AnnData | BackedCells, name: str) -> None:
+    """Check that there are enough cells and genes to fit.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 10 cells or 2 genes.
+    """
+    if cells.n_vars < MIN_GENES:
+        raise ValueError(
+            f"{name} must have at least {MIN_GENES} genes to fit, got {cells.n_vars} "
+            f"({listed(list(cells.var_names))}). If it is annotation of cells, give the counts and pass this "
+            "table as obs= of read (--obs)."
+        )
+    if cells.n_obs < MIN_CELLS:
+        hint = " If the genes are in the rows, pass transpose=True." if cells.n_vars > cells.n_obs else ""
+        raise ValueError(
+            f"{name} must have at least {MIN_CELLS} cells to fit, got {cells.n_obs} cells x {cells.n_vars:,} "
+            f"genes.{'' if cells.n_obs < MIN_GENES else hint}"
+        )
+
+
+def without_empty(cells: ad.AnnData | BackedCells, name: str) -> ad.AnnData | BackedCells:
+    """Return the cells that have counts, with a warning if others were left out.
+
+    Raises
+    ------
+    ValueError
+        If fewer than 10 cells have counts.
+    """
+    empty = library_sizes(cells.X) == 0
+    n = int(empty.sum())
+    if not n:
+        return cells
+    first = np.flatnonzero(empty)
+    rows = np.flatnonzero(~empty)
+    names = cells.take_names(first) if isinstance(cells, BackedCells) else cells.obs_names[first]
+    if len(rows) < MIN_CELLS:
+        raise ValueError(
+            f"{name} must have at least {MIN_CELLS} cells with counts in the {cells.n_vars:,} genes of the "
+            f"fit, got {len(rows)} of {cells.n_obs:,}. Use more genes (n_top_genes), or deeper cells."
+        )
+    warn(
+        f"{n:,} of {cells.n_obs:,} cells have no counts in the {cells.n_vars:,} genes of the fit and are "
+        f"left out ({listed(list(names))}). To keep them use more genes (n_top_genes)."
+    )
+    if isinstance(cells, BackedCells):
+        obs = cells.obs.iloc[rows].reset_index(drop=True)
+        return replace(cells, X=cells.X.keep(rows), obs=obs, names=cells.take_names(rows))
+    return cells[rows].copy()
+
+
+def warn_of_other_values(x: Matrix, summary: Summary) -> None:
+    """Warn that values are fitted as they are, which are not counts, and what they look like."""
+    part = x[: min(SAMPLE, x.shape[0])]
+    totals = np.asarray(part.sum(axis=1), np.float64).ravel()
+    low, high = float(summary.low.min()), float(summary.high.max())
+    if low < 0:
+        what = f"values from {low:.3g} to {high:.3g}, which look scaled or centred"
+    elif len(totals) > 1 and totals.min() > 0 and np.ptp(totals) <= SAME_DEPTH * totals.mean():
+        what = f"values that sum to {totals.mean():,.0f} in each cell, such as CPM or TPM"
+    elif high <= MAX_LOG:
+        what = f"fractions up to {high:.3g}, which look like logarithms"
+    else:
+        what = f"fractions, {summary.fractions:,} of {summary.nonzero:,} values other than 0"
+    warn(
+        f"The cells contain no counts but {what}; they are fitted with likelihood 'gaussian'. If there are "
+        "counts, give them (layer='counts'); they are fitted better. If not, pass likelihood='gaussian' "
+        "(--likelihood gaussian), which leaves out this warning."
+    )
