@@ -21,7 +21,7 @@ from vaexprs.latent.donors import MIN_DONORS
 from vaexprs.likelihoods import default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.preprocessing.conditions import check_continuous_keys, column_of_levels, learn_conditions
-from vaexprs.preprocessing.genes import with_variable_genes
+from vaexprs.preprocessing.genes import with_genes, with_variable_genes
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
@@ -150,7 +150,20 @@ def select_variable_genes(
     train: ad.AnnData | BackedCells, val: ad.AnnData | None, n: int, seed: int
 ) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
     """Return the cells with the most variable genes of the training cells."""
-    train = with_variable_genes(train, n, seed)
+    return _with_genes_of(with_variable_genes(train, n, seed), val)
+
+
+def select_genes(
+    train: ad.AnnData | BackedCells, val: ad.AnnData | None, genes: Sequence[str]
+) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
+    """Return the cells with the listed genes."""
+    return _with_genes_of(with_genes(train, genes), val)
+
+
+def _with_genes_of(
+    train: ad.AnnData | BackedCells, val: ad.AnnData | None
+) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
+    """Return training cells, and validation cells with the genes of these if they have them all."""
     if val is not None and set(train.var_names) <= set(val.var_names):
         val = val[:, train.var_names].copy()
     return train, val
@@ -169,6 +182,7 @@ def prepare_data(
     *,
     dense: bool,
     seed: int = 0,
+    private: bool = False,
 ) -> TrainingData:
     """Return the prepared cells with their likelihood and the summary of their values.
 
@@ -184,6 +198,9 @@ def prepare_data(
         Whether to make sparse matrices dense, up to `MAX_DENSE`.
     seed
         Seed of the choice of cells from which degrees of freedom are chosen.
+    private
+        Whether the fit is differentially private: categories without cells are levels, because their absence
+        would reveal cells, and there are no warnings about values.
 
     Raises
     ------
@@ -195,7 +212,7 @@ def prepare_data(
     x = train.X if isinstance(train, BackedCells) else as_float(train.X)
     conditions, numbers = None, {}
     if earlier is None:
-        conditions = learn_conditions(train.obs, label_key, covariate_keys)
+        conditions = learn_conditions(train.obs, label_key, covariate_keys, keep_unused=private)
         numbers = check_continuous_keys(train.obs, continuous_keys, conditions)
     summary = summarise(x, "object")
     if conditions is None:
@@ -213,7 +230,8 @@ def prepare_data(
             check_donors(train.obs, donor_key, conditions.all_keys, kind)
         prepared = Preprocessing(train.var_names, conditions, scaling, kind.name, donor_key=donor_key)
     chosen.check(summary, train.obs_names)
-    _warn_constant_genes(summary.constant_genes(train.var_names))
+    if not private:
+        _warn_constant_genes(summary.constant_genes(train.var_names))
     dense = dense and 4 * train.n_obs * train.n_vars <= MAX_DENSE
     cells = prepared.prepare(train, dense=dense)
     val_cells = None if val is None else _prepare_validation(prepared, chosen, val, dense)
