@@ -89,9 +89,13 @@ def fft_epsilon(guarantee: Guarantee, spacing: float = 2e-4, limit: float = 60.0
         for sd in (guarantee.marginals, guarantee.density):
             transform = transform * np.fft.fft(np.fft.ifftshift(discretised(gaussian(sd))))
         mass = np.maximum(np.fft.fftshift(np.fft.ifft(transform).real), 0)
-        epsilons = np.linspace(0, 2 * guarantee.epsilon, 4001)
-        excess = [mass[losses > e] @ -np.expm1(e - losses[losses > e]) for e in epsilons]
-        found.append(float(epsilons[np.argmax(np.array(excess) <= guarantee.delta)]))
+        low, high = 0.0, 2 * guarantee.epsilon
+        for _ in range(20):
+            middle = (low + high) / 2
+            above = losses > middle
+            excess = mass[above] @ -np.expm1(middle - losses[above])
+            low, high = (middle, high) if excess > guarantee.delta else (low, middle)
+        found.append(high)
     return max(found) - (guarantee.steps + 2) * spacing / 2  # less the mean rounding
 
 

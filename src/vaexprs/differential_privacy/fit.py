@@ -287,7 +287,7 @@ def _initial_model(
                 "numbers between cells. Leave it out."
             )
     check_precision(model.layers)
-    check_independence(model, start, codes, seed)
+    check_independence(model, start, codes)
     likelihood.start_released(
         model.get_layer(model.decoder_layers[-1]), np.log(marginals.proportions), marginals.effects
     )

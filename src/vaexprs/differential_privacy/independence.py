@@ -45,7 +45,7 @@ def check_precision(layers: Sequence[Any] = ()) -> None:
             )
 
 
-def check_independence(model: VAE, cells: np.ndarray, codes: np.ndarray, seed: int) -> None:
+def check_independence(model: VAE, cells: np.ndarray, codes: np.ndarray) -> None:
     """Check that no output of the network for a cell depends on another cell of its batch.
 
     Single cells of a batch are replaced, also by an outlier, and gradients of a cell's outputs with respect
@@ -57,26 +57,22 @@ def check_independence(model: VAE, cells: np.ndarray, codes: np.ndarray, seed: i
         Untrained model.
     cells, codes
         Cells that are not private, (n_cells, n_genes), and their one-hot conditions, (n_cells, width).
-    seed
-        Seed of the latent noise.
 
     Raises
     ------
     ValueError
         If an output depends on another cell; the message names the first layer for which this holds.
     """
-    rng = np.random.default_rng(seed)
-    noisy = model.with_noise_as_input()
-    layers = [layer for layer in noisy.layers if not isinstance(layer, keras.layers.InputLayer)]
-    network = keras.Model(noisy.inputs, [keras.tree.flatten(layer.output) for layer in layers])
-    x = np.array(cells[:CELLS], np.float32)
-    noise = rng.standard_normal((len(x), model.latent_dim)).astype(np.float32)
-    inputs = [x, np.array(codes[:CELLS], np.float32), noise] if len(model.inputs) == 2 else [x, noise]
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    network = keras.Model(model.inputs, [keras.tree.flatten(layer.output) for layer in layers])
+    inputs = [np.array(cells[:CELLS], np.float32)]
+    if len(model.inputs) == 2:
+        inputs.append(np.array(codes[:CELLS], np.float32))
     for training in (True, False):
         for cell in range(2):
             changed = [part.copy() for part in inputs]
             changed[0][cell] = 0
-            changed[0][cell, cell % x.shape[1]] = OUTLIER
+            changed[0][cell, cell % changed[0].shape[1]] = OUTLIER
             for part in changed[1:]:
                 part[cell] = 1 - part[cell]
             _compare(network, layers, inputs, changed, cell, training=training)
@@ -101,7 +97,8 @@ def _compare(
     rest = np.arange(n) != cell
 
     def outputs(values: Any) -> Any:
-        return network.stateless_call(*state, values, training=training)[0]
+        given = values if len(values) > 1 else values[0]
+        return network.stateless_call(*state, given, training=training)[0]
 
     before, gradients = jax.vjp(outputs, [jax.numpy.asarray(part) for part in inputs])
     after = outputs([jax.numpy.asarray(part) for part in changed])
