@@ -16,8 +16,15 @@ import dp_accounting
 import keras
 
 from vaexprs.differential_privacy.accounting import Guarantee, Privacy, least_epsilon, plan
+from vaexprs.differential_privacy.independence import check_independence, encode_separately
 from vaexprs.differential_privacy.usefulness import expectation, signal_to_noise
 from vaexprs.generation.generated import join_real
+from vaexprs.likelihoods import likelihood_named
+from vaexprs.nn.build import build_vae
+from vaexprs.nn.predict import encode
+from vaexprs.preprocessing.conditions import Conditions
+from vaexprs.preprocessing.prepare import Cells
+from vaexprs.preprocessing.summary import summarise
 from vaexprs.report import reproduce
 
 PLANS = [
@@ -314,6 +321,23 @@ def test_a_private_fit_does_not_search_for_counts(cells):
 # layers
 
 
+def network(encoder_layers=None, decoder_layers=None):
+    """Return an untrained model of 20 genes and two conditions, and cells for it with their codes."""
+    x = np.random.default_rng(0).poisson(2, (50, 20)).astype(np.float32) + 1
+    model = build_vae(
+        encoder_layers or [keras.layers.Dense(8, activation="relu")],
+        decoder_layers or [],
+        likelihood=likelihood_named("nb")(),
+        x=x,
+        summary=summarise(x, "x"),
+        level_cells=[25, 25],
+        latent_dim=3,
+        regularization=1.0,
+        seed=0,
+    )
+    return model, x, np.eye(2, dtype=np.float32)[np.arange(50) % 2]
+
+
 @pytest.mark.parametrize(
     ("layers", "named"),
     [
@@ -322,16 +346,14 @@ def test_a_private_fit_does_not_search_for_counts(cells):
             lambda: [keras.layers.Dense(8, activation="relu"), keras.layers.UnitNormalization(axis=0)],
             "unit_norm",
         ),
-        (lambda: [keras.layers.Dense(8), keras.layers.LayerNormalization(axis=0)], "LayerNormalization"),
         (lambda: [OfBatch()], "of_batch"),
         (lambda: [GradientOfBatch()], "gradient_of_batch"),
     ],
 )
 @pytest.mark.parametrize("side", ["encoder_layers", "decoder_layers"])
-def test_layers_that_combine_cells_are_refused(cells, layers, named, side):
-    with pytest.raises(ValueError, match=r"separately|must fit together") as caught:
-        fitted(cells.copy(), **{side: layers()})
-    assert named in str(caught.value)
+def test_layers_that_combine_cells_are_refused(layers, named, side):
+    with pytest.raises(ValueError, match=rf"separately.*{named}.*axis=-1"):
+        check_independence(*network(**{side: layers()}))
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -351,7 +373,7 @@ class GradientOfBatch(keras.layers.Layer):
         return x + mean - keras.ops.stop_gradient(mean)
 
 
-def test_layers_that_compute_along_a_cell_are_accepted(cells):
+def test_layers_that_compute_along_a_cell_are_accepted():
     hidden = [
         keras.layers.Dense(8),
         keras.layers.LayerNormalization(),
@@ -360,8 +382,27 @@ def test_layers_that_compute_along_a_cell_are_accepted(cells):
         keras.layers.Softmax(axis=1),
         keras.layers.Flatten(),
     ]
-    fit = fitted(cells.copy(), encoder_layers=hidden)
-    assert fit.guarantee.steps == 5
+    check_independence(*network(hidden, [keras.layers.Dense(4, activation="relu")]))
+    check_independence(*network())
+
+
+def test_cells_are_encoded_separately():
+    conditions = Conditions("type", {"type": ("a", "b")})
+    obs = pd.DataFrame({"type": ["a", "b"] * 25})
+    for layers, same in (([keras.layers.Dense(8)], True), ([keras.layers.Softmax(axis=0)], False)):
+        model, x, _ = network(layers)
+        codes = conditions.codes(obs)
+        mean, sd = encode_separately(model, x, codes)
+        expected = encode(model, Cells(x, obs), codes)
+        assert np.allclose(mean, expected[0], atol=1e-5) is same
+        assert mean.shape == sd.shape == (50, 3)
+        changed = x.copy()
+        changed[7] = 0
+        changed[7, 3] = 1e6
+        other = encode_separately(model, changed, codes)
+        rest = np.arange(50) != 7
+        np.testing.assert_array_equal(other[0][rest], mean[rest])
+        np.testing.assert_array_equal(other[1][rest], sd[rest])
 
 
 def test_other_precisions_are_refused(cells):

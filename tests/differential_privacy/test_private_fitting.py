@@ -435,6 +435,10 @@ def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, m
             r"state.*weights.*privacy.*'batch_normalization",
         ),
         ({"decoder_layers": [keras.layers.Dense(4), keras.layers.Dropout(0.5)]}, "Dropout"),
+        (
+            {"encoder_layers": [keras.layers.Dense(4), keras.layers.Softmax(axis=0)]},
+            r"separately.*'softmax'.*axis=-1",
+        ),
     ],
 )
 def test_what_would_break_the_guarantee_is_refused(cells, arguments, words):
