@@ -9,7 +9,7 @@ information). As many cells per label as in the other half are generated and com
 without, and with independent counts sampled from the marginals of each label, released with the whole
 budget.
 
-With --split, the halves are halves of the donors in that column instead of halves of the cells. With --donors,
+With --split, half of the donors in that column train instead of half of the cells. With --donors,
 cells are assigned at random to N artificial donors, which become the privacy units.
 
 Prints a Markdown table. `benchmarks/canaries.py` measures what an attacker finds.
