@@ -23,6 +23,7 @@ import keras
 from jax_privacy.accounting import accountants, analysis
 from scipy import stats
 
+from vaexprs.cli.options import gene_list
 from vaexprs.differential_privacy import accounting as guarantee
 from vaexprs.differential_privacy import dp_sgd as dpsgd
 from vaexprs.differential_privacy import latent, marginals, mechanisms
@@ -538,3 +539,28 @@ def test_bins_of_library_sizes_are_kept_in_runs_above_the_noise():
     assert np.flatnonzero(kept).tolist() == [4, 5, 6]
     nothing = marginals._without_isolated_bins(marginals._above_noise(np.array([3.0, -5.0, 8.0]), 10.0), 10.0)
     assert nothing.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_a_list_of_genes_from_the_shell(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    names = list(cells.var_names[[3, 1, 40]])
+    (tmp_path / "panel.txt").write_text("\n".join([*names, "NoSuchGene", ""]))
+    (tmp_path / "panel.csv").write_text("".join(f'"{name}",marker\n' for name in names))
+    for file in ("panel.txt", "panel.csv"):
+        found = gene_list(tmp_path / file)
+        assert found[:3] == names
+    assert gene_list(tmp_path / "cells.h5ad") == list(cells.var_names)
+    done = run("fit", "cells.h5ad", "--out", "model", "--genes", "none.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "none.txt" in done.stderr
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"--genes.*empty\.txt"):
+        gene_list(tmp_path / "empty.txt")
+
+
+def test_genes_of_a_list_are_fitted(cells):
+    fit = vx.fit_vae(cells, genes=list(cells.var_names[:20]), epochs=1, verbose=0)
+    assert list(fit.genes) == list(cells.var_names[:20])
+    assert fit.recipe["arguments"]["genes"] == "20 names"
+    code = reproduce.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
+    assert "# genes: 20 names; pass the original objects" in code
