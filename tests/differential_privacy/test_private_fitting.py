@@ -23,10 +23,12 @@ import keras
 from jax_privacy.accounting import accountants, analysis
 from scipy import stats
 
+from vaexprs.cli.options import gene_list
 from vaexprs.differential_privacy import accounting as guarantee
 from vaexprs.differential_privacy import dp_sgd as dpsgd
 from vaexprs.differential_privacy import latent, marginals, mechanisms
 from vaexprs.differential_privacy.accounting import Guarantee, Privacy, plan
+from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.likelihoods import likelihood_named
 from vaexprs.nn.build import build_vae
 from vaexprs.preprocessing.conditions import Conditions
@@ -46,14 +48,14 @@ def cells() -> ad.AnnData:
     return kept[np.ravel(kept.X.sum(axis=1)) > 0].copy()
 
 
-def fitted(cells, epsilon=3.0, secret=1, unit="cell", **arguments) -> vx.VAEFit:
+def fitted(cells, epsilon=3.0, seed=1, unit="cell", **arguments) -> vx.VAEFit:
     arguments = {"label_key": "cell_type", "epochs": 5, "verbose": 0} | arguments
-    return vx.fit_vae(cells, privacy=Privacy(epsilon, 1e-4, unit, secret), **arguments)
+    return vx.fit_vae(cells, privacy=Privacy(epsilon, 1e-4, unit, insecure_test_seed=seed), **arguments)
 
 
 @pytest.fixture(scope="module")
 def fit(cells) -> vx.VAEFit:
-    return fitted(cells)
+    return fitted(cells, seed=None)
 
 
 # accounting
@@ -111,8 +113,8 @@ def test_a_guarantee_is_the_same_after_json():
         ({"epsilon": 3, "delta": 0}, ValueError, r"delta.*\b0\b.*\b0\b.*\b1e-5\b"),
         ({"epsilon": 3, "delta": 1}, ValueError, r"delta.*\b0\b.*\b1\b.*\b1\b"),
         ({"epsilon": 3, "unit": 5}, TypeError, r"\bunit\b.*'cell'.*\bobs\b.*\b5\b"),
-        ({"epsilon": 3, "secret": 2**128}, ValueError, r"secret.*2\*\*128"),
-        ({"epsilon": 3, "secret": -1}, ValueError, r"secret.*\b0\b"),
+        ({"epsilon": 3, "insecure_test_seed": 2**128}, ValueError, r"insecure_test_seed.*2\*\*128.*\d{39}"),
+        ({"epsilon": 3, "insecure_test_seed": -1}, ValueError, r"insecure_test_seed.*\b0\b.*-1"),
     ],
 )
 def test_arguments_of_privacy_are_checked(arguments, error, words):
@@ -123,13 +125,6 @@ def test_arguments_of_privacy_are_checked(arguments, error, words):
 def test_a_delta_above_one_over_the_units_is_refused():
     with pytest.raises(ValueError, match=r"delta.*units.*\b40\b.*'donor'"):
         plan(Privacy(3, 0.1, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
-
-
-def test_without_a_secret_the_noise_is_new_each_time():
-    draws = {float(Privacy(1).source().normal()) for _ in range(5)}
-    assert len(draws) == 5
-    assert Privacy(1, secret=7).source().normal() == Privacy(1, secret=7).source().normal()
-    assert "12345" not in repr(Privacy(1, secret=12345))
 
 
 # bounds
@@ -219,7 +214,7 @@ def test_a_donor_has_weight_one_for_any_number_of_cells():
 
 
 def test_poisson_sampling_is_independent_between_units():
-    rng = np.random.default_rng(0)
+    rng = Randomness(0)
     sizes = [len(dpsgd._sampled_units(1000, 0.2, rng)) for _ in range(2000)]
     assert np.mean(sizes) == pytest.approx(200, abs=1)
     assert np.var(sizes) == pytest.approx(1000 * 0.2 * 0.8, rel=0.1)  # that of a binomial number, not 0
@@ -258,7 +253,7 @@ def test_noise_of_the_density_has_the_size_that_was_planned():
 def check_noise_and_length(sums_of, n: int, multiplier: float = 5.0) -> None:
     everybody = np.ones(n, bool)
     exact = sums_of(everybody, mechanisms.Units(np.arange(n), n))
-    noisy = [exact.with_noise(multiplier, np.random.default_rng(i)) for i in range(30)]
+    noisy = [exact.with_noise(multiplier, Randomness(i)) for i in range(30)]
     planned = noisy[0][1]
     for i, (part, sd) in enumerate(zip(exact.parts, planned, strict=True)):
         added = np.stack([parts[i] for parts, _ in noisy]) - part
@@ -319,12 +314,12 @@ def test_with_a_loose_budget_the_model_learns_the_profiles(cells):
 
 
 @pytest.mark.slow
-def test_the_same_secret_gives_the_same_model_and_another_one_another(fit, cells):
-    again, other = fitted(cells), fitted(cells, secret=2)
-    for a, b in zip(fit.model.get_weights(), again.model.get_weights(), strict=True):
+def test_the_same_test_seed_gives_the_same_model_and_another_one_another(cells):
+    one, again, other = fitted(cells), fitted(cells), fitted(cells, seed=2)
+    for a, b in zip(one.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(fit.density.pooled, again.density.pooled)
-    assert not np.array_equal(fit.density.pooled, other.density.pooled)
+    np.testing.assert_array_equal(one.density.pooled, again.density.pooled)
+    assert not np.array_equal(one.density.pooled, other.density.pooled)
 
 
 def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_path):
@@ -334,7 +329,7 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
     assert meta["recipe"]["arguments"]["privacy"] == {"epsilon": 3.0, "delta": 1e-4, "unit": "cell"}
-    assert "secret" not in json.dumps(meta)
+    assert "seed" not in json.dumps(meta["guarantee"] | meta["recipe"]["arguments"])
     assert meta["history"] == {}
     assert "loss" not in repr(fit)
     assert fit.guarantee.sentence in repr(fit)
@@ -359,7 +354,7 @@ def test_a_damaged_guarantee_is_reported(fit, tmp_path, steps):
 
 @pytest.mark.slow
 def test_donors_as_units_and_a_warning_for_few(cells):
-    with pytest.warns(UserWarning, match=r"\b40 units.*'donor'"):
+    with pytest.warns(UserWarning, match=r"\b40 units \('donor'\).*hopeless"):
         fit = fitted(cells, epsilon=10.0, unit="donor", epochs=2)
     assert fit.guarantee.unit == "donor"
     assert fit.guarantee.units == 40
@@ -369,8 +364,8 @@ def test_donors_as_units_and_a_warning_for_few(cells):
 
 @pytest.mark.slow
 def test_every_label_can_be_generated_despite_strong_noise(cells):
-    for secret in range(3):
-        fit = fitted(cells, epsilon=0.1, secret=secret, epochs=1)
+    for seed in range(3):
+        fit = fitted(cells, epsilon=0.1, seed=seed, epochs=1)
         labels = list(fit.preprocessing.conditions.labels)
         made = vx.gen_exprs(fit, labels=dict.fromkeys(labels, 3), seed=1, progress=False).adata
         assert made.n_obs == 3 * len(labels)
@@ -441,6 +436,10 @@ def test_a_matrix_left_on_disk_gives_what_one_in_memory_gives(cells, tmp_path, m
             r"state.*weights.*privacy.*'batch_normalization",
         ),
         ({"decoder_layers": [keras.layers.Dense(4), keras.layers.Dropout(0.5)]}, "Dropout"),
+        (
+            {"encoder_layers": [keras.layers.Dense(4), keras.layers.Softmax(axis=0)]},
+            r"separately.*'softmax'.*axis=-1",
+        ),
     ],
 )
 def test_what_would_break_the_guarantee_is_refused(cells, arguments, words):
@@ -540,3 +539,28 @@ def test_bins_of_library_sizes_are_kept_in_runs_above_the_noise():
     assert np.flatnonzero(kept).tolist() == [4, 5, 6]
     nothing = marginals._without_isolated_bins(marginals._above_noise(np.array([3.0, -5.0, 8.0]), 10.0), 10.0)
     assert nothing.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_a_list_of_genes_from_the_shell(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    names = list(cells.var_names[[3, 1, 40]])
+    (tmp_path / "panel.txt").write_text("\n".join([*names, "NoSuchGene", ""]))
+    (tmp_path / "panel.csv").write_text("".join(f'"{name}",marker\n' for name in names))
+    for file in ("panel.txt", "panel.csv"):
+        found = gene_list(tmp_path / file)
+        assert found[:3] == names
+    assert gene_list(tmp_path / "cells.h5ad") == list(cells.var_names)
+    done = run("fit", "cells.h5ad", "--out", "model", "--genes", "none.txt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "none.txt" in done.stderr
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"--genes.*empty\.txt"):
+        gene_list(tmp_path / "empty.txt")
+
+
+def test_genes_of_a_list_are_fitted(cells):
+    fit = vx.fit_vae(cells, genes=list(cells.var_names[:20]), epochs=1, verbose=0)
+    assert list(fit.genes) == list(cells.var_names[:20])
+    assert fit.recipe["arguments"]["genes"] == "20 names"
+    code = reproduce.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
+    assert "# genes: 20 names; pass the original objects" in code

@@ -451,6 +451,32 @@ def test_a_network_that_blows_a_cell_up(small, tmp_path):
     refused(lambda: vx.load_vae(path), path / "model.keras", "8,000,000,000 activations")
 
 
+def test_a_nested_network_that_blows_a_cell_up_inside_a_layer(small, tmp_path):
+    k = keras.layers
+    steps = keras.Input((4,))
+    hidden = k.RepeatVector(3)(steps)
+    inner = keras.Model(steps, k.GlobalAveragePooling1D()(k.Attention()([hidden, hidden])), name="inner")
+    fit = vx.fit_vae(
+        small,
+        encoder_layers=[k.Dense(4)],
+        decoder_layers=[k.Dense(4), inner],
+        latent_dim=2,
+        epochs=1,
+        verbose=0,
+    )
+    path = fit.save(tmp_path / "model")
+    assert vx.load_vae(path).latent_dim == 2
+
+    def longer(config):
+        for part in architecture._parts(config, path):
+            part.pop("build_config", None)
+            if part.get("class_name") == "RepeatVector":
+                part["config"]["n"] = 200_000  # 800,000 activations, but the attention has 4e10 weights
+
+    with_config(path, longer)
+    refused(lambda: vx.load_vae(path), path / "model.keras", "40,000,000,000 intermediate values")
+
+
 def test_archives_with_other_members_or_packed_ones(saved, tmp_path):
     parts = members(saved)
     for name in ("../../evil", "/tmp/evil", "assets/vocabulary.txt", "model.weights.npz"):

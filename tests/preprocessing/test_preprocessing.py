@@ -14,6 +14,7 @@ from vaexprs.data.demo import demo_cells
 from vaexprs.data.matrix import limits
 from vaexprs.io.stores import open_store
 from vaexprs.preprocessing.conditions import Conditions, LevelCodes, column_of_levels, learn_conditions
+from vaexprs.preprocessing.genes import check_genes, with_genes
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import POWERS, SCALINGS, Scaling
 from vaexprs.preprocessing.splits import apportion, split_rows
@@ -657,3 +658,32 @@ def test_level_codes_are_one_hot_for_the_rows_asked_for(conditions):
     np.testing.assert_array_equal(codes[np.array([4, 4, 0])], all_of_them[[4, 4, 0]])
     np.testing.assert_array_equal(codes.take(np.array([7, 3]))[:], all_of_them[[7, 3]])
     assert codes[:].dtype == np.float32
+
+
+def test_listed_genes_are_taken_in_the_order_of_the_cells():
+    cells = ad.AnnData(
+        np.arange(8, dtype=np.float32).reshape(2, 4),
+        obs=pd.DataFrame({"type": pd.Categorical(["a", "a"], ["a", "b"])}, index=["1", "2"]),
+        var=pd.DataFrame(index=list("wxyz")),
+    )
+    with pytest.warns(UserWarning, match=r"1 of the 3 listed genes.*left out.*'q'"):
+        found = with_genes(cells, ["z", "q", "x"])
+    assert list(found.var_names) == ["x", "z"]
+    assert found.X.tolist() == [[1, 3], [5, 7]]
+    assert list(found.obs["type"].cat.categories) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"genes.*'w'.*'q'.*none"):
+        with_genes(cells, ["q"])
+
+
+@pytest.mark.parametrize(
+    ("genes", "error", "words"),
+    [
+        ("CD3D", TypeError, r"genes must be a list.*str"),
+        ([1, 2], TypeError, r"genes.*got 1"),
+        ([], ValueError, r"genes.*at least one"),
+        (["a", "b", "a"], ValueError, r"genes.*once.*'a'"),
+    ],
+)
+def test_lists_of_genes_are_checked(genes, error, words):
+    with pytest.raises(error, match=words):
+        check_genes(genes)

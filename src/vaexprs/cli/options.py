@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from vaexprs.io.formats import FOLDER, READERS, WRITERS
 
 PLAIN = [suffix for suffix in READERS if suffix != FOLDER and not suffix.endswith(".gz")]
 READABLE = f"{', '.join(PLAIN)} (text also .gz) or a 10x folder"
+TEXT = ("", ".txt", ".list", ".csv", ".tsv")  # suffixes of files with a gene name per line
 WRITTEN = ", ".join(suffix for suffix in WRITERS if suffix in PLAIN)
 WRITABLE = f"Output file: {WRITTEN} (text also .gz; .mtx is a 10x folder)."
 
@@ -196,3 +198,29 @@ def cells_at(
 
     wanted = [each for key in keys for each in as_keys(key) if isinstance(each, str)]
     return columns_to_obs(read_cells(path, transpose=transpose, obs=obs, keys=wanted), wanted)
+
+
+def gene_list(path: Path) -> list[str]:
+    """Return the gene names in a text file, the first field of each line, or those of a data set.
+
+    Raises
+    ------
+    ValueError
+        If the file is neither.
+    """
+    if path.suffix.lower() not in TEXT:
+        from vaexprs.io.read import read
+
+        return list(map(str, read(path).var_names))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--genes must be a text file with a gene name per line, but {str(path)!r} is not text: "
+            f"{reason(error)}"
+        ) from error
+    fields = [re.split(r"[,\t]", line)[0].strip().strip('"') for line in lines]
+    names = [name for name in fields if name]
+    if not names:
+        raise ValueError(f"--genes must name at least one gene, got an empty file {str(path)!r}.")
+    return names

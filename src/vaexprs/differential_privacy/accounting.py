@@ -6,17 +6,19 @@ Privacy losses are computed with the library dp-accounting.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from decimal import ROUND_UP, Context
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
 
-from vaexprs.interface.errors import require
+from vaexprs.differential_privacy.randomness import NOT_RECORDED, SOURCES, TEST_SEED, Randomness
+from vaexprs.interface.errors import require, warn
 from vaexprs.interface.validation import check_integer, check_real
 
 CELL = "cell"
@@ -27,7 +29,13 @@ TOLERANCE = 1e-3  # relative tolerance of the noise multiplier of training
 INTERVAL = 3e-4  # discretisation interval of privacy losses, as a fraction of epsilon
 MIN_INTERVAL = 1e-4  # minimum of that interval, the default of JAX Privacy
 MIN_EPSILON = 1e-3
+WEAK_EPSILON = 10.0  # epsilon above which the bound is called weak
+SAFE_DELTA = 0.1  # delta above this fraction of 1 over the number of units causes a warning
 NEIGHBOURS = "zero-out"
+# a saved epsilon may be this fraction below the lower bound that its noise implies, for rounding
+SLACK = 1e-3
+MAX_STEPS = 10**7  # maximum number of steps in a saved guarantee
+MAX_EPSILON = 1e4  # largest epsilon that is considered when the lower bound is computed
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,20 @@ class Privacy:
     Parameters
     ----------
     epsilon
-        Maximum privacy loss, at least 0.001: 1 is strict, 3 common, 10 weak.
+        Logarithm of the largest factor between the two probabilities, at least 0.001: 1 is strict, 3 common,
+        above 10 weak.
     delta
-        Probability that this loss is exceeded, above 0 and less than 1 over the number of units.
+        What is added to that bound, above 0 and less than 1 over the number of units; a warning is given
+        above a tenth of it. It is not the probability that epsilon is exceeded, which can be larger.
     unit
         Privacy unit: "cell", or the name of a column of ``obs`` with the unit of each cell, such as "donor".
+    insecure_test_seed
+        Seed of all noise, from 0 to 2**128 - 1, for tests and benchmarks that must be repeatable. There is
+        no guarantee then, and the model says so: anyone who knows the seed can remove the noise, and two
+        fits with one seed have the same noise. By default the noise comes from the operating system, cannot
+        be repeated, and its origin is never saved.
     secret
-        Seed of all noise, from 0 to 2**128 - 1, to repeat a fit. Anyone who knows it can remove the noise:
-        protect it like the data. It is never saved. By default it comes from the operating system.
+        Former name of `insecure_test_seed`, deprecated.
 
     Raises
     ------
@@ -66,6 +80,7 @@ class Privacy:
     delta: float = 1e-5
     unit: str = CELL
     secret: int | None = field(default=None, repr=False)
+    insecure_test_seed: int | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         epsilon = check_real("epsilon", self.epsilon, 0)
@@ -80,17 +95,27 @@ class Privacy:
             )
         if not isinstance(self.unit, str) or not self.unit:
             raise TypeError(f"unit must be 'cell' or the name of a column of obs, got {self.unit!r}.")
-        if self.secret is not None and check_integer("secret", self.secret, 0) >= 2**128:
-            raise ValueError("secret must be less than 2**128.")
+        if self.secret is not None:
+            warn(
+                "secret is deprecated, and a model fitted with it has no guarantee any more: two fits with "
+                "one secret have the same noise, so that their difference reveals cells. Leave it out, or "
+                "use insecure_test_seed in tests.",
+                FutureWarning,
+            )
+        for name in ("secret", "insecure_test_seed"):
+            seed = getattr(self, name)
+            if seed is not None and check_integer(name, seed, 0) >= 2**128:
+                raise ValueError(f"{name} must be less than 2**128, got {seed}.")
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The requested epsilon, delta and unit, without the secret."""
+        """The requested epsilon, delta and unit, without the seed."""
         return {"epsilon": float(self.epsilon), "delta": float(self.delta), "unit": self.unit}
 
-    def source(self) -> np.random.Generator:
-        """Return the random generator of all noise of a fit."""
-        return np.random.default_rng(secrets.randbits(128) if self.secret is None else int(self.secret))
+    def source(self) -> Randomness:
+        """Return the source of all noise of a fit."""
+        given = (self.insecure_test_seed, self.secret)
+        return Randomness(next((int(seed) for seed in given if seed is not None), None))
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,9 @@ class Guarantee:
     accountant
         Method of composition: privacy loss distributions (Koskela et al. 2020,
         doi:10.48550/arXiv.1906.03049) from the library dp-accounting.
+    noise_source
+        Source of all noise: "operating system"; "test seed", without a guarantee; or "not recorded" in models
+        saved by version 0.1.
     """
 
     epsilon: float
@@ -133,14 +161,41 @@ class Guarantee:
     steps: int
     neighbours: str = NEIGHBOURS
     accountant: str = ""
+    noise_source: str = NOT_RECORDED
 
     @cached_property
     def sentence(self) -> str:
         """The guarantee as text."""
-        unit = "cell" if self.unit == CELL else f"{self.unit!r}"
         shown = Context(prec=3, rounding=ROUND_UP)  # rounding down would overstate the guarantee
         budget = f"({float(shown.create_decimal(repr(self.epsilon))):g}, {self.delta:g})"
-        return f"{budget}-differentially private for each {unit} of {self.units:,}"
+        whose = "cell" if self.unit == CELL else repr(self.unit)
+        limit = " (single cells, not donors)" if self.unit == CELL else ""
+        text = f"{budget}-differentially private for each {whose} of {self.units:,}{limit}"
+        if self.noise_source == TEST_SEED:
+            return f"no guarantee: the noise came from insecure_test_seed (otherwise {text})"
+        if self.epsilon > WEAK_EPSILON:
+            text += f"; an epsilon above {WEAK_EPSILON:g} is a weak guarantee"
+        return text
+
+    @property
+    def explanation(self) -> str:
+        """The guarantee in plain words."""
+        whose = "cell" if self.unit == CELL else f"{self.unit!r} with all its cells"
+        if self.noise_source == TEST_SEED:
+            return (
+                "The model has no privacy guarantee: its noise can be computed from a seed. Use it for tests "
+                "only, and fit again without insecure_test_seed for a release."
+            )
+        if self.epsilon > WEAK_EPSILON:
+            return (
+                f"The guarantee is weak: even odds that any one {whose} was in the data may become "
+                f"e^{self.epsilon:.3g} to 1, which is near certainty. Rely on an audit, or use a smaller "
+                "epsilon."
+            )
+        text = f"Data sets with and without any one {whose} can hardly be told apart"
+        odds = f"even odds become at most {math.exp(self.epsilon):,.3g} to 1, apart from delta"
+        limit = " Donors are not protected: they have many cells." if self.unit == CELL else ""
+        return f"{text} from the model: {odds}.{limit}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the guarantee as JSON values."""
@@ -155,13 +210,52 @@ class Guarantee:
         ValueError, TypeError, KeyError
             If a value is missing or invalid.
         """
+        found = {part.name: part.default for part in fields(cls) if part.default is not MISSING}
+        found |= {part.name: values[part.name] for part in fields(cls) if part.name in values}
+        kinds: dict[str, Any] = {"float": (float, int), "int": int, "str": str}
         for part in fields(cls):
-            value = values[part.name]
-            kinds: dict[str, Any] = {"float": (float, int), "int": int, "str": str}
+            value = found[part.name]
             fits = isinstance(value, kinds[str(part.type)]) and not isinstance(value, bool)
             if not fits or (part.type != "str" and not (math.isfinite(value) and value >= 0)):
                 raise ValueError(f"its guarantee has {part.name} {value!r}")
-        return cls(**{part.name: values[part.name] for part in fields(cls)})
+        guarantee = cls(**found)
+        guarantee.check()
+        return guarantee
+
+    def check(self) -> None:
+        """Check that the noise can give the stated epsilon.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or `epsilon` is below the smallest one that is possible with this
+            noise.
+        """
+        wrong = [
+            name
+            for name, right in {
+                "epsilon": self.epsilon > 0,
+                "delta": 0 < self.delta < 1,
+                "units": self.units >= 2,
+                "cells_per_unit": self.cells_per_unit >= 1,
+                "marginals": self.marginals > 0,
+                "density": self.density > 0,
+                "training": self.training > 0 or not self.steps,
+                "rate": 0 < self.rate <= 1,
+                "steps": self.steps <= MAX_STEPS,
+                "neighbours": self.neighbours == NEIGHBOURS,
+                "noise_source": self.noise_source in SOURCES,
+            }.items()
+            if not right
+        ]
+        if wrong:
+            raise ValueError(f"its guarantee has {wrong[0]} {getattr(self, wrong[0])!r}")
+        least = least_epsilon(self)
+        if self.epsilon < least * (1 - SLACK):
+            raise ValueError(
+                f"its guarantee has epsilon {self.epsilon:g}, but with its noise epsilon is at least "
+                f"{least:.3g}"
+            )
 
     def after(self, steps: int) -> Guarantee:
         """Return the guarantee of a fit that ended after `steps` steps."""
@@ -176,6 +270,7 @@ def plan(
     rate: float,
     steps: int,
     cells_per_unit: int,
+    noise_source: str = NOT_RECORDED,
 ) -> Guarantee:
     """Return the guarantee with the smallest noise multipliers that satisfy a request.
 
@@ -187,7 +282,7 @@ def plan(
         The requested guarantee.
     units
         Number of units.
-    rate, steps, cells_per_unit
+    rate, steps, cells_per_unit, noise_source
         See `Guarantee`.
 
     Raises
@@ -199,7 +294,13 @@ def plan(
     if privacy.delta >= 1 / units:
         raise ValueError(
             f"delta must be less than 1 over the number of units ({units:,} of {privacy.unit!r}), "
-            f"got {privacy.delta:g}: it would allow releasing one unit entirely. Try {0.1 / units:.0e}."
+            f"got {privacy.delta:g}: it would allow releasing one unit entirely. Try {_below(0.1 / units):g}."
+        )
+    if privacy.delta > SAFE_DELTA / units:
+        warn(
+            f"delta is {privacy.delta:g}, more than a tenth of 1 over the number of units ({units:,} of "
+            f"{privacy.unit!r}): releasing one unit at random with probability {privacy.delta * units:.0%} "
+            f"would be allowed. Try {_below(0.1 / units):g}."
         )
     whole_budget = accounting.get_sigma_gaussian(privacy.epsilon, privacy.delta)
     untrained = Guarantee(
@@ -214,6 +315,7 @@ def plan(
         rate,
         steps,
         accountant=f"PLD, dp-accounting {version('dp-accounting')}",
+        noise_source=noise_source,
     )
     # starting point from the central limit theorem for Gaussian differential privacy (Dong, Roth & Su 2022,
     # doi:10.1111/rssb.12454)
@@ -236,6 +338,42 @@ def spent(guarantee: Guarantee) -> float:
     composed = accountant(guarantee.epsilon)
     composed.compose(events(guarantee))
     return float(composed.get_epsilon(guarantee.delta))
+
+
+def least_epsilon(guarantee: Guarantee) -> float:
+    """Return a lower bound on the epsilon of a fit with the noise of a guarantee, at its delta.
+
+    An attacker adds up the noisy results along the direction in which a unit contributes. This weighted sum
+    is normal, shifted by the two releases and by the number of steps that contain the unit, which is
+    binomial. The bound is the epsilon that tests of this sum for the unit prove.
+    """
+    shift = math.hypot(1 / guarantee.marginals, 1 / guarantee.density)
+    steps, rate = guarantee.steps, guarantee.rate
+    n, p = np.zeros(1), np.ones(1)
+    each = 0.0  # shift by one step, when the sum has unit variance
+    if steps:
+        n = np.unique(binom.ppf(np.linspace(1e-12, 1 - 1e-12, 2001), steps, rate))
+        # probability of each number of steps, with the mass between two numbers at the smaller
+        p = np.diff(binom.cdf(np.append(n, np.inf) - 1, steps, rate))
+        each = 1 / (guarantee.training * math.sqrt(steps))
+    expected = each * steps * rate
+    size = math.hypot(shift, expected)
+    shifts = (shift**2 + expected * each * n) / size
+    limits = np.linspace(-10, shifts.max() + 10, 4001)
+    with_unit = norm.sf(limits[:, None] - shifts) @ p
+    without = norm.sf(limits)
+
+    def excess(epsilon: float) -> float:
+        return float((with_unit - np.exp(min(epsilon, 700)) * without).max()) - guarantee.delta
+
+    if excess(0.0) <= 0:
+        return 0.0
+    return MAX_EPSILON if excess(MAX_EPSILON) > 0 else float(brentq(excess, 0.0, MAX_EPSILON, xtol=1e-6))
+
+
+def _below(value: float) -> float:
+    """Return the largest power of ten that is at most `value`."""
+    return float(10.0 ** math.floor(math.log10(value)))
 
 
 def events(guarantee: Guarantee) -> Any:

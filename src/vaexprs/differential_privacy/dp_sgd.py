@@ -1,8 +1,8 @@
 """DP-SGD: stochastic gradient descent with per-unit gradient clipping and Gaussian noise.
 
 Each step samples units, clips the gradient of the mean loss of each unit's cells to a maximum norm, and adds
-noise to the sum (Abadi et al. 2016, doi:10.1145/2976749.2978318). Clipping and noise come from the library
-JAX Privacy, the update from the Keras optimizer.
+noise to the sum (Abadi et al. 2016, doi:10.1145/2976749.2978318). Clipping comes from the library JAX
+Privacy, the update from the Keras optimizer. Sums and noise are computed in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.differential_privacy.accounting import Guarantee
-from vaexprs.differential_privacy.mechanisms import Units
+from vaexprs.differential_privacy.mechanisms import Units, add_noise
+from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.interface.errors import require
 from vaexprs.interface.interrupt import Interrupt
 from vaexprs.interface.progress import progress_bar
@@ -34,7 +35,7 @@ def train_privately(
     codes: LevelCodes | None,
     units: Units,
     guarantee: Guarantee,
-    rng: np.random.Generator,
+    randomness: Randomness,
     *,
     shown: bool,
 ) -> int:
@@ -52,15 +53,13 @@ def train_privately(
         Privacy unit of each cell.
     guarantee
         The planned sampling rate, steps and noise multiplier.
-    rng
-        Random generator of the sampled units and of all noise.
+    randomness
+        Source of the sampled units and of all noise.
     shown
         Whether to show a progress bar.
     """
     import jax
 
-    privatizer = require("jax_privacy.noise_addition", "'vaexprs[privacy]'", "A fit with privacy")
-    noised = privatizer.gaussian_privatizer(stddev=guarantee.training * CLIP, prng_key=_key(rng))
     model.optimizer.build(model.trainable_variables)
     weights = [variable.value for variable in model.trainable_variables]
     state = [variable.value for variable in model.optimizer.variables]
@@ -68,33 +67,33 @@ def train_privately(
     batch_units = _power_of_two(CELL_BYTES / (4 * guarantee.cells_per_unit * x.shape[1]))
     microbatch_units = min(batch_units, _power_of_two(GRADIENT_BYTES / (4 * model.count_params())))
     gradient = clipped_gradient(model, CLIP, microbatch_units)
+    split = np.cumsum([weight.size for weight in weights])[:-1]
 
     @jax.jit
-    def add_gradients(
-        total: Any, weights: Any, cells: Any, codes: Any, cell_weights: Any, padding: Any, key: Any
+    def summed_gradients(
+        weights: Any, cells: Any, codes: Any, cell_weights: Any, padding: Any, key: Any
     ) -> Any:
         gradients = gradient(weights, cells, codes, cell_weights, key, is_padding_example=padding)
-        return jax.tree.map(jax.numpy.add, total, gradients)
+        return jax.numpy.concatenate([jax.numpy.ravel(part) for part in gradients])
 
     @jax.jit
-    def apply_gradients(total: Any, noise: Any, weights: Any, state: Any) -> Any:
-        noisy, noise = noised.update(total, noise)
-        mean = [gradient / expected for gradient in noisy]
-        weights, state = model.optimizer.stateless_apply(state, mean, weights)
-        return noise, weights, state
+    def apply_gradient(mean: Any, weights: Any, state: Any) -> Any:
+        parts = jax.numpy.split(mean, split)
+        gradients = [part.reshape(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        return model.optimizer.stateless_apply(state, gradients, weights)
 
-    zeros = [jax.numpy.zeros_like(weight) for weight in weights]
-    noise, taken = noised.init(weights), 0
-    batches = _Batches(x, codes, units, guarantee.cells_per_unit, batch_units, rng)
+    taken = 0
+    batches = _Batches(x, codes, units, guarantee.cells_per_unit, batch_units, randomness)
     interrupt = Interrupt()
     interrupt.begin()
     try:
         with progress_bar(guarantee.steps, "fitting with privacy", "step", shown=shown) as bar:
             for _ in range(guarantee.steps):
-                total = zeros
-                for batch in batches.of(_sampled_units(units.n, guarantee.rate, rng)):
-                    total = add_gradients(total, weights, *batch, _key(rng))
-                noise, weights, state = apply_gradients(total, noise, weights, state)
+                total = np.zeros(sum(weight.size for weight in weights))
+                for batch in batches.of(_sampled_units(units.n, guarantee.rate, randomness)):
+                    total += np.asarray(summed_gradients(weights, *batch, _key(randomness)), np.float64)
+                noisy = add_noise(total, guarantee.training * CLIP, randomness)
+                weights, state = apply_gradient((noisy / expected).astype(np.float32), weights, state)
                 taken += 1
                 bar.update()
                 if interrupt.asked:
@@ -158,10 +157,10 @@ class _Batches:
         units: Units,
         cells_per_unit: int,
         batch_units: int,
-        rng: np.random.Generator,
+        randomness: Randomness,
     ) -> None:
         self._x, self._codes = x, codes
-        self._cells_per_unit, self._batch_units, self._rng = cells_per_unit, batch_units, rng
+        self._cells_per_unit, self._batch_units, self._randomness = cells_per_unit, batch_units, randomness
         self._order = np.argsort(units.of, kind="stable")
         self._ends = np.cumsum(np.bincount(units.of, minlength=units.n))
 
@@ -173,7 +172,8 @@ class _Batches:
             for slot, unit in zip(slots, units, strict=False):
                 rows = self._order[self._ends[unit - 1] if unit else 0 : self._ends[unit]]
                 if len(rows) > self._cells_per_unit:
-                    rows = self._rng.choice(rows, self._cells_per_unit, replace=False)
+                    chosen = np.argsort(self._randomness.bits(len(rows)), kind="stable")
+                    rows = rows[chosen[: self._cells_per_unit]]
                 slot[: len(rows)] = rows
             yield self._fill(slots)
 
@@ -191,14 +191,15 @@ class _Batches:
         return cells, codes, weights.astype(np.float32), np.asarray(~filled.any(axis=1))
 
 
-def _sampled_units(n: int, rate: float, rng: np.random.Generator) -> np.ndarray:
+def _sampled_units(n: int, rate: float, randomness: Randomness) -> np.ndarray:
     """Return the units of a step, each sampled independently with probability `rate`."""
-    return np.flatnonzero(rng.random(n) < rate)
+    return np.flatnonzero(randomness.uniform(n) < rate)
 
 
-def _key(rng: np.random.Generator) -> Any:
+def _key(randomness: Randomness) -> Any:
     """Return a JAX key with 64 random bits; from an integer seed JAX uses only 32."""
     import jax
 
-    bits = jax.numpy.asarray(rng.integers(0, 2**32, 2, dtype=np.uint32))
-    return jax.random.wrap_key_data(bits, impl="threefry2x32")
+    return jax.random.wrap_key_data(
+        jax.numpy.asarray(randomness.bits(1).view(np.uint32)), impl="threefry2x32"
+    )

@@ -13,9 +13,15 @@ import pandas as pd
 from vaexprs.data.backed import BackedCells, library_sizes
 from vaexprs.differential_privacy.accounting import CELL, Guarantee, Privacy, plan
 from vaexprs.differential_privacy.dp_sgd import train_privately
+from vaexprs.differential_privacy.independence import (
+    check_independence,
+    check_precision,
+    encode_separately,
+)
 from vaexprs.differential_privacy.latent import release_density
 from vaexprs.differential_privacy.marginals import Marginals, release_marginals
 from vaexprs.differential_privacy.mechanisms import Units
+from vaexprs.differential_privacy.usefulness import expectation
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import did_you_mean, listed
 from vaexprs.latent.density import LatentDensity, without_noise
@@ -23,7 +29,6 @@ from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.nn.build import build_vae
 from vaexprs.nn.options import NetworkOptions
-from vaexprs.nn.predict import encode
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.prepare import Preprocessing
@@ -40,11 +45,13 @@ LEARNING_RATE = 1e-2
 AVERAGING = 0.99  # momentum of the moving average of the weights
 START_CELLS = 2_000  # number of cells sampled from the marginals to initialise the model
 NOISE_SAMPLES = 256  # latent vectors per condition to estimate the sampling noise of total counts
-FEW_UNITS = 100  # number of units below which a warning is given
+# parts of the names of covariates that name persons or samples with many cells
+DONORS = ("donor", "patient", "person", "subject", "individual", "participant", "sample", "mouse", "animal")
 # arguments of fit_vae that cannot be combined with privacy, and why
 REFUSED = {
-    "n_top_genes": "the selection of variable genes depends on the private cells. Select the genes with "
-    "other data, such as a public data set: adata[:, genes]",
+    "n_top_genes": "the selection of variable genes depends on the private cells. Give a list of genes that "
+    "was chosen with other data, such as a panel or the variable genes of a public atlas: genes=[...] or "
+    "--genes FILE",
     "validation_split": "decisions based on the loss of private cells reveal information about them. Hold "
     "out cells before the fit, and use evaluate",
     "x_val": "decisions based on the loss of private cells reveal information about them. Use evaluate",
@@ -83,12 +90,43 @@ def check_request(privacy: Any, given: Mapping[str, Any], fit_arguments: Mapping
             "continuous_keys cannot be combined with privacy, which supports levels only. Use covariate_keys "
             "with few levels, such as age groups."
         )
+    check_precision()
     for name in fit_arguments:
         if name != "verbose":
             raise ValueError(f"{name} cannot be combined with privacy: {REFUSED_BY_KERAS_FIT}.")
 
 
-def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[str]) -> Units:
+def warn_of_donors(privacy: Privacy, keys: Sequence[str]) -> None:
+    """Warn that single cells are protected, not donors, if a covariate seems to name donors."""
+    if privacy.unit != CELL:
+        return
+    for key in keys:
+        if any(part in key.lower() for part in DONORS):
+            warn(
+                f"Single cells are protected, not donors: the model learns what the cells of one level of "
+                f"{key!r} have in common. To protect donors, leave {key!r} out of the covariates and use "
+                f"Privacy(epsilon, delta, unit={key!r}) or --unit {key}."
+            )
+            return
+
+
+def without_empty(cells: ad.AnnData | BackedCells, units: Units) -> tuple[ad.AnnData | BackedCells, Units]:
+    """Return the cells that have counts, with the unit of each; the number of units stays the same.
+
+    A cell without counts (of the listed genes) contributes nothing, like a cell that is not there. An error
+    would tell that there is one.
+    """
+    if isinstance(cells, BackedCells):
+        return cells, units  # cells on disk without counts are refused
+    kept = np.flatnonzero(np.asarray(cells.X.sum(axis=1), np.float64).ravel() != 0)
+    if len(kept) in (0, cells.n_obs):
+        return cells, units
+    # not a subset of the AnnData, which would drop categories without cells
+    rest = ad.AnnData(cells.X[kept], obs=cells.obs.iloc[kept], var=cells.var)
+    return rest, Units(units.of[kept], units.n)
+
+
+def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[str | None]) -> Units:
     """Return the privacy unit (cell or donor) of each cell.
 
     Raises
@@ -178,27 +216,33 @@ def fit_privately(
         names = [name for name, kind in LIKELIHOODS.items() if kind.supports_privacy]
         raise ValueError(
             f"likelihood must be one for counts ({listed(names)}) with privacy=, got "
-            f"{likelihood.name!r}, which would release the range of the values without noise. Use the counts."
+            f"{likelihood.name!r}, which would release the range of the values without noise. Use the "
+            "counts, with layer= if they are not in X: a private fit does not search for them."
         )
-    rng = privacy.source()
+    randomness = privacy.source()
     rate, steps = schedule(units.n, batch_size, epochs)
     cells_per_unit = 1 if privacy.unit == CELL else CELLS_PER_UNIT
-    guarantee = plan(privacy, units=units.n, rate=rate, steps=steps, cells_per_unit=cells_per_unit)
-    if units.n < FEW_UNITS:
-        warn(
-            f"There are only {units.n:,} units ({privacy.unit!r}): the noise that hides one of them also "
-            "hides most of the structure of the data. Evaluate the generated cells before using them."
-        )
+    guarantee = plan(
+        privacy,
+        units=units.n,
+        rate=rate,
+        steps=steps,
+        cells_per_unit=cells_per_unit,
+        noise_source=randomness.source,
+    )
     conditions = prepared.conditions
-    marginals = release_marginals(cells.x, cells.obs, conditions, units, guarantee.marginals, rng)
+    low = expectation(guarantee, cells.x.shape[1], [len(levels) for levels in conditions.levels.values()])
+    if low:
+        warn(low)
+    marginals = release_marginals(cells.x, cells.obs, conditions, units, guarantee.marginals, randomness)
     model = _initial_model(marginals, prepared, likelihood, network, seed)
     model.compile(optimizer or keras.optimizers.Adam(LEARNING_RATE, use_ema=True, ema_momentum=AVERAGING))
-    taken = train_privately(model, cells.x, prepared.codes_train, units, guarantee, rng, shown=shown)
+    taken = train_privately(model, cells.x, prepared.codes_train, units, guarantee, randomness, shown=shown)
     if taken < steps:
         guarantee = guarantee.after(taken)
-    mean, sd = encode(model, cells, prepared.codes_train)
+    mean, sd = encode_separately(model, cells.x, prepared.codes_train)
     density = release_density(
-        mean + sd * rng.standard_normal(mean.shape),
+        mean + sd * randomness.normal(mean.shape),
         library_sizes(cells.x),
         cells.obs,
         conditions,
@@ -206,9 +250,10 @@ def fit_privately(
         units,
         guarantee.units * guarantee.cells_per_unit,
         guarantee.density,
-        rng,
+        randomness,
     )
-    return model, _without_sampling_noise(density, model, rng), guarantee
+    # of released values only, so that any random numbers will do
+    return model, _without_sampling_noise(density, model, np.random.default_rng(seed)), guarantee
 
 
 def _initial_model(
@@ -241,6 +286,8 @@ def _initial_model(
                 f"privacy, got {layer.name!r} ({type(layer).__name__}): it would share information or random "
                 "numbers between cells. Leave it out."
             )
+    check_precision(model.layers)
+    check_independence(model, start, codes)
     likelihood.start_released(
         model.get_layer(model.decoder_layers[-1]), np.log(marginals.proportions), marginals.effects
     )

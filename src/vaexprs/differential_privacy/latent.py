@@ -7,6 +7,7 @@ import pandas as pd
 
 from vaexprs.differential_privacy.marginals import Marginals, all_combinations, combination_of, log_library
 from vaexprs.differential_privacy.mechanisms import Sums, Units
+from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.latent.density import LatentDensity
 from vaexprs.preprocessing.conditions import Conditions
 
@@ -57,7 +58,7 @@ def release_density(
     units: Units,
     nominal: int,
     multiplier: float,
-    rng: np.random.Generator,
+    randomness: Randomness,
 ) -> LatentDensity:
     """Return a latent density: a normal distribution for each combination of levels, with one covariance.
 
@@ -80,8 +81,8 @@ def release_density(
         Total number of cells to distribute over the combinations.
     multiplier
         Noise multiplier.
-    rng
-        Random generator of the noise.
+    randomness
+        Source of the noise.
     """
     middle, spread = log_library(marginals.bins)
     points = np.nan_to_num(np.column_stack([latent, (np.log(library) - middle) / spread]))
@@ -91,7 +92,7 @@ def release_density(
     released = {tuple(levels.items()): k for k, levels in enumerate(marginals.combinations)}
     index = np.array([released.get(tuple(levels.items()), -1) for levels in all_combinations(conditions)])
     sums = density_sums(points, index[combination_of(obs, conditions)], len(released), units)
-    (cells, totals, products), (_, noise, _) = sums.with_noise(multiplier, rng)
+    (cells, totals, products), (_, noise, _) = sums.with_noise(multiplier, randomness)
     cells = np.maximum(cells, 1.0)
     share = cells / cells.sum()
     means = _shrink_to_mean(totals / cells[:, None], noise / cells, share)

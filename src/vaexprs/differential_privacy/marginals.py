@@ -15,6 +15,7 @@ from scipy.stats import norm, poisson
 from vaexprs.data.backed import BackedMatrix, library_sizes, row_blocks
 from vaexprs.data.matrix import Matrix
 from vaexprs.differential_privacy.mechanisms import Sums, Units
+from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.preprocessing.conditions import Conditions
 
 # shares of the squared sensitivity for combinations of levels, library sizes and mean profiles
@@ -144,7 +145,7 @@ def release_marginals(
     conditions: Conditions,
     units: Units,
     multiplier: float,
-    rng: np.random.Generator,
+    randomness: Randomness,
 ) -> Marginals:
     """Release the marginals of counts with noise.
 
@@ -154,11 +155,11 @@ def release_marginals(
         See `marginal_sums`.
     multiplier
         Noise multiplier.
-    rng
-        Random generator of the noise.
+    randomness
+        Source of the noise.
     """
     sums = marginal_sums(x, obs, conditions, units)
-    (cells, bins, profiles), (noise_cells, noise_bins, noise) = sums.with_noise(multiplier, rng)
+    (cells, bins, profiles), (noise_cells, noise_bins, noise) = sums.with_noise(multiplier, randomness)
     bins = _without_isolated_bins(_above_noise(bins, noise_bins), noise_bins)
     bins = bins / bins.sum()
     noisy, cells = cells, _above_noise(cells, noise_cells)

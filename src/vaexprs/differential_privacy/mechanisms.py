@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaexprs.differential_privacy.randomness import Randomness
+
+# Sums and noise are rounded to a grid of this fraction of the standard deviation (a power of two). The noisy
+# sum is then exactly a function of the rounded sum plus Gaussian noise: the low-order bits of floating-point
+# noise reveal nothing (Mironov 2012, doi:10.1145/2382196.2382264).
+GRID = 2.0**-28
+# Additional noise, as a fraction, for the rounding of sums to the grid and of gradients in float32.
+MARGIN = 1e-3
+
 
 @dataclass(frozen=True)
 class Units:
@@ -16,7 +25,7 @@ class Units:
     of
         Index of the unit of each cell, (n_cells,), from 0.
     n
-        Number of units.
+        Number of units, including those without cells.
     """
 
     of: np.ndarray
@@ -44,11 +53,35 @@ class Sums:
     shares: tuple[float, ...]
 
     def with_noise(
-        self, multiplier: float, rng: np.random.Generator
+        self, multiplier: float, randomness: Randomness
     ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...]]:
         """Return the parts with Gaussian noise, and the standard deviation of the noise of each part."""
-        noise = tuple(multiplier / np.sqrt(share) for share in self.shares)
-        noisy = tuple(
-            part + sd * rng.standard_normal(part.shape) for part, sd in zip(self.parts, noise, strict=True)
-        )
+        noise = tuple(float(multiplier / np.sqrt(share)) for share in self.shares)
+        noisy = tuple(add_noise(part, sd, randomness) for part, sd in zip(self.parts, noise, strict=True))
         return noisy, noise
+
+
+def add_noise(total: np.ndarray, sd: float, randomness: Randomness) -> np.ndarray:
+    """Return a sum with independent Gaussian noise on each entry, in float64.
+
+    Parameters
+    ----------
+    total
+        The exact sum.
+    sd
+        Standard deviation of the noise, above 0: the noise multiplier times the maximum norm of the
+        contribution of a unit. The noise is larger by the fraction MARGIN.
+    randomness
+        Source of the noise.
+
+    Raises
+    ------
+    ValueError
+        If `sd` is not a positive number.
+    """
+    if not 0 < sd < np.inf:
+        raise ValueError(f"The standard deviation of privacy noise must be above 0 and finite, got {sd:g}.")
+    total = np.asarray(total, np.float64)
+    grid = 2.0 ** np.floor(np.log2(sd * GRID))
+    noise = np.rint(sd * (1 + MARGIN) / grid * randomness.normal(total.shape))
+    return np.asarray((np.rint(total / grid) + noise) * grid)

@@ -13,7 +13,7 @@ from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.levels import find_level
 from vaexprs.data.matrix import densify
 from vaexprs.generation.generate import gen_exprs
-from vaexprs.generation.generated import concatenate
+from vaexprs.generation.generated import beside_real_cells, concatenate
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import as_keys, check_integer, listed
 from vaexprs.io.open import load_layer, open_cells
@@ -151,5 +151,5 @@ def _joined(real: ad.AnnData, generated: ad.AnnData | None) -> ad.AnnData:
     parts = {name: ad.AnnData(kind(part.X), obs=part.obs, var=part.var) for name, part in parts.items()}
     both = concatenate(parts, join="outer", merge="first")
     if generated is not None:
-        both.uns["vaexprs"] = generated.uns["vaexprs"]
+        both.uns["vaexprs"] = beside_real_cells(generated.uns["vaexprs"])
     return both

@@ -25,8 +25,10 @@ from vaexprs.interface.validation import listed
 from vaexprs.io.formats import BACKED
 from vaexprs.io.stores import open_backed
 from vaexprs.io.write import write, write_blocks
-from vaexprs.model.vae_fit import VAEFit
+from vaexprs.model.vae_fit import NOISY_CELLS, VAEFit
 from vaexprs.nn.predict import encode
+
+PRIVACY = "privacy"  # key of the sentence of the guarantee in uns["vaexprs"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Generated:
             file=str(generated.filename) if generated.filename else None,
             library_size=recipe.get("library_size") if self.fit.likelihood.counts else None,
             conditions=conditions,
+            real_title="real (training)" if self.fit.guarantee is None else NOISY_CELLS,
         )
 
 
@@ -203,8 +206,16 @@ def join_real(real: ad.AnnData, generated: ad.AnnData) -> ad.AnnData:
         if key not in numbers:
             joined.obs[key] = pd.Categorical(joined.obs[key])
     if "vaexprs" in generated.uns:  # generated cells from a table or from R have no recipe
-        joined.uns["vaexprs"] = generated.uns["vaexprs"]
+        joined.uns["vaexprs"] = beside_real_cells(generated.uns["vaexprs"])
     return joined
+
+
+def beside_real_cells(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of generated cells for a set that also holds real cells, or is made from them.
+
+    The privacy guarantee of the fit does not hold for such a set, so its sentence is left out.
+    """
+    return {name: value for name, value in recipe.items() if name != PRIVACY}
 
 
 def concatenate(parts: Mapping[str, ad.AnnData], **options: Any) -> ad.AnnData:
@@ -292,7 +303,7 @@ def origin(fit: VAEFit) -> dict[str, Any]:
             "fit_seed": fit.seed,
         }
         | _continuous_keys(fit)
-        | ({} if fit.guarantee is None else {"privacy": fit.guarantee.sentence})
+        | ({} if fit.guarantee is None else {PRIVACY: fit.guarantee.sentence})
     )
 
 

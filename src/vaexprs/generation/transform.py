@@ -15,7 +15,7 @@ from vaexprs.data.backed import BackedCells
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.data.matrix import Matrix
 from vaexprs.generation.continuous import warn_outside
-from vaexprs.generation.generated import origin, with_values
+from vaexprs.generation.generated import beside_real_cells, origin, with_values
 from vaexprs.generation.requests import check_library_size
 from vaexprs.generation.sampler import BLOCK, CellSampler, with_progress
 from vaexprs.interface.validation import check_integer, did_you_mean, listed
@@ -134,7 +134,7 @@ def transform(
         ),
         var=pd.DataFrame(index=fit.genes),
         uns={
-            "vaexprs": origin(fit)
+            "vaexprs": beside_real_cells(origin(fit))
             | {"seed": seed, "transformed_to": json.dumps(wanted), "library_size": target or "own"}
         },
     )

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from vaexprs.differential_privacy.accounting import Guarantee
+from vaexprs.differential_privacy.accounting import CELL, Guarantee
 from vaexprs.interface import html as markup
 from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.latent.density import LatentDensity
@@ -27,6 +27,7 @@ from vaexprs.preprocessing.prepare import Preprocessing
 FORMAT = 2  # highest format that `load_vae` reads
 FIRST_FORMAT = 1  # format of models without continuous covariates and donors, which version 0.1 reads
 FILES = ("model.keras", "arrays.npz", "meta.json")
+NOISY_CELLS = "training cells (noisy)"  # numbers of cells that a fit with privacy releases
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,23 @@ class VAEFit:
         return rows, cells.T[tuple(pairs.T)]
 
     def cells_of(self, key: str) -> dict[str, int]:
-        """Return the number of training cells of each level of the label or of a covariate."""
+        """Return the number of training cells of each level of the label or of a covariate.
+
+        After a fit with privacy these numbers have noise, and their sum is that of the units times the
+        maximum number of cells of a unit in a step.
+        """
         counts = dict.fromkeys(self.levels[key], 0)
         for levels, n in zip(*self.combinations, strict=True):
             counts[levels[key]] += int(n)
         return counts
+
+    @property
+    def _size(self) -> str:
+        """Number of training cells, or of privacy units, as text."""
+        if self.guarantee is None:
+            return f"{int(self.density.cells.sum()):,} cells"
+        unit = "cells" if self.guarantee.unit == CELL else f"units ({self.guarantee.unit!r})"
+        return f"{self.guarantee.units:,} {unit}"
 
     def __repr__(self) -> str:
         conditions = ", ".join(
@@ -130,11 +143,14 @@ class VAEFit:
             losses = self.history["loss"]
             trained = f"{len(losses)} epoch{'s' if len(losses) > 1 else ''}, loss {losses[-1]:.1f}"
         else:
-            trained = f"{self.guarantee.steps:,} steps\n    {self.guarantee.sentence}"
+            trained = (
+                f"{self.guarantee.steps:,} steps\n    {self.guarantee.sentence}\n"
+                f"    {self.guarantee.explanation}"
+            )
         chosen = self.recipe.get("choices", {}).get("latent_dim")
         reason = f" ({chosen})" if chosen else ""
         return (
-            f"VAEFit: {len(self.genes):,} genes, {int(self.density.cells.sum()):,} cells, "
+            f"VAEFit: {len(self.genes):,} genes, {self._size}, "
             f"conditions: {conditions or 'none'}\n"
             f"    likelihood {self.likelihood.name!r}, {self.latent_dim} latent dimensions{reason}, {trained}"
         )
@@ -152,7 +168,8 @@ class VAEFit:
         return markup.render(
             "interface/templates/fit.html",
             genes=list(map(str, self.genes)),
-            n_cells=int(self.density.cells.sum()),
+            size=self._size,
+            cells_title="training cells" if self.guarantee is None else NOISY_CELLS,
             likelihood=self.likelihood.name,
             latent_dim=self.latent_dim,
             seed=self.seed,
@@ -164,6 +181,7 @@ class VAEFit:
             },
             points=markup.sparkline(losses) if losses else "",
             guarantee=None if self.guarantee is None else self.guarantee.sentence,
+            explanation="" if self.guarantee is None else self.guarantee.explanation,
             conditions={
                 key: markup.levels({level: (n,) for level, n in self.cells_of(key).items()})
                 for key in conditions

@@ -202,8 +202,12 @@ class LevelCodes:
         )
 
 
-def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd.Series:
+def column_of_levels(
+    obs: pd.DataFrame, key: str, what: str = "label_key", *, keep_unused: bool = False
+) -> pd.Series:
     """Return a column of `obs` as a categorical of strings; other columns get sorted categories.
+
+    Categories without cells are removed unless `keep_unused`.
 
     Raises
     ------
@@ -211,10 +215,13 @@ def column_of_levels(obs: pd.DataFrame, key: str, what: str = "label_key") -> pd
         If there is no such column or it has missing values.
     """
     values = _complete_column(obs, key, what)
-    levels = values.astype("category").cat.remove_unused_categories()
+    levels = values.astype("category")
+    if not keep_unused:
+        levels = levels.cat.remove_unused_categories()
     names = [level_name(level) for level in levels.cat.categories.to_numpy()]
     if len(set(names)) < len(names):  # 1 and "1" become one level
-        return values.map(level_name).astype("category")
+        kind: Any = pd.CategoricalDtype(sorted(set(names))) if keep_unused else "category"
+        return values.map(level_name).astype(kind)
     named: pd.Series = levels.cat.rename_categories(names)
     return named
 
@@ -305,8 +312,12 @@ def check_continuous_keys(
     return found
 
 
-def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: Sequence[str]) -> Conditions:
+def learn_conditions(
+    obs: pd.DataFrame, label_key: str | None, covariate_keys: Sequence[str], *, keep_unused: bool = False
+) -> Conditions:
     """Return the levels of the label and the covariates, in categorical order or sorted.
+
+    Categories without cells are levels only if `keep_unused`.
 
     Raises
     ------
@@ -328,7 +339,7 @@ def learn_conditions(obs: pd.DataFrame, label_key: str | None, covariate_keys: S
             raise TypeError(f"{what} must name columns of obs, got {key!r}.")
         if key in levels:
             raise ValueError(f"{what} must name each column once, got {key!r} twice.")
-        column = column_of_levels(obs, key, what)
+        column = column_of_levels(obs, key, what, keep_unused=keep_unused)
         levels[key] = tuple(column.cat.categories)
         if len(obs) > 1 and len(levels[key]) == len(obs):
             raise ValueError(

@@ -1,14 +1,18 @@
-"""Selection of highly variable genes."""
+"""Selection of genes: highly variable ones, or those of a list."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
 from vaexprs.data.backed import BackedCells
 from vaexprs.data.matrix import TARGET_SUM, as_float
+from vaexprs.interface.errors import warn
+from vaexprs.interface.validation import listed
 from vaexprs.preprocessing.summary import Summary
 
 SELECTION_CELLS = 20_000  # maximum number of cells used to select variable genes
@@ -57,9 +61,66 @@ def with_variable_genes(cells: ad.AnnData | BackedCells, n: int, seed: int) -> a
             f"n_top_genes needs genes with a finite dispersion, got none in {x.shape[0]:,} cells: too few "
             "values are non-zero or vary. Leave n_top_genes out."
         )
+    return _take_genes(cells, columns)
+
+
+def check_genes(genes: object) -> list[str] | None:
+    """Return a list of gene names, or None if none was given.
+
+    Raises
+    ------
+    TypeError
+        If `genes` is not a list of strings.
+    ValueError
+        If it is empty or names a gene twice.
+    """
+    if genes is None:
+        return None
+    if not isinstance(genes, (list, tuple, np.ndarray, pd.Index, pd.Series)):
+        raise TypeError(
+            f"genes must be a list of gene names, got {type(genes).__name__}. Try ['CD3D', 'LYZ']."
+        )
+    names = list(genes)
+    odd = [name for name in names if not isinstance(name, str)]
+    if odd:
+        raise TypeError(f"genes must be a list of gene names, got {odd[0]!r} in it.")
+    if not names:
+        raise ValueError("genes must name at least one gene, got none.")
+    twice = pd.Index(names)[pd.Index(names).duplicated()].unique()
+    if len(twice):
+        raise ValueError(f"genes must name each gene once, got {listed(list(twice))} more than once.")
+    return names
+
+
+def with_genes(cells: ad.AnnData | BackedCells, genes: Sequence[str]) -> ad.AnnData | BackedCells:
+    """Return cells with the listed genes, in the order of the cells; a warning names the unknown ones.
+
+    Raises
+    ------
+    ValueError
+        If the cells have none of the genes.
+    """
+    known = cells.var_names.isin(genes)
+    if not known.any():
+        raise ValueError(
+            f"genes must name genes of the cells ({listed(list(cells.var_names))}), got "
+            f"{listed(list(genes))}, none of which they have. Check the kind of the names, such as symbols "
+            "or Ensembl numbers."
+        )
+    unknown = pd.Index(genes).difference(cells.var_names, sort=False)
+    if len(unknown):
+        warn(
+            f"{len(unknown):,} of the {len(genes):,} listed genes are not in the cells and are left out: "
+            f"{listed(list(unknown))}."
+        )
+    return _take_genes(cells, np.flatnonzero(known))
+
+
+def _take_genes(cells: ad.AnnData | BackedCells, columns: np.ndarray) -> ad.AnnData | BackedCells:
     if isinstance(cells, BackedCells):
         return replace(cells, X=cells.X.mapped(columns, None), var_names=cells.var_names[columns])
-    return cells[:, columns].copy()
+    # not a subset of the AnnData, which would drop categories without cells
+    return ad.AnnData(cells.X[:, columns], obs=cells.obs, var=cells.var.iloc[columns])
 
 
 def _some_runs(n: int, seed: int) -> np.ndarray:

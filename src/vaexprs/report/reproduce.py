@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaexprs.differential_privacy.accounting import Privacy
+from vaexprs.differential_privacy.randomness import TEST_SEED
 from vaexprs.model.vae_fit import VAEFit
 
 # arguments of fit_vae that cannot be written as code; the recipe has their class names only
-OBJECTS = ("encoder_layers", "decoder_layers", "optimizer", "callbacks", "preprocessing", "distribution")
+OBJECTS = (
+    "encoder_layers",
+    "decoder_layers",
+    "optimizer",
+    "callbacks",
+    "preprocessing",
+    "distribution",
+    "genes",
+)
 
 
 def privacy_statements(fit: VAEFit) -> list[str]:
@@ -18,9 +27,11 @@ def privacy_statements(fit: VAEFit) -> list[str]:
     if fit.guarantee is None:
         return []
     guarantee = fit.guarantee
+    seeded = guarantee.noise_source == TEST_SEED
+    model = f"According to its metadata, the model {'has' if seeded else 'is'} {guarantee.sentence}"
+    scope = "This also holds for everything computed from the model alone, such as generated cells."
     return [
-        f"According to its metadata, the model is {guarantee.sentence} (add-or-remove adjacency). This also "
-        "holds for everything computed from the model alone, such as generated cells.",
+        f"{model}. {guarantee.explanation}" if seeded else f"{model}. {guarantee.explanation} {scope}",
         f"Mechanisms: marginals (noise multiplier {guarantee.marginals:.3g}), {guarantee.steps:,} steps of "
         f"training (sampling rate {guarantee.rate:.3g}, noise multiplier {guarantee.training:.3g}) and "
         f"latent density (noise multiplier {guarantee.density:.3g}); accountant: {guarantee.accountant}.",

@@ -13,7 +13,13 @@ import keras
 
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.differential_privacy.accounting import CELL, Privacy
-from vaexprs.differential_privacy.fit import check_request, fit_privately, units_of
+from vaexprs.differential_privacy.fit import (
+    check_request,
+    fit_privately,
+    units_of,
+    warn_of_donors,
+    without_empty,
+)
 from vaexprs.interface.errors import memory_errors, warn
 from vaexprs.interface.validation import as_keys, check_integer, check_real, did_you_mean
 from vaexprs.model.vae_fit import VAEFit
@@ -21,6 +27,7 @@ from vaexprs.nn.build import build_vae
 from vaexprs.nn.compilation import keep_compiled
 from vaexprs.nn.options import NetworkOptions
 from vaexprs.nn.vae import VAE
+from vaexprs.preprocessing.genes import check_genes
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.training import multiprocess as processes
 from vaexprs.training.callbacks import as_callbacks
@@ -33,6 +40,7 @@ from vaexprs.training.inputs import (
     gather_cells,
     may_be_counts,
     prepare_data,
+    select_genes,
     select_variable_genes,
     split_validation,
 )
@@ -78,6 +86,7 @@ def fit_vae(
     likelihood: str | None = None,
     seed: int = 0,
     n_top_genes: int | None = None,
+    genes: Sequence[str] | None = None,
     distribution: Any = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_minutes: float = 10.0,
@@ -153,7 +162,7 @@ def fit_vae(
         Layer (AnnData) or assay (BiocPy) with the values, "X" for X. By default X (or the first assay) if
         it holds counts, otherwise a layer of counts with a name that says so, otherwise ``raw``; without any
         of these, counts are recovered from log-normalized values. A warning names the source unless it is X.
-        With a `likelihood` that is not for counts the default is X.
+        With a `likelihood` that is not for counts, and with `privacy`, the default is X.
     likelihood
         "nb", "zinb", "poisson" (counts), "gaussian" (any values; exact zeros, if there are any, have a
         probability of their own), or "bernoulli", the contract of the R package: the last decoder layer is
@@ -165,6 +174,9 @@ def fit_vae(
     n_top_genes
         Number of genes to fit: the most variable ones by `scanpy.pp.highly_variable_genes` (computed on
         20,000 cells if there are more). By default all genes.
+    genes
+        Names of the genes to fit, such as a panel; those that the cells do not have are left out with a
+        warning. With `privacy` the list must be public: not chosen by looking at the private cells.
     distribution
         A ``keras.distribution`` to build and train the model under. With
         ``keras.distribution.DataParallel(auto_shard_dataset=False)`` each process trains on its part of each
@@ -224,6 +236,7 @@ def fit_vae(
     batch_size = _positive("batch_size", batch_size)
     epochs = _positive("epochs", epochs)
     n_top_genes = _positive("n_top_genes", n_top_genes)
+    names = check_genes(genes)
     _check_fit_arguments(fit_arguments)
     if privacy is not None:
         check_request(privacy, given, fit_arguments)
@@ -231,7 +244,8 @@ def fit_vae(
     network = NetworkOptions(encoder_layers, decoder_layers, latent_dim, regularization)
 
     keep_compiled()
-    if layer is None and not may_be_counts(likelihood, preprocessing):
+    # a private fit must not choose a layer by its values
+    if layer is None and (privacy is not None or not may_be_counts(likelihood, preprocessing)):
         layer = X_LAYER
     other_keys = [] if privacy is None or privacy.unit == CELL else [privacy.unit]
     if donor_key is not None:
@@ -247,6 +261,14 @@ def fit_vae(
         layer,
         [*other_keys, *as_keys(continuous_keys)],
     )
+    if cells is not None and names is not None:
+        cells, val = select_genes(cells, val, names)
+    units = None
+    if privacy is not None:
+        assert cells is not None  # privacy cannot be combined with preprocessing
+        keys = as_keys(covariate_keys)
+        warn_of_donors(privacy, keys)
+        cells, units = without_empty(cells, units_of(cells, privacy.unit, [key, *keys]))
     if cells is not None and n_top_genes is not None:
         cells, val = select_variable_genes(cells, val, n_top_genes, seed)
     data = prepare_data(
@@ -263,10 +285,9 @@ def fit_vae(
         seed=seed,
         # weights and units of privacy belong to all cells
         drop_empty=privacy is None and "sample_weight" not in fit_arguments,
+        private=privacy is not None,
     )
-    if privacy is not None:
-        assert cells is not None  # privacy cannot be combined with preprocessing
-        units = units_of(cells, privacy.unit, data.preprocessing.conditions.keys)
+    if privacy is not None and units is not None:
         model, density, guarantee = fit_privately(
             data.preprocessing,
             data.likelihood,

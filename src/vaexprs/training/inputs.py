@@ -21,7 +21,7 @@ from vaexprs.latent.donors import MIN_DONORS
 from vaexprs.likelihoods import default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import Likelihood
 from vaexprs.preprocessing.conditions import check_continuous_keys, column_of_levels, learn_conditions
-from vaexprs.preprocessing.genes import with_variable_genes
+from vaexprs.preprocessing.genes import with_genes, with_variable_genes
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
@@ -146,7 +146,20 @@ def select_variable_genes(
     train: ad.AnnData | BackedCells, val: ad.AnnData | None, n: int, seed: int
 ) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
     """Return the cells with the most variable genes of the training cells."""
-    train = with_variable_genes(train, n, seed)
+    return _with_genes_of(with_variable_genes(train, n, seed), val)
+
+
+def select_genes(
+    train: ad.AnnData | BackedCells, val: ad.AnnData | None, genes: Sequence[str]
+) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
+    """Return the cells with the listed genes."""
+    return _with_genes_of(with_genes(train, genes), val)
+
+
+def _with_genes_of(
+    train: ad.AnnData | BackedCells, val: ad.AnnData | None
+) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
+    """Return training cells, and validation cells with the genes of these if they have them all."""
     if val is not None and set(train.var_names) <= set(val.var_names):
         val = val[:, train.var_names].copy()
     return train, val
@@ -166,6 +179,7 @@ def prepare_data(
     dense: bool,
     seed: int = 0,
     drop_empty: bool = True,
+    private: bool = False,
 ) -> TrainingData:
     """Return the prepared cells with their likelihood and the summary of their values.
 
@@ -183,6 +197,9 @@ def prepare_data(
         Seed of the choice of cells from which degrees of freedom are chosen.
     drop_empty
         Whether to leave out cells without counts, with a warning; else they are refused.
+    private
+        Whether the fit is differentially private: categories without cells are levels, because their absence
+        would reveal cells, and there are no warnings about values.
 
     Raises
     ------
@@ -205,14 +222,14 @@ def prepare_data(
         summary = summarise(x, "object")
     conditions, numbers = None, {}
     if earlier is None:
-        conditions = learn_conditions(train.obs, label_key, covariate_keys)
+        conditions = learn_conditions(train.obs, label_key, covariate_keys, keep_unused=private)
         numbers = check_continuous_keys(train.obs, continuous_keys, conditions)
     if conditions is None:
         assert earlier is not None
         chosen = kind.for_values(summary)
         prepared = earlier.without_cells()
     else:
-        if likelihood is None and kind.name == "gaussian":
+        if likelihood is None and kind.name == "gaussian" and not private:
             warn_of_other_values(x, summary)
         chosen = kind.for_values(summary)
         unit = chosen.unit(summary)
@@ -222,7 +239,8 @@ def prepare_data(
             check_donors(train.obs, donor_key, conditions.all_keys, kind)
         prepared = Preprocessing(train.var_names, conditions, scaling, kind.name, donor_key=donor_key)
     chosen.check(summary, train.obs_names)
-    _warn_constant_genes(summary.constant_genes(train.var_names))
+    if not private:
+        _warn_constant_genes(summary.constant_genes(train.var_names))
     dense = dense and 4 * train.n_obs * train.n_vars <= MAX_DENSE
     cells = prepared.prepare(train, dense=dense)
     if val is not None and chosen.counts and drop_empty:

@@ -34,12 +34,14 @@ def recorded_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -
     given
         Its arguments by name; those for Keras as a mapping under "fit_arguments".
     """
-    unrecorded = (*DATA_ARGUMENTS, *EXECUTION_ARGUMENTS, "fit_arguments")
+    unrecorded = (*DATA_ARGUMENTS, *EXECUTION_ARGUMENTS, "genes", "fit_arguments")
     arguments = {
         name: given[name]
         for name, parameter in inspect.signature(function).parameters.items()
         if name not in unrecorded and not _is_default(given[name], parameter.default)
     }
+    if given.get("genes") is not None:  # the model has their names
+        arguments["genes"] = f"{len(given['genes']):,} names"
     return {name: _as_json(value) for name, value in (arguments | given["fit_arguments"]).items()}
 
 

@@ -24,6 +24,7 @@ from vaexprs.cli.options import (
     Seed,
     Transpose,
     cells_at,
+    gene_list,
 )
 from vaexprs.cli.output import claim
 
@@ -55,6 +56,14 @@ def fit(
         ),
     ] = None,
     n_top_genes: NTopGenes = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Genes to fit: a text file with a name per line, or a data set with these genes. With "
+            "--epsilon the list must be public.",
+            metavar="FILE",
+        ),
+    ] = None,
     latent_dim: Annotated[
         int | None,
         typer.Option(help="Number of latent dimensions (default: chosen from the cells; bernoulli: 2)."),
@@ -107,6 +116,7 @@ def fit(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit a model to cells and save it."""
+    from vaexprs.interface.validation import check_file
     from vaexprs.io.atomic import check_output
     from vaexprs.io.read import check_readable
     from vaexprs.training import multiprocess
@@ -114,6 +124,8 @@ def fit(
     check_output(out, overwrite=overwrite)
     check_readable(data)
     privacy = _privacy(epsilon, delta, unit)
+    if genes is not None:
+        check_file(genes)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if checkpoint.exists() and not (resume or overwrite):
         raise FileExistsError(
@@ -139,6 +151,7 @@ def fit(
             layer=layer,
             likelihood=likelihood,
             n_top_genes=n_top_genes,
+            genes=None if genes is None else gene_list(genes),
             latent_dim=latent_dim,
             regularization=regularization,
             epochs=epochs,

@@ -31,6 +31,7 @@ MAX_CONFIG_BYTES = 16 * 2**20
 MAX_DEPTH = 100  # maximum nesting depth of the configuration
 MAX_WIDTH = 2**20  # number of activations per cell that every layer may have
 MAX_WIDTH_PER_INPUT = 100  # maximum number of activations per input (gene or condition) above that
+TRACED_CELLS = 2  # number of cells for which the sizes of intermediate values are traced
 # Layers that depend on their input and weights only. Layers that read files, load code or call another
 # framework (Lambda, StringLookup, TextVectorization, TFSMLayer, TorchModuleWrapper, JaxLayer, ...) and layers
 # for images and sound are excluded.
@@ -188,7 +189,7 @@ def _check_size(config: Any, known: Mapping[str, Any], n_saved: int, path: Path)
     try:
         # Keras keeps deferred initializations per thread: this network's weights must never be allocated
         with ThreadPoolExecutor(1) as pool:
-            n, width, widest = pool.submit(_sizes, config, known).result()
+            n, width, widest, intermediate = pool.submit(_sizes, config, known).result()
     except Exception:
         if all(name.startswith(OWN) for name in known):
             raise
@@ -202,16 +203,69 @@ def _check_size(config: Any, known: Mapping[str, Any], n_saved: int, path: Path)
         raise FileFormatError(
             f"{str(path)!r} describes a layer with {widest:,} activations per cell (maximum {limit:,})."
         )
+    limit = max(limit, n_saved)  # a product with the weights may be as large as they are
+    if intermediate > limit:
+        raise FileFormatError(
+            f"{str(path)!r} describes a network that computes {intermediate:,} intermediate values at once "
+            f"per cell (maximum {limit:,}), such as the attention between the steps of a long sequence."
+        )
 
 
-def _sizes(config: Any, known: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the number of weights of a network, the size of its input and the size of its widest layer."""
+def _sizes(config: Any, known: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Return the sizes of a network.
+
+    Returns
+    -------
+    tuple
+        Number of weights; size of the input, of the output of the widest layer, and of the largest array
+        inside a layer, each for one cell.
+    """
     with keras.StatelessScope(initialize_variables=False):
         model = keras.saving.deserialize_keras_object(config, custom_objects=dict(known), safe_mode=True)
         n = sum(math.prod(weight.shape) for weight in model.weights)
         width = sum(_width(tensor) for tensor in model.inputs)
         widest = max(map(_width, _layer_outputs(model)))
-    return n, width, widest
+        intermediate = 0
+        if widest <= max(MAX_WIDTH, MAX_WIDTH_PER_INPUT * width):
+            intermediate = _largest_intermediate(model)
+    return n, width, widest, intermediate
+
+
+def _largest_intermediate(model: keras.Model) -> int:
+    """Return the size of the largest array, per cell, in the computation of a network.
+
+    JAX traces the computation with the shapes of two cells, without allocating or computing any values.
+    """
+    if keras.backend.backend() != "jax":
+        return 0
+    import jax
+
+    def shapes(variables: Any) -> list[Any]:
+        return [jax.ShapeDtypeStruct(tuple(each.shape), each.dtype) for each in variables]
+
+    inputs = [jax.ShapeDtypeStruct((TRACED_CELLS, *each.shape[1:]), each.dtype) for each in model.inputs]
+    trainable, rest = shapes(model.trainable_variables), shapes(model.non_trainable_variables)
+
+    def outputs(trainable: Any, rest: Any, inputs: Any) -> Any:
+        return model.stateless_call(trainable, rest, inputs if len(inputs) > 1 else inputs[0])[0]
+
+    traced = jax.make_jaxpr(outputs)(trainable, rest, inputs)
+    return _largest_value(traced.jaxpr) // TRACED_CELLS
+
+
+def _largest_value(jaxpr: Any) -> int:
+    """Return the size of the largest array that a JAX expression computes, including nested ones."""
+    largest, waiting = 0, [jaxpr]
+    while waiting:
+        for equation in waiting.pop().eqns:
+            for value in equation.outvars:
+                largest = max(largest, math.prod(getattr(value.aval, "shape", ())))
+            for part in equation.params.values():
+                for each in part if isinstance(part, (list, tuple)) else [part]:
+                    inner = getattr(each, "jaxpr", each)  # of a closed expression
+                    if hasattr(inner, "eqns"):
+                        waiting.append(inner)
+    return largest
 
 
 def _layer_outputs(model: keras.Model) -> Iterator[Any]:
