@@ -11,23 +11,22 @@ from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
 from vaexprs.comparison.provenance import has_dependent_cells, label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells
-from vaexprs.interface.validation import check_integer, listed
+from vaexprs.interface.validation import check_integer
 from vaexprs.io.open import open_cells
 from vaexprs.preprocessing.splits import matched_rows
-from vaexprs.privacy.answers import AUDITS, COLUMNS, PrivacyAudit
-from vaexprs.privacy.attack import TINY, Attack, far_out_rows, nearest_distances, run_attack
+from vaexprs.privacy.answers import AUDITS, COLUMNS, CONFIDENCE, PrivacyAudit, Row, judged, judged_rate
+from vaexprs.privacy.attack import Attack, exposed_rows, nearest_distances, run_attacks
+from vaexprs.privacy.donors import donor_rows
 from vaexprs.privacy.intervals import (
-    CONFIDENCE,
-    attack_auc,
-    bootstrap_interval,
-    newcombe_interval,
-    ratio_interval,
-    true_positive_rate,
+    auc_interval,
+    design_effects,
+    median_ratio,
+    proportion_interval,
+    true_positive_interval,
 )
+from vaexprs.privacy.labels import label_notes, label_rows, label_table
 
 MIN_CELLS = 10  # minimum number of cells of each set
-NEAREST = 0.01  # fraction of held-out cells that are as near to a training cell as a close copy
-MIN_DONORS = 3  # minimum number of donors per side for an attack to be distinguishable from chance
 DEPENDENT = (
     "The generated cells are not independent of each other (stratified random numbers, before version 0.2), "
     "so the intervals are too wide or too narrow. Generate them again."
@@ -123,17 +122,20 @@ def audit_privacy(
         notes.append(DEPENDENT)
     sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer, notes=notes)
     cells = _comparable_cells(sets, label_key, notes)
-    attack = run_attack(cells, seed)
-    rows = [
-        *_copy_rows(cells, label_key, seed),
-        *_membership_rows(attack, seed),
-        _exposed_row(attack),
-    ]
+    confidence = 1 - (1 - CONFIDENCE) / _tests(cells["generated"].counts, donor_key is not None)
+    copies = _copy_rows(cells, label_key, seed, confidence)
+    attack = run_attacks(cells, label_key, donor_key, seed, notes)
+    rows = [*copies, *_membership_rows(attack, confidence, donor_key), _exposed_row(attack, confidence)]
+    labels = [] if label_key is None else label_table(cells, attack, label_key, confidence)
+    if len(labels) > 1:
+        rows += label_rows(labels)
+        notes += label_notes(labels)
     if donor_key is not None:
-        rows += _donor_rows(cells, attack, donor_key, label_key, notes)
+        rows += donor_rows(attack, donor_key, confidence, notes)
     table = PrivacyAudit(rows, columns=list(COLUMNS))
     table.attrs["notes"] = notes
-    table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack, label_key)
+    table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack)
+    table.attrs["labels"] = labels
     return table
 
 
@@ -163,7 +165,9 @@ def _comparable_cells(
     return cells
 
 
-def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> list[tuple[Any, ...]]:
+def _copy_rows(
+    cells: dict[str, CellSet], label_key: str | None, seed: int, confidence: float
+) -> list[Row]:
     generated, holdout, train = (cells[name] for name in ("generated", "holdout", "train"))
     rng = np.random.default_rng(seed)
     rows = matched_rows(rng, generated.column(label_key), holdout.column(label_key))
@@ -179,64 +183,48 @@ def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> l
         nearest_distances(training, axes.of_cells(part.values[chosen]))[:, 0]
         for part, chosen in zip((generated, holdout), rows, strict=True)
     )
-    distances = near_generated, near_holdout
-
-    def ratio(x: np.ndarray, y: np.ndarray) -> float:
-        return float(np.median(x) / max(np.median(y), TINY))
-
-    def close(x: np.ndarray, y: np.ndarray) -> float:
-        return float((x < np.quantile(y, NEAREST)).mean())
-
+    copies = proportion_interval(int(rows_in(generated, train).sum()), len(generated), confidence)
     return [
-        _row("copy_ratio", ratio(*distances), *bootstrap_interval(ratio, *distances, seed)),
-        _fraction_row("exact_copies", int(rows_in(generated, train).sum()), len(generated)),
-        _row("close_copies", close(*distances), *bootstrap_interval(close, *distances, seed)),
+        judged("copy_ratio", median_ratio(near_generated, near_holdout, confidence)),
+        judged("exact_copies", copies),
+        judged("close_copies", true_positive_interval(-near_generated, -near_holdout, confidence)),
     ]
 
 
-def _membership_rows(attack: Attack, seed: int) -> list[tuple[Any, ...]]:
-    rows = []
-    for name, score, statistic in (
-        ("membership_auc", attack.ratio, attack_auc),
-        ("membership_auc_distance", -attack.distance, attack_auc),
-        ("membership_auc_density", attack.density, attack_auc),
-        ("membership_tpr_at_1pct_fpr", attack.ratio, true_positive_rate),
-    ):
-        inside, outside = score[attack.member], score[~attack.member]
-        interval = bootstrap_interval(statistic, inside, outside, seed)
-        rows.append(_row(name, statistic(inside, outside), *interval))
-    return rows
+def _membership_rows(attack: Attack, confidence: float, donor_key: str | None) -> list[Row]:
+    effects = {}
+    for name in attack.scores:
+        clusters = attack.donor[attack.member], attack.donor[~attack.member]
+        pair = attack.split(name)
+        effects[name] = (1.0, 1.0) if donor_key is None else design_effects(*pair, clusters)
+    end = {name: "" if name == "ratio" else f"_{name}" for name in attack.scores}
+    return [
+        *(
+            judged(f"membership_auc{end[name]}", auc_interval(*attack.split(name), confidence, effects[name]))
+            for name in attack.scores
+        ),
+        *(
+            judged_rate(
+                f"membership_tpr_at_1pct_fpr{end[name]}", *attack.split(name), confidence, effects[name]
+            )
+            for name in attack.scores
+        ),
+    ]
 
 
-def _row(name: str, value: float, low: float, high: float) -> tuple[Any, ...]:
-    audit = AUDITS[name]
-    beyond = [high < limit if audit.below else low > limit for limit in (audit.caution, audit.fail)]
-    return name, value, low, high, "fail" if beyond[1] else "caution" if beyond[0] else "pass"
+def _exposed_row(attack: Attack, confidence: float) -> Row:
+    exposed = int(exposed_rows(attack).sum())
+    return judged("exposed_cells", proportion_interval(exposed, int(attack.member.sum()), confidence))
 
 
-def _fraction_row(name: str, k: int, n: int) -> tuple[Any, ...]:
-    from scipy.stats import binomtest
-
-    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
-    # rounding may leave a positive lower end for k = 0
-    return _row(name, k / n, float(interval.low) if k else 0.0, float(interval.high))
-
-
-def _exposed_row(attack: Attack) -> tuple[Any, ...]:
-    return _fraction_row(
-        "exposed_cells", int(far_out_rows(attack)[attack.member].sum()), int(attack.member.sum())
-    )
-
-
-def _exposed_cells(train: CellSet, attack: Attack, label_key: str | None) -> list[dict[str, Any]]:
+def _exposed_cells(train: CellSet, attack: Attack) -> list[dict[str, Any]]:
     """Return the exposed training cells, the nearest to a generated cell (by ratio) first."""
-    rows = np.flatnonzero(far_out_rows(attack) & attack.member)
+    rows = np.flatnonzero(exposed_rows(attack))
     rows = rows[np.argsort(-attack.ratio[rows], kind="stable")]
-    labels = train.column(label_key)
     return [
         {
             "cell": str(train.obs.index[attack.row[i]]),
-            "label": str(labels[attack.row[i]]),
+            "label": str(attack.label[i]),
             "distance": float(attack.distance[i]),
             "ratio": float(np.exp(-attack.ratio[i])),
         }
@@ -244,41 +232,8 @@ def _exposed_cells(train: CellSet, attack: Attack, label_key: str | None) -> lis
     ]
 
 
-def _donor_rows(
-    cells: dict[str, CellSet], attack: Attack, donor_key: str, label_key: str | None, notes: list[str]
-) -> list[tuple[Any, ...]]:
-    frame = pd.DataFrame({"member": attack.member, "ratio": attack.ratio, "distance": attack.distance})
-    for column, key in (("donor", donor_key), ("label", label_key)):
-        frame[column] = np.concatenate(
-            [
-                cells[name].column(key)[attack.row[attack.member == of]]
-                for name, of in (("train", True), ("holdout", False))
-            ]
-        )
-    known = set(frame.loc[frame["member"], "donor"])
-    frame = frame[frame["member"] | ~frame["donor"].isin(known)]
-    if frame["member"].all():
-        raise ValueError(
-            f"holdout must have donors that are not in train: all donors of its column {donor_key!r} "
-            f"({listed(sorted(known))}) are among the training cells. Hold out whole donors, or omit "
-            "donor_key."
-        )
-    # remove label effects: donors differ in label proportions, and labels in their typical ratio
-    frame["ratio"] -= frame.groupby("label")["ratio"].transform("mean")
-    donors = frame.groupby(["member", "donor"], as_index=False).agg({"ratio": "mean", "distance": "median"})
-    inside, outside = (donors[donors["member"] == of] for of in (True, False))
-    n, m = len(inside), len(outside)
-    notes.append(f"Donors: {n:,} in the training cells, {m:,} held out.")
-    if min(n, m) < MIN_DONORS:
-        notes.append(f"Donor leakage was not measured: it requires {MIN_DONORS} donors on each side.")
-        return []
-    scores = inside["ratio"].to_numpy(), outside["ratio"].to_numpy()
-    auc = attack_auc(*scores)
-    distances = inside["distance"].to_numpy(), outside["distance"].to_numpy()
-    ratio = float(np.median(distances[0]) / max(np.median(distances[1]), TINY))
-    spread = ratio_interval(*distances, ratio)
-    return [
-        _row("donor_copy_ratio", ratio, *spread),
-        _row("donor_membership_auc", auc, *newcombe_interval(auc, n, m)),
-        _fraction_row("donor_membership_tpr_at_1pct_fpr", round(true_positive_rate(*scores) * n), n),
-    ]
+def _tests(counts: bool, donors: bool) -> int:
+    """Return the number of metrics with an interval in a table."""
+    return sum(
+        (counts or "genes" not in name) and (donors or not name.startswith("donor")) for name in AUDITS
+    )
