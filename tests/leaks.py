@@ -83,7 +83,11 @@ def three_copies(train, held, fresh, key, rng):
     x, labels = dense(fresh), labels_of(fresh, key)
     drawn = rng.poisson(np.tile(x, (10, 1)))
     made = np.concatenate([drawn, dense(train)[:3]])
-    return named(made, np.concatenate([np.tile(labels, 10), labels_of(train, key)[:3]]), key, train), train, held
+    return (
+        named(made, np.concatenate([np.tile(labels, 10), labels_of(train, key)[:3]]), key, train),
+        train,
+        held,
+    )
 
 
 def convex(train, held, fresh, key, rng):
@@ -101,7 +105,7 @@ def convex(train, held, fresh, key, rng):
 def rare_label_copied(train, held, fresh, key, rng):
     """Fresh cells, but those of one label with few cells are thinned copies (80%) of training cells."""
     names, sizes = np.unique(labels_of(train, key), return_counts=True)
-    enough = np.flatnonzero(sizes >= 8)
+    enough = np.flatnonzero(sizes >= 10)
     label = names[enough[np.argmin(sizes[enough])]]
     own = dense(train)[labels_of(train, key) == label]
     others = labels_of(fresh, key) != label

@@ -210,9 +210,12 @@ def answer(audit: pd.DataFrame | None) -> Answer:
     rows = audit.set_index("metric")
     verdicts = rows["verdict"]
     attack = _strongest(rows)
-    failed, beyond = ([AUDITS[name].title for name in rows.index[verdicts == of]] for of in ("fail", "caution"))
+    failed, beyond = (
+        [AUDITS[name].title for name in rows.index[verdicts == of]] for of in ("fail", "caution")
+    )
+    share = float(rows["value"].get("exact_copies", 0.0))
     copies = (
-        f"{rows.loc['exact_copies', 'value']:.2%} of the generated cells are exact copies of training cells. "
+        f"{share:.2%} of the generated cells are exact copies of training cells. "
         if verdicts.get("exact_copies", "pass") != "pass"
         else ""
     )
@@ -232,11 +235,11 @@ def answer(audit: pd.DataFrame | None) -> Answer:
 def _strongest(rows: pd.DataFrame) -> str:
     """Return a sentence on the attack on cells with the highest lower limit of the AUC."""
     aucs = rows[rows.index.str.startswith("membership_auc")]
-    best = aucs.loc[aucs["low"].idxmax()]
+    best = aucs.iloc[int(aucs["low"].to_numpy().argmax())]
     by = AUDITS[str(best.name)].title.removeprefix("Membership ").removesuffix(" (AUC)")
     return (
-        f"The strongest of {len(aucs)} attacks on cells ({by}) separates training from held-out cells with an "
-        f"AUC of {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f}; 0.5: chance level)."
+        f"The strongest of {len(aucs)} attacks on cells ({by}) separates training from held-out cells with "
+        f"an AUC of {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f}; 0.5: chance level)."
     )
 
 

@@ -81,7 +81,8 @@ def run_attacks(
         if len(rows[name]) < len(part):
             notes.append(
                 f"The attacks used a random sample of {MAX_CELLS:,} of the {len(part):,} {what} cells, with "
-                "cells of every label. Exact copies were searched for among all cells."
+                "cells of every label. Exact copies were searched for among all cells; exposed cells outside "
+                "the sample are not listed."
             )
     fold = _folds(parts, label_key, donor_key, rng)
     member = np.repeat([True, False], [len(part) for part in parts.values()])
@@ -117,8 +118,8 @@ def _folds(
         found = folds_by_donor(parts["train"].column(donor_key), parts["holdout"].column(donor_key), rng)
         if found is not None:
             return np.concatenate(found)
-    labels = (parts[name].column(label_key).astype(str) for name in ("train", "holdout"))
-    return np.concatenate(folds_by_label(*labels, rng))
+    train, holdout = (parts[name].column(label_key).astype(str) for name in ("train", "holdout"))
+    return np.concatenate(folds_by_label(train, holdout, rng))
 
 
 def within_labels(score: np.ndarray, labels: np.ndarray) -> np.ndarray:

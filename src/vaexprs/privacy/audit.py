@@ -25,6 +25,7 @@ from vaexprs.privacy.intervals import (
     true_positive_interval,
 )
 from vaexprs.privacy.labels import label_notes, label_rows, label_table
+from vaexprs.privacy.populations import population_auc
 
 MIN_CELLS = 10  # minimum number of cells of each set
 DEPENDENT = (
@@ -52,11 +53,12 @@ def audit_privacy(
     train
         Training cells of the model: AnnData, BiocPy experiment or file.
     holdout
-        Held-out real cells from the same source, at least 10. Cells that are also among the training cells
-        are left out.
+        Held-out real cells from the same source, at least 10. They are the cells to be told from training
+        cells and the reference of the attackers. Cells that are also among the training cells are left out.
     donor_key
         Column of `obs` with the donor: adds metrics for whole donors. Some held-out cells must come from
-        donors without training cells.
+        donors without training cells. Name it whenever whole donors are held out; otherwise differences
+        between donors count as membership.
     label_key
         Column of `obs` with the label (default: the label key of the generated cells). With a label, only
         cells of generated labels are used, and generated and held-out cells are compared in equal numbers
@@ -69,10 +71,12 @@ def audit_privacy(
     Returns
     -------
     DataFrame
-        With columns ``metric``, ``value``, ``low`` and ``high`` (the 95% interval) and ``verdict`` ("pass",
-        "caution" or "fail"). ``attrs["exposed_cells"]`` lists the training cells with a suspiciously near
-        generated cell, as dicts of cell, label, distance and ratio (the distance over the distance to the
-        nearest real cell); ``attrs["notes"]`` has sentences on the cells that were compared.
+        With columns ``metric``, ``value``, ``low`` and ``high`` (intervals that hold for all metrics together
+        with a confidence of 95%) and ``verdict`` ("pass", "caution", "fail", or "not judged" with too few
+        cells). ``attrs["exposed_cells"]`` lists the training cells with a suspiciously near generated cell,
+        as dicts of cell, label, distance and ratio (the distance over the distance to the nearest reference
+        cell); ``attrs["labels"]`` has for each label its numbers of cells, AUC, interval and verdict;
+        ``attrs["notes"]`` has sentences on the cells that were compared.
 
     Raises
     ------
@@ -83,15 +87,34 @@ def audit_privacy(
 
     Notes
     -----
-    The attacker of `membership_auc` scores a cell x by ``log d(x, nearest other real cell) - log d(x, nearest
-    generated cell)``, on the 50 principal axes of the generated cells. It has the generated cells and some
-    real cells of the same kind. This is the density-ratio attack of van Breugel et al. (2023,
-    doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` uses
-    the fifth nearest. Training and held-out cells are treated alike, so the expected AUC is 0.5 if generated
-    cells are independent of them. Intervals are percentiles of 1,000 bootstraps over cells; those of
-    fractions are Wilson's (1927, doi:10.1080/01621459.1927.10502953), and that of a donor's AUC is Newcombe's
-    fifth (2006, doi:10.1002/sim.2324), since donors are few. A pass is no guarantee: other attacks may be
-    stronger.
+    The attackers have the generated cells and reference cells: real cells of the same kind that are neither
+    training cells nor attacked. The held-out cells are split into five folds; a cell of one fold is attacked
+    with the held-out cells of the other folds as reference, which are of other donors with `donor_key`.
+    Scores are standardised within labels, so that an attack compares cells of the same label. If generated
+    cells are independent of the training cells, the expected AUC is 0.5.
+
+    * `membership_auc`: ``log d(x, nearest reference cell) - log d(x, nearest generated cell)``, on the 50
+      principal axes of the generated cells. This is the density-ratio attack of van Breugel et al. (2023,
+      doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` uses
+      the fifth nearest, `membership_auc_distance` the generated cells alone.
+    * `membership_auc_genes` (counts only): ``sum over genes of log(1 + count) * log(p_generated /
+      p_reference)``, where p is the fraction of the counts of the label that the gene has, after Homer et al.
+      (2008, doi:10.1371/journal.pgen.1000167).
+    * `membership_auc_likelihood`: log likelihood ratio of normal distributions with the means of generated
+      and of reference cells of the label (Sankararaman et al. 2009, doi:10.1038/ng.436).
+    * `label_membership_auc`: the mean score of all attacks but the distance, for each label with at least 6
+      training and 10 held-out cells; the label with the highest lower limit counts. A label with 1-5 training
+      cells is not judged, or fails if their mean score is higher than that of held-out cells (Student's
+      t-test), or is a caution if more than 10 cells of it were generated per training cell (`rare_labels`).
+    * `donor_*`: the mean scores of the cells of a donor. If training donors have held-out cells,
+      ``..._other_cells`` attacks them with these cells.
+
+    Each attack has a true positive rate at 1% false positives (``membership_tpr_at_1pct_fpr...``). Intervals
+    of an AUC are Newcombe's fifth (2006, doi:10.1002/sim.2324), with the design effect of donors; those of
+    rates are Clopper's and Pearson's. The error of 5% is divided by the number of metrics, so that cells
+    independent of the training cells pass all of them in at least 95% of audits. A pass is no guarantee:
+    other attacks may be stronger. More than 20,000 training or held-out cells are attacked as a random
+    sample, and the notes say so.
 
     A set on disk that takes more than 64 MiB is tested on a random sample of at most 20,000 cells and
     256 MiB, stratified by label with cells of each label; the notes say so. Copies of cells outside the
@@ -126,12 +149,21 @@ def audit_privacy(
     copies = _copy_rows(cells, label_key, seed, confidence)
     attack = run_attacks(cells, label_key, donor_key, seed, notes)
     rows = [*copies, *_membership_rows(attack, confidence, donor_key), _exposed_row(attack, confidence)]
-    labels = [] if label_key is None else label_table(cells, attack, label_key, confidence)
+    labels = [] if label_key is None else label_table(cells, attack, label_key, donor_key, confidence)
     if len(labels) > 1:
         rows += label_rows(labels)
         notes += label_notes(labels)
     if donor_key is not None:
         rows += donor_rows(attack, donor_key, confidence, notes)
+    else:
+        found = population_auc(cells["train"], cells["holdout"], label_key, seed)
+        if found.low > 0.5:
+            notes.append(
+                "Training and held-out cells differ even without generated cells (AUC "
+                f"{found.value:.2f}, {found.low:.2f} to {found.high:.2f}), for example in donors or batches. "
+                "Attacks may detect this difference instead of membership. Hold out random cells, or name "
+                "the donors (donor_key)."
+            )
     table = PrivacyAudit(rows, columns=list(COLUMNS))
     table.attrs["notes"] = notes
     table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack)
@@ -165,9 +197,7 @@ def _comparable_cells(
     return cells
 
 
-def _copy_rows(
-    cells: dict[str, CellSet], label_key: str | None, seed: int, confidence: float
-) -> list[Row]:
+def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int, confidence: float) -> list[Row]:
     generated, holdout, train = (cells[name] for name in ("generated", "holdout", "train"))
     rng = np.random.default_rng(seed)
     rows = matched_rows(rng, generated.column(label_key), holdout.column(label_key))

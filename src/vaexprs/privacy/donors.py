@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from vaexprs.interface.validation import listed
@@ -54,8 +53,8 @@ def donor_rows(attack: Attack, donor_key: str, confidence: float, notes: list[st
     if min(n, m) < MIN_DONORS:
         notes.append(f"Donor leakage was not measured: it requires {MIN_DONORS} donors on each side.")
         return []
-    distances = (by[name]["distance"].to_numpy() for name in ("inside", "outside"))
-    rows = [judged("donor_copy_ratio", ratio_interval(*distances, confidence))]
+    near, far = (by[name]["distance"].to_numpy() for name in ("inside", "outside"))
+    rows = [judged("donor_copy_ratio", ratio_interval(near, far, confidence))]
     for name in scores:
         pair = by["inside"][name].to_numpy(), by["outside"][name].to_numpy()
         end = ATTACKS[name]
