@@ -104,9 +104,9 @@ def convex(train, held, fresh, key, rng):
 
 def rare_label_copied(train, held, fresh, key, rng):
     """Fresh cells, but those of one label with few cells are thinned copies (80%) of training cells."""
-    names, sizes = np.unique(labels_of(train, key), return_counts=True)
-    enough = np.flatnonzero(sizes >= 10)
-    label = names[enough[np.argmin(sizes[enough])]]
+    sizes = pd.concat([pd.Series(labels_of(part, key)).value_counts() for part in (train, held)], axis=1)
+    smaller = sizes.min(axis=1)
+    label = smaller[smaller >= min(10, smaller.max())].idxmin()
     own = dense(train)[labels_of(train, key) == label]
     others = labels_of(fresh, key) != label
     x = np.concatenate([dense(fresh)[others], rng.binomial(np.tile(own, (2, 1)).astype(int), 0.8)])

@@ -148,6 +148,8 @@ def median_ratio(x: np.ndarray, y: np.ndarray, confidence: float) -> Interval:
     low = centre - np.hypot(a - a_low, b_high - b)
     high = centre + np.hypot(a_high - a, b - b_low)
     ratio = float(np.median(x) / max(np.median(y), TINY))
+    if ratio == 0:
+        return Interval(0.0, 0.0, 0.0 if a_high <= np.log(TINY) else float(np.exp(high)))
     return Interval(ratio, min(ratio, float(np.exp(low))), max(ratio, float(np.exp(high))))
 
 

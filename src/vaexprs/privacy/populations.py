@@ -34,13 +34,13 @@ def population_auc(train: CellSet, holdout: CellSet, label_key: str | None, seed
     train, holdout = (
         part.take(stratified(part.column(label_key), MAX_CELLS, rng)) for part in (train, holdout)
     )
-    columns = [part.column(label_key).astype(str) for part in (train, holdout)]
-    fold = np.concatenate(folds_by_label(*columns, rng))
+    known_labels, held_labels = (part.column(label_key).astype(str) for part in (train, holdout))
+    fold = np.concatenate(folds_by_label(known_labels, held_labels, rng))
     real = train.joined(holdout)
     member = np.repeat([True, False], [len(train), len(holdout)])
     score = np.empty(len(real))
     for k in np.unique(fold):
         known = train.take(np.flatnonzero(fold[member] != k))
         score[fold == k] = gene_scores(known, real, member, fold, label_key)["likelihood"][fold == k]
-    score = within_labels(score, np.concatenate(columns))
+    score = within_labels(score, np.concatenate([known_labels, held_labels]))
     return auc_interval(score[member], score[~member], CONFIDENCE)
