@@ -448,5 +448,11 @@ def test_the_answer_names_what_is_beyond_chance(beyond, light, end):
     assert answer.sentence.endswith(end)
 
 
+def test_a_pass_says_what_few_cells_cannot_exclude(thirds):
+    few = [part[:40].copy() for part in thirds]
+    sentence = audit_answers.answer(vx.audit_privacy(few[2], few[0], few[1])).sentence
+    assert re.search(r"an AUC of up to 0\.[67]\d cannot be excluded", sentence)
+
+
 def test_the_same_seed_gives_the_same_table(thirds):
     assert audit(thirds[2], thirds, seed=1).equals(audit(thirds[2], thirds, seed=1))

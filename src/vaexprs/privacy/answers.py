@@ -158,7 +158,7 @@ for _end, _by in {"": "the relative distance", "_likelihood": LIKELIHOOD, "_gene
 DISTANCES = ("copy_ratio", "close_copies")
 QUESTION = "Did it copy its training cells?"
 # what lowers the accuracy of the attacks: benchmarks/audit_fits.py
-ADVICE = "More training cells, fewer genes or differential privacy reduce this."
+ADVICE = "More training cells, fewer genes, fewer generated cells or differential privacy reduce this."
 
 
 def judged(metric: str, interval: Interval) -> Row:
@@ -226,7 +226,8 @@ def answer(audit: pd.DataFrame | None) -> Answer:
     elif beyond:
         finding = f"{copies}Training cells are detectable. {attack} Above chance level: {'; '.join(beyond)}."
     else:
-        return Answer(QUESTION, "green", f"These attacks found no leak. {attack}{_rare(verdicts)}")
+        found = f"These attacks found no leak. {attack}{_not_excluded(rows)}{_rare(verdicts)}"
+        return Answer(QUESTION, "green", found)
     attacked = any("membership" in name for name in rows.index[verdicts.isin(["fail", "caution"])])
     advice = f" {ADVICE}" if attacked and not copies else ""
     return Answer(QUESTION, "red" if failed else "amber", f"{finding}{advice}{_rare(verdicts)}")
@@ -241,6 +242,14 @@ def _strongest(rows: pd.DataFrame) -> str:
         f"The strongest of {len(aucs)} attacks on cells ({by}) separates training from held-out cells with "
         f"an AUC of {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f}; 0.5: chance level)."
     )
+
+
+def _not_excluded(rows: pd.DataFrame) -> str:
+    """Return a sentence on the largest leak that the intervals do not exclude, if it would be a failure."""
+    high = float(rows["high"][rows.index.str.startswith("membership_auc")].max())
+    if high <= AUDITS["membership_auc"].fail:
+        return ""
+    return f" With so few held-out cells, an AUC of up to {high:.2f} cannot be excluded."
 
 
 def _rare(verdicts: pd.Series) -> str:
