@@ -15,7 +15,7 @@ from vaexprs.privacy.intervals import TINY
 
 MAX_CELLS = 20_000  # maximum number of training and of held-out cells that are attacked
 NEIGHBOURS = 5  # number of neighbours; the distance to the last estimates the density
-FAR_OUT = 6.0  # interquartile ranges below the first quartile at which a distance is exposed
+FAR_OUT = 8.0  # interquartile ranges below the first quartile at which a distance is exposed
 MARGIN = 1.0  # interquartile ranges by which it must be below that of every held-out cell
 ROUNDING = 1e-6  # distances below this fraction of the largest norm are rounding errors
 
@@ -149,9 +149,8 @@ def nearest_distances(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
 def exposed_rows(attack: Attack) -> np.ndarray:
     """Return whether a generated cell is far nearer to a training cell than expected, (n_cells,).
 
-    The logarithm of its distance relative to reference cells is 6 interquartile ranges below the first
-    quartile of held-out cells (twice the limit of Tukey's far-out values), and one below that of every
-    held-out cell.
+    The logarithm of its distance relative to reference cells is 8 interquartile ranges below the first
+    quartile of held-out cells, and one below that of every held-out cell.
     """
     gap = -attack.ratio
     held_out = gap[~attack.member]
