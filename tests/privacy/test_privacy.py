@@ -1,7 +1,11 @@
-"""The audit on real cells: copies are caught, cells that tell nothing are cleared."""
+"""The audit on real cells: leaks are detected, and cells that are independent of the training cells pass.
+
+`benchmarks/audit_controls.py` prints the table of all leaks for more cells and other data.
+"""
 
 import re
-import warnings
+import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -11,7 +15,11 @@ import scipy.sparse as sp
 
 import vaexprs as vx
 from vaexprs.privacy import answers as audit_answers
-from vaexprs.privacy import intervals
+from vaexprs.privacy import attack, folds, intervals
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import leaks
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +33,19 @@ def audit(generated, thirds, **kwargs):
     return vx.audit_privacy(generated, thirds[0], thirds[1], **({"label_key": "cell_type"} | kwargs))
 
 
+def light_of(leak, cells, n, seed):
+    """Return the light of the answer for a leak in n cells, or for fresh cells."""
+    function = leaks.fresh if leak == "fresh" else leaks.LEAKS[leak]
+    parts = function(*leaks.thirds(cells, n, seed), "cell_type", np.random.default_rng(seed))
+    return audit_answers.answer(vx.audit_privacy(*parts, label_key="cell_type", seed=seed)).light
+
+
+def detected(cells, n):
+    """Return the cells with the n genes that most cells have, without empty cells."""
+    cells = cells[:, np.sort(np.argsort(-np.ravel((cells.X > 0).sum(axis=0)))[:n])]
+    return cells[np.ravel(cells.X.sum(axis=1)) > 0].copy()
+
+
 def changed(cells, x):
     return ad.AnnData(sp.csr_matrix(x, dtype=np.float32), obs=cells.obs, var=cells.var)
 
@@ -35,9 +56,10 @@ def test_a_copy_of_the_training_cells_fails(thirds):
     rows = table.set_index("metric")
     assert rows.loc["copy_ratio", "value"] == 0
     assert rows.loc["membership_auc", "value"] >= 0.9
-    assert rows.loc["membership_tpr_at_1pct_fpr", "value"] >= 0.9
+    assert rows.loc["membership_tpr_at_1pct_fpr", "value"] >= 0.8
     assert rows.loc["exact_copies", "value"] == 1
-    failed = ["copy_ratio", "exact_copies", "close_copies", "membership_auc", "exposed_cells"]
+    failed = ["copy_ratio", "exact_copies", "close_copies", "exposed_cells", "label_membership_auc"]
+    failed += [name for name in rows.index if name.startswith("membership_auc")]
     assert (rows.loc[failed, "verdict"] == "fail").all()
     assert audit_answers.answer(table).light == "red"
     exposed = table.attrs["exposed_cells"]
@@ -73,38 +95,152 @@ def test_a_small_jitter_of_the_training_cells_fails(thirds, jitter):
     assert audit_answers.answer(table).light == "red"
 
 
-@pytest.mark.slow
-def test_fresh_real_cells_are_cleared(cells):
-    """The interval of the AUC covers 0.5 in about 95 of 100 splits, so at least 26 of 30 (p > 0.99)."""
-    covered = 0
-    for seed in range(30):
-        order = np.random.default_rng(seed).permutation(cells.n_obs)
-        parts = [cells[np.sort(order[i::3])].copy() for i in range(3)]
-        row = audit(parts[2], parts).set_index("metric").loc["membership_auc"]
-        covered += row["low"] <= 0.5 <= row["high"]
-    assert covered >= 26
-    table = audit(parts[2], parts)
-    assert not (table["verdict"] == "fail").any()
-    assert table.set_index("metric").loc["copy_ratio", "value"] == pytest.approx(1, abs=0.15)
-    assert len(table.attrs["exposed_cells"]) <= 2
+@pytest.mark.parametrize(("n", "draws"), [(60, 12), (233, 4)])
+def test_fresh_real_cells_pass(cells, n, draws):
+    lights = [light_of("fresh", cells, n, seed) for seed in range(draws)]
+    assert lights.count("green") >= draws - 1
 
 
 @pytest.mark.slow
-def test_an_over_fitted_model_shows(thirds):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of dispersions at their limit, where there are any
-        fit = vx.fit_vae(
-            thirds[0],
-            label_key="cell_type",
-            latent_dim=30,
-            regularization=0.02,
-            epochs=400,
-            verbose=0,
+@pytest.mark.parametrize(
+    ("name", "n"), [("demo", 60), ("pbmc_facs", 60), ("pbmc_facs", 300), ("pbmc_facs", 1000)]
+)
+def test_fresh_real_cells_pass_in_95_of_100_draws(name, n, request, cells):
+    if name != "demo":
+        cells = detected(request.getfixturevalue("real_data")(name), 2_000)
+    lights = [light_of("fresh", cells, n, seed) for seed in range(100)]
+    assert lights.count("green") >= 95
+
+
+@pytest.mark.parametrize("n", [60, 233])
+@pytest.mark.parametrize("leak", list(leaks.LEAKS))
+def test_each_leak_is_detected(cells, leak, n):
+    assert light_of(leak, cells, n, 0) in ("amber", "red")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leak", list(leaks.MODELS))
+def test_each_model_that_leaks_is_detected(cells, leak):
+    parts = leaks.MODELS[leak](*leaks.thirds(cells, 233, 0), "cell_type", np.random.default_rng(0))
+    table = vx.audit_privacy(*parts, label_key="cell_type")
+    assert audit_answers.answer(table).light == "red"
+    if leak != "over-fitted model":
+        assert table.set_index("metric").loc["rare_labels", "verdict"] != "pass"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regularization", [1.0, 5.0])
+def test_gene_sums_identify_training_cells_of_a_default_fit(thirds, regularization):
+    fit = leaks.fitted(thirds[0], "cell_type", regularization=regularization)
+    rows = audit(vx.gen_exprs(fit, 466, seed=1, progress=False), thirds).set_index("metric")
+    assert rows.loc["membership_auc_distance", "verdict"] == "pass"
+    for name in ("membership_auc_genes", "membership_auc_likelihood"):
+        assert rows.loc[name, "verdict"] == "fail"
+        assert rows.loc[name, "value"] > 0.78
+
+
+def test_gene_sums_need_counts(thirds):
+    a, b, c = (log_of(part) for part in thirds)
+    kwargs = {"label_key": "cell_type", "layer": "X"}
+    rows = vx.audit_privacy(c, a, b, **kwargs).set_index("metric")
+    assert not any("genes" in name for name in rows.index)
+    assert rows.loc["membership_auc_likelihood", "verdict"] == "pass"
+    copied = vx.audit_privacy(a, a, b, **kwargs).set_index("metric")
+    assert copied.loc["membership_auc_likelihood", "verdict"] == "fail"
+
+
+def log_of(cells):
+    x = cells.X.toarray()
+    return ad.AnnData(
+        np.log1p(1e4 * x / x.sum(axis=1, keepdims=True)).astype(np.float32), obs=cells.obs, var=cells.var
+    )
+
+
+def test_copies_of_one_rare_label_are_not_diluted(thirds):
+    train, held, fresh = thirds
+    parts = leaks.rare_label_copied(train, held, fresh, "cell_type", np.random.default_rng(0))
+    table = vx.audit_privacy(*parts, label_key="cell_type")
+    rows = table.set_index("metric")
+    attacks = [name for name in rows.index if name.startswith("membership")]
+    assert (rows.loc[attacks, "verdict"] == "pass").all()  # of all labels together
+    judged = [row for row in table.attrs["labels"] if row["value"] == row["value"]]
+    worst = max(judged, key=lambda row: row["value"])
+    assert worst["value"] > 0.8
+    assert {cell["label"] for cell in table.attrs["exposed_cells"]} == {worst["label"]}
+    assert rows.loc["label_membership_auc", "verdict"] == "fail"
+    assert worst["train"] < 20
+
+
+def test_the_only_training_cell_of_a_label_is_detected(thirds):
+    """Its generated cells are redrawn from it, all other cells are fresh."""
+    train, held = (
+        leaks.with_rare_label(part, "cell_type", n) for part, n in zip(thirds, (1, 40), strict=False)
+    )
+    lone = train[train.obs["cell_type"] == "rare"]
+    rng = np.random.default_rng(0)
+    drawn = rng.poisson(np.tile(lone.X.toarray(), (8, 1)))
+    made = ad.concat(
+        [thirds[2], leaks.named(drawn, np.repeat("rare", 8), "cell_type", train)], index_unique="-"
+    )
+    table = vx.audit_privacy(made, train, held, label_key="cell_type")
+    rows = table.set_index("metric")
+    assert rows.loc["membership_auc_genes", "verdict"] == "pass"
+    assert rows.loc["rare_labels", "verdict"] == "fail"
+    label = next(row for row in table.attrs["labels"] if row["label"] == "rare")
+    assert (label["train"], label["generated"], label["verdict"]) == (1, 8, "fail")
+    # with cells that are independent of it there is no evidence, and no pass either
+    spare = thirds[2].copy()
+    rare = spare[spare.obs["cell_type"] == "CD14+ Monocyte"][:8].copy()
+    rare.obs["cell_type"] = "rare"
+    table = vx.audit_privacy(ad.concat([spare, rare], index_unique="-"), train, held, label_key="cell_type")
+    assert table.set_index("metric").loc["rare_labels", "verdict"] == "not judged"
+    assert "Not judged: labels with 1-5 training cells." in audit_answers.answer(table).sentence
+    assert any("'rare' (1)" in note for note in table.attrs["notes"])
+
+
+def test_many_cells_of_a_rare_label_are_a_caution(thirds):
+    train = leaks.with_rare_label(thirds[0], "cell_type", 2)
+    made = leaks.with_rare_label(thirds[2], "cell_type", 21)  # independent, no held-out cells of the label
+    table = vx.audit_privacy(made, train, thirds[1], label_key="cell_type").set_index("metric")
+    assert table.loc["rare_labels", "value"] == 10.5
+    assert table.loc["rare_labels", "verdict"] == "caution"
+
+
+def test_exposed_cells_do_not_pass_while_some_are_listed(thirds):
+    for leak in ("few copies", "none"):
+        name = "5% copies among fresh cells"
+        parts = (leaks.LEAKS[name] if leak == "few copies" else leaks.fresh)(
+            *thirds, "cell_type", np.random.default_rng(0)
         )
-    generated = vx.gen_exprs(fit, 400, progress=False)
-    rows = audit(generated, thirds).set_index("metric")
-    assert rows.loc["membership_auc", "low"] > 0.5
-    assert rows.loc["membership_auc", "verdict"] != "pass"
+        table = vx.audit_privacy(*parts, label_key="cell_type")
+        verdict = table.set_index("metric").loc["exposed_cells", "verdict"]
+        assert (verdict == "pass") == (not table.attrs["exposed_cells"])
+
+
+def test_three_copies_among_many_cells_are_named_first(thirds):
+    parts = leaks.three_copies(*thirds, "cell_type", np.random.default_rng(0))
+    table = vx.audit_privacy(*parts, label_key="cell_type")
+    answer = audit_answers.answer(table)
+    assert answer.light == "amber"
+    assert answer.sentence.startswith("0.13% of the generated cells are exact copies of training cells.")
+    assert {cell["cell"] for cell in table.attrs["exposed_cells"]} >= set(thirds[0].obs_names[:3])
+
+
+def test_a_sample_of_many_cells_is_reported(thirds, monkeypatch):
+    monkeypatch.setattr(attack, "MAX_CELLS", 100)
+    notes = audit(thirds[2], thirds).attrs["notes"]
+    assert [note for note in notes if "random sample of 100 of the 234 training cells" in note]
+    assert [note for note in notes if "random sample of 100 of the 233 held-out cells" in note]
+
+
+def test_held_out_cells_of_another_population_are_reported(thirds):
+    rng = np.random.default_rng(0)
+    shifted = np.exp(0.5 * rng.normal(size=thirds[1].n_vars))
+    other = changed(thirds[1], rng.poisson(thirds[1].X.toarray() * shifted))
+    notes = vx.audit_privacy(thirds[2], thirds[0], other, label_key="cell_type").attrs["notes"]
+    assert any(re.search(r"Training and held-out cells differ.*donor_key", note) for note in notes)
+    notes = audit(thirds[2], thirds).attrs["notes"]
+    assert not any("differ" in note for note in notes)
 
 
 def test_a_few_copies_among_many_cells_are_found_and_listed(thirds):
@@ -224,12 +360,68 @@ def test_true_positives_count_what_is_above_all_but_one_percent():
 
 
 def test_newcombes_interval_stays_inside_and_widens_with_few():
-    assert intervals.newcombe_interval(1.0, 1, 1) == pytest.approx((0.2065, 1.0), abs=1e-3)
-    low, high = intervals.newcombe_interval(0.75, 50, 50)
+    assert intervals.newcombe_interval(1.0, 1, 1, 0.95) == pytest.approx((0.2065, 1.0), abs=1e-3)
+    low, high = intervals.newcombe_interval(0.75, 50, 50, 0.95)
     assert 0.6 < low < 0.75 < high < 0.85
-    assert intervals.newcombe_interval(0.5, 8, 8)[0] == pytest.approx(
-        1 - intervals.newcombe_interval(0.5, 8, 8)[1]
+    assert intervals.newcombe_interval(0.5, 8, 8, 0.95)[0] == pytest.approx(
+        1 - intervals.newcombe_interval(0.5, 8, 8, 0.95)[1]
     )
+
+
+def test_the_interval_of_the_true_positive_rate_covers_it():
+    """Normal scores with a known ROC curve: the rate at 1% is in the interval in at least 95% of draws."""
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(0)
+    for shift, n, m in ((0.0, 60, 60), (1.0, 100, 300), (2.0, 300, 1000)):
+        truth = norm.sf(norm.isf(0.01) - shift)
+        found = [
+            intervals.true_positive_interval(rng.normal(shift, 1, n), rng.normal(size=m), 0.95)
+            for _ in range(200)
+        ]
+        assert np.mean([low <= truth <= high for _, low, high in found]) >= 0.95
+
+
+def test_a_rate_that_could_not_fail_is_not_judged():
+    one = audit_answers.judged_rate("membership_tpr_at_1pct_fpr", np.ones(3), np.zeros(3), 0.95)
+    assert (one.value, one.verdict) == (1, "not judged")
+    many = audit_answers.judged_rate("membership_tpr_at_1pct_fpr", np.ones(300), np.zeros(300), 0.95)
+    assert many.verdict == "fail"
+
+
+def test_the_interval_of_a_ratio_of_medians_covers_it():
+    rng = np.random.default_rng(0)
+    found = [
+        intervals.median_ratio(rng.lognormal(0.2, 0.5, 40), rng.lognormal(0.0, 0.5, 60), 0.95)
+        for _ in range(300)
+    ]
+    assert 0.93 <= np.mean([low <= np.exp(0.2) <= high for _, low, high in found]) <= 0.995
+
+
+def test_donors_widen_the_interval():
+    rng = np.random.default_rng(0)
+    donor = np.repeat(np.arange(20), 30)
+    inside, outside = (rng.normal(size=600) + rng.normal(size=20)[donor] for _ in range(2))
+    effects = intervals.design_effects(inside, outside, (donor, donor))
+    assert min(effects) > 5
+    single = intervals.design_effects(inside, outside, (np.arange(600), np.arange(600)))
+    assert single == pytest.approx((1, 1), abs=0.01)
+    widths = [np.diff(intervals.auc_interval(inside, outside, 0.95, e)[1:]) for e in (effects, single)]
+    assert widths[0] > 2 * widths[1]
+
+
+def test_folds_are_those_of_whole_donors_and_of_labels_in_equal_shares():
+    rng = np.random.default_rng(0)
+    train, held = np.repeat(list("abcde"), 5), np.repeat(list("defg"), 5)
+    of_train, of_held = folds.folds_by_donor(train, held, rng)
+    for donor in "abcdefg":
+        assert len({*of_train[train == donor], *of_held[held == donor]}) == 1
+    assert set(of_held) == set(range(4))
+    assert folds.folds_by_donor(train, np.repeat("z", 5), rng) is None
+    of_train, of_held = folds.folds_by_label(np.repeat(["a", "b"], 12), np.repeat(["a", "b"], [10, 2]), rng)
+    assert np.array_equal(np.bincount(of_held[:10]), np.full(5, 2))
+    # training cells of a label with two held-out cells have the folds of these
+    assert set(of_train[12:]) == set(of_held[10:])
 
 
 def test_the_answer_without_an_audit():
@@ -241,7 +433,7 @@ def test_the_answer_without_an_audit():
     ("beyond", "light", "end"),
     [
         ([], "green", "chance level)."),
-        (["membership_auc_distance"], "green", "chance level)."),  # of several attacks
+        (["membership_auc_genes"], "amber", "reduce this."),
         (["exposed_cells"], "amber", "Exposed training cells."),
         (["close_copies", "exposed_cells"], "amber", "Close copies; Exposed training cells."),
     ],
@@ -253,6 +445,12 @@ def test_the_answer_names_what_is_beyond_chance(beyond, light, end):
     answer = audit_answers.answer(table)
     assert answer.light == light
     assert answer.sentence.endswith(end)
+
+
+def test_a_pass_says_what_few_cells_cannot_exclude(thirds):
+    few = [part[:40].copy() for part in thirds]
+    sentence = audit_answers.answer(vx.audit_privacy(few[2], few[0], few[1])).sentence
+    assert re.search(r"an AUC of up to 0\.[67]\d cannot be excluded", sentence)
 
 
 def test_the_same_seed_gives_the_same_table(thirds):

@@ -11,23 +11,23 @@ from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
 from vaexprs.comparison.provenance import has_dependent_cells, label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells
-from vaexprs.interface.validation import check_integer, listed
+from vaexprs.interface.validation import check_integer
 from vaexprs.io.open import open_cells
 from vaexprs.preprocessing.splits import matched_rows
-from vaexprs.privacy.answers import AUDITS, COLUMNS, PrivacyAudit
-from vaexprs.privacy.attack import TINY, Attack, far_out_rows, nearest_distances, run_attack
+from vaexprs.privacy.answers import AUDITS, COLUMNS, CONFIDENCE, PrivacyAudit, Row, judged, judged_rate
+from vaexprs.privacy.attack import Attack, exposed_rows, nearest_distances, run_attacks
+from vaexprs.privacy.donors import donor_rows
 from vaexprs.privacy.intervals import (
-    CONFIDENCE,
-    attack_auc,
-    bootstrap_interval,
-    newcombe_interval,
-    ratio_interval,
-    true_positive_rate,
+    auc_interval,
+    design_effects,
+    median_ratio,
+    proportion_interval,
+    true_positive_interval,
 )
+from vaexprs.privacy.labels import label_notes, label_rows, label_table
+from vaexprs.privacy.populations import population_auc
 
 MIN_CELLS = 10  # minimum number of cells of each set
-NEAREST = 0.01  # fraction of held-out cells that are as near to a training cell as a close copy
-MIN_DONORS = 3  # minimum number of donors per side for an attack to be distinguishable from chance
 DEPENDENT = (
     "The generated cells are not independent of each other (stratified random numbers, before version 0.2), "
     "so the intervals are too wide or too narrow. Generate them again."
@@ -53,11 +53,12 @@ def audit_privacy(
     train
         Training cells of the model: AnnData, BiocPy experiment or file.
     holdout
-        Held-out real cells from the same source, at least 10. Cells that are also among the training cells
-        are left out.
+        Held-out real cells from the same source, at least 10. They are the cells to be told from training
+        cells and the reference of the attackers. Cells that are also among the training cells are left out.
     donor_key
         Column of `obs` with the donor: adds metrics for whole donors. Some held-out cells must come from
-        donors without training cells.
+        donors without training cells. Name it whenever whole donors are held out; otherwise differences
+        between donors count as membership.
     label_key
         Column of `obs` with the label (default: the label key of the generated cells). With a label, only
         cells of generated labels are used, and generated and held-out cells are compared in equal numbers
@@ -70,10 +71,12 @@ def audit_privacy(
     Returns
     -------
     DataFrame
-        With columns ``metric``, ``value``, ``low`` and ``high`` (the 95% interval) and ``verdict`` ("pass",
-        "caution" or "fail"). ``attrs["exposed_cells"]`` lists the training cells with a suspiciously near
-        generated cell, as dicts of cell, label, distance and ratio (the distance over the distance to the
-        nearest real cell); ``attrs["notes"]`` has sentences on the cells that were compared.
+        With columns ``metric``, ``value``, ``low`` and ``high`` (intervals that hold for all metrics together
+        with a confidence of 95%) and ``verdict`` ("pass", "caution", "fail", or "not judged" with too few
+        cells). ``attrs["exposed_cells"]`` lists the training cells with a suspiciously near generated cell,
+        as dicts of cell, label, distance and ratio (the distance over the distance to the nearest reference
+        cell); ``attrs["labels"]`` has for each label its numbers of cells, AUC, interval and verdict;
+        ``attrs["notes"]`` has sentences on the cells that were compared.
 
     Raises
     ------
@@ -84,15 +87,34 @@ def audit_privacy(
 
     Notes
     -----
-    The attacker of `membership_auc` scores a cell x by ``log d(x, nearest other real cell) - log d(x, nearest
-    generated cell)``, on the 50 principal axes of the generated cells. It has the generated cells and some
-    real cells of the same kind. This is the density-ratio attack of van Breugel et al. (2023,
-    doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` uses
-    the fifth nearest. Training and held-out cells are treated alike, so the expected AUC is 0.5 if generated
-    cells are independent of them. Intervals are percentiles of 1,000 bootstraps over cells; those of
-    fractions are Wilson's (1927, doi:10.1080/01621459.1927.10502953), and that of a donor's AUC is Newcombe's
-    fifth (2006, doi:10.1002/sim.2324), since donors are few. A pass is no guarantee: other attacks may be
-    stronger.
+    The attackers have the generated cells and reference cells: real cells of the same kind that are neither
+    training cells nor attacked. The held-out cells are split into five folds; a cell of one fold is attacked
+    with the held-out cells of the other folds as reference, which are of other donors with `donor_key`.
+    Scores are standardised within labels, so that an attack compares cells of the same label. If generated
+    cells are independent of the training cells, the expected AUC is 0.5.
+
+    * `membership_auc`: ``log d(x, nearest reference cell) - log d(x, nearest generated cell)``, on the 50
+      principal axes of the generated cells. This is the density-ratio attack of van Breugel et al. (2023,
+      doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` uses
+      the fifth nearest, `membership_auc_distance` the generated cells alone.
+    * `membership_auc_genes` (counts only): ``sum over genes of log(1 + count) * log(p_generated /
+      p_reference)``, where p is the fraction of the counts of the label that the gene has, after Homer et al.
+      (2008, doi:10.1371/journal.pgen.1000167).
+    * `membership_auc_likelihood`: log likelihood ratio of normal distributions with the means of generated
+      and of reference cells of the label (Sankararaman et al. 2009, doi:10.1038/ng.436).
+    * `label_membership_auc`: the mean score of all attacks but the distance, for each label with at least 6
+      training and 10 held-out cells; the label with the highest lower limit counts. A label with 1-5 training
+      cells is not judged, or fails if their mean score is higher than that of held-out cells (Student's
+      t-test), or is a caution if more than 10 cells of it were generated per training cell (`rare_labels`).
+    * `donor_*`: the mean scores of the cells of a donor. If training donors have held-out cells,
+      ``..._other_cells`` attacks them with these cells.
+
+    Each attack has a true positive rate at 1% false positives (``membership_tpr_at_1pct_fpr...``). Intervals
+    of an AUC are Newcombe's fifth (2006, doi:10.1002/sim.2324), with the design effect of donors; those of
+    rates are Clopper's and Pearson's. The error of 5% is divided by the number of metrics, so that cells
+    independent of the training cells pass all of them in at least 95% of audits. A pass is no guarantee:
+    other attacks may be stronger. More than 20,000 training or held-out cells are attacked as a random
+    sample, and the notes say so.
 
     A set on disk that takes more than 64 MiB is tested on a random sample of at most 20,000 cells and
     256 MiB, stratified by label with cells of each label; the notes say so. Copies of cells outside the
@@ -124,17 +146,29 @@ def audit_privacy(
         notes.append(DEPENDENT)
     sets = side_by_side(made, others, keys=keys, optional={"donor_key"}, layer=layer, notes=notes)
     cells = _comparable_cells(sets, label_key, notes)
-    attack = run_attack(cells, seed)
-    rows = [
-        *_copy_rows(cells, label_key, seed),
-        *_membership_rows(attack, seed),
-        _exposed_row(attack),
-    ]
+    confidence = 1 - (1 - CONFIDENCE) / _tests(cells["generated"].counts, donor_key is not None)
+    copies = _copy_rows(cells, label_key, seed, confidence)
+    attack = run_attacks(cells, label_key, donor_key, seed, notes)
+    rows = [*copies, *_membership_rows(attack, confidence, donor_key), _exposed_row(attack, confidence)]
+    labels = [] if label_key is None else label_table(cells, attack, label_key, donor_key, confidence)
+    if len(labels) > 1:
+        rows += label_rows(labels)
+        notes += label_notes(labels)
     if donor_key is not None:
-        rows += _donor_rows(cells, attack, donor_key, label_key, notes)
+        rows += donor_rows(attack, donor_key, confidence, notes)
+    else:
+        found = population_auc(cells["train"], cells["holdout"], label_key, seed)
+        if found.low > 0.5:
+            notes.append(
+                "Training and held-out cells differ even without generated cells (AUC "
+                f"{found.value:.2f}, {found.low:.2f} to {found.high:.2f}), for example in donors or batches. "
+                "Attacks may detect this difference instead of membership. Hold out random cells, or name "
+                "the donors (donor_key)."
+            )
     table = PrivacyAudit(rows, columns=list(COLUMNS))
     table.attrs["notes"] = notes
-    table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack, label_key)
+    table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack)
+    table.attrs["labels"] = labels
     return table
 
 
@@ -164,7 +198,7 @@ def _comparable_cells(
     return cells
 
 
-def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> list[tuple[Any, ...]]:
+def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int, confidence: float) -> list[Row]:
     generated, holdout, train = (cells[name] for name in ("generated", "holdout", "train"))
     rng = np.random.default_rng(seed)
     rows = matched_rows(rng, generated.column(label_key), holdout.column(label_key))
@@ -180,64 +214,48 @@ def _copy_rows(cells: dict[str, CellSet], label_key: str | None, seed: int) -> l
         nearest_distances(training, axes.of_cells(part.values[chosen]))[:, 0]
         for part, chosen in zip((generated, holdout), rows, strict=True)
     )
-    distances = near_generated, near_holdout
-
-    def ratio(x: np.ndarray, y: np.ndarray) -> float:
-        return float(np.median(x) / max(np.median(y), TINY))
-
-    def close(x: np.ndarray, y: np.ndarray) -> float:
-        return float((x < np.quantile(y, NEAREST)).mean())
-
+    copies = proportion_interval(int(rows_in(generated, train).sum()), len(generated), confidence)
     return [
-        _row("copy_ratio", ratio(*distances), *bootstrap_interval(ratio, *distances, seed)),
-        _fraction_row("exact_copies", int(rows_in(generated, train).sum()), len(generated)),
-        _row("close_copies", close(*distances), *bootstrap_interval(close, *distances, seed)),
+        judged("copy_ratio", median_ratio(near_generated, near_holdout, confidence)),
+        judged("exact_copies", copies),
+        judged("close_copies", true_positive_interval(-near_generated, -near_holdout, confidence)),
     ]
 
 
-def _membership_rows(attack: Attack, seed: int) -> list[tuple[Any, ...]]:
-    rows = []
-    for name, score, statistic in (
-        ("membership_auc", attack.ratio, attack_auc),
-        ("membership_auc_distance", -attack.distance, attack_auc),
-        ("membership_auc_density", attack.density, attack_auc),
-        ("membership_tpr_at_1pct_fpr", attack.ratio, true_positive_rate),
-    ):
-        inside, outside = score[attack.member], score[~attack.member]
-        interval = bootstrap_interval(statistic, inside, outside, seed)
-        rows.append(_row(name, statistic(inside, outside), *interval))
-    return rows
+def _membership_rows(attack: Attack, confidence: float, donor_key: str | None) -> list[Row]:
+    effects = {}
+    for name in attack.scores:
+        clusters = attack.donor[attack.member], attack.donor[~attack.member]
+        pair = attack.split(name)
+        effects[name] = (1.0, 1.0) if donor_key is None else design_effects(*pair, clusters)
+    end = {name: "" if name == "ratio" else f"_{name}" for name in attack.scores}
+    return [
+        *(
+            judged(f"membership_auc{end[name]}", auc_interval(*attack.split(name), confidence, effects[name]))
+            for name in attack.scores
+        ),
+        *(
+            judged_rate(
+                f"membership_tpr_at_1pct_fpr{end[name]}", *attack.split(name), confidence, effects[name]
+            )
+            for name in attack.scores
+        ),
+    ]
 
 
-def _row(name: str, value: float, low: float, high: float) -> tuple[Any, ...]:
-    audit = AUDITS[name]
-    beyond = [high < limit if audit.below else low > limit for limit in (audit.caution, audit.fail)]
-    return name, value, low, high, "fail" if beyond[1] else "caution" if beyond[0] else "pass"
+def _exposed_row(attack: Attack, confidence: float) -> Row:
+    exposed = int(exposed_rows(attack).sum())
+    return judged("exposed_cells", proportion_interval(exposed, int(attack.member.sum()), confidence))
 
 
-def _fraction_row(name: str, k: int, n: int) -> tuple[Any, ...]:
-    from scipy.stats import binomtest
-
-    interval = binomtest(k, n).proportion_ci(CONFIDENCE, method="wilson")
-    # rounding may leave a positive lower end for k = 0
-    return _row(name, k / n, float(interval.low) if k else 0.0, float(interval.high))
-
-
-def _exposed_row(attack: Attack) -> tuple[Any, ...]:
-    return _fraction_row(
-        "exposed_cells", int(far_out_rows(attack)[attack.member].sum()), int(attack.member.sum())
-    )
-
-
-def _exposed_cells(train: CellSet, attack: Attack, label_key: str | None) -> list[dict[str, Any]]:
+def _exposed_cells(train: CellSet, attack: Attack) -> list[dict[str, Any]]:
     """Return the exposed training cells, the nearest to a generated cell (by ratio) first."""
-    rows = np.flatnonzero(far_out_rows(attack) & attack.member)
+    rows = np.flatnonzero(exposed_rows(attack))
     rows = rows[np.argsort(-attack.ratio[rows], kind="stable")]
-    labels = train.column(label_key)
     return [
         {
             "cell": str(train.obs.index[attack.row[i]]),
-            "label": str(labels[attack.row[i]]),
+            "label": str(attack.label[i]),
             "distance": float(attack.distance[i]),
             "ratio": float(np.exp(-attack.ratio[i])),
         }
@@ -245,41 +263,8 @@ def _exposed_cells(train: CellSet, attack: Attack, label_key: str | None) -> lis
     ]
 
 
-def _donor_rows(
-    cells: dict[str, CellSet], attack: Attack, donor_key: str, label_key: str | None, notes: list[str]
-) -> list[tuple[Any, ...]]:
-    frame = pd.DataFrame({"member": attack.member, "ratio": attack.ratio, "distance": attack.distance})
-    for column, key in (("donor", donor_key), ("label", label_key)):
-        frame[column] = np.concatenate(
-            [
-                cells[name].column(key)[attack.row[attack.member == of]]
-                for name, of in (("train", True), ("holdout", False))
-            ]
-        )
-    known = set(frame.loc[frame["member"], "donor"])
-    frame = frame[frame["member"] | ~frame["donor"].isin(known)]
-    if frame["member"].all():
-        raise ValueError(
-            f"holdout must have donors that are not in train: all donors of its column {donor_key!r} "
-            f"({listed(sorted(known))}) are among the training cells. Hold out whole donors, or omit "
-            "donor_key."
-        )
-    # remove label effects: donors differ in label proportions, and labels in their typical ratio
-    frame["ratio"] -= frame.groupby("label")["ratio"].transform("mean")
-    donors = frame.groupby(["member", "donor"], as_index=False).agg({"ratio": "mean", "distance": "median"})
-    inside, outside = (donors[donors["member"] == of] for of in (True, False))
-    n, m = len(inside), len(outside)
-    notes.append(f"Donors: {n:,} in the training cells, {m:,} held out.")
-    if min(n, m) < MIN_DONORS:
-        notes.append(f"Donor leakage was not measured: it requires {MIN_DONORS} donors on each side.")
-        return []
-    scores = inside["ratio"].to_numpy(), outside["ratio"].to_numpy()
-    auc = attack_auc(*scores)
-    distances = inside["distance"].to_numpy(), outside["distance"].to_numpy()
-    ratio = float(np.median(distances[0]) / max(np.median(distances[1]), TINY))
-    spread = ratio_interval(*distances, ratio)
-    return [
-        _row("donor_copy_ratio", ratio, *spread),
-        _row("donor_membership_auc", auc, *newcombe_interval(auc, n, m)),
-        _fraction_row("donor_membership_tpr_at_1pct_fpr", round(true_positive_rate(*scores) * n), n),
-    ]
+def _tests(counts: bool, donors: bool) -> int:
+    """Return the number of metrics with an interval in a table."""
+    return sum(
+        (counts or "genes" not in name) and (donors or not name.startswith("donor")) for name in AUDITS
+    )

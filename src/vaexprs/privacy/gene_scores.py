@@ -1,0 +1,130 @@
+"""Membership inference from the sums of genes of each label."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from vaexprs.comparison.cell_sets import CellSet
+from vaexprs.data.matrix import Matrix
+
+PRIOR_CELLS = 2.0  # cells with the mean of all labels that are added to each label
+PRIOR_COUNTS = 0.5  # counts added to each gene of a label (Jeffreys' prior)
+MIN_VARIANCE = 1e-3  # minimum variance of a gene, as a fraction of the median variance
+
+
+class Groups(NamedTuple):
+    """Sums of cells by label.
+
+    Parameters
+    ----------
+    n
+        Number of cells, (n_labels,).
+    sums
+        Sum of the values, (n_labels, n_genes).
+    """
+
+    n: np.ndarray
+    sums: np.ndarray
+
+    def means(self) -> np.ndarray:
+        """Return the mean of each label, shrunk to the mean of all cells, (n_labels, n_genes)."""
+        overall = self.sums.sum(axis=0) / max(self.n.sum(), 1)
+        return np.asarray((self.sums + PRIOR_CELLS * overall) / (self.n + PRIOR_CELLS)[:, None])
+
+    def frequencies(self) -> np.ndarray:
+        """Return the fraction of the counts of each label that each gene has, (n_labels, n_genes)."""
+        counts = self.means() * (self.n + PRIOR_CELLS)[:, None] + PRIOR_COUNTS
+        return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def sums_by(x: Matrix, groups: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the sum of the rows of each group, (n_groups, n_genes)."""
+    members = sp.csr_matrix((np.ones(len(groups)), (groups, np.arange(len(groups)))), (n_groups, len(groups)))
+    sums = members @ x
+    return np.asarray(sums.toarray() if sp.issparse(sums) else sums, np.float64)
+
+
+def gene_scores(
+    generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray, label_key: str | None
+) -> dict[str, np.ndarray]:
+    """Return the scores of two attacks that compare the genes of generated and reference cells of a label.
+
+    The reference cells of a cell are the held-out cells of the other folds.
+
+    Parameters
+    ----------
+    generated
+        Generated cells.
+    real
+        Training and held-out cells.
+    member, fold
+        Whether a real cell is a training cell, and its fold, (n_cells,).
+    label_key
+        Column with the label; None for one label.
+
+    Returns
+    -------
+    By attack, (n_cells,). "genes": ``sum over genes of log(1 + count) * log(p_generated / p_reference)``, for
+    counts only. "likelihood": log likelihood ratio of the normal distributions of generated and of reference
+    cells, with equal variances and independent genes.
+    """
+    columns = generated.column(label_key), real.column(label_key)
+    names = np.unique(np.concatenate(columns).astype(str))
+    of_generated, of_real = (np.searchsorted(names, column.astype(str)) for column in columns)
+    n_labels, n_folds = len(names), int(fold.max()) + 1
+    held = np.flatnonzero(~member)
+    group = of_real[held] * n_folds + fold[held]
+    n_held = np.bincount(group, minlength=n_labels * n_folds).reshape(n_labels, n_folds)
+    n_generated = np.bincount(of_generated, minlength=n_labels)
+
+    def by_fold(x: Matrix) -> np.ndarray:
+        sums = sums_by(x[held], group, n_labels * n_folds)
+        return sums.reshape(n_labels, n_folds, x.shape[1])
+
+    def reference(sums: np.ndarray, k: int) -> Groups:
+        others = np.arange(n_folds) != k
+        return Groups(n_held[:, others].sum(axis=1), sums[:, others].sum(axis=1))
+
+    def score(x: Matrix, weights: np.ndarray, k: int, out: np.ndarray) -> None:
+        for label in range(n_labels):
+            rows = np.flatnonzero((fold == k) & (of_real == label))
+            out[rows] = np.asarray(x[rows] @ weights[label]).ravel()
+
+    scores = {"likelihood": np.empty(len(fold))}
+    made = Groups(n_generated, sums_by(generated.values, of_generated, n_labels))
+    squares = _squares(generated.values).sum(axis=0)
+    of_held = by_fold(real.values)
+    squares_held = sums_by(_squares(real.values[held]), fold[held], n_folds)
+    for k in range(n_folds):
+        known = reference(of_held, k)
+        total = np.asarray(squares).ravel() + squares_held[np.arange(n_folds) != k].sum(axis=0)
+        variance = _pooled_variance(total, (made, known))
+        means = made.means(), known.means()
+        weights = (means[0] - means[1]) / variance
+        score(real.values, weights, k, scores["likelihood"])
+        scores["likelihood"][fold == k] -= ((means[0] + means[1]) / 2 * weights).sum(axis=1)[
+            of_real[fold == k]
+        ]
+    if generated.counts:
+        scores["genes"] = np.empty(len(fold))
+        made, of_held = Groups(n_generated, sums_by(generated.raw, of_generated, n_labels)), by_fold(real.raw)
+        logs = real.raw.log1p() if sp.issparse(real.raw) else np.log1p(real.raw)
+        for k in range(n_folds):
+            weights = np.log(made.frequencies() / reference(of_held, k).frequencies())
+            score(logs, weights, k, scores["genes"])
+    return scores
+
+
+def _squares(x: Matrix) -> Matrix:
+    return x.multiply(x).tocsr() if sp.issparse(x) else np.square(x, dtype=np.float64)
+
+
+def _pooled_variance(squares: np.ndarray, parts: tuple[Groups, ...]) -> np.ndarray:
+    """Return the variance of each gene within labels and sets, at least a small positive number."""
+    between = sum((part.sums**2 / np.maximum(part.n, 1)[:, None]).sum(axis=0) for part in parts)
+    variance = np.maximum(squares - between, 0) / sum(int(part.n.sum()) for part in parts)
+    positive = variance[variance > 0]
+    return np.asarray(np.maximum(variance, MIN_VARIANCE * np.median(positive) if len(positive) else 1.0))

@@ -1,0 +1,182 @@
+"""Generated cells that leak training cells, each in one way that an audit must notice, and fresh cells.
+
+Each function takes training, held-out and fresh real cells (three random parts of one data set), the column of
+`obs` with the label and a random generator. It returns generated, training and held-out cells.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+Parts = tuple[ad.AnnData, ad.AnnData, ad.AnnData]
+Leak = Callable[[ad.AnnData, ad.AnnData, ad.AnnData, str, np.random.Generator], Parts]
+
+
+def thirds(cells: ad.AnnData, n: int, seed: int) -> Parts:
+    """Return training, held-out and fresh cells, n each."""
+    order = np.random.default_rng(seed).permutation(cells.n_obs)[: 3 * n]
+    train, held, fresh = (cells[np.sort(order[i::3])].copy() for i in range(3))
+    return train, held, fresh
+
+
+def dense(cells: ad.AnnData) -> np.ndarray:
+    return np.asarray(cells.X.toarray() if sp.issparse(cells.X) else cells.X)
+
+
+def named(x: np.ndarray, labels: np.ndarray, key: str, cells: ad.AnnData) -> ad.AnnData:
+    """Return cells with new names."""
+    obs = pd.DataFrame({key: labels}, index=[f"g{i}" for i in range(len(x))])
+    return ad.AnnData(sp.csr_matrix(x, dtype=np.float32), obs=obs, var=cells.var[[]])
+
+
+def labels_of(cells: ad.AnnData, key: str) -> np.ndarray:
+    return cells.obs[key].astype(str).to_numpy()
+
+
+def fresh(train, held, fresh, key, rng):
+    """Real cells that were not in training: no leak."""
+    return named(dense(fresh), labels_of(fresh, key), key, train), train, held
+
+
+def copies(train, held, fresh, key, rng):
+    """The training cells."""
+    return named(dense(train), labels_of(train, key), key, train), train, held
+
+
+def jittered(train, held, fresh, key, rng):
+    """The training cells, each count multiplied by a log-normal factor (SD 0.3)."""
+    x = dense(train)
+    x = np.round(x * np.exp(0.3 * rng.normal(size=x.shape)))
+    return named(x, labels_of(train, key), key, train), train, held
+
+
+def redrawn(train, held, fresh, key, rng):
+    """Poisson counts with the training cells as means."""
+    return named(rng.poisson(dense(train)), labels_of(train, key), key, train), train, held
+
+
+def thinned(share: float) -> Leak:
+    def leak(train, held, fresh, key, rng):
+        x = rng.binomial(dense(train).astype(int), share)
+        return named(x, labels_of(train, key), key, train), train, held
+
+    leak.__doc__ = f"The training cells with {share:.0%} of their counts."
+    return leak
+
+
+def few_copies(train, held, fresh, key, rng):
+    """Fresh cells, of which 5% are replaced by exact copies."""
+    x, labels = dense(fresh).copy(), labels_of(fresh, key)
+    n = max(1, round(0.05 * len(x)))
+    x[:n], labels[:n] = dense(train)[:n], labels_of(train, key)[:n]
+    return named(x, labels, key, train), train, held
+
+
+def three_copies(train, held, fresh, key, rng):
+    """Fresh cells and three exact copies among ten times as many cells with redrawn counts."""
+    x, labels = dense(fresh), labels_of(fresh, key)
+    drawn = rng.poisson(np.tile(x, (10, 1)))
+    made = np.concatenate([drawn, dense(train)[:3]])
+    return (
+        named(made, np.concatenate([np.tile(labels, 10), labels_of(train, key)[:3]]), key, train),
+        train,
+        held,
+    )
+
+
+def convex(train, held, fresh, key, rng):
+    """Averages of two training cells of a label with random weights, rounded at random."""
+    x, labels = dense(train), labels_of(train, key)
+    other = x.copy()
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        other[rows] = x[np.roll(rng.permutation(rows), 1)]
+    weight = rng.random((len(x), 1))
+    made = np.floor(weight * x + (1 - weight) * other + rng.random(x.shape))
+    return named(made, labels, key, train), train, held
+
+
+def rare_label_copied(train, held, fresh, key, rng):
+    """Fresh cells, but those of one label with few cells are thinned copies (80%) of training cells."""
+    sizes = pd.concat([pd.Series(labels_of(part, key)).value_counts() for part in (train, held)], axis=1)
+    smaller = sizes.min(axis=1)
+    label = smaller[smaller >= min(10, smaller.max())].idxmin()
+    own = dense(train)[labels_of(train, key) == label]
+    others = labels_of(fresh, key) != label
+    x = np.concatenate([dense(fresh)[others], rng.binomial(np.tile(own, (2, 1)).astype(int), 0.8)])
+    labels = np.concatenate([labels_of(fresh, key)[others], np.repeat(label, 2 * len(own))])
+    return named(x, labels, key, train), train, held
+
+
+def genes_permuted(train, held, fresh, key, rng):
+    """Each gene of the training cells is permuted among the cells of a label."""
+    x, labels = dense(train).copy(), labels_of(train, key)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        x[rows] = rng.permuted(x[rows], axis=0)
+    return named(x, labels, key, train), train, held
+
+
+def with_rare_label(cells: ad.AnnData, key: str, n: int) -> ad.AnnData:
+    """Return cells of which the first n of the largest label have a label of their own."""
+    cells, labels = cells.copy(), labels_of(cells, key)
+    names, sizes = np.unique(labels, return_counts=True)
+    labels[np.flatnonzero(labels == names[sizes.argmax()])[:n]] = "rare"
+    cells.obs[key] = labels
+    return cells
+
+
+def fitted(train: ad.AnnData, key: str, **arguments):
+    import vaexprs as vx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return vx.fit_vae(train, label_key=key, verbose=0, **arguments)
+
+
+def lone_cell(n_generated: int | None) -> Leak:
+    def leak(train, held, fresh, key, rng):
+        import vaexprs as vx
+
+        train, held = with_rare_label(train, key, 1), with_rare_label(held, key, held.n_obs // 10)
+        fit = fitted(train, key, epochs=30)
+        made = vx.gen_exprs(fit, train.n_obs, progress=False).adata
+        if n_generated is not None:
+            rare = vx.gen_exprs(fit, labels={"rare": n_generated}, seed=1, progress=False).adata
+            made = ad.concat([made, rare], index_unique="-")
+        return made, train, held
+
+    return leak
+
+
+def overfitted(train, held, fresh, key, rng):
+    """A model of all genes with 30 latent dimensions, little regularisation and many epochs."""
+    import vaexprs as vx
+
+    fit = fitted(train, key, latent_dim=30, regularization=0.02, epochs=400)
+    return vx.gen_exprs(fit, 2 * train.n_obs, progress=False).adata, train, held
+
+
+LEAKS: dict[str, Leak] = {
+    "copies": copies,
+    "jittered copies": jittered,
+    "redrawn copies": redrawn,
+    "copies thinned to 80%": thinned(0.8),
+    "copies thinned to 50%": thinned(0.5),
+    "5% copies among fresh cells": few_copies,
+    "3 copies among 10 times as many": three_copies,
+    "averages of two training cells": convex,
+    "thinned copies of a rare label": rare_label_copied,
+    "genes permuted within labels": genes_permuted,
+}
+MODELS: dict[str, Leak] = {
+    "over-fitted model": overfitted,
+    "label with 1 training cell": lone_cell(None),
+    "label with 1 training cell, 200 generated": lone_cell(200),
+}
