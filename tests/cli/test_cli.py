@@ -14,11 +14,12 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import typer
 from rich.text import Text
 
 import vaexprs as vx
 from commands import run
-from vaexprs.cli import console
+from vaexprs.cli import app, console
 from vaexprs.cli.commands import fit
 from vaexprs.cli.commands.demo import next_commands
 from vaexprs.cli.output import VERDICTS
@@ -394,6 +395,11 @@ def test_version_and_help():
     assert run("--version").stdout.strip() == f"vaexprs {vx.__version__}"
     said = run("--help").stdout
     assert all(verb in said for verb in ("fit", "generate", "evaluate", "audit", "report", "plot", "demo"))
+    assert run("-h").stdout == said
+    verbs = typer.main.get_command(app).commands
+    assert verbs
+    for verb in verbs:
+        assert run(verb, "-h").stdout == run(verb, "--help").stdout != "", verb
 
 
 @pytest.mark.parametrize(

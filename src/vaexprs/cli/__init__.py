@@ -21,6 +21,7 @@ from vaexprs.cli.commands import (
     evaluate,
     fit,
     generate,
+    info,
     interpolate,
     plot,
     power,
@@ -38,10 +39,12 @@ TERMINATED = 143  # exit status that shells report for SIGTERM, which schedulers
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Fit (conditional) variational autoencoders to gene expression and generate new cells from them.",
 )
 app.command()(demo.demo)
 app.command()(fit.fit)
+app.command()(info.info)
 app.command()(split.split)
 app.command()(generate.generate)
 app.command()(augment.augment)
