@@ -153,8 +153,8 @@ def test_plot_draws_models_and_cells(folder, tmp_path):
         (["fit", "few.h5ad", "--epochs", "0", "--out", "m"], r"epochs.*\b1\b.*\b0\b"),
         (["fit", "few.h5ad", "--epochs", "x", "--out", "m"], "Input should be a valid integer"),
         (["generate", "nothing", "-n", "5", "--out", "g.h5ad"], r"saved model.*'nothing'"),
-        (["generate", "model", "--out", "g.h5ad"], r"num_samples"),
-        (["generate", "model", "-n", "-1", "--out", "g.h5ad"], r"num_samples.*\b1\b.*-1\b"),
+        (["generate", "model", "--out", "g.h5ad"], r"--num-samples must"),
+        (["generate", "model", "-n", "-1", "--out", "g.h5ad"], r"--num-samples.*\b1\b.*-1\b"),
         (["generate", "model", "-n", "5", "--label", "NK", "--out", "g.h5ad"], r"'CD56"),
         (
             ["generate", "model", "--labels", "NK", "--out", "g.h5ad"],
@@ -238,7 +238,9 @@ def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_
             "--label-key",
             "cell_type",
             "--to",
-            33,
+            "CD19+ B=33",
+            "--to",
+            "CD56+ NK=31",
             "--model",
             folder / "model",
         ],
@@ -246,7 +248,7 @@ def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_
         "i.h5ad": ["interpolate", folder / "model", "--from", "CD19+ B", "--to", "Dendritic", "-n", 22],
     }
     expected = {
-        "a.h5ad": vx.augment(few, "cell_type", 33, fit=fit),
+        "a.h5ad": vx.augment(few, "cell_type", {"CD19+ B": 33, "CD56+ NK": 31}, fit=fit),
         "t.h5ad": vx.transform(fit, few, phase="S", seed=3),
         "i.h5ad": vx.interpolate(fit, "CD19+ B", "Dendritic", 22),
     }
@@ -301,7 +303,7 @@ def test_columns_of_the_cells_from_a_table(folder, few, tmp_path):
         "--out",
         tmp_path / "m",
     ]
-    assert re.search(r"label_key.*\bobs\b", run(*words).stderr)
+    assert re.search(r"--label-key must be a column of obs", run(*words).stderr)
     done = run(*words, "--obs", tmp_path / "types.csv")
     assert done.returncode == 0, done.stderr
     assert vx.load_vae(tmp_path / "m").density.cells.tolist() == [30] * 4

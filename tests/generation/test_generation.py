@@ -30,7 +30,7 @@ def test_generated_cells_are_labelled_counts_with_real_names(cells, conditional,
     made = generated.adata
     assert made.shape == (400, 765)
     assert sp.issparse(made.X)
-    assert made.X.dtype == np.int32
+    assert made.X.dtype == np.float32
     assert made.X.min() == 0
     assert list(made.var_names) == list(cells.var_names)
     assert made.obs_names.is_unique

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import warnings
@@ -31,6 +30,7 @@ from vaexprs.cli.commands import (
     transform,
 )
 from vaexprs.cli.console import INTERRUPTED, Stopped, plain
+from vaexprs.cli.messages import options_of, with_options
 from vaexprs.cli.output import OUTPUTS
 from vaexprs.interface.errors import memory_errors
 
@@ -63,11 +63,16 @@ app.command()(doctor.doctor)
 def main() -> None:
     """Run the command line; report user errors in one line and exit with status 2."""
     errors = Console(stderr=True)
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    options = options_of(commands, sys.argv[1:])
+
+    def said(message: object) -> str:
+        return with_options(str(message), options)
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
             return  # these are addressed to programmers
-        errors.print(f"[yellow]Warning:[/] {plain(str(message))}", soft_wrap=True, highlight=False)
+        errors.print(f"[yellow]Warning:[/] {plain(said(message))}", soft_wrap=True, highlight=False)
 
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _terminate)  # partly written files are removed, as after Ctrl-C
@@ -77,9 +82,7 @@ def main() -> None:
         with OUTPUTS, memory_errors():
             app(prog_name="vaexprs")
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        text = str(error)
-        if isinstance(error, FileExistsError):
-            text = re.sub(r"\b(say|set|pass|use) overwrite(=True)?\b", r"\1 --overwrite", text)
+        text = said(error)
         try:
             errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
         except MemoryError:  # rich imports further modules
