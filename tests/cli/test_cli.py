@@ -257,7 +257,7 @@ def test_augment_transform_and_interpolate_do_what_python_does(folder, few, tmp_
         assert done.returncode == 0, done.stderr
         made = ad.read_h5ad(tmp_path / name)
         assert f"{made.n_obs} cells x 50 genes -> " in done.stdout
-        assert made.to_df().equals(expected[name].to_df())
+        assert made.to_df().astype("float32").equals(expected[name].to_df())  # during generation: int32
         assert list(made.obs) == list(expected[name].obs)
     done = run(
         "transform", folder / "model", folder / "few.h5ad", "--to", "fase=S", "--out", tmp_path / "no.h5ad"
@@ -280,7 +280,7 @@ def test_split_holds_cells_or_donors_out(folder, few, tmp_path):
     for wrong, said in (
         (["--fraction", 1.5], r"--fraction.*\b0\b.*\b1\b.*\b1\.5\b"),
         (["--by", "fase"], "'phase'"),
-        (["--by", "phase", "--label-key", "cell_type"], r"--label-key.*--by"),
+        (["--by", "phase", "--label-key", "cell_type"], r"--by.*--label-key"),
     ):
         done = run(*words, *wrong, "--overwrite")
         assert done.returncode == 2
@@ -490,7 +490,7 @@ def test_evaluate_gives_the_figures_asked_for(judged, few):
     assert re.search(r"\bonly\b.*'gene_mean'.*'gene_means'", done.stderr), done.stderr
     done = run(*words, "--resamples", 2, cwd=judged)
     assert done.returncode == 2
-    assert re.fullmatch(r"Error: resamples .*\b3\b.*\b2\.\n", done.stderr), done.stderr
+    assert re.fullmatch(r"Error: --resamples .*\b3\b.*\b2\.\n", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
@@ -589,7 +589,7 @@ def test_report_writes_a_page(judged):
         (["evaluate", "made.h5ad", "--real", "held.h5ad", "--out", "made.h5ad"], r"\.csv.*\.json"),
         (
             ["evaluate", "made.h5ad", "--real", "held.h5ad", "--label-key", "x"],
-            r"label_key.*\bobs\b",
+            r"--label-key.*\bobs\b",
         ),
         (
             ["audit", "made.h5ad", "--train", "train.h5ad", "--holdout", "train.h5ad"],

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -59,15 +60,15 @@ app.command()(audit.audit)
 app.command()(report.report)
 app.command()(doctor.doctor)
 
+_click_group = partial(typer.main.get_command, app)
+
 
 def main() -> None:
     """Run the command line; report user errors in one line and exit with status 2."""
     errors = Console(stderr=True)
-    commands = getattr(typer.main.get_command(app), "commands", {})
-    options = options_of(commands, sys.argv[1:])
 
     def said(message: object) -> str:
-        return with_options(str(message), options)
+        return with_options(str(message), options_of(_click_group(), sys.argv[1:]))
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):

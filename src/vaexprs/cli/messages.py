@@ -78,6 +78,7 @@ def _as_word(value: str) -> str:
     return f" '{text}'" if re.search(r"[^\w.+/=-]", text) or not text else f" {text}"
 
 
-def options_of(commands: Mapping[str, Any], words: Sequence[str]) -> dict[str, str]:
-    """Return the options of the command that a command line runs; empty if it names none."""
+def options_of(group: Any, words: Sequence[str]) -> dict[str, str]:
+    """Return the options of the command of a Click group that a command line runs; empty if it names none."""
+    commands = group.commands
     return option_names(commands[words[0]]) if words and words[0] in commands else {}
