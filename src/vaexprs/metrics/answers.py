@@ -77,11 +77,12 @@ class Answer(NamedTuple):
 def answers(table: pd.DataFrame) -> list[Answer]:
     """Return an answer for each question that a scorecard can answer.
 
-    Each metric that is "off" was farther from the baseline than real cells are by chance in any metric of the
-    table. Green: no metric of the question is off, with at least 10 cells per side. Red: one is off by a large margin (`Metric.far`), or half
-    of those of all cells are off. Amber: everything else. "Do they look real?" uses the metrics of all cells;
-    "Is each type right?" those of each type, so the worst type decides. The rule for "Do they help a
-    classifier?" is that of `vaexprs.metrics.learning_curve.use_light`.
+    Each metric that is "off" was farther from the baseline than real cells are by chance in any metric of
+    the table. Green: no metric of the question is off, with at least 10 cells per side (unknown with
+    fewer). Red: one is off by a large margin (`Metric.far`), or half of those of all cells are off.
+    Amber: everything else. "Do they look real?" uses the metrics of all cells; "Is each type right?"
+    those of each type, so the worst type decides. The rule for "Do they help a classifier?" is that of
+    `vaexprs.metrics.learning_curve.use_light`.
 
     Parameters
     ----------

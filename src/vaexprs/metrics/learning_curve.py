@@ -258,8 +258,8 @@ def use_light(rows: pd.DataFrame) -> tuple[str, str]:
     """Return whether generated cells help a classifier, as light and sentence.
 
     Green: the mean F1 over labels is at least `GAIN` above that of the best alternative, and above the
-    interval of the paired difference. Red: the same below. Unknown: neither, and the
-    interval is wider than 0.1 on a side. Amber: everything else.
+    interval of the paired difference. Red: the same below. Unknown: neither, and the interval is wider
+    than 0.1 on a side. Amber: everything else.
 
     Parameters
     ----------
