@@ -240,6 +240,19 @@ def test_the_light_of_use_follows_from_the_interval_of_the_difference(value, low
     assert evaluation.use_light(rows)[0] == "amber"  # a difference below 0.01
 
 
+def test_labels_without_held_out_cells_are_named(thirds):
+    """They are among the training cells, so that the label itself is known."""
+    made, real, train = thirds
+    label = "CD14+ Monocyte"
+    real = real[real.obs["cell_type"] != label].copy()
+    table = vx.evaluate(
+        made, real, train=train, label_key="cell_type", only=["gene_means"], resamples=3, progress=False
+    )
+    assert label in table.attrs["too_few"]
+    assert any("without real cells" in note and label in note for note in table.attrs["notes"])
+    assert metric_answers.label_lights(table)[label] == "unknown"
+
+
 @pytest.mark.parametrize(("n", "light"), [(7, "unknown"), (10, "green")])
 def test_few_held_out_cells_do_not_look_real(n, light):
     rows = [
