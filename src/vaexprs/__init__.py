@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vaexprs.plotting.embedding import plot_aug
     from vaexprs.plotting.model_graph import plot_vae
     from vaexprs.plotting.power import plot_power
+    from vaexprs.preprocessing.splits import split
     from vaexprs.privacy.audit import audit_privacy
     from vaexprs.report import write_report
     from vaexprs.studies.design import Design
@@ -55,6 +56,7 @@ _HOME = {
     "power": "studies.power",
     "read": "io.read",
     "simulate": "studies.simulate",
+    "split": "preprocessing.splits",
     "transform": "generation.transform",
     "write": "io.write",
     "write_report": "report",
@@ -81,6 +83,7 @@ __all__ = [
     "power",
     "read",
     "simulate",
+    "split",
     "transform",
     "write",
     "write_report",

@@ -88,7 +88,7 @@ def test_the_page(folder):
         (["compare", "fresh.h5ad", "fresh.h5ad", "--real", "real.h5ad"], r"unique.*'fresh'.*--name"),
         ([*COMMAND, "--only", "nothing"], r"\bonly\b.*'nothing'"),
         ([*COMMAND, "--resamples", 2], r"resamples .*\b3\b.*\b2\."),
-        (["compare", "fresh.h5ad", "--real", "real.h5ad", "--label-key", "x"], r"label_key.*\bobs\b.*'x'"),
+        (["compare", "fresh.h5ad", "--real", "real.h5ad", "--label-key", "x"], r"--label-key.*\bobs\b.*'x'"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(folder, words, error):

@@ -334,6 +334,10 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
     assert "loss" not in repr(fit)
     assert fit.guarantee.sentence in repr(fit)
     assert fit.guarantee.sentence in fit._repr_html_()
+    card = (path / "README.md").read_text()
+    assert "3, 0.0001)-differentially private for each cell" in card
+    assert "noisy numbers of cells" in card
+    assert not {word for word in ("loss", "SHA-256", "training data") if word in card}
     loaded = vx.load_vae(path)
     assert loaded.guarantee == fit.guarantee
     one, two = (vx.gen_exprs(f, 20, seed=3, progress=False).adata.X for f in (fit, loaded))

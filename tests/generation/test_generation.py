@@ -17,6 +17,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import vaexprs as vx
+from vaexprs.data.matrix import stacked_values
 from vaexprs.generation import requests as generation
 from vaexprs.io import write as writing
 from vaexprs.io.write import write
@@ -26,11 +27,28 @@ def same(a, b):
     return (a.adata.X != b.adata.X).nnz == 0 and a.adata.obs.equals(b.adata.obs)
 
 
+def test_generated_values_are_floats_and_exact():
+    """R has no sparse integers, and float32 no odd number above 2^24."""
+    for largest, kind in ((2**24, np.float32), (2**24 + 1, np.float64)):
+        blocks = [sp.csr_matrix(np.array([[1, 0, n]], np.int32)) for n in (3, largest)]
+        made = stacked_values(blocks)
+        assert made.dtype == kind
+        assert made.toarray().tolist() == [[1, 0, 3], [1, 0, largest]]
+
+
+def test_augment_keeps_float32(few):
+    for x in (few.X.astype(np.float32), few.X.toarray().astype(np.float32)):
+        real = few.copy()
+        real.X = x
+        fit = vx.fit_vae(real, label_key="cell_type", epochs=1, verbose=0)
+        assert vx.augment(real, "cell_type", 32, fit=fit, progress=False).X.dtype == np.float32
+
+
 def test_generated_cells_are_labelled_counts_with_real_names(cells, conditional, generated):
     made = generated.adata
     assert made.shape == (400, 765)
     assert sp.issparse(made.X)
-    assert made.X.dtype == np.int32
+    assert made.X.dtype == np.float32
     assert made.X.min() == 0
     assert list(made.var_names) == list(cells.var_names)
     assert made.obs_names.is_unique
@@ -155,7 +173,7 @@ def test_cells_written_during_generation_are_the_same(conditional, tmp_path, mon
     made = vx.gen_exprs(conditional, 700, out=tmp_path / f"g{suffix}", **kwargs)
     read = vx.read(tmp_path / f"g{suffix}")
     assert (read.X != whole.X).nnz == 0
-    assert read.X.dtype == whole.X.dtype
+    assert (read.X.dtype, whole.X.dtype) == (np.int32, np.float32)
     pd.testing.assert_frame_equal(read.obs, whole.obs)
     assert list(read.var_names) == list(whole.var_names)
     assert read.uns["vaexprs"]["n_cells"] == 700

@@ -307,7 +307,7 @@ def test_generated_cells_in_r(has_r, generated, tmp_path):
     ).split("\n")
     made = generated.adata
     assert told[0].split() == [
-        "SingleCellExperiment", "765", "400", "counts", "dgCMatrix", str(made.X.sum()), str(made.X[:, 4].sum())
+        "SingleCellExperiment", "765", "400", "counts", "dgCMatrix", f"{made.X.sum():.0f}", f"{made.X[:, 4].sum():.0f}"
     ]  # fmt: skip
     sizes = made.obs["cell_type"].value_counts(sort=False)
     assert [int(n) for n in told[1].split()] == list(sizes)
@@ -315,6 +315,32 @@ def test_generated_cells_in_r(has_r, generated, tmp_path):
     in_s = int((made.obs["phase"] == "S").sum())
     assert told[3].split() == [*made.var_names[:3], "generated_400", "5", str(in_s), "765", "800"]
     assert_same(quiet_read(tmp_path / "again.rds"), made, ["cell_type", "phase"])
+
+
+@pytest.mark.r
+def test_the_lines_for_r_sessions(some_cells, tmp_path):
+    """The code of docs/from-r.md: a SingleCellExperiment in, and one out."""
+    needed = 'stopifnot(requireNamespace("reticulate"), requireNamespace("SingleCellExperiment"))'
+    if shutil.which("Rscript") is None or subprocess.run(["Rscript", "-e", needed]).returncode:
+        pytest.skip("R, reticulate or SingleCellExperiment is not on this machine")
+    page = (Path(__file__).parents[2] / "docs" / "from-r.md").read_text(encoding="utf-8")
+    code = re.search(r"```r\n(library\(reticulate\).*?)```", page, re.DOTALL)[1]
+    code = code.replace("/path/to/python", sys.executable)
+    code = code.replace('label_key = "cell_type")', 'label_key = "cell_type", epochs = 2, verbose = 0)')
+    vx.write(some_cells, tmp_path / "cells.rds")
+    said = r(
+        f"""
+        {textwrap.indent(code, " " * 8).strip()}
+        stopifnot(validObject(made), validObject(both))
+        cat("R:", class(made), dim(made), class(counts(made)), sum(counts(made)), table(both$group))
+        """.replace("fit <-", 'sce <- readRDS("cells.rds")\n        fit <-', 1),
+        tmp_path,
+    )
+    real = int((some_cells.obs["cell_type"] == "CD34+").sum())
+    words = said.split("R: ")[1].split()
+    assert words[:4] == ["SingleCellExperiment", "300", "70", "dgCMatrix"]
+    assert float(words[4]) > 0
+    assert words[5:] == ["200", str(60 - real)]
 
 
 def test_values_and_columns_of_any_kind_in_r(has_r, some_cells, tmp_path):

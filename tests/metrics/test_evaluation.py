@@ -219,7 +219,13 @@ def test_the_use_of_cells_of_a_single_label_is_not_measured(thirds):
 
 @pytest.mark.parametrize(
     ("value", "low", "high", "light"),
-    [(0.9, 0.75, 0.85, "green"), (0.84, 0.75, 0.85, "amber"), (0.7, 0.75, 0.85, "red")],
+    [
+        (0.9, 0.75, 0.85, "green"),
+        (0.84, 0.75, 0.85, "amber"),
+        (0.7, 0.75, 0.85, "red"),
+        (0.9, 0.63, 1.0, "unknown"),
+        (0.99, 0.63, 0.97, "green"),
+    ],
 )
 def test_the_light_of_use_follows_from_the_interval_of_the_difference(value, low, high, light):
     row = ("f1_generated_added", "all", value, 0.8, low, high, "within")
@@ -227,9 +233,39 @@ def test_the_light_of_use_follows_from_the_interval_of_the_difference(value, low
     found, sentence = evaluation.use_light(rows)
     assert found == light
     assert f"{value:.2f} with generated cells, 0.80 with" in sentence
-    assert f"{value - 0.85:+.3f} to {value - 0.75:+.3f}" in sentence
+    width = max(high - 0.8, 0.8 - low)
+    assert f"{value - 0.8 - width:+.3f} to {value - 0.8 + width:+.3f}" in sentence
+    assert ("Not judged" in sentence) == (light == "unknown")
     rows[["value", "floor_low", "floor_high"]] = 0.805, 0.801, 0.801
     assert evaluation.use_light(rows)[0] == "amber"  # a difference below 0.01
+
+
+def test_labels_without_held_out_cells_are_named(thirds):
+    """They are among the training cells, so that the label itself is known."""
+    made, real, train = thirds
+    label = "CD14+ Monocyte"
+    real = real[real.obs["cell_type"] != label].copy()
+    table = vx.evaluate(
+        made, real, train=train, label_key="cell_type", only=["gene_means"], resamples=3, progress=False
+    )
+    assert label in table.attrs["too_few"]
+    assert any("without real cells" in note and label in note for note in table.attrs["notes"])
+    assert metric_answers.label_lights(table)[label] == "unknown"
+
+
+@pytest.mark.parametrize(("n", "light"), [(7, "unknown"), (10, "green")])
+def test_few_held_out_cells_do_not_look_real(n, light):
+    rows = [
+        ("copies", "all", 0.0, 0.0, 0.0, 0.002, "within"),
+        ("gene_means", "all", 1.0, 1.0, 0.5, 2.0, "not judged"),
+    ]
+    table = pd.DataFrame(rows, columns=list(registry.COLUMNS))
+    table.attrs["cells"] = n
+    looks = metric_answers.answers(table)[0]
+    assert looks.light == light
+    assert looks.sentence.startswith("Not judged: there are too few real cells") == (light == "unknown")
+    table.loc[1, "verdict"] = "off"  # what differs is reported for any number of cells
+    assert metric_answers.answers(table)[0].light in ("amber", "red")
 
 
 def test_the_baseline_of_generated_cells_is_the_best_alternative():

@@ -566,3 +566,14 @@ def test_sorted_and_few_cells_are_not_found_too_even():
     assert not are_too_even(even, np.full(2048, "a", object), 0)
     few = factor_cells(even_blocks(rng, 90, 20, block=11))  # fewer than 8 parts of 12 cells
     assert not are_too_even(few, np.full(90, "a", object), 0)
+
+
+def test_a_baseline_over_orders_of_magnitude_is_no_evidence():
+    """A value inside an interval from 0 to a million is not within the range of real cells."""
+    metric = METRICS["gene_means"]
+    assert metric.scale == "log"
+    for high, verdict in ((1e6, "not judged"), (2.0, "within")):
+        assert (
+            verdict_of(metric, Judged(1.0, 1.0, 1e-6 if high > 2 else 0.5, high, 0.9, 0.0), 50, 40) == verdict
+        )
+    assert verdict_of(metric, Judged(1e9, 1.0, 1e-6, 1e6, 1e-9, 5.0), 50, 40) == "off"

@@ -37,7 +37,7 @@ def test_the_whole_life_of_a_fit(few, tmp_path, likelihood, label_key):
     made = vx.gen_exprs(fit, 150, seed=3)
     fit.save(tmp_path / "model")
     assert files(tmp_path) == {"model"}
-    assert files(tmp_path / "model") == {"model.keras", "arrays.npz", "meta.json"}
+    assert files(tmp_path / "model") == {"model.keras", "arrays.npz", "meta.json", "README.md"}
     loaded = vx.load_vae(tmp_path / "model")
     again = vx.gen_exprs(loaded, 150, seed=3)
     assert made.adata.to_df().equals(again.adata.to_df())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import vaexprs as vx
+from commands import run
 from vaexprs.plotting.embedding import save_figure
 from vaexprs.plotting.model_graph import NODE_COLORS
 from vaexprs.plotting.reductions import REDUCTIONS
@@ -153,7 +154,7 @@ def test_each_reduction_shows_both_groups_and_each_label(small, method, tmp_path
 
 def test_the_groups_differ_in_colour_and_shape(small):
     real, generated = vx.plot_aug(small, "PCA").axes[0].collections
-    assert not np.array_equal(real.get_facecolor(), generated.get_facecolor())
+    assert not np.array_equal(real.get_facecolor(), generated.get_edgecolor())
     assert len(real.get_paths()[0].vertices) != len(generated.get_paths()[0].vertices)
 
 
@@ -219,6 +220,31 @@ def test_real_cells_of_ones_own_for_a_loaded_fit(few, small, tmp_path):
         vx.plot_aug(made, "PCA", real=few[:, :-1])
 
 
+def test_the_smaller_group_is_on_top_with_open_markers(few, small):
+    for real, on_top in ((few[:9].copy(), 0), (few, 1)):
+        points = vx.plot_aug(small, "PCA", real=real).axes[0].collections
+        assert [len(part.get_offsets()) for part in points] == [real.n_obs, 60]
+        assert points[on_top].get_zorder() > points[1 - on_top].get_zorder()
+        assert [len(part.get_facecolor()) for part in points] == [int(i != on_top) for i in range(2)]
+        assert points[on_top].get_linewidth()[0] > 0
+
+
+def test_some_labels_only(few, small, tmp_path):
+    before = {key: value.copy() for key, value in small.adata.obsm.items()}
+    everything, *panels = vx.plot_aug(small, "PCA", labels=["Dendritic", "CD19+ B"]).axes
+    assert [len(points.get_offsets()) for points in everything.collections] == [60, 30]
+    assert sorted(panel.get_title().split("\n")[0] for panel in panels) == ["CD19+ B", "Dendritic"]
+    assert len(vx.plot_aug(small, "PCA", labels="Dendritic").axes) == 1
+    assert set(small.adata.obsm) == set(before)
+    few.write_h5ad(tmp_path / "few.h5ad")
+    vx.write(small.adata, tmp_path / "g.h5ad")
+    words = ["--real", "few.h5ad", "--method", "pca", "--label", "Dendritc", "--out", "p.svg"]
+    done = run("plot", "g.h5ad", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--label must be labels of the cells" in done.stderr
+    assert "got 'Dendritc'. Did you mean 'Dendritic'?" in done.stderr
+
+
 def test_without_labels_there_is_one_panel(few):
     made = vx.gen_exprs(vx.fit_vae(few, epochs=1, verbose=0), 10)
     assert len(vx.plot_aug(made, "PCA").axes) == 1
@@ -236,6 +262,8 @@ def test_many_labels_get_as_many_panels_as_can_be_read(few):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"plot_fun": "PCA", "labels": []}, r"labels.*at least one.*none"),
+        ({"plot_fun": "PCA", "labels": ["Dendritic", "NK"]}, r"labels.*'CD56\+ NK'.*got 'NK'"),
         ({"plot_fun": "umap"}, r"plot_fun.*'PCA',.*'umap'.*'UMAP'"),
         (
             {"plot_fun": "PCA", "label_key": "type"},

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from scipy.special import boxcox
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder
 
+import vaexprs as vx
 from vaexprs.data import backed as ondisk
 from vaexprs.data.backed import BackedCells, BackedMatrix, stamp_of
 from vaexprs.data.demo import demo_cells
@@ -465,7 +466,40 @@ def test_some_of_the_cells_are_taken_with_their_levels():
     assert list(taken.obs["cell_type"]) == ["NK", "T"]
 
 
-# ---- split_rows, apportion
+# ---- split, split_rows, apportion
+
+
+def test_split_by_label_or_by_donor(cells):
+    train, held_out = vx.split(cells, 0.25, label_key="cell_type", seed=3)
+    assert (train.n_obs, held_out.n_obs) == (525, 175)
+    assert sorted([*train.obs_names, *held_out.obs_names]) == sorted(cells.obs_names)
+    sizes = cells.obs["cell_type"].value_counts()
+    held = held_out.obs["cell_type"].value_counts()
+    assert all(abs(held[label] - n / 4) < 1 for label, n in sizes.items())
+    again = vx.split(cells, 0.25, label_key="cell_type", seed=3)[1]
+    assert list(again.obs_names) == list(held_out.obs_names)
+    assert list(vx.split(cells, 0.25, label_key="cell_type")[1].obs_names) != list(again.obs_names)
+    train, held_out = vx.split(cells, 0.3, by="phase")
+    assert not set(train.obs["phase"]) & set(held_out.obs["phase"])
+    assert held_out.obs["phase"].nunique() == 1
+    held_out.obs["new"] = 1  # a copy
+    assert "new" not in cells.obs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"adata": "x.h5ad"}, TypeError, r"adata.*AnnData.*\bstr\b.*vx\.read"),
+        ({"fraction": 1}, ValueError, r"fraction.*less than 1.*got 1"),
+        ({"fraction": 0}, ValueError, r"got 700 .*\b0 held out.*fraction=0"),
+        ({"by": "phase", "label_key": "cell_type"}, ValueError, r"by.*label_key"),
+        ({"label_key": "type"}, ValueError, r"label_key.*'cell_type'.*'type'"),
+    ],
+)
+def test_splits_that_cannot_be_made(cells, arguments, error, words):
+    with pytest.raises(error, match=words):
+        vx.split(**{"adata": cells} | arguments)
+
 
 LABELS = np.repeat(["a", "b", "c"], [60, 30, 10])
 

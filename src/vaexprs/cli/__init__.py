@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import warnings
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +21,7 @@ from vaexprs.cli.commands import (
     evaluate,
     fit,
     generate,
+    info,
     interpolate,
     plot,
     power,
@@ -30,6 +31,7 @@ from vaexprs.cli.commands import (
     transform,
 )
 from vaexprs.cli.console import INTERRUPTED, Stopped, plain
+from vaexprs.cli.messages import options_of, with_options
 from vaexprs.cli.output import OUTPUTS
 from vaexprs.interface.errors import memory_errors
 
@@ -38,10 +40,12 @@ TERMINATED = 143  # exit status that shells report for SIGTERM, which schedulers
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Fit (conditional) variational autoencoders to gene expression and generate new cells from them.",
 )
 app.command()(demo.demo)
 app.command()(fit.fit)
+app.command()(info.info)
 app.command()(split.split)
 app.command()(generate.generate)
 app.command()(augment.augment)
@@ -56,15 +60,20 @@ app.command()(audit.audit)
 app.command()(report.report)
 app.command()(doctor.doctor)
 
+_click_group = partial(typer.main.get_command, app)
+
 
 def main() -> None:
     """Run the command line; report user errors in one line and exit with status 2."""
     errors = Console(stderr=True)
 
+    def said(message: object) -> str:
+        return with_options(str(message), options_of(_click_group(), sys.argv[1:]))
+
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
             return  # these are addressed to programmers
-        errors.print(f"[yellow]Warning:[/] {plain(str(message))}", soft_wrap=True, highlight=False)
+        errors.print(f"[yellow]Warning:[/] {plain(said(message))}", soft_wrap=True, highlight=False)
 
     warnings.showwarning = show
     signal.signal(signal.SIGTERM, _terminate)  # partly written files are removed, as after Ctrl-C
@@ -74,9 +83,7 @@ def main() -> None:
         with OUTPUTS, memory_errors():
             app(prog_name="vaexprs")
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        text = str(error)
-        if isinstance(error, FileExistsError):
-            text = re.sub(r"\b(say|set|pass|use) overwrite(=True)?\b", r"\1 --overwrite", text)
+        text = said(error)
         try:
             errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
         except MemoryError:  # rich imports further modules

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 # float32 array or CSR matrix of shape (n_cells, n_genes); SciPy has no static types for it
 Matrix: TypeAlias = Any
 MAX_COUNT = 2**31 - 1  # maximum of a generated count (int32)
+MAX_FLOAT32 = 2**24  # up to here float32 has every whole number
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:
@@ -20,6 +21,19 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
     if all(sp.issparse(part) for part in parts):
         return sp.vstack(parts, format="csr")
     return np.concatenate([densify(part) for part in parts])
+
+
+def stacked_values(parts: Sequence[Matrix]) -> Matrix:
+    """Stack blocks of generated values as floats, the type that scanpy and R expect in X.
+
+    R has no sparse matrices of integers, and joining integers with float32 makes float64. The type is
+    float32, or float64 if a count is larger than `MAX_FLOAT32`.
+    """
+    if any(part.dtype.kind == "i" for part in parts):
+        largest = max(int(stored(part).max(initial=0)) for part in parts)
+        kind = np.float32 if largest <= MAX_FLOAT32 else np.float64
+        parts = [part.astype(kind) for part in parts]
+    return stacked(parts)
 
 
 def as_float(x: Any) -> Matrix:

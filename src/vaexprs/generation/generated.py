@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedMatrix, in_memory
 from vaexprs.data.groups import GROUP, OTHER_GROUP
-from vaexprs.data.matrix import Matrix, densify, stacked
+from vaexprs.data.matrix import Matrix, densify, stacked_values
 from vaexprs.interface import html as markup
 from vaexprs.interface.errors import memory_errors, require, warn
 from vaexprs.interface.validation import listed
@@ -282,7 +282,7 @@ def with_values(
     with memory_errors():
         if out is not None and counts and Path(out).suffix in BACKED:
             return open_backed(write_blocks(adata, blocks, out, overwrite=overwrite))
-        adata.X = stacked(list(blocks))
+        adata.X = stacked_values(list(blocks))
     if out is not None:
         write(adata, out, overwrite=overwrite)
     return adata

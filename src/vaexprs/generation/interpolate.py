@@ -10,7 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from vaexprs.data.matrix import stacked
+from vaexprs.data.matrix import stacked_values
 from vaexprs.generation.continuous import split_values
 from vaexprs.generation.generated import origin
 from vaexprs.generation.requests import candidate_conditions, check_covariates, check_library_size
@@ -142,5 +142,5 @@ def interpolate(
         "library_size": "real" if target is None else target,
     }
     blocks = with_progress(draw_in_threads(sampler, plan, plan.n_blocks), num_samples, progress)
-    adata.X = stacked(list(blocks))
+    adata.X = stacked_values(list(blocks))
     return adata

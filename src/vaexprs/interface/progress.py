@@ -9,7 +9,7 @@ SECONDS_PER_LINE = 60.0
 LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left{postfix}"
 
 
-def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True) -> Any:
+def progress_bar(total: int, desc: str, unit: str, *, done: int = 0, shown: bool = True) -> Any:
     """Return a tqdm progress bar.
 
     It is animated in a notebook and in a terminal. If standard error is a file or a pipe (nohup, SLURM,
@@ -23,15 +23,18 @@ def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True) -> Any
         Name of the task.
     unit
         Name of a unit, in the singular.
+    done
+        Number of units done before; the remaining time is estimated from the others.
     shown
         Whether the bar is shown.
     """
     from tqdm.auto import tqdm
 
     if not shown or sys.stderr.isatty() or _in_notebook():
-        return tqdm(total=total, desc=desc, unit=unit, disable=not shown)
+        return tqdm(total=total, initial=done, desc=desc, unit=unit, disable=not shown)
     return tqdm(
         total=total,
+        initial=done,
         desc=desc,
         unit=unit,
         file=_Lines(sys.stderr),

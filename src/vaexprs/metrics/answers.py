@@ -9,6 +9,7 @@ import pandas as pd
 
 from vaexprs.interface import html as markup
 from vaexprs.interface.validation import listed
+from vaexprs.metrics.baseline import FEW as MIN_JUDGED
 from vaexprs.metrics.baseline import NOT_JUDGED, excess, is_far
 from vaexprs.metrics.learning_curve import use_light
 from vaexprs.metrics.registry import ALL, COLUMNS, METRICS, QUESTIONS
@@ -76,11 +77,12 @@ class Answer(NamedTuple):
 def answers(table: pd.DataFrame) -> list[Answer]:
     """Return an answer for each question that a scorecard can answer.
 
-    Each metric that is "off" was farther from the baseline than real cells are by chance in any metric of the
-    table. Green: no metric of the question is off. Red: one is off by a large margin (`Metric.far`), or half
-    of those of all cells are off. Amber: everything else. "Do they look real?" uses the metrics of all cells;
-    "Is each type right?" those of each type, so the worst type decides. The rule for "Do they help a
-    classifier?" is that of `vaexprs.metrics.learning_curve.use_light`.
+    Each metric that is "off" was farther from the baseline than real cells are by chance in any metric of
+    the table. Green: no metric of the question is off, with at least 10 cells per side (unknown with
+    fewer). Red: one is off by a large margin (`Metric.far`), or half of those of all cells are off.
+    Amber: everything else. "Do they look real?" uses the metrics of all cells; "Is each type right?"
+    those of each type, so the worst type decides. The rule for "Do they help a classifier?" is that of
+    `vaexprs.metrics.learning_curve.use_light`.
 
     Parameters
     ----------
@@ -104,6 +106,8 @@ def answers(table: pd.DataFrame) -> list[Answer]:
             found.append(Answer(text, *(use_light(rows) if len(rows) else ("unknown", UNMEASURED["use"]))))
             continue
         light = light_of(rows)
+        if light == "green" and n < MIN_JUDGED:  # a few rows, such as copies, have a verdict for any number
+            light = "unknown"
         if light == "unknown":
             reason = dependent or (UNMEASURED[question] if rows.empty else NOT_COMPARABLE)
             found.append(Answer(text, light, reason))

@@ -12,6 +12,7 @@ from vaexprs.metrics.registry import Metric
 CONFIDENCE = 0.95
 FAMILY_ERROR = 0.03  # probability that any row of a table of real cells is "off"
 FEW = 10  # cells per side below which a value can be "off", but never "within"
+MAX_RATIO = 1e3  # ratio of the ends of a baseline interval above which a value inside is not "within"
 LOG_ZERO = 1e-12  # replaces smaller values before taking logs
 KNOWN_DF = 1e6  # degrees of freedom of a standard deviation that is known from theory
 PRIOR_DF = 20.0  # degrees of freedom of the theoretical standard deviation, where there is one
@@ -122,7 +123,8 @@ def verdict_of(metric: Metric, judged: Judged, n: int, rows: int) -> str:
 
     "within": inside the baseline interval. "off": outside by more than the metric's margin, and farther than
     real cells would be by chance in any row of the table (Bonferroni). "close": outside, but not "off".
-    "not judged": not "off", with too few cells per side to say more.
+    "not judged": not "off", with too few cells per side to say more, or a baseline that varies by orders of
+    magnitude.
 
     Parameters
     ----------
@@ -137,7 +139,7 @@ def verdict_of(metric: Metric, judged: Judged, n: int, rows: int) -> str:
     """
     if judged.distance > metric.close and judged.p * rows < FAMILY_ERROR:
         return "off"
-    if n < FEW:
+    if n < FEW or (metric.scale == "log" and judged.high > MAX_RATIO * max(judged.low, LOG_ZERO)):
         return NOT_JUDGED
     return "close" if judged.distance > 0 else "within"
 

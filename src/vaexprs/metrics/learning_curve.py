@@ -30,7 +30,9 @@ GAIN = 0.01  # minimum difference of F1 that counts as a benefit or a loss
 FOLDS = 5  # number of cross-validation folds
 METHODS = ("generated", "oversampling", "SMOTE")
 UTILITY = ("f1_generated_added", "f1_oversampling_added", "f1_smote_added", "cells_needed")
+MAX_WIDTH = 0.1  # half width of the interval of the difference of F1 above which it is not called small
 OPENINGS = {
+    "unknown": "Not judged: too few held-out cells to tell whether a classifier improves.",
     "green": "A classifier improves with generated cells added to its training cells.",
     "amber": "A classifier is about as good with generated cells added to its training cells.",
     "red": "A classifier is worse with generated cells added to its training cells.",
@@ -256,7 +258,8 @@ def use_light(rows: pd.DataFrame) -> tuple[str, str]:
     """Return whether generated cells help a classifier, as light and sentence.
 
     Green: the mean F1 over labels is at least `GAIN` above that of the best alternative, and above the
-    interval of the paired difference. Red: the same below. Amber: everything else.
+    interval of the paired difference. Red: the same below. Unknown: neither, and the interval is wider
+    than 0.1 on a side. Amber: everything else.
 
     Parameters
     ----------
@@ -270,6 +273,8 @@ def use_light(rows: pd.DataFrame) -> tuple[str, str]:
     elif gain <= -GAIN and row["value"] < row["floor_low"]:
         light = "red"
     width = max(row["floor_high"] - row["floor"], row["floor"] - row["floor_low"])
+    if light == "amber" and width > MAX_WIDTH:
+        light = "unknown"
     return light, (
         f"{OPENINGS[light]} Mean F1 over {len(of_labels)} {'type' if len(of_labels) == 1 else 'types'}: "
         f"{row['value']:.2f} with generated cells, {row['floor']:.2f} with the best of nothing, repeated and "

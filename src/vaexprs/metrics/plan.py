@@ -243,6 +243,8 @@ def _note_composition(
     few = [label for label in real if total.get(label, 0) < MIN_OF_LABEL and generated.get(label, 0)]
     absent = [label for label in real if not generated.get(label, 0)]
     unknown = [name.replace("\t", " of ") for name in available["generated"] if name not in of_label]
+    # labels of the training cells that have no held-out cells
+    unknown += [label for label, n in generated.items() if n and not real.get(label, 0)]
     if few:
         notes.append(f"Labels with too few cells for metrics of their own: {listed(sorted(few))}.")
     if absent:
@@ -251,7 +253,7 @@ def _note_composition(
         notes.append(
             f"Labels of generated cells without real cells, not compared: {listed(sorted(unknown))}."
         )
-    return sorted(label for label in generated if label in real and total.get(label, 0) < FEW)
+    return sorted(label for label, n in generated.items() if n and total.get(label, 0) < FEW)
 
 
 def label_sizes(column: np.ndarray) -> dict[str, int]:

@@ -54,6 +54,11 @@ def load_vae(
         If the model was saved by a newer version or is damaged.
     """
     path = check_path(path)
+    if path.is_file():
+        raise FileNotFoundError(
+            f"A saved model is a folder, got the file {str(path)!r}. Give the folder that `vaexprs fit` or "
+            "VAEFit.save wrote; to fit a model to a data set use `vaexprs fit` or fit_vae."
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"There is no saved model {str(path)!r}.")
     for name in FILES:

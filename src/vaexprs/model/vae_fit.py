@@ -21,6 +21,7 @@ from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.latent.density import LatentDensity
 from vaexprs.latent.donors import DonorEffects
 from vaexprs.likelihoods.base import Likelihood
+from vaexprs.model.card import CARD, model_card
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.prepare import Preprocessing
 
@@ -191,11 +192,12 @@ class VAEFit:
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Save to a folder: ``model.keras``, ``arrays.npz`` and ``meta.json``.
+        """Save to a folder: ``model.keras``, ``arrays.npz``, ``meta.json`` and a model card, ``README.md``.
 
         The files contain no pickles, no code and no training cells. Of continuous covariates they contain
         the knots of the spline and 101 quantiles for each combination of levels, which are values of training
-        cells where there are few.
+        cells where there are few. The model card describes genes, conditions, guarantee and recipe from the
+        other files, which alone are read by `load_vae`.
 
         Parameters
         ----------
@@ -212,7 +214,7 @@ class VAEFit:
             If another process is writing to `path`.
         """
         path = check_output(path, overwrite=overwrite)
-        if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)):
+        if path.exists() and not _is_model(path):
             raise FileExistsError(f"{str(path)!r} exists and is not a saved model; it was not replaced.")
         prep = self.preprocessing
         meta: dict[str, Any] = {
@@ -243,7 +245,14 @@ class VAEFit:
             np.savez_compressed(temporary / "arrays.npz", **arrays)  # type: ignore[arg-type]
             text = json.dumps(meta, indent=1, allow_nan=True)
             (temporary / "meta.json").write_text(text, encoding="utf-8")
+            (temporary / CARD).write_text(model_card(self), encoding="utf-8")
         return path
+
+
+def _is_model(path: Path) -> bool:
+    """Return whether a folder is empty or contains files of a saved model only."""
+    names = {each.name for each in path.iterdir()} if path.is_dir() else {""}
+    return names <= {*FILES, CARD} and names != {CARD}  # a README.md alone may describe anything
 
 
 def _loss_first(name: str) -> tuple[bool, bool, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from vaexprs.comparison.cell_sets import open_generated, scaling_of
 from vaexprs.comparison.provenance import label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells, sample_training_cells
 from vaexprs.data.groups import GROUP, OTHER_GROUP, group_key
+from vaexprs.data.levels import find_level
 from vaexprs.data.matrix import are_counts, as_float, densify, log_normalised
 from vaexprs.generation.generated import Generated, join_real, real_cells
 from vaexprs.interface.errors import warn
@@ -46,10 +48,13 @@ def plot_aug(
     real: Any = None,
     layer: str | None = None,
     label_key: str | None = None,
+    labels: str | Sequence[object] | None = None,
     seed: int = 0,
     **kwargs: Any,
 ) -> Figure:
     """Plot real and generated cells in one embedding: a panel of all cells, and a panel for each label.
+
+    In each panel the smaller set is drawn on top, with open markers.
 
     The input of the reduction is on the model's scale: log(1 + counts per 10,000) for counts, else the
     scaling of the fit. The embedding is also stored in ``obsm``: of ``x.adata`` for generated cells, of
@@ -71,6 +76,9 @@ def plot_aug(
         Layer of `real` with the values (default: X).
     label_key
         Column of `obs` with the labels of the panels (default: the label key of the fit).
+    labels
+        Labels to show (default: all). The embedding is computed from their cells alone, and is not stored in
+        ``obsm``.
     seed
         Seed of the reduction.
     **kwargs
@@ -84,12 +92,14 @@ def plot_aug(
     Raises
     ------
     ValueError
-        If `plot_fun` is not one of these, or there are no real cells.
+        If `plot_fun` is not one of these, there are no real cells, or no cell has one of the `labels`.
     TypeError
         If `x` has the wrong type, or the reduction does not accept an argument or its value.
     """
     method = check_choice("plot_fun", plot_fun, tuple(REDUCTIONS))
     joined, label_key, notes = _real_and_generated(x, real, layer, label_key, seed)
+    if labels is not None:
+        joined = _of_labels(joined, label_key, labels)
     for note in notes:
         warn(note)
     values = model_space(joined)
@@ -101,7 +111,7 @@ def plot_aug(
     key = f"X_{method.lower()}" if method != "DiffusionMap" else "X_diffmap"
     joined.obsm[key] = embedding
     made = embedding[(_group(joined) == "generated")]
-    if isinstance(x, Generated) and len(made) == x.adata.n_obs:
+    if isinstance(x, Generated) and labels is None and len(made) == x.adata.n_obs:
         x.adata.obsm[key] = made
     figure = _figure(embedding[:, :2], axes, joined, label_key)
     if notes:
@@ -218,8 +228,7 @@ def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key:
     figure = Figure(figsize=(5.2 + 2.0 * columns, max(4.8, 2.0 * rows + 0.4)), layout="constrained")
     grid = figure.add_gridspec(max(rows, 1), columns + 1, width_ratios=[2.6] + [1.0] * columns)
     everything = figure.add_subplot(grid[:, 0])
-    for name in GROUP_STYLE:
-        _scatter(everything, z[group == name], name, len(z), f"{name} ({(group == name).sum():,})")
+    _scatter_groups(everything, z, group, len(z), in_legend=True)
     everything.set_xlabel(axes[0])
     everything.set_ylabel(axes[1])
     everything.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.1), ncols=2, markerscale=2)
@@ -229,12 +238,9 @@ def _figure(z: np.ndarray, axes: tuple[str, str], joined: ad.AnnData, label_key:
         panel = figure.add_subplot(grid[i % rows, 1 + i // rows], sharex=everything, sharey=everything)
         panel.scatter(z[:, 0], z[:, 1], s=2, color=BACKGROUND, linewidths=0, rasterized=True)
         here = labels == label
-        counts = []
-        for name in GROUP_STYLE:
-            chosen = here & (group == name)
-            _scatter(panel, z[chosen], name, 9 * int(here.sum()), None)
-            counts.append(f"{chosen.sum():,}")
-        panel.set_title(f"{_short(label)}\n{counts[0]} real, {counts[1]} generated", fontsize=7)
+        _scatter_groups(panel, z[here], group[here], 9 * int(here.sum()))
+        counts = ", ".join(f"{(group[here] == name).sum():,} {name}" for name in GROUP_STYLE)
+        panel.set_title(f"{_short(label)}\n{counts}", fontsize=7)
         panel.tick_params(labelbottom=False, labelleft=False, length=0)
         for spine in panel.spines.values():
             spine.set_color(BACKGROUND)
@@ -251,26 +257,60 @@ def _shown_labels(labels: np.ndarray, group: np.ndarray) -> list[str]:
     if len(names) > MAX_PANELS:
         warn(
             f"{len(names):,} labels are too many for one panel each; the {MAX_PANELS} with the most "
-            "generated cells get one. To plot others, select their cells: "
-            "plot_aug(x.to_anndata(real=True)[...], ...)."
+            "generated cells get one. To plot others, name them in labels=."
         )
     return [str(name) for name in names[order[:MAX_PANELS]]]
 
 
-def _scatter(axes: Axes, z: np.ndarray, name: str, n_cells: int, label: str | None) -> None:
+def _of_labels(joined: ad.AnnData, label_key: str | None, labels: str | Sequence[object]) -> ad.AnnData:
+    """Return the cells of some labels.
+
+    Raises
+    ------
+    ValueError
+        If there is no label key, or a label is unknown.
+    """
+    if label_key is None:
+        raise ValueError("labels requires label_key, the column of obs with the label.")
+    column = joined.obs[label_key].astype(str).to_numpy()
+    names = sorted(set(column))
+    chosen = [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else list(labels)
+    if not chosen:
+        raise ValueError("labels must name at least one label, got none.")
+    found = []
+    for label in chosen:
+        level = find_level(label, names)
+        if level is None:
+            raise ValueError(
+                f"labels must be labels of the cells ({listed(names)}), got {str(label)!r}."
+                f"{did_you_mean(label, names)}"
+            )
+        found.append(level)
+    return joined[np.isin(column, found)].copy()
+
+
+def _scatter_groups(
+    axes: Axes, z: np.ndarray, group: np.ndarray, n_cells: int, *, in_legend: bool = False
+) -> None:
+    """Plot real and generated cells, the smaller set on top with open markers so that both can be seen."""
+    cells = {name: z[group == name] for name in GROUP_STYLE}
+    largest = max(cells, key=lambda name: len(cells[name]))
     size = float(np.clip(9000 / max(n_cells, 1), 4, 24))
-    color, marker = GROUP_STYLE[name]
-    axes.scatter(
-        z[:, 0],
-        z[:, 1],
-        s=size,
-        c=color,
-        marker=marker,
-        alpha=0.65,
-        linewidths=0,
-        label=label,
-        rasterized=True,
-    )
+    for name, (color, marker) in GROUP_STYLE.items():
+        below = name == largest
+        axes.scatter(
+            cells[name][:, 0],
+            cells[name][:, 1],
+            s=size,
+            facecolors=color if below else "none",
+            edgecolors="none" if below else color,
+            marker=marker,
+            alpha=0.65 if below else 0.9,
+            linewidths=0 if below else 0.7,
+            zorder=2 if below else 3,
+            label=f"{name} ({len(cells[name]):,})" if in_legend else None,
+            rasterized=True,
+        )
 
 
 def _short(text: str, max_length: int = 30) -> str:

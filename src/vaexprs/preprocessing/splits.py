@@ -3,8 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import anndata as ad
 import numpy as np
+
+from vaexprs.interface.validation import check_integer, check_real
+from vaexprs.preprocessing.conditions import column_of_levels
+
+
+def split(
+    adata: ad.AnnData,
+    fraction: float = 0.2,
+    *,
+    label_key: str | None = None,
+    by: str | None = None,
+    seed: int = 0,
+) -> tuple[ad.AnnData, ad.AnnData]:
+    """Split cells into training cells and held-out cells for evaluation.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    fraction
+        Fraction of the cells to hold out, above 0 and below 1; with `by`, of its levels.
+    label_key
+        Column of `obs` with the label: each label is split in proportion, and keeps at least one training
+        cell.
+    by
+        Column of `obs`, such as the donor, whose levels are held out as a whole.
+    seed
+        Seed of the random choice.
+
+    Returns
+    -------
+    tuple
+        Copies of the training cells and of the held-out cells, in their order in `adata`.
+
+    Raises
+    ------
+    TypeError
+        If `adata` is not an AnnData.
+    ValueError
+        If `fraction` is out of range, `label_key` and `by` are combined, a column is missing, or a part would
+        have no cells.
+
+    Examples
+    --------
+    >>> import vaexprs as vx
+    >>> train, held_out = vx.split(vx.demo_cells(), label_key="cell_type")
+    >>> train.n_obs, held_out.n_obs
+    (560, 140)
+    """
+    if not isinstance(adata, ad.AnnData):
+        raise TypeError(
+            f"adata must be an AnnData, got {type(adata).__name__}. Read other data with vx.read(...)."
+        )
+    fraction = check_real("fraction", fraction, 0, below=1)
+    seed = check_integer("seed", seed, 0)
+    if by is not None and label_key is not None:
+        raise ValueError("by cannot be combined with label_key. Leave one of them out.")
+    if by is not None:
+        rows = split_levels(column_of_levels(adata.obs, by, "by").to_numpy(str), fraction, seed)
+    else:
+        labels = None
+        if label_key is not None:
+            labels = column_of_levels(adata.obs, label_key, "label_key").to_numpy(str)
+        rows = split_rows(labels, adata.n_obs, fraction, seed)
+    if not all(map(len, rows)):
+        raise ValueError(
+            f"Both parts must contain cells, got {len(rows[0]):,} for training and {len(rows[1]):,} held "
+            f"out with fraction={fraction:g}. Try another fraction, or a column with more levels (by=)."
+        )
+    train, held_out = (adata[part] for part in rows)
+    return _copied(train), _copied(held_out)
+
+
+def _copied(cells: Any) -> ad.AnnData:
+    """Return cells in memory: cells of a file that is open in backed mode cannot be copied without a path."""
+    return cells.to_memory() if cells.isbacked else cells.copy()
 
 
 def split_rows(

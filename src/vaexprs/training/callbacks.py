@@ -48,8 +48,7 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         label = f"fitting, resumed after step {self._done:,}" if self._done else "fitting"
-        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, label, "step")
-        self._bar.update(self._done)
+        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, label, "step", done=self._done)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch

@@ -22,6 +22,7 @@ from vaexprs.cli.options import (
     Seed,
     Transpose,
     cells_at,
+    numbers,
 )
 from vaexprs.cli.output import claim
 
@@ -31,8 +32,13 @@ def augment(
     label_key: Annotated[str, typer.Option(help="Column of obs with the cell type.")],
     out: Annotated[Path, typer.Option(help=WRITABLE)],
     to: Annotated[
-        str, typer.Option(help="Cells per type: 'balanced' (as many as the largest type has), or a number.")
-    ] = "balanced",
+        list[str] | None,
+        typer.Option(
+            help="Cells per type: 'balanced' (as many as the largest type has), a number, or the number of "
+            "one type, e.g. 'B cells=500' (repeatable; other types keep their cells).",
+            show_default="balanced",
+        ),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder with a saved model of these cell types (default: fit one).")
     ] = None,
@@ -50,6 +56,11 @@ def augment(
     """Add generated cells to each cell type up to a target number."""
     from vaexprs.io.write import write
 
+    target = _target(to)
+    if model is not None and (covariate_key or n_top_genes is not None or epochs is not None):
+        raise ValueError(
+            "--model cannot be combined with --covariate-key, --n-top-genes or --epochs, which fit a model."
+        )
     claim(out, overwrite=overwrite, cells=True)
     from vaexprs.generation.augment import augment as augment_cells
     from vaexprs.model.load import load_vae
@@ -58,7 +69,7 @@ def augment(
     cells = augment_cells(
         cells_at(data, transpose, obs, [label_key, covariate_key]),
         label_key,
-        int(to) if to.isdecimal() else to,
+        target,
         covariate_keys=covariate_key or (),
         fit=None if model is None else load_vae(model),
         layer=layer,
@@ -70,3 +81,12 @@ def augment(
     write(cells, out, overwrite=overwrite)
     if not quiet:
         print_written(cells, out)
+
+
+def _target(texts: list[str] | None) -> str | int | dict[str, int]:
+    """Return the number of cells of all types, or numbers by type."""
+    if not texts:
+        return "balanced"
+    if len(texts) == 1 and "=" not in texts[0]:
+        return int(texts[0]) if texts[0].isdecimal() else texts[0]
+    return numbers(texts, "--to", "B cells=500")

@@ -31,6 +31,10 @@ def plot(
     label_key: Annotated[
         str | None, typer.Option(help="Column of obs with one panel per value (default: label of the model).")
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Label to plot (repeatable; default: all).", show_default=False),
+    ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     overwrite: Overwrite = False,
@@ -55,6 +59,7 @@ def plot(
             real=cells_at(real, transpose, obs, [label_key]),
             layer=layer,
             label_key=label_key,
+            labels=labels,
             seed=seed,
         )
         save_figure(figure, out, overwrite=overwrite)

@@ -34,28 +34,12 @@ def split(
     """Split cells into training cells and held-out cells for evaluation."""
     from vaexprs.io.read import read
     from vaexprs.io.write import write
-    from vaexprs.preprocessing.conditions import column_of_levels
-    from vaexprs.preprocessing.splits import split_levels, split_rows
+    from vaexprs.preprocessing.splits import split as split_cells
 
     claim(train, holdout, overwrite=overwrite, cells=True)
-    if not 0 < fraction < 1:
-        raise ValueError(f"--fraction must be between 0 and 1, got {fraction:g}.")
-    if by is not None and label_key is not None:
-        raise ValueError("--label-key and --by cannot be combined. Choose one of them.")
     cells = read(data, transpose=transpose, obs=obs)
-    if by is not None:
-        rows = split_levels(column_of_levels(cells.obs, by, "--by").to_numpy(str), fraction, seed)
-    else:
-        labels = (
-            None if label_key is None else column_of_levels(cells.obs, label_key, "--label-key").to_numpy(str)
-        )
-        rows = split_rows(labels, cells.n_obs, fraction, seed)
-    if not all(map(len, rows)):
-        raise ValueError(
-            f"Both parts must contain cells, got {len(rows[0]):,} for training and {len(rows[1]):,} held "
-            "out. Try another --fraction, or a column with more levels for --by."
-        )
-    for path, part in zip((train, holdout), rows, strict=True):
-        write(cells[part].copy(), path, overwrite=overwrite)
+    parts = split_cells(cells, fraction, label_key=label_key, by=by, seed=seed)
+    for path, part in zip((train, holdout), parts, strict=True):
+        write(part, path, overwrite=overwrite)
         if not quiet:
-            print_written(cells[part], path)
+            print_written(part, path)
