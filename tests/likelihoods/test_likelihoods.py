@@ -409,7 +409,7 @@ def test_fractions_are_counted(likelihood, form):
 @each_count_likelihood
 def test_cells_without_counts_are_counted_and_the_first_named(likelihood, form):
     x = form(np.array([[1, 0], [0, 0], [0, 0]], np.float32))
-    words = rf"likelihood.*'{likelihood.name}'.*\b2\b.*'b'.*min_counts=1"
+    words = rf"likelihood '{likelihood.name}'.*\b2\b.*'b'.*Leave out cells without counts"
     with pytest.raises(ValueError, match=words):
         likelihood.check(Summary.of(x), pd.Index(list("abc")))
 
