@@ -209,7 +209,7 @@ def shortened(path):
 def without_x(path):
     with h5py.File(path, "r+") as file:
         del file["X"]
-    return r"AnnData.*\bX\b.*layer='counts'"
+    return r"AnnData.*\bX\b.*--layer counts"
 
 
 def without_labels(path):
@@ -218,7 +218,7 @@ def without_labels(path):
         file["obs"].attrs["column-order"] = [
             name for name in file["obs"].attrs["column-order"] if name != "cell_type"
         ]
-    return r"label_key.*\bobs\b.*'"
+    return r"--label-key.*\bobs\b.*'"
 
 
 def scrambled(path):
@@ -263,7 +263,7 @@ def test_layer_that_is_not_there_at_the_command_line(tmp_path, some_cells):
     path = write_as(some_cells, tmp_path / "cells.h5ad")
     done = run("fit", path, "--layer", "counts", "--out", tmp_path / "model")
     assert done.returncode == 2
-    assert re.fullmatch(r"Error: layer\b.*layers.*'counts'\.", done.stderr.strip()), done.stderr
+    assert re.fullmatch(r"Error: --layer\b.*layers.*'counts'\.", done.stderr.strip()), done.stderr
 
 
 # ---- what looks at a sample
