@@ -171,7 +171,7 @@ FLOOR = """
 import sys
 sys.path.insert(0, FOLDER)
 from limits import floor, machine
-print(128 / floor(128, GENES, 256, *machine()))
+print(128 / floor(128, GENES, 256, 10, *machine()))
 """
 
 
