@@ -13,8 +13,8 @@ from vaexprs.generation.new_donors import fixed_levels, matching_groups
 from vaexprs.generation.requests import NUMBER, check_covariates
 from vaexprs.interface.validation import check_integer, check_real, did_you_mean, listed
 from vaexprs.model.vae_fit import VAEFit
+from vaexprs.studies.effects import GROUP, check_columns
 
-GROUP = "group"  # column of obs with the group of a study
 DONOR = "donor"  # column of obs with the donor if the fit has no donors
 
 
@@ -215,16 +215,7 @@ def _table(fit: VAEFit, design: Design) -> pd.DataFrame:
         raise TypeError(
             f"cells must be a number, numbers by label ({{'B': 50}}) or a DataFrame, got {design.cells!r}."
         )
-    columns = [key, NUMBER, GROUP, DONOR]
-    for column in cells.columns:
-        if column not in columns:
-            raise ValueError(
-                f"The columns of cells must be {listed(columns)}, got {column!r}."
-                f"{did_you_mean(column, columns)}"
-            )
-    for column in (key, NUMBER):
-        if column not in cells:
-            raise ValueError(f"cells must have a column {column!r}, got {listed(list(cells.columns))}.")
+    check_columns("cells", cells, [key, NUMBER, GROUP, DONOR], (key, NUMBER))
     known = [*fit.preprocessing.conditions.labels, *design.new_labels]
     names = [str(label) for label in cells[key]]
     for label in names:

@@ -112,6 +112,19 @@ def _known(name: str, value: object, options: Any) -> str:
     return str(value)
 
 
+def check_columns(name: str, table: pd.DataFrame, columns: Sequence[str], required: Sequence[str]) -> None:
+    """Raise ValueError if a table of a study has an unknown column, or lacks a required one."""
+    for column in table.columns:
+        if column not in columns:
+            raise ValueError(
+                f"The columns of {name} must be {listed(columns)}, got {column!r}."
+                f"{did_you_mean(column, columns)}"
+            )
+    for column in required:
+        if column not in table:
+            raise ValueError(f"{name} must have a column {column!r}, got {listed(list(table.columns))}.")
+
+
 def check_effects(effects: Any, fit: VAEFit, labels: Sequence[str], groups: Sequence[str]) -> pd.DataFrame:
     """Return a table of effects with the columns gene, label, group and log2_fold_change.
 
@@ -133,15 +146,7 @@ def check_effects(effects: Any, fit: VAEFit, labels: Sequence[str], groups: Sequ
             f"{GROUP!r}), got {type(effects).__name__}."
         ) from error
     columns = [GENE, LABEL, GROUP, FOLD]
-    for column in table.columns:
-        if column not in columns:
-            raise ValueError(
-                f"The columns of effects must be {listed(columns)}, got {column!r}."
-                f"{did_you_mean(column, columns)}"
-            )
-    for column in (GENE, FOLD):
-        if column not in table:
-            raise ValueError(f"effects must have a column {column!r}, got {listed(list(table.columns))}.")
+    check_columns("effects", table, columns, (GENE, FOLD))
     folds = pd.to_numeric(table[FOLD], errors="coerce")
     odd = ~np.isfinite(folds) | (folds.abs() > MAX_FOLD)
     if odd.any():

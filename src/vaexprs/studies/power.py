@@ -23,8 +23,8 @@ from vaexprs.interface.parallel import in_order
 from vaexprs.interface.progress import progress_bar
 from vaexprs.interface.validation import check_choice, check_integer, check_real, did_you_mean, listed
 from vaexprs.model.vae_fit import VAEFit, check_fit
-from vaexprs.studies.design import GROUP, Design, StudyCells, check_design, donor_column, plan_study
-from vaexprs.studies.effects import FOLD, Effects
+from vaexprs.studies.design import Design, StudyCells, check_design, donor_column, plan_study
+from vaexprs.studies.effects import FOLD, GROUP, Effects
 from vaexprs.studies.expression_tests import MIN_DONORS, TESTS, Samples, compute_p_values
 from vaexprs.studies.simulate import ExpectedCounts, study_plan
 

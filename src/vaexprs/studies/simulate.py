@@ -23,8 +23,8 @@ from vaexprs.interface.validation import check_integer, listed
 from vaexprs.io.atomic import check_output, written_whole
 from vaexprs.io.write import check_new_cells
 from vaexprs.model.vae_fit import VAEFit, check_fit
-from vaexprs.studies.design import GROUP, Design, StudyCells, check_design, donor_column, plan_study
-from vaexprs.studies.effects import FOLD, GENE, LABEL, Effects, check_effects, log_factors
+from vaexprs.studies.design import Design, StudyCells, check_design, donor_column, plan_study
+from vaexprs.studies.effects import FOLD, GENE, GROUP, LABEL, Effects, check_effects, log_factors
 
 SEED_OF_STUDY = (0, 2)  # blocks of cells have one-element spawn keys
 STUDY_LABEL = "label of the study"  # name in the rows of a plan, which also have the label of the model
