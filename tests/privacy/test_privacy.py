@@ -453,5 +453,14 @@ def test_a_pass_says_what_few_cells_cannot_exclude(thirds):
     assert re.search(r"an AUC of up to 0\.[67]\d cannot be excluded", sentence)
 
 
+def test_a_strong_leak_must_be_excluded_before_the_answer_is_green(thirds):
+    lights = []
+    for n in (12, len(thirds[1])):
+        table = vx.audit_privacy(thirds[2], thirds[0], thirds[1][:n].copy())
+        assert not (table["verdict"] == "fail").any()
+        lights.append(audit_answers.answer(table).light)
+    assert lights == ["unknown", "green"]
+
+
 def test_the_same_seed_gives_the_same_table(thirds):
     assert audit(thirds[2], thirds, seed=1).equals(audit(thirds[2], thirds, seed=1))

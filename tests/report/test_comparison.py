@@ -78,7 +78,7 @@ def test_the_tables_are_those_of_compare(table, text):
         "Do they look real?",
         "Is each type right?",
     ]
-    words = {"green": "good", "amber": "fair", "red": "poor", "unknown": "not measured"}
+    words = {"green": "good", "amber": "fair", "red": "poor", "unknown": "not judged"}
     for i, row in enumerate(page.tables["answers-table"][1:]):
         for name, cell in zip(names, row[1:], strict=True):
             _, light, sentence = table.attrs["answers"][name][i]

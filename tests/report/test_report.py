@@ -557,7 +557,7 @@ def test_numbers_on_the_page_are_those_of_the_tables(opened, page):
             if metric == "missing":
                 expected = expected[:2]
             assert found == [[exact(value), number(value)] for value in expected]
-            assert cells.locator(".verdict").inner_text().strip() == (row["verdict"] or "not measured")
+            assert cells.locator(".verdict").inner_text().strip() == (row["verdict"] or "not judged")
         for label, part in page.evaluation[page.evaluation["label"] != "all"].groupby("label"):
             for metric, value in part.dropna(subset="value").set_index("metric")["value"].items():
                 cell = tab.locator(f"#label-table tr[data-label={label}] [data-metric={metric}]")

@@ -22,7 +22,6 @@ from vaexprs.likelihoods.count_base import CountLikelihood, with_proportions
 from vaexprs.mixture.em import Mixture
 from vaexprs.model.vae_fit import VAEFit
 from vaexprs.nn.batches import as_inputs
-from vaexprs.nn.compilation import keep_compiled
 
 # Number of cells in a block. Each block has its own seed and is decoded as a matrix with this number of rows,
 # so that generated cells do not depend on the batch size.
@@ -134,7 +133,6 @@ class CellSampler:
         effects: Sequence[_Effects] = (),
         slopes: np.ndarray | None = None,
     ) -> None:
-        keep_compiled()
         common = fit.likelihood.common
         self.fit, self.codes, self.mixtures = fit, codes, mixtures
         self.effects, self.slopes = effects, slopes

@@ -55,7 +55,7 @@ def as_float(value: Any) -> float:
 
 
 def verdict(word: Any) -> dict[str, str]:
-    """Return CSS class and word of a verdict; anything else is shown as not measured."""
+    """Return CSS class and word of a verdict; anything else is shown as not judged."""
     if isinstance(word, str) and word in VERDICTS:
         return {"kind": VERDICTS[word].css_class, "word": word}
     return _kind_and_word(UNKNOWN)

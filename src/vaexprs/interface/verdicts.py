@@ -34,7 +34,7 @@ class Level(NamedTuple):
 GOOD = Level("good", "good", "●", "green")
 FAIR = Level("fair", "fair", "▲", "yellow")
 POOR = Level("poor", "poor", "■", "red")
-UNKNOWN = Level("unknown", "not measured", "○", "")
+UNKNOWN = Level("unknown", "not judged", "○", "")
 
 LEVELS = {level.css_class: level for level in (GOOD, FAIR, POOR, UNKNOWN)}
 # light of an answer: `Answer.light`

@@ -101,7 +101,7 @@ def evaluate(
         The fit that the cells were generated from. A second set is drawn from it, with another seed, and
         classifiers that learn on the generated cells are tested on it.
     resamples
-        Number of comparisons of each kind, at least 3. Random forests are computed in four to ten of them.
+        Number of comparisons of each kind, at least 3. Random forests are computed in four to six of them.
     progress
         Whether to show a progress bar.
 

@@ -26,7 +26,7 @@ from vaexprs.preprocessing.splits import random_rows
 MAX_TIMES = 4  # maximum number of cells that are sampled from, times the cells per side
 MAX_EXPRESSED = 500  # number of genes with the highest mean count whose dispersion is compared
 ATYPICAL = 0.95  # quantile of the deviance of a label's real cells above which a cell is atypical
-MIN_SLOW, MAX_SLOW = 4, 10  # number of comparisons in which slow metrics are computed, more for fewer cells
+MIN_SLOW, MAX_SLOW = 4, 6  # number of comparisons in which slow metrics are computed, more for fewer cells
 SLOW_TIMES_CELLS = 1_500  # product of that number and the cells per side
 # offsets of the seeds of the choice of cells, above those of the comparisons
 HALF_SEED = 2_000_000

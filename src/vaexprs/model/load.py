@@ -23,6 +23,7 @@ from vaexprs.latent.density import LatentDensity
 from vaexprs.latent.donors import MIN_DONORS, DonorEffects
 from vaexprs.mixture.em import Mixture
 from vaexprs.model.vae_fit import FILES, FORMAT, VAEFit
+from vaexprs.nn.compilation import keep_compiled
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.prepare import Preprocessing
@@ -101,6 +102,7 @@ def load_vae(
         raise ValueError(
             f"The saved model {str(path)!r} is damaged (arrays.npz or meta.json): {reason(error)}"
         ) from error
+    keep_compiled()  # Keras compiles the initializers of the weights that it replaces
     fit = VAEFit(
         _read_model(path / "model.keras", custom_objects, recipe),
         preprocessing,

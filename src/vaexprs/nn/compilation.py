@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-MIN_COMPILE_TIME = 0.1  # seconds; programs that compile faster are not cached
+MIN_COMPILE_TIME = 0.02  # seconds; programs that compile faster are not cached
 
 
 def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:

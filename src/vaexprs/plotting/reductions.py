@@ -10,6 +10,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 
+MAX_EXACT = 4_096  # number of cells up to which UMAP compares all pairs of cells
 PCS = 50  # number of principal components before MDS, t-SNE, UMAP and diffusion maps
 # (values, seed, arguments) -> embedding (n_cells, n_components) and names of the first two axes
 Reduction = Callable[[np.ndarray, int, dict[str, Any]], tuple[np.ndarray, tuple[str, str]]]
@@ -42,7 +43,26 @@ def _umap(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray,
     from umap import UMAP
 
     settings = {"random_state": seed, "n_neighbors": min(15, len(x) - 1), "n_jobs": 1} | kwargs
-    return UMAP(**settings).fit_transform(_few_pcs(x, seed)), ("UMAP1", "UMAP2")
+    x = _few_pcs(x, seed)
+    if len(x) <= MAX_EXACT and not {"metric", "precomputed_knn"} & set(kwargs):
+        settings |= {
+            "precomputed_knn": _neighbors(x, settings["n_neighbors"]),
+            "force_approximation_algorithm": True,  # otherwise UMAP searches again if there are few cells
+        }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*NNDescent")  # only needed to add cells to an embedding
+        return UMAP(**settings).fit_transform(x), ("UMAP1", "UMAP2")
+
+
+def _neighbors(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices and distances of the nearest neighbours of each cell, itself first, (n_cells, n) each.
+
+    The same neighbours that UMAP finds among few cells, without the compilation of UMAP's search.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, rows = NearestNeighbors(n_neighbors=n).fit(x).kneighbors(x)
+    return rows.astype(np.int32), distances.astype(np.float32)
 
 
 def _nmf(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray, tuple[str, str]]:

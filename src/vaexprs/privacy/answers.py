@@ -14,6 +14,7 @@ from vaexprs.privacy.intervals import Interval, can_identify, true_positive_inte
 COLUMNS = ("metric", "value", "low", "high", "verdict")
 NOT_JUDGED = "not judged"
 CONFIDENCE = 0.95  # confidence level of all intervals of a table together
+STRONG_LEAK = 0.8  # AUC of an attack that must be excluded before the answer is green
 
 
 class Audit(NamedTuple):
@@ -196,6 +197,8 @@ class PrivacyAudit(pd.DataFrame):
 def answer(audit: pd.DataFrame | None) -> Answer:
     """Return whether training cells were copied: red if a metric fails, amber at a caution, else green.
 
+    Unknown if no metric fails, but there are too few held-out cells to exclude a strong leak.
+
     Parameters
     ----------
     audit
@@ -227,7 +230,7 @@ def answer(audit: pd.DataFrame | None) -> Answer:
         finding = f"{copies}Training cells are detectable. {attack} Above chance level: {'; '.join(beyond)}."
     else:
         found = f"These attacks found no leak. {attack}{_not_excluded(rows)}{_rare(verdicts)}"
-        return Answer(QUESTION, "green", found)
+        return Answer(QUESTION, "green" if _highest(rows) <= STRONG_LEAK else "unknown", found)
     attacked = any("membership" in name for name in rows.index[verdicts.isin(["fail", "caution"])])
     advice = f" {ADVICE}" if attacked and not copies else ""
     return Answer(QUESTION, "red" if failed else "amber", f"{finding}{advice}{_rare(verdicts)}")
@@ -244,9 +247,14 @@ def _strongest(rows: pd.DataFrame) -> str:
     )
 
 
+def _highest(rows: pd.DataFrame) -> float:
+    """Return the highest upper limit of the AUC of an attack on cells."""
+    return float(rows["high"][rows.index.str.startswith("membership_auc")].max())
+
+
 def _not_excluded(rows: pd.DataFrame) -> str:
     """Return a sentence on the largest leak that the intervals do not exclude, if it would be a failure."""
-    high = float(rows["high"][rows.index.str.startswith("membership_auc")].max())
+    high = _highest(rows)
     if high <= AUDITS["membership_auc"].fail:
         return ""
     return f" With so few held-out cells, an AUC of up to {high:.2f} cannot be excluded."

@@ -78,9 +78,6 @@ def demo(
             fitted.save(folder / "model")
         with steps.step("generating cells"):
             made = gen_exprs(fitted, labels={rare: N_RARE} | numbers, seed=seed, progress=not quiet)
-        with steps.step("plotting"):
-            plot_vae(fitted).save(folder / "architecture.svg")
-            save_figure(plot_aug(made, "UMAP", seed=seed), folder / "umap.png")
         with steps.step("writing the cells"):
             write(made.adata, folder / "generated.h5ad")
             write(cells, folder / "real.h5ad")
@@ -88,6 +85,9 @@ def demo(
             write(holdout, folder / "holdout.h5ad")
         with steps.step("evaluating the cells and writing the report", own_bar=True):
             write_report(fitted, made, holdout, folder / "report.html", seed=seed, progress=not quiet)
+        with steps.step("plotting"):  # UMAP has been compiled for the report
+            plot_vae(fitted).save(folder / "architecture.svg")
+            save_figure(plot_aug(made, "UMAP", seed=seed), folder / "umap.png")
     if not quiet:
         _print_summary(console, steps, cells, holdout.n_obs, made.adata, rare, out)
 
