@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from vaexprs.report import write_report
     from vaexprs.studies.design import Design
     from vaexprs.studies.effects import Effects
-    from vaexprs.studies.power import Power, power
+    from vaexprs.studies.power import power
+    from vaexprs.studies.power_table import Power
     from vaexprs.studies.simulate import simulate
     from vaexprs.training.fit import fit_vae
 
@@ -38,7 +39,7 @@ _HOME = {
     "Design": "studies.design",
     "Effects": "studies.effects",
     "Generated": "generation.generated",
-    "Power": "studies.power",
+    "Power": "studies.power_table",
     "Privacy": "differential_privacy.accounting",
     "VAEFit": "model.vae_fit",
     "audit_privacy": "privacy.audit",

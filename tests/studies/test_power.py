@@ -13,7 +13,7 @@ import vaexprs as vx
 from commands import run
 from vaexprs.report.power import render_power, write_power
 from vaexprs.studies.expression_tests import Samples, compute_p_values, size_factors
-from vaexprs.studies.power import EXPRESSION
+from vaexprs.studies.replicates import EXPRESSION
 
 GRID = {"donors": [3, 8], "cells": [40], "log2_fold_change": [0.5, 3]}
 

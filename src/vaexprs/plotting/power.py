@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vaexprs.studies.power import TARGET, Power
+from vaexprs.studies.power_table import TARGET, Power
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,8 @@ from vaexprs.plotting.power import plot_power
 from vaexprs.report import check_suffix
 from vaexprs.report.comparison import POLICY
 from vaexprs.studies.expression_tests import TESTS
-from vaexprs.studies.power import EXPRESSION, Power
+from vaexprs.studies.power_table import Power
+from vaexprs.studies.replicates import EXPRESSION
 
 PACKAGES = ("vaexprs", "numpy", "scipy")  # packages whose versions are shown
 
