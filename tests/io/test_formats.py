@@ -22,7 +22,7 @@ import scipy.io
 import commands
 import vaexprs as vx
 from vaexprs.data.matrix import densify
-from vaexprs.io.tables import read as tables
+from vaexprs.io.tables import layout as tables
 from vaexprs.io.untrusted import archives as packed
 
 R_PACKAGES = ("SingleCellExperiment", "SeuratObject", "Matrix")
