@@ -74,8 +74,7 @@ def read_table(
     content = _read(path, layout, provisional, open_roles)
     if layout.n_rows not in (None, len(content.rows)):
         raise FileFormatError(
-            f"{str(path)!r} declares {layout.n_rows:,} rows, but contains "
-            f"{len(content.rows):,}."
+            f"{str(path)!r} declares {layout.n_rows:,} rows, but contains {len(content.rows):,}."
         )
     genes_in_rows, roles = _settled(path, layout, content, provisional, transpose, (columns, sidecar), keys)
     adata = _assembled(path, layout, content, roles, open_roles, provisional, genes_in_rows)
