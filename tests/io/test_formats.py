@@ -136,7 +136,7 @@ def assert_same(found, cells, obs=()):
             "seurat_split",
             r"'counts\.a', 'counts\.b'.*saveRDS\(JoinLayers\(x\), \.\.\.\)",
         ),
-        ("words", r"numbers.*column 'a'"),
+        ("words", r"numbers.*columns 'a', 'b'"),
         ("factor", r"\.rds\b.*factor.*levels"),
     ],
 )

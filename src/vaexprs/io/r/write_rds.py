@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from vaexprs.data.levels import level_name, storable
 from vaexprs.data.matrix import densify, stored
 from vaexprs.io.atomic import written_whole
-from vaexprs.io.r.read_rds import NO_VALUE, rdata, type_of
+from vaexprs.io.r.tree import NO_VALUE, rdata, type_of
 
 MAX_VALUES = 2**31 - 1  # maximum number of values in a sparse matrix, whose offsets are 32-bit integers in R
 
