@@ -48,7 +48,7 @@ def read_rds(
     root = parsed(path)
     kind = class_of(root)
     slots = attributes_of(root)
-    if "colData" in slots:
+    if "colData" in slots and "ExperimentList" not in slots:  # a MultiAssayExperiment has both
         _check_orientation(path, kind, transpose)
         return from_experiment(root, path)
     if kind == "Seurat":
