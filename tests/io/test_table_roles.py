@@ -1,5 +1,6 @@
 """Rows and columns of tables: which name, annotate or sum up the others, and which are genes and cells."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -160,6 +161,26 @@ def test_sums_and_means_are_dropped(tmp_path, name):
     frame[name] = frame["S1"]  # a sample of this name
     cells, _ = read(write(tmp_path / "c.csv", frame, index_label="gene"))
     assert list(cells.obs_names) == [*SAMPLES, name]
+
+
+def test_values_that_differ_only_in_spaces_are_said(tmp_path):
+    frame = TABLE.assign(cell_type=["T", "B", "T ", "NK "])
+    cells, said = read(write(tmp_path / "a.csv", frame, index_label="cell"))
+    assert list(cells.obs["cell_type"]) == ["T", "B", "T ", "NK "]
+    assert "values of column 'cell_type' differ only in spaces: 'T', 'T '" in said
+    write(tmp_path / "b.csv", TABLE, index_label="cell")
+    _, said = read(tmp_path / "b.csv", obs=write(tmp_path / "c.csv", frame[["cell_type"]]))
+    assert "'c.csv': values of column 'cell_type' differ only in spaces" in said
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".rds"])
+def test_integers_with_missing_values_come_back(tmp_path, suffix):
+    pytest.importorskip("rdata")
+    obs = pd.DataFrame({"n": pd.array([1, None, 3, 2**30], "Int64")}, SAMPLES)
+    vx.write(ad.AnnData(COUNTS.astype(np.float32), obs, pd.DataFrame(index=GENES)), tmp_path / f"a{suffix}")
+    found = vx.read(tmp_path / f"a{suffix}").obs["n"]
+    assert list(found.isna()) == [False, True, False, False]
+    assert list(found.dropna().astype(str)) == ["1", "3", str(2**30)]
 
 
 # ---- rows that are no genes

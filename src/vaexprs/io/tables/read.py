@@ -16,7 +16,7 @@ from vaexprs.interface.errors import FileFormatError, warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.formats import uncompressed
 from vaexprs.io.tables.annotation import CellTable, obs_path, read_obs, with_obs
-from vaexprs.io.tables.fields import is_missing, read_texts, unguarded
+from vaexprs.io.tables.fields import is_missing, read_texts, unguarded, warn_of_spaces
 from vaexprs.io.tables.layout import Layout, chunks, find_layout, may_annotate
 from vaexprs.io.tables.numbers import Marks, numbers
 from vaexprs.io.tables.orientation import infer_orientation, warn_of_orientation
@@ -219,6 +219,7 @@ def _assembled(
         {i: read_texts(content.texts[i]).to_numpy(object) for i in roles.annotation}, index=rows, dtype=object
     )
     texts.columns = pd.Index(_distinct([columns[i].name for i in roles.annotation]), dtype=object)
+    warn_of_spaces(texts, path.name)
     names = [columns[i].name for i in roles.values]
     if layout.sample is not None or (layout.dialect.header is None and len(names) == 1):
         names = [_sample_name(path)]
