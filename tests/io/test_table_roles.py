@@ -145,6 +145,16 @@ def test_measures_are_no_samples(tmp_path):
         vx.read(write(tmp_path / "b.csv", frame))
 
 
+def test_tables_with_a_row_for_each_gene_and_cell_are_refused(tmp_path):
+    (tmp_path / "a.tsv").write_text("gene\tcell\tcount\nACTB\tAAA\t1\nGAPDH\tAAA\t2\nACTB\tCCC\t3\n")
+    with pytest.raises(
+        ValueError, match=r"got a row for each 'gene' and 'cell'.*pivot_table\(frame, 'count', 'cell'"
+    ):
+        vx.read(tmp_path / "a.tsv")
+    frame = TABLE[["ACTB"]].assign(cell_type=["T", "B", "T", "B"])  # cells with one gene
+    assert read(write(tmp_path / "b.csv", frame, index_label="cell"))[0].shape == (4, 1)
+
+
 @pytest.mark.parametrize("name", ["Total", "sum", "Mean", "average"])
 def test_sums_and_means_are_dropped(tmp_path, name):
     frame = TABLE.T.astype(float)
@@ -199,6 +209,8 @@ def test_rows_that_label_the_cells_become_columns(tmp_path):
     cells, _ = read(write(tmp_path / "b.csv", pd.concat([labels.iloc[:1].set_axis(["batch"]), frame])))
     assert_holds(cells)
     assert list(cells.obs["batch"]) == ["1", "1", "2", "2"]
+    frame = pd.DataFrame(COUNTS.T, ["HLA A", "HLA B", *FLY[2:]], SAMPLES)
+    assert list(read(write(tmp_path / "d.csv", frame, index_label="gene"))[0].obs) == []
     # genes of such names among others, and names of several words everywhere, are genes
     for names in (["ara", "age", *GENES[2:]], [f"probe {i} of 10" for i in range(10)] + ["ACTB x"] * 10):
         frame = pd.DataFrame(np.resize(COUNTS.T, (len(names), 4)), names, SAMPLES)

@@ -22,6 +22,7 @@ from vaexprs.io.tables.others import without_others
 from vaexprs.io.tables.roles import (
     TEXT,
     check_no_results,
+    check_not_long,
     columns_of,
     evidence_of,
     index_of,
@@ -82,6 +83,7 @@ def from_frame_of_r(
         index = 0 if names_of_rows is not None else index_of(columns, frame)
     except ValueError as error:
         raise FileFormatError(f"{str(path)!r} {error}.") from error
+    check_not_long(columns, index, path)
     rows = pd.Index(numbered(len(frame)) if index is None else frame.iloc[:, index].astype(str))
     provisional = roles_of(columns, index, genes_in_rows=None, keys=keys)
     if not provisional.values or quantified(columns) is not None:

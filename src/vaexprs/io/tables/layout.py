@@ -22,6 +22,7 @@ from vaexprs.io.tables.roles import (
     TEXT,
     Column,
     check_no_results,
+    check_not_long,
     check_one_measure,
     columns_of,
     feature_counts,
@@ -84,6 +85,7 @@ def find_layout(path: Path, keys: Collection[str]) -> Layout:
         columns = [c._replace(name=name) for c, name in zip(columns, STAR_COLUMNS, strict=True)]
         sample = (1, "STAR")
     if sample is None and not n_annotation:
+        check_not_long(columns, index, path)
         _check_values(path, columns, index, keys)
     if sample is None and dialect.header is None:
         warn(

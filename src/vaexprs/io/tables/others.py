@@ -22,7 +22,7 @@ DATE = re.compile(
     r"\d{1,2}-(Mar|Sep|Dec)|(Mar|Sep|Dec)-\d{1,2}|\d{4}-(03|09|12)-\d\d( 00:00:00)?|\d\d?/\d\d?/\d{4}",
     re.IGNORECASE,
 )
-PHRASE = re.compile(r"\S \S|=")  # text of several words
+PHRASE = re.compile(r"(?=.*[a-z]{3}).*(\S \S|=)")  # text of several words, unlike "HLA A"
 MAX_LABELS = 10  # maximum number of rows with labels of the cells above the genes
 
 
@@ -56,7 +56,7 @@ def _with_labels(adata: ad.AnnData, path: Path) -> ad.AnnData:
     top = list(takewhile(lambda name: not is_gene(name), names[:MAX_LABELS]))
     # "malignant (1=no, 2=yes)" is no gene, and neither are the rows above it
     phrases = [i + 1 for i, name in enumerate(top) if PHRASE.search(name)]
-    n = phrases[-1] if phrases and not any(map(PHRASE.search, names[MAX_LABELS:])) else 0
+    n = phrases[-1] if phrases and not any(" " in name for name in names[MAX_LABELS:]) else 0
     n += len(list(takewhile(is_about_cells, top[n:])))
     if not 0 < n <= len(names) // 2:
         return adata

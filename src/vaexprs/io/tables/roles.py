@@ -127,7 +127,7 @@ def find_marks(frame: pd.DataFrame, *, semicolons: bool) -> Marks:
     texts: set[str] = set()
     kinds = list(frame.dtypes)
     number = frame.iloc[:, [i for i, kind in enumerate(kinds) if kind.kind == "f"]].to_numpy()
-    has_points = bool((number[~np.isnan(number)] % 1 != 0).any())
+    has_points = bool((number[np.isfinite(number)] % 1 != 0).any())
     for i in (i for i, kind in enumerate(kinds) if kind.kind == "O"):
         values = frame.iloc[:, i].unique()[:SAMPLED]
         texts.update(text.strip() for text in values if isinstance(text, str))
@@ -337,6 +337,20 @@ def check_one_measure(columns: Sequence[Column], path: object) -> None:
         raise FileFormatError(
             f"{str(path)!r} must hold counts only, got {listed(sorted(kinds))} of each sample, as tximport "
             "returns them. In R: write.csv(txi$counts, 'counts.csv')."
+        )
+
+
+def check_not_long(columns: Sequence[Column], index: int | None, path: object) -> None:
+    """Check that a table does not hold one row for each gene and cell, as umi_tools writes it."""
+    values = [c for c in columns if c.kind == NUMBER and not is_about_genes(c.name)]
+    named = [c.name for i, c in enumerate(columns) if i == index or c.kind == TEXT]
+    genes = [name for name in named if names_genes(name) and not names_cells(name)]
+    cells = [name for name in named if names_cells(name)]
+    if len(values) == 1 and genes and cells:
+        raise FileFormatError(
+            f"{str(path)!r} must have a row or column for each cell, got a row for each {genes[0]!r} and "
+            f"{cells[0]!r}. Convert it: pandas.pivot_table(frame, {values[0].name!r}, {cells[0]!r}, "
+            f"{genes[0]!r}, fill_value=0)."
         )
 
 
