@@ -251,6 +251,14 @@ def test_separators_at_the_ends_of_rows_after_an_unknown_name(tmp_path):
     assert_holds(cells)
 
 
+def test_rows_with_more_fields_than_names_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "# made by hand\n" + TABLE.T.to_csv(index_label="gene") + "ZZZ3,1,2,3,4,5,6\n"
+    )
+    with pytest.raises(ValueError, match=r"a\.csv' must have 5 fields in each row, got 7 in line 13\."):
+        vx.read(tmp_path / "a.csv")
+
+
 def test_files_that_are_not_what_they_declare(tmp_path):
     frame = TABLE.T.assign(Description="na")[["Description", *SAMPLES]]
     text = frame.to_csv(sep="\t", index_label="NAME")

@@ -41,6 +41,9 @@ def test_spaces_between_the_columns_of_lists(tmp_path):
     found, _ = read(folder(tmp_path / "b", genes))
     assert_holds(found)
     assert list(found.var["gene_ids"]) == IDS
+    cells = ["cell a 1"]
+    with pytest.raises(ValueError, match=r"barcodes\.tsv has 1"):
+        vx.read(folder(tmp_path / "d", cells=cells))
     cells = ["cell a 1", "cell b 1", "cell c 1", "cell d 1"]
     assert_holds(read(folder(tmp_path / "c", cells=cells))[0], samples=cells)
 
@@ -48,6 +51,13 @@ def test_spaces_between_the_columns_of_lists(tmp_path):
 def test_annotation_of_cells_in_place_of_their_list(tmp_path):
     cells = ["barcode\tkind", *(f"{cell}\tB" for cell in SAMPLES)]
     assert_holds(read(folder(tmp_path / "a", cells=cells))[0])
+
+
+def test_lists_without_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has 10 genes x 4 cells, but features\.tsv has 12 rows"):
+        vx.read(folder(tmp_path / "a", ['" '] * 12))
+    _, said = read(folder(tmp_path / "b", ['" '] * 9 + ['"x" "y"']))
+    assert "genes with an empty name" in said
 
 
 def test_lists_named_after_their_matrix(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ from vaexprs.io.tables.roles import (
 from vaexprs.io.tables.vocabulary import is_about_cells, is_about_genes
 from vaexprs.io.text import opened
 
+FIELDS = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")  # message of pandas
 VALUES_AT_ONCE = 2**24  # values of a table that are read or written at once
 SERIES_END = "!series_matrix_table_end"  # last line of the table of a GEO series matrix
 STAR_COLUMNS = ("", "unstranded", "forward", "reverse")  # columns of STAR's ReadsPerGene.out.tab
@@ -143,6 +146,21 @@ def may_annotate(column: Column, layout: Layout) -> bool:
     return column.kind == NUMBER and not column.whole and mostly_whole(layout.columns)
 
 
+@contextmanager
+def _row_errors(path: Path, skip: int) -> Iterator[None]:
+    """Say which row has too many fields."""
+    try:
+        yield
+    except pd.errors.ParserError as error:
+        match = FIELDS.search(str(error))
+        if match is None:
+            raise
+        expected, line, found = map(int, match.groups())
+        raise FileFormatError(
+            f"{str(path)!r} must have {expected:,} fields in each row, got {found:,} in line {line + skip:,}."
+        ) from error
+
+
 def chunks(path: Path, dialect: Dialect, kinds: dict[int, Any], marks: Marks) -> Iterator[pd.DataFrame]:
     """Yield consecutive rows of a table."""
     settings: dict[str, Any] = {
@@ -161,6 +179,7 @@ def chunks(path: Path, dialect: Dialect, kinds: dict[int, Any], marks: Marks) ->
     }
     n_rows = max(1, VALUES_AT_ONCE // dialect.width)
     with (
+        _row_errors(path, dialect.skip),
         opened(path, dialect.skip) as file,
         pd.read_csv(file, dtype=kinds, chunksize=n_rows, **settings) as reader,
     ):
