@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vaexprs.data.levels import find_level, is_level, level_name
+from vaexprs.data.levels import find_level, is_level, level_name, storable
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,13 @@ from vaexprs.data.levels import find_level, is_level, level_name
         ("01", ["1"], None),  # a name, such as that of a donor
         (1, ["01"], None),
         (None, ["a"], None),
+        (True, ["T", "F"], "T"),
+        (False, ["F", "M"], None),  # sexes
+        ("true", ["T", "B"], None),  # cell types
+        (True, ["TRUE", "FALSE", "unknown"], "TRUE"),
+        (2**53 + 1, [str(2**53)], None),  # identifiers
+        (2**53 + 1, [f"{2**53 + 1}"], f"{2**53 + 1}"),
+        (1, ["1e0", "2"], "1e0"),
     ],
 )
 def test_a_value_means_a_level(value, levels, level):
@@ -46,6 +53,14 @@ def test_names_of_levels():
     assert level_name(pd.Timestamp("2024-01-02 03:04")) == "2024-01-02 03:04:00"
     assert level_name(np.float32(0.1)) == "0.1"
     assert level_name(np.False_) == "False"
+    assert level_name(b"B cell") == "B cell"
+
+
+def test_storable_columns_keep_their_names():
+    frame = pd.DataFrame({0: pd.to_datetime(["2024-01-02"] * 2), "a": [1, 2]})
+    assert list(storable(frame).columns) == [0, "a"]
+    assert list(storable(frame)[0]) == ["2024-01-02"] * 2
+    assert frame[0].dtype.kind == "M"
 
 
 def test_what_can_be_a_level():

@@ -35,7 +35,7 @@ import zarr
 from vaexprs.cli import main
 from vaexprs.cli.console import plain
 from vaexprs.comparison.provenance import recipe_of
-from vaexprs.io.r import read_rds as rds
+from vaexprs.io.r import tree as rds
 from vaexprs.io.r import write_rds as rds_writer
 from vaexprs.io.tables.fields import guarded, unguarded
 from vaexprs.io.untrusted import archives as packed

@@ -238,7 +238,11 @@ def test_lists_with_counts_and_data_frames(tmp_path):
     ],
 )
 def test_advice_on_other_classes_of_r(tmp_path, kind, words):
-    put_r(tmp_path / "a.rds", r_tree().s4(kind, "other"))
+    tree = r_tree()
+    slots = (
+        {"ExperimentList": tree.items([]), "colData": tree.frame(0, {})} if kind.startswith("Multi") else {}
+    )
+    put_r(tmp_path / "a.rds", tree.s4(kind, "other", **slots))
     with pytest.raises(ValueError, match=rf"got a '{kind}'.*{words}") as told:
         vx.read(tmp_path / "a.rds")
     assert "assay(x)" not in str(told.value)

@@ -22,6 +22,8 @@ def level_name(value: Any) -> str:
     if isinstance(value, (pd.Timestamp, datetime.datetime, np.datetime64)):
         stamp = pd.Timestamp(value)
         return str(stamp.date()) if stamp == stamp.normalize() and stamp.tz is None else str(stamp)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
     return str(value)
 
 
@@ -37,8 +39,13 @@ def find_level(value: Any, levels: Sequence[str]) -> str | None:
     wanted = _meaning(value)
     if wanted is None:
         return None
-    found = [level for level in levels if _meaning(level) == wanted]
-    return found[0] if len(found) == 1 else None
+    meanings = [_meaning(level) for level in levels]
+    found = [level for level, meaning in zip(levels, meanings, strict=True) if meaning == wanted]
+    if len(found) != 1:
+        return None
+    all_logical = all(meaning is not None and meaning[0] == "logical" for meaning in meanings)
+    # beside M, F is no logical value
+    return None if wanted[0] == "logical" and len(found[0]) == 1 and not all_logical else found[0]
 
 
 def check_columns(frame: pd.DataFrame, name: str) -> None:
@@ -70,7 +77,12 @@ def storable(frame: pd.DataFrame) -> pd.DataFrame:
     """
     check_columns(frame, "The annotation")
     changed = {key: values for key in frame if (values := _storable(frame[key])) is not None}
-    return frame.assign(**{str(key): values for key, values in changed.items()}) if changed else frame
+    if not changed:
+        return frame
+    frame = frame.copy(deep=False)
+    for key, values in changed.items():
+        frame[key] = values
+    return frame
 
 
 def _storable(values: pd.Series) -> Any:
@@ -118,6 +130,8 @@ def _meaning(value: Any) -> tuple[str, Any] | None:
     if isinstance(value, (bool, np.bool_)):
         return "logical", bool(value)
     if isinstance(value, (numbers.Real, np.number)):
+        if isinstance(value, (numbers.Integral, np.integer)):
+            return "number", int(value)  # identifiers may exceed 2**53
         number = float(str(value)) if isinstance(value, np.floating) else float(value)  # 0.1 of any precision
         return None if np.isnan(number) else ("number", number)
     if isinstance(value, (datetime.date, np.datetime64, pd.Timestamp)):
@@ -128,7 +142,7 @@ def _meaning(value: Any) -> tuple[str, Any] | None:
     if text.lower() in (*TRUE, *FALSE) and text in (text.upper(), text.lower(), text.title()):
         return "logical", text.lower() in TRUE
     if NUMBER.fullmatch(text):
-        return "number", float(text)
+        return "number", int(text) if text.lstrip("-").isdecimal() else float(text)
     if len(text) >= len("2024-01-02") and text[:4].isdigit() and text[4] == "-":
         with suppress(ValueError, TypeError):
             return "date", pd.Timestamp(text)

@@ -46,6 +46,9 @@ def unique_index(names: pd.Index, source: str, what: str) -> pd.Index:
                 f"Every gene must have a name, got {missing:,} of {len(names):,} without one (NaN). Give "
                 "them names, such as their identifiers, or leave them out: adata[:, adata.var_names.notna()]."
             )
+    empty = int(np.count_nonzero(names == ""))
+    if empty:
+        warn(f"{source} has {empty:,} {what} with an empty name.")
     if names.is_unique:
         return names
     twice = names[names.duplicated()].unique()

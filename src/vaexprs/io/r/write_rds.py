@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from vaexprs.data.levels import level_name, storable
 from vaexprs.data.matrix import densify, stored
 from vaexprs.io.atomic import written_whole
-from vaexprs.io.r.read_rds import NO_VALUE, rdata, type_of
+from vaexprs.io.r.tree import NO_VALUE, rdata, type_of
 
 MAX_VALUES = 2**31 - 1  # maximum number of values in a sparse matrix, whose offsets are 32-bit integers in R
 
@@ -60,6 +60,11 @@ def _unparser() -> type:
             self.unparse_r_object(obj.attributes)
 
     return WithS4
+
+
+def _is_small(array: np.ndarray) -> bool:
+    """Return whether values are integers that R holds, of 32 bits."""
+    return array.dtype.kind in "iu" and len(array) > 0 and bool((np.abs(array.astype(float)) < 2**31).all())
 
 
 class _Tree:
@@ -152,11 +157,13 @@ class _Tree:
         if pd.api.types.is_extension_array_dtype(values.dtype) and pd.api.types.is_numeric_dtype(
             values.dtype
         ):
+            if missing.any() and _is_small(whole := values.dropna().to_numpy()):
+                array = values.to_numpy(whole.dtype, na_value=0)
+                return self.numbers(np.ma.masked_array(array, missing))
             array = values.to_numpy(float, na_value=np.nan) if missing.any() else values.to_numpy()
         else:
             array = values.to_numpy()
-        small = array.dtype.kind in "iu" and len(array) and np.abs(array).max() < 2**31
-        if array.dtype.kind in "bf" or small:
+        if array.dtype.kind in "bf" or _is_small(array):
             return self.numbers(array)
         return self.strings([None if na else level_name(v) for v, na in zip(array, missing, strict=True)])
 

@@ -16,7 +16,7 @@ from vaexprs.interface.errors import FileFormatError, warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.formats import uncompressed
 from vaexprs.io.tables.dialect import find_dialect
-from vaexprs.io.tables.fields import guarded, read_texts, unguarded, written_texts
+from vaexprs.io.tables.fields import guarded, read_texts, unguarded, warn_of_spaces, written_texts
 from vaexprs.io.tables.orientation import BARCODE
 from vaexprs.io.tables.vocabulary import is_numbering
 from vaexprs.io.text import opened
@@ -179,6 +179,7 @@ def read_obs(path: Path) -> CellTable:
     first = table.iloc[:, :1].apply(lambda column: column.map(unguarded))
     texts = pd.concat([first, *(read_texts(table.iloc[:, i]) for i in range(1, table.shape[1]))], axis=1)
     texts.columns = pd.Index([unguarded(name) for name in table.columns], dtype=object)
+    warn_of_spaces(texts, path.name)
     return CellTable(path, texts)
 
 

@@ -78,6 +78,11 @@ def find_dialect(path: Path, *, headless: bool = True) -> Dialect:
             lines.append(line)  # many comments
             skip, given = _leading(lines, suffix, path)
         lines += islice(file, LINES)
+    if lines and "\0" in lines[0]:
+        raise FileFormatError(
+            f"{str(path)!r} must be text in UTF-8, got NUL characters, as in UTF-16 without a byte order "
+            "mark. Convert it: iconv -f utf-16le -t utf-8."
+        )
     return _dialect(lines, skip, given, suffix, path, headless)
 
 
@@ -125,12 +130,18 @@ def _with_header(skip: int, separator: str, rows: list[list[str]], path: Path, h
         header = [name.strip() for name in header]
     width = len(body[0])
     ends = all(row[-1] == "" for row in body) and len(Counter(map(len, body))) == 1
-    if ends and len(header) == width - 1 and header[0].strip() != "" and is_index_name(header[0]):
+    named = header[0].strip() != "" and (headless or is_index_name(header[0]))
+    if ends and len(header) == width - 1 and named:
         return Dialect(
             skip, separator, header, width - 1, ends=True
         )  # rows end in a separator, the header not
     if ends and len(header) == width and header[-1] == "":
         return Dialect(skip, separator, header[:-1], width - 1, ends=True)
+    if width > 2 and len(header) > 0 and not any(name.strip() for name in header[1:]):
+        raise FileFormatError(
+            f"{str(path)!r} must begin with the names of its columns, got a line with one text, "
+            f"{header[0].strip()!r}. Delete the lines above the names."
+        )
     if len(header) not in (width, width - 1):
         raise FileFormatError(
             f"{str(path)!r} must have as many fields in the second row as names in the first, "
@@ -181,7 +192,15 @@ def _is_surely_row(header: list[str], body: list[list[str]]) -> bool:
     if is_gene(header[0]) or any(NOT_GENES.fullmatch(name) for name in names):
         return True
     numeric = [text for text in header[1:] if is_number(text)]
-    return len(header) == 2 or len(set(numeric)) < len(numeric) or any("." in text for text in numeric)
+    if len(set(numeric)) < len(numeric):
+        return True
+    alike = _letters(header[0]) in set(map(_letters, names[1:]))
+    return alike and (len(header) == 2 or any("." in text for text in numeric))
+
+
+def _letters(name: str) -> tuple[bool, ...]:
+    """Return whether a name has small letters, capitals, digits and other characters."""
+    return tuple(re.search(kind, name) is not None for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^0-9A-Za-z]"))
 
 
 def _separator(lines: list[str], possible: str) -> str:

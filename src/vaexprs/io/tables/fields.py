@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from vaexprs.data.levels import level_name
+from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import listed
 
 # start of a text that a spreadsheet runs as a formula
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 # texts that programs write for a missing value, as in `pandas.read_csv`
 _MISSING = "NA <NA> N/A n/a NaN nan -NaN -nan NaT NULL null None #N/A #NA 1.#IND 1.#QNAN -1.#IND -1.#QNAN"
+MAX_DISTINCT = 1_000  # maximum number of values of a column that are compared
 MISSING = frozenset(["", "#N/A N/A", *_MISSING.split()])
 
 
@@ -32,11 +34,23 @@ def read_texts(values: pd.Series) -> pd.Series:
     return found.map(unguarded, na_action="ignore").astype(object)
 
 
+def warn_of_spaces(texts: pd.DataFrame, name: str) -> None:
+    """Warn of values in a column that differ only in spaces around them, such as "T" and "T "."""
+    for i, key in enumerate(texts.columns):
+        distinct = texts.iloc[:, i].dropna().unique()[:MAX_DISTINCT]
+        stripped = pd.Series([text.strip() for text in distinct], dtype=object)
+        alike = [text for text, twice in zip(distinct, stripped.duplicated(keep=False), strict=True) if twice]
+        if alike:
+            warn(f"{name!r}: values of column {key!r} differ only in spaces: {listed(alike)}.")
+
+
 def written_texts(values: pd.Series) -> list[str]:
     """Return annotation as texts for the fields of a table: missing values are empty fields."""
     missing = values.isna().to_numpy()
-    # `to_numpy` keeps float32, whose text is shorter
-    texts = ["" if empty else level_name(v) for v, empty in zip(values.to_numpy(), missing, strict=True)]
+    # `to_numpy` keeps float32, whose text is shorter, but makes integers with missing values floats
+    is_masked = pd.api.types.is_extension_array_dtype(values.dtype)
+    found = values.to_numpy(object) if is_masked else values.to_numpy()
+    texts = ["" if empty else level_name(v) for v, empty in zip(found, missing, strict=True)]
     guards = guarded(texts, missing_too=True)
     return ["" if empty else text for text, empty in zip(guards, missing, strict=True)]
 

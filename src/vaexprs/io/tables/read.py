@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,59 +14,18 @@ import scipy.sparse as sp
 from vaexprs.data.matrix import Matrix
 from vaexprs.interface.errors import FileFormatError, warn
 from vaexprs.interface.validation import listed
-from vaexprs.io.formats import suffix_of, uncompressed
+from vaexprs.io.formats import uncompressed
 from vaexprs.io.tables.annotation import CellTable, obs_path, read_obs, with_obs
-from vaexprs.io.tables.dialect import Dialect, find_dialect
-from vaexprs.io.tables.fields import is_missing, read_texts, unguarded
+from vaexprs.io.tables.fields import is_missing, read_texts, unguarded, warn_of_spaces
+from vaexprs.io.tables.layout import Layout, chunks, find_layout, may_annotate
 from vaexprs.io.tables.numbers import Marks, numbers
 from vaexprs.io.tables.orientation import infer_orientation, warn_of_orientation
-from vaexprs.io.tables.roles import (
-    EMPTY,
-    GENE,
-    MIXED,
-    NUMBER,
-    TEXT,
-    Column,
-    Roles,
-    check_no_results,
-    columns_of,
-    evidence_of,
-    feature_counts,
-    find_marks,
-    has_barcodes,
-    index_of,
-    quantified,
-    roles_of,
-    said,
-)
-from vaexprs.io.tables.vocabulary import NOT_GENES, is_about_cells, is_about_genes
-from vaexprs.io.text import opened
+from vaexprs.io.tables.others import without_others
+from vaexprs.io.tables.roles import GENE, NUMBER, Column, Roles, evidence_of, has_barcodes, roles_of, said
 from vaexprs.io.untrusted.archives import check_decompressed_size
 
-VALUES_AT_ONCE = 2**24  # values of a table that are read or written at once
 MAX_DENSITY = 0.5  # maximum fraction of nonzero values for a sparse matrix
 GENERIC_STEMS = ("abundance", "quant", "quant.genes", "genes", "isoforms", "readspergene.out", "counts")
-# dates to which spreadsheets convert MARCH1, SEPT2 and DEC1 (Ziemann et al. 2016,
-# doi:10.1186/s13059-016-1044-7)
-DATE = re.compile(r"\d{1,2}-(Mar|Sep|Dec)|(Mar|Sep|Dec)-\d{1,2}", re.IGNORECASE)
-SERIES_END = "!series_matrix_table_end"  # last line of the table of a GEO series matrix
-STAR_COLUMNS = ("", "unstranded", "forward", "reverse")  # columns of STAR's ReadsPerGene.out.tab
-
-
-class _Layout(NamedTuple):
-    """Layout of a table: its dialect, the content of its columns, and what is known of their roles."""
-
-    dialect: Dialect
-    marks: Marks
-    columns: list[Column]
-    named_by: int | None
-    n_annotation: int  # number of columns after the first that are known to be gene annotation
-    sample: tuple[int, str] | None  # column with the counts of a table of one sample, and the tool
-
-    @property
-    def genes_in_rows(self) -> bool:
-        """Whether the tool that wrote the table is known to write genes in rows."""
-        return bool(self.n_annotation) or self.sample is not None
 
 
 class _Content(NamedTuple):
@@ -106,56 +64,22 @@ def read_table(
     beside = obs_path(path)
     is_given = columns is not None and columns.path == beside
     sidecar = read_obs(beside) if beside.is_file() and not is_given else None
-    layout = _layout(path, keys)
+    layout = find_layout(path, keys)
     if sidecar is not None and layout.columns[0].name == "cell":  # as `write` writes it
-        layout = layout._replace(columns=[_as_gene(column) for column in layout.columns])
+        layout = layout._replace(columns=[_as_gene(column) for column in layout.columns], named_by=0)
     provisional = roles_of(
         layout.columns, layout.named_by, genes_in_rows=None, keys=keys, n_annotation=layout.n_annotation
     )
-    open_roles = [i for i in provisional.values if _may_annotate(layout.columns[i], layout)]
+    open_roles = [i for i in provisional.values if may_annotate(layout.columns[i], layout)]
     content = _read(path, layout, provisional, open_roles)
+    if layout.n_rows not in (None, len(content.rows)):
+        raise FileFormatError(
+            f"{str(path)!r} declares {layout.n_rows:,} rows, but contains {len(content.rows):,}."
+        )
     genes_in_rows, roles = _settled(path, layout, content, provisional, transpose, (columns, sidecar), keys)
     adata = _assembled(path, layout, content, roles, open_roles, provisional, genes_in_rows)
-    adata = _genes_only(adata, path)
+    adata = without_others(adata, path, genes_in_rows=genes_in_rows)
     return with_obs(adata, sidecar)
-
-
-def _layout(path: Path, keys: Collection[str]) -> _Layout:
-    """Read the first rows of a table and return its layout."""
-    dialect = find_dialect(path)
-    names = [""] * dialect.width if dialect.header is None else list(map(unguarded, dialect.header))
-    if dialect.header is None:
-        names = ["", *map(str, range(1, dialect.width))]
-    start = next(_chunks(path, dialect, {} if dialect.header is None else {0: str}, Marks()))
-    start = start.iloc[:, : dialect.width].copy()
-    if dialect.header is None:
-        start[0] = start[0].astype(str)
-    try:
-        marks = find_marks(start, semicolons=dialect.separator == ";")
-        columns = columns_of(start, names, marks)
-        if dialect.header is None:
-            columns[0] = columns[0]._replace(name="", kind=TEXT)
-        elif dialect.shifted:
-            columns[0] = columns[0]._replace(kind=TEXT, groups=False)
-        else:
-            columns[0] = columns_of(start[[0]].apply(_as_found), names[:1], marks)[0]
-        check_no_results(columns, path)
-        frame = start[[0]].apply(_as_found)
-        index = 0 if dialect.shifted or dialect.header is None else index_of(columns, frame)
-    except FileFormatError:
-        raise
-    except ValueError as error:
-        raise FileFormatError(f"{str(path)!r} {error}.") from error
-    n_annotation = feature_counts(names)
-    if suffix_of(uncompressed(path)) == ".gct":
-        n_annotation = 1
-    sample = quantified(columns)
-    if sample is None and dialect.header is None and _is_star(start):
-        columns = [c._replace(name=name) for c, name in zip(columns, STAR_COLUMNS, strict=True)]
-        sample = (1, "STAR")
-    if sample is None and not n_annotation:
-        _check_values(path, columns, index, keys)
-    return _Layout(dialect, marks, columns, index, n_annotation, sample)
 
 
 def _as_gene(column: Column) -> Column:
@@ -163,78 +87,7 @@ def _as_gene(column: Column) -> Column:
     return column._replace(kind=GENE) if column.kind == NUMBER else column
 
 
-def _as_found(values: pd.Series) -> pd.Series:
-    """Return a column that was read as text with numbers where all of its texts are numbers."""
-    number = numbers(values.fillna(""), Marks())
-    return number if number.notna().all() else values
-
-
-def _is_star(start: pd.DataFrame) -> bool:
-    names = start[0].astype(str)
-    return start.shape[1] == len(STAR_COLUMNS) and bool(names.str.startswith("N_").iloc[:4].any())
-
-
-def _check_values(path: Path, columns: Sequence[Column], index: int | None, keys: Collection[str]) -> None:
-    """Check that a table has values, and is not a table with annotation of cells or genes only."""
-    others = [column for i, column in enumerate(columns) if i != index]
-    held = [c for c in others if c.kind in (NUMBER, MIXED, EMPTY) and c.name not in keys]
-    if not held:
-        raise FileFormatError(
-            f"{str(path)!r} must have a column of numbers, got columns "
-            f"{listed([c.name for c in others] or [c.name for c in columns])}."
-        )
-    about = (is_about_cells, is_about_genes)
-    for is_about, what, way in zip(
-        about, ("cells", "genes"), (" Pass it as obs= (--obs) with the counts.", ""), strict=True
-    ):
-        if all(is_about(c.name) for c in held) and (len(held) > 1 or len(others) > len(held)):
-            raise FileFormatError(
-                f"{str(path)!r} must hold expression, but has only annotation of {what}: "
-                f"{listed([c.name for c in others], 12)}.{way}"
-            )
-
-
-def _may_annotate(column: Column, layout: _Layout) -> bool:
-    """Return whether the orientation of the table decides whether a column is annotation."""
-    if column.kind == GENE:
-        return False
-    if layout.sample is not None or is_about_genes(column.name) or is_about_cells(column.name):
-        return True
-    return column.kind == NUMBER and not column.whole and _mostly_whole(layout)
-
-
-def _mostly_whole(layout: _Layout) -> bool:
-    held = [column for column in layout.columns if column.kind == NUMBER]
-    return 4 * sum(not column.whole for column in held) < len(held)
-
-
-def _chunks(path: Path, dialect: Dialect, kinds: dict[int, Any], marks: Marks) -> Iterator[pd.DataFrame]:
-    """Yield consecutive rows of a table."""
-    settings: dict[str, Any] = {
-        "sep": dialect.separator,
-        "decimal": marks.decimal,
-        "thousands": marks.thousands,
-        "header": None,
-        "skiprows": int(dialect.header is not None),
-        "names": list(range(dialect.width + dialect.ends)),
-        "index_col": False,
-        "keep_default_na": False,
-        "na_values": [""],
-        "low_memory": False,
-        "skipinitialspace": dialect.separator == " ",
-        "float_precision": "round_trip",  # other parsers crash on exponents of ten digits
-    }
-    n_rows = max(1, VALUES_AT_ONCE // dialect.width)
-    with (
-        opened(path, dialect.skip) as file,
-        pd.read_csv(file, dtype=kinds, chunksize=n_rows, **settings) as reader,
-    ):
-        for chunk in reader:
-            ended = chunk[0].astype(str).str.startswith(SERIES_END) if dialect.skip else None
-            yield chunk if ended is None or not ended.any() else chunk[~ended]
-
-
-def _read(path: Path, layout: _Layout, roles: Roles, open_roles: Sequence[int]) -> _Content:
+def _read(path: Path, layout: Layout, roles: Roles, open_roles: Sequence[int]) -> _Content:
     """Return the content of a table; columns whose role is open are read as text."""
     dialect, marks, header = layout.dialect, layout.marks, [column.name for column in layout.columns]
     texts = [*roles.annotation, *open_roles]
@@ -245,7 +98,7 @@ def _read(path: Path, layout: _Layout, roles: Roles, open_roles: Sequence[int]) 
     words: list[pd.DataFrame] = []
     parts: list[Any] = []
     kinds = dict.fromkeys([*({} if roles.named_by is None else [index]), *texts], str)
-    for chunk in _chunks(path, dialect, kinds, marks):
+    for chunk in chunks(path, dialect, kinds, marks):
         rows = chunk[index].fillna("").to_numpy(str)
         names.append(rows)
         words.append(chunk[texts])
@@ -270,14 +123,21 @@ def _block(
         got = "an empty field" if pd.isna(found) else repr(str(found))
         raise FileFormatError(
             f"{str(path)!r} must contain numbers, got {got} in row {str(rows[row])!r}, "
-            f"column {header[chunk.columns[column]]!r}."
+            f"column {header[chunk.columns[column]]!r}.{_way_out(np.isnan(block[row]), found)}"
         )
     return block
 
 
+def _way_out(missing: np.ndarray, found: Any) -> str:
+    """Return what to do with a row that is not one of numbers, with a space before it."""
+    if pd.isna(found) or 2 * missing.sum() < len(missing):
+        return ""
+    return " If this row labels the samples, move it to a table of their annotation (obs=, --obs)."
+
+
 def _settled(
     path: Path,
-    layout: _Layout,
+    layout: Layout,
     content: _Content,
     provisional: Roles,
     transpose: bool | None,
@@ -339,7 +199,7 @@ def _no_names(path: Path, columns: Sequence[Column]) -> str:
 
 def _assembled(
     path: Path,
-    layout: _Layout,
+    layout: Layout,
     content: _Content,
     roles: Roles,
     open_roles: Sequence[int],
@@ -359,6 +219,7 @@ def _assembled(
         {i: read_texts(content.texts[i]).to_numpy(object) for i in roles.annotation}, index=rows, dtype=object
     )
     texts.columns = pd.Index(_distinct([columns[i].name for i in roles.annotation]), dtype=object)
+    warn_of_spaces(texts, path.name)
     names = [columns[i].name for i in roles.values]
     if layout.sample is not None or (layout.dialect.header is None and len(names) == 1):
         names = [_sample_name(path)]
@@ -376,7 +237,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _all_values(
     path: Path,
-    layout: _Layout,
+    layout: Layout,
     content: _Content,
     roles: Roles,
     open_roles: Sequence[int],
@@ -400,7 +261,7 @@ def _all_values(
     return x if x.nnz <= MAX_DENSITY * x.shape[0] * x.shape[1] else x.toarray()
 
 
-def _row_names(path: Path, layout: _Layout, content: _Content, genes_in_rows: bool) -> pd.Index:
+def _row_names(path: Path, layout: Layout, content: _Content, genes_in_rows: bool) -> pd.Index:
     if layout.named_by is None:
         if genes_in_rows:
             raise FileFormatError(_no_names(path, layout.columns))
@@ -423,18 +284,3 @@ def _sample_name(path: Path) -> str:
     stem = uncompressed(path).stem
     generic = stem.lower() in GENERIC_STEMS and path.absolute().parent.name
     return path.absolute().parent.name if generic else stem
-
-
-def _genes_only(adata: ad.AnnData, path: Path) -> ad.AnnData:
-    """Drop counts of unassigned reads with a warning; warn of gene names converted to dates."""
-    dates = [name for name in adata.var_names if DATE.fullmatch(name)]
-    if dates:
-        warn(f"{path.name!r}: a spreadsheet has converted gene names to dates: {listed(dates)}.")
-    unassigned = np.array([NOT_GENES.fullmatch(name) is not None for name in adata.var_names], bool)
-    if not unassigned.any():
-        return adata
-    warn(
-        f"{path.name!r}: dropped {listed(list(adata.var_names[unassigned]))}, which count reads not "
-        "assigned to a gene."
-    )
-    return adata[:, ~unassigned].copy()

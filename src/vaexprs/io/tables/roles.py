@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,10 @@ from vaexprs.io.tables.vocabulary import (
     CELL_GROUPS,
     FEATURE_COUNTS,
     GENE_GROUPS,
+    MEASURES,
     QUANTIFICATIONS,
     TEST_RESULTS,
+    TXIMPORT,
     is_about_cells,
     is_about_genes,
     is_index_name,
@@ -45,6 +48,8 @@ class Column(NamedTuple):
         "number", "text", "mixed" (some values are numbers) or "empty". Logical values are text.
     whole
         Whether all numbers are whole and non-negative.
+    score
+        Whether most numbers are fractions or negative, as scores are and estimated counts are not.
     distinct
         Whether all values are different; false for numbers after the first column.
     groups
@@ -56,6 +61,7 @@ class Column(NamedTuple):
     whole: bool
     distinct: bool
     groups: bool
+    score: bool = False
 
 
 def columns_of(frame: pd.DataFrame, names: Sequence[str], marks: Marks) -> list[Column]:
@@ -66,12 +72,11 @@ def columns_of(frame: pd.DataFrame, names: Sequence[str], marks: Marks) -> list[
     with np.errstate(invalid="ignore"):
         known: np.ndarray = ~np.isnan(block) if block.dtype.kind == "f" else np.ones(block.shape, bool)
         whole: np.ndarray = ~known | ((block >= 0) & (block == np.round(block)))
+    n_known, n_other = known.sum(axis=0), (~whole).sum(axis=0)
     of_numbers = {}
-    for i, any_known, all_whole in zip(
-        numeric, np.any(known, axis=0).tolist(), np.all(whole, axis=0).tolist(), strict=True
-    ):
-        kind = NUMBER if any_known else EMPTY
-        of_numbers[i] = Column(str(names[i]), kind, all_whole and any_known, False, False)
+    for i, n, other in zip(numeric, n_known.tolist(), n_other.tolist(), strict=True):
+        kind = NUMBER if n else EMPTY
+        of_numbers[i] = Column(str(names[i]), kind, bool(n) and not other, False, False, 2 * other > n)
     return [
         of_numbers[i] if i in of_numbers else _column(frame.iloc[:, i], str(name), marks)
         for i, name in enumerate(names)
@@ -88,7 +93,7 @@ def _column(values: pd.Series, name: str, marks: Marks) -> Column:
         number = values.to_numpy(np.float64, na_value=np.nan)
         if n and np.isnan(number).all():
             return Column(name, EMPTY, False, False, False)
-        return Column(name, NUMBER, _whole(number), values.is_unique, False)
+        return Column(name, NUMBER, _whole(number), values.is_unique, False, _is_score(number))
     if isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind in "mM":
         return Column(name, TEXT, False, values.is_unique, 2 * values.nunique() <= n)
     unique = pd.Series(values.unique()[:SAMPLED])
@@ -103,7 +108,13 @@ def _column(values: pd.Series, name: str, marks: Marks) -> Column:
     if not known.any() or set(found.astype(str).str.strip()) <= LOGICALS:
         return Column(name, TEXT, False, distinct, groups)
     kind = NUMBER if known.all() else MIXED
-    return Column(name, kind, _whole(number[known]), distinct, groups)
+    # by distinct values: zeros among fractions count once
+    return Column(name, kind, _whole(number[known]), distinct, groups, _is_score(number[known]))
+
+
+def _is_score(values: np.ndarray) -> bool:
+    values = values[~np.isnan(values)]
+    return 2 * int(((values < 0) | (values != np.round(values))).sum()) > len(values)
 
 
 def _whole(values: np.ndarray) -> bool:
@@ -116,7 +127,7 @@ def find_marks(frame: pd.DataFrame, *, semicolons: bool) -> Marks:
     texts: set[str] = set()
     kinds = list(frame.dtypes)
     number = frame.iloc[:, [i for i, kind in enumerate(kinds) if kind.kind == "f"]].to_numpy()
-    has_points = bool((number[~np.isnan(number)] % 1 != 0).any())
+    has_points = bool((number[np.isfinite(number)] % 1 != 0).any())
     for i in (i for i, kind in enumerate(kinds) if kind.kind == "O"):
         values = frame.iloc[:, i].unique()[:SAMPLED]
         texts.update(text.strip() for text in values if isinstance(text, str))
@@ -137,11 +148,12 @@ def index_of(columns: Sequence[Column], frame: pd.DataFrame) -> int | None:
     first = columns[0]
     numbered = first.kind == NUMBER and _counts_rows(frame.iloc[:, 0])
     text = [i for i, column in enumerate(columns) if i and column.kind == TEXT]
-    if first.kind == NUMBER and is_numbering(first.name):
+    unnamed = first.name == "V1" and not numbered  # V1, V2, V3 are R's names of columns without names
+    if first.kind == NUMBER and is_numbering(first.name) and not unnamed:
         better = [i for i in text if columns[i].distinct and is_index_name(columns[i].name)]
         return better[0] if numbered and better else 0
     if first.kind in (NUMBER, EMPTY, MIXED):
-        if is_index_name(first.name) or first.kind == MIXED:
+        if (is_index_name(first.name) and not unnamed) or first.kind == MIXED:
             return 0
         better = [i for i in text if columns[i].distinct and is_index_name(columns[i].name)]
         if better:
@@ -154,7 +166,10 @@ def index_of(columns: Sequence[Column], frame: pd.DataFrame) -> int | None:
             )
         return None
     grouped = CELL_GROUPS.fullmatch(key_of(first.name)) and not first.distinct
-    if grouped or (first.groups and len(frame) > 2 and not is_index_name(first.name)):
+    # samples and donors repeat where the rows are cells, genes where the rows are transcripts
+    may_repeat = is_index_name(first.name) and not names_cells(first.name)
+    repeats = first.groups and len(frame) > 2 and not may_repeat
+    if grouped or (repeats and not has_barcodes(list(map(str, frame.iloc[:, 0])))):
         return next((i for i in text if columns[i].distinct), None)
     return 0
 
@@ -228,11 +243,27 @@ def roles_of(
         else:
             values.append(i)
     if genes_in_rows is False:
-        fractions = [i for i in values if columns[i].kind == NUMBER and not columns[i].whole]
-        if fractions and 4 * len(fractions) < len(values):  # scores of cells among counts of genes
-            values = [i for i in values if i not in fractions]
-            annotation = sorted([*annotation, *fractions])
+        scores = set(_scores(columns, values))
+        values = [i for i in values if i not in scores]
+        annotation = sorted([*annotation, *scores])
     return Roles(index, annotation, values, dropped)
+
+
+def _scores(columns: Sequence[Column], values: Sequence[int]) -> list[int]:
+    """Return the columns with scores of cells before or after columns with counts of genes."""
+    if not mostly_whole([columns[i] for i in values]):
+        return []
+
+    def is_score(i: int) -> bool:
+        return columns[i].kind == NUMBER and columns[i].score and not is_gene(columns[i].name)
+
+    return [*takewhile(is_score, values), *takewhile(is_score, reversed(values))]
+
+
+def mostly_whole(columns: Sequence[Column]) -> bool:
+    """Return whether most columns of numbers hold whole numbers only."""
+    held = [column for column in columns if column.kind == NUMBER]
+    return 4 * sum(not column.whole for column in held) < len(held)
 
 
 def _is_about(column: Column, genes: bool) -> bool:
@@ -291,6 +322,35 @@ def check_no_results(columns: Sequence[Column], path: object) -> None:
         raise FileFormatError(
             f"{str(path)!r} must hold expression, but has the columns {listed(found)} of a statistical test. "
             "Give the table of counts that was tested."
+        )
+
+
+def check_one_measure(columns: Sequence[Column], path: object) -> None:
+    """Check that columns of values are samples, not measures of the same samples."""
+    names = [column.name for column in columns]
+    if len(names) > 1 and all(key_of(name) in MEASURES for name in names):
+        raise FileFormatError(
+            f"{str(path)!r} must have a column of counts, got measures of one sample only: {listed(names)}."
+        )
+    kinds = {match[1] for name in names if (match := TXIMPORT.fullmatch(name))}
+    if len(kinds) > 1 and sum(TXIMPORT.fullmatch(name) is not None for name in names) >= len(names) - 1:
+        raise FileFormatError(
+            f"{str(path)!r} must hold counts only, got {listed(sorted(kinds))} of each sample, as tximport "
+            "returns them. In R: write.csv(txi$counts, 'counts.csv')."
+        )
+
+
+def check_not_long(columns: Sequence[Column], index: int | None, path: object) -> None:
+    """Check that a table does not hold one row for each gene and cell, as umi_tools writes it."""
+    values = [c for c in columns if c.kind == NUMBER and not is_about_genes(c.name)]
+    named = [c.name for i, c in enumerate(columns) if i == index or c.kind == TEXT]
+    genes = [name for name in named if names_genes(name) and not names_cells(name)]
+    cells = [name for name in named if names_cells(name)]
+    if len(values) == 1 and genes and cells:
+        raise FileFormatError(
+            f"{str(path)!r} must have a row or column for each cell, got a row for each {genes[0]!r} and "
+            f"{cells[0]!r}. Convert it: pandas.pivot_table(frame, {values[0].name!r}, {cells[0]!r}, "
+            f"{genes[0]!r}, fill_value=0)."
         )
 
 

@@ -12,7 +12,7 @@ _GENE_INDEX = """
     genename symbol symbols hgnc_symbol mgi_symbol ensembl ensembl_id ensembl_gene_id ensembl_gene
     ensg entrez entrez_id entrezid entrezgene entrez_gene_id ncbi_gene_id probe probes probe_id
     probeset id_ref feature features feature_id tracking_id target_id transcript transcript_id
-    isoform name hugo_symbol
+    isoform name hugo_symbol locus locus_tag orf refseq_id accession
 """
 GENE_INDEX = frozenset(_GENE_INDEX.split())
 _CELL_INDEX = """
@@ -77,7 +77,25 @@ QUANTIFICATIONS = (
     ("numreads", "tpm", "salmon"),
     ("expected_count", "tpm", "RSEM"),
     ("est_count", "tpm", "the tool"),
+    ("unstranded", "tpm_unstranded", "STAR"),
+    ("raw_count", "scaled_estimate", "RSEM"),
+    ("raw_counts", "rpkm", "the tool"),
+    *(
+        (counts, measure, "the tool")
+        for counts in ("counts", "count", "reads")
+        for measure in ("tpm", "fpkm", "rpkm")
+    ),
 )
+# measures of one sample that tools write beside each other
+_MEASURES = """
+    tpm fpkm rpkm cpm coverage fpkm_conf_lo fpkm_conf_hi fpkm_uq median_length_normalized
+"""
+MEASURES = frozenset(_MEASURES.split())
+# columns of tximport's list written as one table: "abundance.S1", "counts.S1", "length.S1"
+TXIMPORT = re.compile(r"(abundance|counts|length)\.\w.*")
+# names of rows and columns that hold the sum or the mean of the others
+SUMS = frozenset(["total", "totals", "sum", "sums", "grand_total", "row_sum", "column_sum"])
+MEANS = frozenset(["mean", "average", "avg"])
 # columns of tables of statistical tests; one that has two of them holds results, not expression
 _TEST_RESULTS = """
     padj pvalue p_value log2foldchange logfc lfcse p_val p_val_adj avg_log2fc avg_logfc adj_p_val
@@ -120,7 +138,8 @@ def names_cells(name: object) -> bool:
 def is_about_genes(name: object) -> bool:
     """Return whether a numeric column of this name annotates genes: a length, a position, an identifier."""
     words = key_of(name).split("_")
-    whole = "".join(words) in GENE_WORDS
+    joined = "".join(words)
+    whole = joined in GENE_WORDS or (joined in GENE_INDEX and joined.endswith("id"))
     return whole or (set(words) <= GENE_WORDS | MORE_GENE_WORDS and bool(set(words) & GENE_WORDS))
 
 

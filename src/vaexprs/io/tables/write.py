@@ -15,7 +15,7 @@ from vaexprs.io.formats import suffix_of
 from vaexprs.io.tables.annotation import obs_path, write_obs
 from vaexprs.io.tables.dialect import SEPARATORS
 from vaexprs.io.tables.fields import guarded
-from vaexprs.io.tables.read import VALUES_AT_ONCE
+from vaexprs.io.tables.layout import VALUES_AT_ONCE
 
 COMPRESSION_LEVEL = 6  # gzip's default; Python's 9 takes three times as long for little gain
 

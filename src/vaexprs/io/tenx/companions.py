@@ -103,6 +103,12 @@ def _prefix(name: str) -> str:
     return "" if match is None or match["name"] is None else match["prefix"]
 
 
+def _stem(name: str) -> str:
+    """Return the name of a matrix without its suffix: "s1" for "s1.mtx.gz" and "s1_genes.tsv"."""
+    match = MATRIX.fullmatch(name)
+    return name if match is None else match["prefix"]
+
+
 def _best(words: Sequence[str], names: Sequence[str], matrix: Path) -> str | None:
     """Return the list whose prefix is the longest with which the name of the matrix begins."""
     found = []
@@ -110,6 +116,8 @@ def _best(words: Sequence[str], names: Sequence[str], matrix: Path) -> str | Non
         kind = re.compile(rf"(?P<prefix>.*?){re.escape(word)}\.(tsv|txt|csv)(\.gz)?", re.IGNORECASE)
         for name in names:
             match = kind.fullmatch(name)
-            if match is not None and matrix.name.startswith(match["prefix"]):
+            if match is None:
+                continue
+            if matrix.name.startswith(match["prefix"]) or _stem(matrix.name) == match["prefix"].rstrip("_.-"):
                 found.append((len(match["prefix"]), -rank, name.endswith(".gz"), name))
     return max(found)[-1] if found else None

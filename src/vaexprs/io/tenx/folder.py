@@ -50,8 +50,10 @@ def read_folder(path: Path) -> ad.AnnData:
         )
     x = _entries(files.matrix, head)  # columns of the file in rows
     x = as_float(x.T if transposed else x)
-    symbols = features[1] if features.shape[1] > 1 else features[0]
-    var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=symbols.to_numpy())
+    ids, symbols = features[0], features[min(1, features.shape[1] - 1)]
+    if _n_identifiers(symbols) > len(symbols) / 2 > _n_identifiers(ids):  # symbols come first
+        ids, symbols = symbols, ids
+    var = pd.DataFrame({"gene_ids": ids.to_numpy()}, index=symbols.to_numpy())
     if features.shape[1] > 2:
         var["feature_types"] = features[2].to_numpy()
     with warnings.catch_warnings():
@@ -61,6 +63,10 @@ def read_folder(path: Path) -> ad.AnnData:
     is_own = STANDARD.fullmatch(files.matrix.name) is not None and annotation.is_file()
     table = read_obs(annotation) if is_own else None
     return with_obs(genes_only(adata, path), table)
+
+
+def _n_identifiers(names: pd.Series) -> int:
+    return int(names.str.match(r"ENS[A-Z]{0,6}[GT]\d{6,}").sum())
 
 
 class _Head(NamedTuple):

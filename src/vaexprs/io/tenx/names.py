@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from vaexprs.interface.errors import FileFormatError
+from vaexprs.io.tables.orientation import is_gene
 from vaexprs.io.tables.vocabulary import is_index_name
 from vaexprs.io.text import opened
 
@@ -43,7 +44,7 @@ def read_names(path: Path, n: int) -> pd.DataFrame:
     separator = _separator(lines, path, quoted=quoted)
     rows = [line.split(separator) if separator else [line] for line in lines]
     if separator == " " or (quoted and separator == ","):
-        rows = [re.findall(r'"[^"]*"|[^\s,"]+', line) for line in lines]
+        rows = [re.findall(r'"[^"]*"|[^\s,"]+', line) or [""] for line in lines]
     if len(rows) == n + 1 and _is_header(rows[0], rows[1]):
         rows = rows[1:]
     width = max(map(len, rows))
@@ -66,11 +67,19 @@ def _separator(lines: list[str], path: Path, *, quoted: bool) -> str:
         return ","
     if quoted and re.fullmatch(r'"[^"]*"( "?[^"]*"?)+', last):
         return " "
-    return ""
+    return " " if " " in last and _has_spaces_between(lines[1:]) else ""
+
+
+def _has_spaces_between(lines: list[str]) -> bool:
+    """Return whether spaces separate row numbers or identifiers of genes from names, without quotes."""
+    rows = [line.split(" ") for line in lines]
+    first = [row[0] for row in rows]
+    start = int(first[0]) if first and first[0].isdecimal() else None
+    numbered = start is not None and first == [str(start + i) for i in range(len(first))]
+    # False for a list of one name
+    return len(set(map(len, rows))) == 1 and (numbered or all(map(is_gene, first)))
 
 
 def _is_header(first: list[str], second: list[str]) -> bool:
     names = [name.strip('"') for name in first]
-    return len(first) < len(second) or all(
-        HEADER.fullmatch(name) or is_index_name(name) for name in names[:2]
-    )
+    return len(first) < len(second) or HEADER.fullmatch(names[0]) is not None or is_index_name(names[0])
