@@ -23,6 +23,7 @@ from vaexprs.io.tables.roles import (
     NUMBER,
     TEXT,
     Column,
+    Roles,
     check_no_results,
     check_not_long,
     check_one_measure,
@@ -32,6 +33,7 @@ from vaexprs.io.tables.roles import (
     index_of,
     mostly_whole,
     quantified,
+    roles_of,
 )
 from vaexprs.io.tables.vocabulary import is_about_cells, is_about_genes
 from vaexprs.io.text import opened
@@ -51,7 +53,18 @@ class Layout(NamedTuple):
     named_by: int | None
     n_annotation: int  # number of columns after the first that are known to be gene annotation
     sample: tuple[int, str] | None  # column with the counts of a table of one sample, and the tool
-    n_rows: int | None = None  # number of rows that the file declares
+    n_rows: int | None  # number of rows that the file declares
+    keys: Collection[str]  # names of columns that annotate cells whatever they hold
+
+    def roles(self, genes_in_rows: bool | None) -> Roles:
+        """Return the roles of the columns; see `roles_of`."""
+        return roles_of(
+            self.columns,
+            self.named_by,
+            genes_in_rows=genes_in_rows,
+            keys=self.keys,
+            n_annotation=self.n_annotation,
+        )
 
 
 def find_layout(path: Path, keys: Collection[str]) -> Layout:
@@ -95,7 +108,7 @@ def find_layout(path: Path, keys: Collection[str]) -> Layout:
             f"{path.name!r} has no names of columns: its first row, {start.iloc[0, 0]!r}, holds numbers as "
             "the others do. If it holds names, call its first column 'gene' or 'cell'."
         )
-    return Layout(dialect, marks, columns, index, n_annotation, sample, n_rows)
+    return Layout(dialect, marks, columns, index, n_annotation, sample, n_rows, keys)
 
 
 def _declared_rows(path: Path) -> int | None:

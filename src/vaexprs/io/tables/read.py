@@ -21,7 +21,7 @@ from vaexprs.io.tables.layout import Layout, chunks, find_layout, may_annotate
 from vaexprs.io.tables.numbers import Marks, numbers
 from vaexprs.io.tables.orientation import infer_orientation, warn_of_orientation
 from vaexprs.io.tables.others import without_others
-from vaexprs.io.tables.roles import GENE, NUMBER, Column, Roles, evidence_of, has_barcodes, roles_of, said
+from vaexprs.io.tables.roles import GENE, NUMBER, Column, Roles, evidence_of, has_barcodes, said
 from vaexprs.io.untrusted.archives import check_decompressed_size
 
 MAX_DENSITY = 0.5  # maximum fraction of nonzero values for a sparse matrix
@@ -29,11 +29,24 @@ GENERIC_STEMS = ("abundance", "quant", "quant.genes", "genes", "isoforms", "read
 
 
 class _Content(NamedTuple):
-    """Content of a table: names of its rows, texts and values by position of the column."""
+    """Content of a table.
+
+    Parameters
+    ----------
+    rows
+        Names of the rows, (n_rows,).
+    texts
+        Columns that were read as text, by position.
+    values
+        Values of the other columns, (n_rows, n_held).
+    held
+        Positions of these columns.
+    """
 
     rows: np.ndarray
     texts: dict[int, pd.Series]
     values: Matrix
+    held: list[int]
 
 
 def read_table(
@@ -67,17 +80,13 @@ def read_table(
     layout = find_layout(path, keys)
     if sidecar is not None and layout.columns[0].name == "cell":  # as `write` writes it
         layout = layout._replace(columns=[_as_gene(column) for column in layout.columns], named_by=0)
-    provisional = roles_of(
-        layout.columns, layout.named_by, genes_in_rows=None, keys=keys, n_annotation=layout.n_annotation
-    )
-    open_roles = [i for i in provisional.values if may_annotate(layout.columns[i], layout)]
-    content = _read(path, layout, provisional, open_roles)
+    content = _read(path, layout)
     if layout.n_rows not in (None, len(content.rows)):
         raise FileFormatError(
             f"{str(path)!r} declares {layout.n_rows:,} rows, but contains {len(content.rows):,}."
         )
-    genes_in_rows, roles = _settled(path, layout, content, provisional, transpose, (columns, sidecar), keys)
-    adata = _assembled(path, layout, content, roles, open_roles, provisional, genes_in_rows)
+    genes_in_rows, roles = _settled(path, layout, content.rows, transpose, (columns, sidecar))
+    adata = _assembled(path, layout, content, genes_in_rows, roles)
     adata = without_others(adata, path, genes_in_rows=genes_in_rows)
     return with_obs(adata, sidecar)
 
@@ -87,12 +96,13 @@ def _as_gene(column: Column) -> Column:
     return column._replace(kind=GENE) if column.kind == NUMBER else column
 
 
-def _read(path: Path, layout: Layout, roles: Roles, open_roles: Sequence[int]) -> _Content:
-    """Return the content of a table; columns whose role is open are read as text."""
+def _read(path: Path, layout: Layout) -> _Content:
+    """Return the content of a table; columns that the orientation may make annotation are read as text."""
     dialect, marks, header = layout.dialect, layout.marks, [column.name for column in layout.columns]
-    texts = [*roles.annotation, *open_roles]
-    still_open = set(open_roles)
-    held = [i for i in roles.values if i not in still_open]
+    roles = layout.roles(None)
+    undecided = {i for i in roles.values if may_annotate(layout.columns[i], layout)}
+    held = [i for i in roles.values if i not in undecided]
+    texts = [*roles.annotation, *sorted(undecided)]
     index = 0 if roles.named_by is None else roles.named_by
     names: list[np.ndarray] = []
     words: list[pd.DataFrame] = []
@@ -105,7 +115,7 @@ def _read(path: Path, layout: Layout, roles: Roles, open_roles: Sequence[int]) -
         parts.append(sp.csr_matrix(_block(path, chunk[held], marks, rows, header)))
     x = sp.vstack(parts, format="csr") if len(parts) > 1 else parts[0]
     texts_found = pd.concat(words, ignore_index=True)
-    return _Content(np.concatenate(names), {i: texts_found[i] for i in texts}, x)
+    return _Content(np.concatenate(names), {i: texts_found[i] for i in texts}, x, held)
 
 
 def _block(
@@ -136,55 +146,39 @@ def _way_out(missing: np.ndarray, found: Any) -> str:
 
 
 def _settled(
-    path: Path,
-    layout: Layout,
-    content: _Content,
-    provisional: Roles,
-    transpose: bool | None,
-    tables: Sequence[CellTable | None],
-    keys: Collection[str],
+    path: Path, layout: Layout, rows: np.ndarray, transpose: bool | None, tables: Sequence[CellTable | None]
 ) -> tuple[bool, Roles]:
     """Return whether genes are in the rows, and the final roles of the columns."""
-    columns = layout.columns
-
-    def roles_if(genes_in_rows: bool) -> Roles:
-        return roles_of(
-            columns,
-            layout.named_by,
-            genes_in_rows=genes_in_rows,
-            keys=keys,
-            n_annotation=layout.n_annotation,
-        )
-
+    columns, provisional = layout.columns, layout.roles(None)
     if layout.sample is not None:
         position, tool = layout.sample
         others = [i for i in range(len(columns)) if i not in (position, layout.named_by)]
         warn(
-            f"{path.name!r}: {tool}'s table of one sample with {len(content.rows):,} genes; the counts are "
+            f"{path.name!r}: {tool}'s table of one sample with {len(rows):,} genes; the counts are "
             f"{columns[position].name!r}, and {listed([columns[i].name for i in others])} are annotation."
         )
         return True, Roles(layout.named_by, others, [position], [])
-    rows = [unguarded(name) for name in content.rows]
+    row_names = [unguarded(name) for name in rows]
     value_names = [columns[i].name for i in provisional.values]
     if layout.n_annotation:
         genes_in_rows: bool | None = True
     elif transpose is not None:
         genes_in_rows = transpose
     else:
-        named = rows if layout.named_by is not None else []
+        named = row_names if layout.named_by is not None else []
         answers = [table.orientation(named, value_names) for table in tables if table is not None]
         genes_in_rows = next((answer for answer in answers if answer is not None), None)
     if genes_in_rows is None:
         if layout.named_by is None and has_barcodes(value_names):
             raise FileFormatError(_no_names(path, columns))
-        found = infer_orientation(rows, value_names, evidence_of(columns, provisional))
-        roles = roles_if(found.genes_in_rows)
+        found = infer_orientation(row_names, value_names, evidence_of(columns, provisional))
+        roles = layout.roles(found.genes_in_rows)
         about = said(columns, roles.annotation)
         warn_of_orientation(path.name, found, len(rows), len(roles.values), about)
         return found.genes_in_rows, roles
-    roles = roles_if(genes_in_rows)
+    roles = layout.roles(genes_in_rows)
     numeric = [i for i in roles.annotation if columns[i].kind == NUMBER and i > layout.n_annotation]
-    if numeric and not set(columns[i].name for i in numeric) <= set(keys):
+    if numeric and not set(columns[i].name for i in numeric) <= set(layout.keys):
         what = "genes" if genes_in_rows else "cells"
         warn(f"{path.name!r}: {what} in rows.{said(columns, roles.annotation)}")
     return genes_in_rows, roles
@@ -198,13 +192,7 @@ def _no_names(path: Path, columns: Sequence[Column]) -> str:
 
 
 def _assembled(
-    path: Path,
-    layout: Layout,
-    content: _Content,
-    roles: Roles,
-    open_roles: Sequence[int],
-    provisional: Roles,
-    genes_in_rows: bool,
+    path: Path, layout: Layout, content: _Content, genes_in_rows: bool, roles: Roles
 ) -> ad.AnnData:
     """Return an AnnData of the content of a table."""
     columns = layout.columns
@@ -213,7 +201,7 @@ def _assembled(
             f"{str(path)!r} must have columns of values for {'samples' if genes_in_rows else 'genes'}, got "
             f"annotation only: {listed([columns[i].name for i in roles.annotation], 12)}."
         )
-    values = _all_values(path, layout, content, roles, open_roles, provisional)
+    values = _all_values(path, layout, content, roles.values)
     rows = _row_names(path, layout, content, genes_in_rows)
     texts = pd.DataFrame(
         {i: read_texts(content.texts[i]).to_numpy(object) for i in roles.annotation}, index=rows, dtype=object
@@ -235,27 +223,18 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return list(ad.utils.make_index_unique(pd.Index(list(names), dtype=object)))
 
 
-def _all_values(
-    path: Path,
-    layout: Layout,
-    content: _Content,
-    roles: Roles,
-    open_roles: Sequence[int],
-    provisional: Roles,
-) -> Matrix:
-    """Return the values of the columns of `roles`, in order."""
-    still_open = set(open_roles)
-    held = [i for i in provisional.values if i not in still_open]
-    x, order = content.values, held
-    in_values = set(held)
-    late = [i for i in roles.values if i not in in_values]
+def _all_values(path: Path, layout: Layout, content: _Content, columns: Sequence[int]) -> Matrix:
+    """Return the values of some columns, in order."""
+    x, order = content.values, content.held
+    in_values = set(order)
+    late = [i for i in columns if i not in in_values]
     if late:
         chunk = pd.DataFrame({i: content.texts[i] for i in late})
         header = [column.name for column in layout.columns]
         block = _block(path, chunk, layout.marks, content.rows, header)
-        x, order = sp.hstack([x, sp.csr_matrix(block)], format="csr"), [*held, *late]
+        x, order = sp.hstack([x, sp.csr_matrix(block)], format="csr"), [*order, *late]
     position = {column: place for place, column in enumerate(order)}
-    wanted = [position[i] for i in roles.values]
+    wanted = [position[i] for i in columns]
     if wanted != list(range(x.shape[1])):
         x = x[:, wanted]
     return x if x.nnz <= MAX_DENSITY * x.shape[0] * x.shape[1] else x.toarray()
