@@ -40,6 +40,7 @@ NOT_RUN = {
     "processes": "needs several processes (tests/training/test_processes.py has them)",
     "r": "needs R",
     "slurm": "needs a cluster",
+    "tensorboard": "needs TensorFlow or tensorboardX",
     "yan": "needs a data set that is not part of the project",
 }
 OUTPUT = {"", "r"}  # what a run printed, and R's side of a comparison
