@@ -13,7 +13,7 @@ from vaexprs.data.backed import BackedCells
 from vaexprs.io import stores
 from vaexprs.io.open import open_cells
 from vaexprs.io.stores import back_layer
-from vaexprs.preprocessing.values import with_min_counts, without_empty
+from vaexprs.preprocessing.values import warn_of_many_genes, with_min_counts, without_empty
 
 COUNTS = np.random.default_rng(0).poisson(5, (60, 10)).astype(np.float32)
 NAMES = [f"c{i}" for i in range(60)]
@@ -134,6 +134,25 @@ def test_min_counts_that_cannot_be_used(given, words):
     x = COUNTS / 2 if "layer" in given else COUNTS
     with pytest.raises(ValueError, match=words):
         vx.fit_vae(cells_of(x), epochs=1, latent_dim=2, verbose=0, **given)
+
+
+def test_more_genes_than_cells_are_fitted_with_a_warning():
+    x = np.random.default_rng(0).poisson(1.0, (40, 2_001)).astype(np.float32)
+    words = "2,001 genes are many for 40 cells"
+    _, said = fit(cells_of(x))
+    assert words in said
+    assert "n_top_genes=2000" in said
+    assert words not in fit(cells_of(x), n_top_genes=2_001)[1]
+    assert words not in fit(cells_of(x), genes=[f"{i}" for i in range(2_001)])[1]
+    assert "genes are many" not in fit(cells_of(x[:, :2_000]))[1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "genes", "warns"), [(2_000, 2_001, True), (2_001, 2_001, False), (9, 2_000, False)]
+)
+def test_genes_are_many_if_there_are_more_than_cells_and_2000(cells, genes, warns, recwarn):
+    warn_of_many_genes(cells, genes)
+    assert len(recwarn) == warns
 
 
 def test_a_numeric_column_of_a_table_is_the_label(tmp_path):

@@ -16,6 +16,7 @@ from vaexprs.preprocessing.summary import Summary
 
 MIN_CELLS = 10  # minimum number of cells to fit
 MIN_GENES = 2  # minimum number of genes to fit
+FEW_GENES = 2_000  # number of genes up to which there is no warning of many genes
 SAME_DEPTH = 1e-3  # maximum relative range of library sizes that count as equal
 MAX_LOG = 25.0  # maximum of values that may be logarithms
 SAMPLE = 1_000  # number of cells from which values are described
@@ -120,4 +121,16 @@ def warn_of_other_values(x: Matrix, summary: Summary) -> None:
         f"The cells contain no counts but {what}; they are fitted with likelihood 'gaussian'. If there are "
         "counts, give them (layer='counts'); they are fitted better. If not, pass likelihood='gaussian' "
         "(--likelihood gaussian), which leaves out this warning."
+    )
+
+
+def warn_of_many_genes(n_cells: int, n_genes: int) -> None:
+    """Warn that a fit of more genes than cells leaks which cells were in training."""
+    if n_genes <= max(n_cells, FEW_GENES):
+        return
+    warn(
+        f"{n_genes:,} genes are many for {n_cells:,} cells: generated cells will reveal which cells were "
+        "used for training. With 1,000 blood cells the AUC of such an attack was 0.98 with all 16,791 genes, "
+        "0.80 with the 2,000 most variable and 0.64 with 500; the generated cells were equally realistic. "
+        f"Use n_top_genes={FEW_GENES}, or n_top_genes={n_genes} to fit all genes without this warning."
     )

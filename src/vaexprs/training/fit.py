@@ -29,6 +29,7 @@ from vaexprs.nn.options import NetworkOptions
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.genes import check_genes
 from vaexprs.preprocessing.prepare import Preprocessing
+from vaexprs.preprocessing.values import warn_of_many_genes
 from vaexprs.training import multiprocess as processes
 from vaexprs.training.callbacks import as_callbacks
 from vaexprs.training.capacity import choose_capacity
@@ -179,7 +180,8 @@ def fit_vae(
         without any counts in the genes of the fit are left out.
     n_top_genes
         Number of genes to fit: the most variable ones by `scanpy.pp.highly_variable_genes` (computed on
-        20,000 cells if there are more). By default all genes.
+        20,000 cells if there are more). By default all genes, with a warning if there are more genes than
+        cells and more than 2,000: such fits leak which cells were in training.
     genes
         Names of the genes to fit, such as a panel; those that the cells do not have are left out with a
         warning. With `privacy` the list must be public: not chosen by looking at the private cells.
@@ -313,6 +315,8 @@ def fit_vae(
         )
         recipe = fit_recipe(arguments, None, interrupted=model.interrupted)
         return VAEFit(model, data.preprocessing.without_cells(), density, {}, seed, recipe, guarantee)
+    if n_top_genes is None and names is None and preprocessing is None:
+        warn_of_many_genes(*data.shape)
     data = split_validation(data, validation_split, seed)
     prepared = data.preprocessing
     choices = {}
