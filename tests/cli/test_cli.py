@@ -370,6 +370,8 @@ def test_an_interrupted_generation_says_what_is_kept(folder, tmp_path):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)  # while the file is being closed
     said = process.communicate()[1]
     assert process.returncode == 130
     told = re.fullmatch(
@@ -509,6 +511,34 @@ def test_warnings_are_the_users():
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize(
+    ("work", "printed"),
+    [
+        ("try:\n        press()\n    finally:\n        press(); print('cleaned')", "cleaned\n"),
+        (
+            "try:\n        press()\n    except KeyboardInterrupt:\n        pass  # by a library\n    press()",
+            "",
+        ),
+        (
+            "try:\n        press()\n    except KeyboardInterrupt as stop:\n        raise ImportError from stop",
+            "",
+        ),
+        ("sys.exit(press)\nclass At:\n    def __exit__(self, *_):\n        press()", ""),
+    ][:3],
+)
+def test_ctrl_c_pressed_twice_interrupts_once(work, printed):
+    code = (
+        "import os, signal, sys\nfrom vaexprs import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"press = lambda: os.kill(os.getpid(), signal.SIGINT)\ndef work(**_):\n    {work}\n"
+        "cli.app = work\ncli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, printed), done.stderr
+    assert done.stderr == "Interrupted. Existing files were not modified.\n"
+
+
+@pytest.mark.faults
 def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
     words = ["evaluate", "made.h5ad", "--real", "held.h5ad", "--train", "train.h5ad", "--out", "t.csv"]
     before = sorted(path.name for path in judged.iterdir())
@@ -518,7 +548,9 @@ def test_an_interrupted_evaluation_says_so_and_leaves_nothing(judged):
         said = b""
         while b"comparing" not in said:
             said += process.stderr.read1()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+            time.sleep(0.2)
         said += process.stderr.read()
         assert process.wait() == 130
     assert b"Interrupted" in said

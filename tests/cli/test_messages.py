@@ -1,5 +1,7 @@
 """Messages of the command line name its options."""
 
+import re
+
 import pytest
 import typer
 
@@ -66,3 +68,15 @@ def test_warnings_name_options_too(folder):
     done = run("augment", "few.h5ad", "--label-key", "cell_type", "--to", "1", "--epochs", 1, "--quiet", "--out", "b.h5ad", cwd=folder)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "(--to 1), so no cells were generated. Try a larger number, such as --to 1000." in done.stderr
+
+
+def test_min_counts_of_the_command_line(folder):
+    words = ["fit", "few.h5ad", "--epochs", 1, "--quiet", "--out", "m", "--overwrite", "--min-counts"]
+    done = run(*words, 150, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"Warning: 29 of 120 cells have fewer than 150 counts in all 50 genes and are left", done.stderr
+    )
+    done = run(*words, 100_000, cwd=folder)
+    assert done.returncode == 2
+    assert "Error: --min-counts must leave at least 10 cells, but 0 of 120 have 100,000 counts" in done.stderr

@@ -15,6 +15,8 @@ from pathlib import Path
 import vaexprs as vx
 
 # isort: split
+import numpy as np
+import pandas as pd
 import pytest
 import typer
 from markdown_it import MarkdownIt
@@ -40,6 +42,7 @@ NOT_RUN = {
     "processes": "needs several processes (tests/training/test_processes.py has them)",
     "r": "needs R",
     "slurm": "needs a cluster",
+    "tensorboard": "needs TensorFlow or tensorboardX",
     "yan": "needs a data set that is not part of the project",
 }
 OUTPUT = {"", "r"}  # what a run printed, and R's side of a comparison
@@ -139,6 +142,13 @@ def given(few, tmp_path_factory):
     for name in ("generated", "another"):
         made.adata.write_h5ad(folder / f"{name}.h5ad")
     fit.save(folder / "model")
+    study = cells.to_df().T.set_axis([f"s{i}" for i in range(cells.n_obs)], axis=1)
+    study.astype(int).to_csv(folder / "counts.csv")
+    of_samples = {
+        "cell_type": ["ACC", "FC"] * (cells.n_obs // 2),
+        "sex": np.tile(["F", "F", "M"], cells.n_obs // 3),
+    }
+    pd.DataFrame(of_samples, study.columns).to_csv(folder / "metadata.csv")
     (folder / "wishes.csv").write_text("cell_type,stim,n\nCD34+,ctrl,5\nDendritic,,5\n")
     return folder
 

@@ -367,6 +367,20 @@ def test_donors_of_both_sets_are_compared_like_a_covariate(thirds):
 # ---- few or dependent cells
 
 
+@pytest.mark.parametrize(("train", "of_all_cells"), [(slice(60, 120), "green"), (None, "unknown")])
+def test_types_that_all_have_few_cells_are_not_judged(few, train, of_all_cells):
+    """Real cells against real cells, five of each type: metrics of all cells are fine, but show no type."""
+    parts = [few[:20].copy(), few[40:60].copy(), None if train is None else few[train].copy()]
+    table = vx.evaluate(
+        parts[0], parts[1], train=parts[2], label_key="cell_type", resamples=5, progress=False
+    )
+    assert len(table.attrs["too_few"]) == 4
+    assert metric_answers.light_of(metric_answers.rows_of(table, "types")) == of_all_cells
+    found = answers_of(table)["Is each type right?"]
+    assert found.light == "unknown"
+    assert found.sentence.startswith("Not judged, with too few real cells: 'CD14+ Monocyte', 'CD19+ B'")
+
+
 def test_labels_with_few_cells_are_off_or_not_judged(thirds):
     few = {"CD34+": 6, "CD56+ NK": 9}  # number of real and training cells
     parts = [

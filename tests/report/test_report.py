@@ -31,7 +31,7 @@ from vaexprs.preprocessing import splits
 from vaexprs.report import collect, reproduce, write_report
 from vaexprs.report import plotly_figures as figures
 from vaexprs.report.plotly_figures import Ellipse, Embedding, GenePlotData, Latent
-from vaexprs.report.render import Page, _resource, _script_json, render
+from vaexprs.report.render import Page, _by_label, _resource, _script_json, render
 
 LONG = "a population with a very long name, double positive and activated, of the second kind"
 HOSTILE = [
@@ -169,6 +169,17 @@ def visible_groups(tab):
 
 def background(tab):
     return sum(map(int, re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))))
+
+
+def test_labels_that_were_not_generated_have_no_row(page):
+    """Real cells of NK only; the generated label DC has too few cells to be measured."""
+    label = page.embedding.label.copy()
+    label[(label == "NK") & (page.embedding.group == "generated")] = "DC"
+    rest = page.evaluation[~page.evaluation["label"].isin(["NK", "DC"])]
+    of_three = replace(page, evaluation=rest, embedding=replace(page.embedding, label=label))
+    rows = _by_label(of_three)["rows"]
+    assert [row["label"] for row in rows] == ["B", "DC", "Mono"]
+    assert rows[1]["word"] == "not judged"
 
 
 # ---- the file

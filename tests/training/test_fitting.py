@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 import warnings
 
@@ -266,17 +267,39 @@ def test_validation_split_is_ignored_where_there_are_validation_cells(few):
     assert len(fit.preprocessing.val) == 10
 
 
+class Slow(keras.callbacks.Callback):
+    """Makes each step take at least 0.4 s, and ends the fit after 12 steps."""
+
+    n = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(0.4)
+        self.n += 1
+        self.model.stop_training = self.n == 12
+
+
 @pytest.mark.slow
-def test_a_slow_fit_of_many_genes_suggests_n_top_genes_once(few, capsys, monkeypatch):
-    for name in ("MANY_GENES", "SECONDS_TO_JUDGE", "MANY_MINUTES"):
-        monkeypatch.setattr(f"vaexprs.training.callbacks.{name}", 0)
-    vx.fit_vae(few, epochs=30)
-    said = capsys.readouterr().err
-    assert len(re.findall(r"\b50 genes\b.*\b\d+ more minutes.*n_top_genes=2000", said)) == 1
-    vx.fit_vae(few, epochs=3, verbose=0)
+def test_a_long_fit_estimates_its_time_at_the_start_and_when_resumed(few, capsys, tmp_path, monkeypatch):
+    """600 steps of at least 0.4 s take at least 4 minutes, of which compilation is no part."""
+    settings = {"epochs": 100, "batch_size": 20, "checkpoint": tmp_path / "state", "checkpoint_steps": 1}
+    estimate = r"The fit takes about (\d+) minutes more \((\d+) of 600 steps are left\)\.(.*)"
+    monkeypatch.setattr("vaexprs.training.callbacks.MANY_GENES", 49)
+    vx.fit_vae(few, callbacks=[Slow()], **settings)
+    (first,) = re.findall(estimate, capsys.readouterr().err)
+    assert int(first[0]) >= 4
+    assert 588 <= int(first[1]) < 600
+    assert "With fewer than 50 genes it is faster: n_top_genes=2000" in first[2]
     monkeypatch.setattr("vaexprs.training.callbacks.MANY_GENES", 50)
+    vx.fit_vae(few, callbacks=[Slow()], resume=True, **settings)
+    (second,) = re.findall(estimate, capsys.readouterr().err)
+    assert int(second[0]) >= 3
+    assert 576 <= int(second[1]) < 588
+    assert second[2] == ""
+
+
+def test_a_short_fit_prints_no_estimate(few, capsys):
     vx.fit_vae(few, epochs=30)
-    assert "more minutes" not in capsys.readouterr().err
+    assert "takes about" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

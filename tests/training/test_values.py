@@ -13,7 +13,7 @@ from vaexprs.data.backed import BackedCells
 from vaexprs.io import stores
 from vaexprs.io.open import open_cells
 from vaexprs.io.stores import back_layer
-from vaexprs.preprocessing.values import without_empty
+from vaexprs.preprocessing.values import warn_of_many_genes, with_min_counts, without_empty
 
 COUNTS = np.random.default_rng(0).poisson(5, (60, 10)).astype(np.float32)
 NAMES = [f"c{i}" for i in range(60)]
@@ -93,12 +93,66 @@ def test_cells_without_counts_on_disk_are_left_out(tmp_path, monkeypatch):
     cells.X = sp.csr_matrix(cells.X)
     cells.write_h5ad(tmp_path / "a.h5ad")
     stored = back_layer(open_cells(tmp_path / "a.h5ad"), layer=None, keys=["t"])
+    with pytest.warns(UserWarning, match=r"fewer than 1 counts.*'c3', 'c17'"):
+        assert with_min_counts(stored, "object", 1).n_obs == 58
     with pytest.warns(UserWarning, match=r"'c3', 'c17'"):
         kept = without_empty(stored, "object")
     assert isinstance(kept, BackedCells)
     np.testing.assert_array_equal(kept.X[:].toarray(), np.delete(x, [3, 17], 0))
     assert list(kept.obs["t"]) == list(np.delete(cells.obs["t"].to_numpy(), [3, 17]))
     assert list(kept.take_names(np.array([0, 3, 57]))) == ["c0", "c4", "c59"]
+
+
+def test_cells_with_few_counts_are_left_out_on_request():
+    """c3 and c17 have 4 and 5 counts in all genes; the limit is inclusive, and genes are chosen after it."""
+    x = COUNTS.copy()
+    x[[3, 17]] = 0
+    x[3, 0], x[17, 1] = 4, 5
+    totals = x.sum(1)
+    assert np.sort(totals)[2] > 5
+    kept = {n: fit(cells_of(x), min_counts=n, genes=["0", "1"]) for n in (4, 5, 6)}
+    assert [len(fitted.preprocessing.train) for fitted, _ in kept.values()] == [60, 59, 58]
+    assert "1 of 60 cells have fewer than 5 counts in all 10 genes and are left out ('c3')." in kept[5][1]
+    assert "left out" not in kept[4][1]
+    assert kept[6][0].recipe["arguments"]["min_counts"] == 6
+    fitted, said = fit(cells_of(x), x_val=cells_of(x[:20]), min_counts=6)
+    assert len(fitted.preprocessing.val) == 18
+    assert "2 of 20 cells" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"min_counts": 0}, r"min_counts must be .*at least 1.*0"),
+        ({"min_counts": 10**6}, r"must leave at least 10 cells, but 0 of 60 have 1,000,000 counts \(median: \d+\)"),
+        ({"min_counts": 5, "layer": "X", "likelihood": "gaussian"}, r"min_counts requires counts"),
+        ({"min_counts": 5, "sample_weight": np.ones(60)}, r"cannot be combined with sample_weight.*filter_cells"),
+        ({"min_counts": 5, "privacy": vx.Privacy(3)}, r"cannot be combined with privacy.*filter_cells"),
+    ],
+)  # fmt: skip
+def test_min_counts_that_cannot_be_used(given, words):
+    x = COUNTS / 2 if "layer" in given else COUNTS
+    with pytest.raises(ValueError, match=words):
+        vx.fit_vae(cells_of(x), epochs=1, latent_dim=2, verbose=0, **given)
+
+
+def test_more_genes_than_cells_are_fitted_with_a_warning():
+    x = np.random.default_rng(0).poisson(1.0, (40, 2_001)).astype(np.float32)
+    words = "2,001 genes are many for 40 cells"
+    _, said = fit(cells_of(x))
+    assert words in said
+    assert "n_top_genes=2000" in said
+    assert words not in fit(cells_of(x), n_top_genes=2_001)[1]
+    assert words not in fit(cells_of(x), genes=[f"{i}" for i in range(2_001)])[1]
+    assert "genes are many" not in fit(cells_of(x[:, :2_000]))[1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "genes", "warns"), [(2_000, 2_001, True), (2_001, 2_001, False), (9, 2_000, False)]
+)
+def test_genes_are_many_if_there_are_more_than_cells_and_2000(cells, genes, warns, recwarn):
+    warn_of_many_genes(cells, genes)
+    assert len(recwarn) == warns
 
 
 def test_a_numeric_column_of_a_table_is_the_label(tmp_path):

@@ -30,12 +30,20 @@ from vaexprs.cli.commands import (
     split,
     transform,
 )
-from vaexprs.cli.console import INTERRUPTED, Stopped, plain
+from vaexprs.cli.console import (
+    INTERRUPTED,
+    Stopped,
+    catch_interrupts,
+    ignore_interrupts,
+    is_ending,
+    plain,
+)
 from vaexprs.cli.messages import options_of, with_options
 from vaexprs.cli.output import OUTPUTS
 from vaexprs.interface.errors import memory_errors
 
 TERMINATED = 143  # exit status that shells report for SIGTERM, which schedulers send before they kill a job
+UNCHANGED = "{}. Existing files were not modified."
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,13 +84,17 @@ def main() -> None:
         errors.print(f"[yellow]Warning:[/] {plain(said(message))}", soft_wrap=True, highlight=False)
 
     warnings.showwarning = show
+    catch_interrupts()
     signal.signal(signal.SIGTERM, _terminate)  # partly written files are removed, as after Ctrl-C
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's own default; child processes inherit it
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA errors are reported as exceptions, without its log
     try:
         with OUTPUTS, memory_errors():
             app(prog_name="vaexprs")
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except (KeyboardInterrupt, ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        if is_ending(error):  # also errors that a library raises in place of the interrupt
+            errors.print(UNCHANGED.format("Interrupted"))
+            sys.exit(INTERRUPTED)
         text = said(error)
         try:
             errors.print(f"[red]Error:[/] {plain(text)}", soft_wrap=True, highlight=False)
@@ -92,11 +104,13 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED and not isinstance(end, Stopped):
-            errors.print("Interrupted. Existing files were not modified.")
+            errors.print(UNCHANGED.format("Interrupted"))
         elif end.code == TERMINATED:
-            errors.print("Terminated. Existing files were not modified.")
+            errors.print(UNCHANGED.format("Terminated"))
             _give_up(TERMINATED)
         raise
+    finally:
+        ignore_interrupts()
 
 
 def _give_up(status: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,36 @@ class Stopped(SystemExit):
     """Ends a command that was interrupted by Ctrl-C and has already reported it."""
 
     code = INTERRUPTED
+
+
+def catch_interrupts() -> None:
+    """Let Ctrl-C interrupt the command once.
+
+    Ctrl-C pressed again while the command ends would interrupt the removal of incomplete files, or print a
+    traceback. Ctrl-C that is ignored, as in background jobs, stays ignored.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C while the interpreter ends, if it was caught before."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def is_ending(error: BaseException | None) -> bool:
+    """Return whether an error was caused by Ctrl-C, or raised while the command ends."""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _interrupt(*_: Any) -> None:
+    if not is_ending(sys.exception()):
+        raise KeyboardInterrupt
 
 
 def plain(text: str) -> str:

@@ -1,12 +1,16 @@
-"""Progress bars: animated in a terminal or notebook, one line per minute in a log."""
+"""Progress bars: animated in a terminal or notebook, one line per minute in a log. Estimates of time."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any, TextIO
 
+import numpy as np
+
 SECONDS_PER_LINE = 60.0
 LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left{postfix}"
+# time is estimated from this many calls that take this many seconds, or from fewer that take longer
+MIN_CALLS, MIN_SECONDS, MANY_SECONDS = 3, 3.0, 20.0
 
 
 def progress_bar(total: int, desc: str, unit: str, *, done: int = 0, shown: bool = True) -> Any:
@@ -42,6 +46,53 @@ def progress_bar(total: int, desc: str, unit: str, *, done: int = 0, shown: bool
         mininterval=SECONDS_PER_LINE,
         maxinterval=SECONDS_PER_LINE,
     )
+
+
+def skip_start(bar: Any, done: int) -> None:
+    """Count units as done without using their time, which includes compilation, for the time left."""
+    bar.n = bar.last_print_n = bar.initial = done
+    bar.unpause()
+
+
+class StepTimer:
+    """Time per step of a task, measured on calls of one or more steps each.
+
+    Parameters
+    ----------
+    done
+        Number of steps before the first measured call. The calls before it should include the first one,
+        which compiles the steps.
+    now
+        Time at which they were done, in seconds.
+    """
+
+    def __init__(self, done: int, now: float) -> None:
+        self._done, self._now = done, now
+        self._calls: list[tuple[float, int]] = []
+
+    def add(self, done: int, now: float) -> float | None:
+        """Add a call that ended with `done` steps; return the time per step, None if too little is measured.
+
+        The time is the median over the steps: single calls that compile or read from disk do not change it.
+        """
+        steps = done - self._done
+        if steps > 0:
+            self._calls.append(((now - self._now) / steps, steps))
+        self._done, self._now = done, now
+        total = sum(seconds * n for seconds, n in self._calls)
+        if total < (MIN_SECONDS if len(self._calls) >= MIN_CALLS else MANY_SECONDS):
+            return None
+        times, numbers = (np.array(part) for part in zip(*sorted(self._calls), strict=True))
+        before = np.cumsum(numbers)
+        return float(times[np.searchsorted(before, before[-1] / 2)])
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as it is estimated: "40 seconds", "14 minutes", "2.5 hours"."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} seconds"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
 def _in_notebook() -> bool:

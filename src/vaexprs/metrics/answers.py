@@ -108,6 +108,9 @@ def answers(table: pd.DataFrame) -> list[Answer]:
         light = light_of(rows)
         if light == "green" and n < MIN_JUDGED:  # a few rows, such as copies, have a verdict for any number
             light = "unknown"
+        if question == "types" and light in ("green", "unknown") and not dependent and _no_type_judged(table):
+            found.append(Answer(text, "unknown", _not_judged(table).strip()))
+            continue
         if light == "unknown":
             reason = dependent or (UNMEASURED[question] if rows.empty else NOT_COMPARABLE)
             found.append(Answer(text, light, reason))
@@ -157,6 +160,12 @@ def label_lights(table: pd.DataFrame) -> dict[str, str]:
     labels = sorted(set(rows["label"]) - {ALL})
     lights = dict.fromkeys(table.attrs.get("too_few", []), "unknown")
     return lights | {label: light_of(rows[rows["label"] == label]) for label in labels}
+
+
+def _no_type_judged(table: pd.DataFrame) -> bool:
+    """Return whether all types have too few real cells; metrics of all cells say nothing about each type."""
+    lights = label_lights(table)
+    return bool(lights) and all(light == "unknown" for light in lights.values())
 
 
 def _requested_questions(table: pd.DataFrame) -> set[str]:

@@ -237,6 +237,14 @@ def _strip(row: Mapping[str, Any]) -> dict[str, float] | None:
     return place
 
 
+def _generated_labels(page: Page) -> np.ndarray | None:
+    """Return the labels of the generated cells, which get a row even with too few cells for metrics."""
+    cells = page.embedding
+    if cells is None or cells.label is None:
+        return None
+    return cells.label[cells.group == "generated"]
+
+
 def _by_label(page: Page) -> dict[str, Any]:
     """Return the table of labels and their main metrics."""
     table = page.evaluation
@@ -248,9 +256,7 @@ def _by_label(page: Page) -> dict[str, Any]:
     names = sorted(names, key=lambda name: order.get(name, len(order)))
     rows = []
     parts = {str(label): part for label, part in table.groupby(table["label"].astype(str), sort=False)}
-    # labels with too few cells for metrics get a row too: they are often the requested ones
-    shown = np.array(_labels(page) if names else [], dtype=object)
-    for label in figures.sorted_labels(table["label"].to_numpy(), shown):
+    for label in figures.sorted_labels(table["label"].to_numpy(), _generated_labels(page) if names else None):
         found = {str(row["metric"]): row for row in records(parts.get(label, table.head(0)))}
         cells = []
         for name in names:

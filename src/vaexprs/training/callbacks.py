@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,15 @@ import keras
 import numpy as np
 
 from vaexprs.interface.interrupt import Interrupt
-from vaexprs.interface.progress import progress_bar
+from vaexprs.interface.progress import StepTimer, in_words, progress_bar, skip_start
 from vaexprs.nn.batches import CellBatches
 from vaexprs.training.checkpoint import Checkpoint
 from vaexprs.training.schedule import Schedule
 
 STEPS_A_COPY = 16  # minimum number of steps between two copies of the weights
-# n_top_genes is suggested for more genes than this, if after SECONDS_TO_JUDGE more than MANY_MINUTES remain
-MANY_GENES, SECONDS_TO_JUDGE, MANY_MINUTES = 5_000, 20, 3
+MIN_ESTIMATE = 60  # minimum number of seconds left for which an estimate is printed
+# n_top_genes is suggested if there are more genes than this and more seconds left than this
+MANY_GENES, MANY_SECONDS = 5_000, 180
 TRY_SMALLER = (
     "Try a smaller learning rate, optimizer=keras.optimizers.Adam(1e-4), and check for genes with extreme "
     "values."
@@ -34,7 +36,8 @@ def as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
 class ProgressBar(keras.callbacks.Callback):
     """Progress bar over all steps, with the loss and the number of steps done before a fit was resumed.
 
-    Suggests `n_top_genes` once if many genes make a fit slow.
+    Prints an estimate of the time that is left once some steps have been measured, if it is long, and
+    suggests `n_top_genes` if many genes make the fit slow.
     """
 
     def __init__(self, schedule: Schedule, done: int, n_genes: int) -> None:
@@ -42,37 +45,53 @@ class ProgressBar(keras.callbacks.Callback):
         self._schedule = schedule
         self._done = done
         self._n_genes = n_genes
-        self._advised = n_genes <= MANY_GENES
+        self._estimated = False
         self._epoch = 0
         self._bar: Any = None
+        self._timer: StepTimer | None = None
+
+    @property
+    def _total(self) -> int:
+        return self._schedule.epochs * self._schedule.steps
 
     def on_train_begin(self, logs: Any = None) -> None:
         label = f"fitting, resumed after step {self._done:,}" if self._done else "fitting"
-        self._bar = progress_bar(self._schedule.epochs * self._schedule.steps, label, "step", done=self._done)
+        self._bar = progress_bar(self._total, label, "step", done=self._done)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        done = self._epoch * self._schedule.steps + min(batch + 1, self._schedule.steps)
+        done, now = (
+            self._epoch * self._schedule.steps + min(batch + 1, self._schedule.steps),
+            time.monotonic(),
+        )
+        if self._timer is None:
+            self._timer = StepTimer(done, now)
+            skip_start(self._bar, done)
+            return
         self._bar.update(done - self._bar.n)
-        if not self._advised and self._bar.format_dict["elapsed"] > SECONDS_TO_JUDGE:
-            self._advise()
+        seconds = None if self._estimated else self._timer.add(done, now)
+        if seconds is not None:
+            self._estimated = True
+            self._print_estimate(self._total - done, seconds)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         shown = {name: f"{value:.5g}" for name, value in (logs or {}).items() if name in ("loss", "val_loss")}
         self._bar.set_postfix({"epoch": f"{epoch + 1}/{self._schedule.epochs}", **shown}, refresh=False)
 
-    def _advise(self) -> None:
-        self._advised = True
-        state = self._bar.format_dict
-        minutes = state["elapsed"] / (state["n"] - self._done) * (state["total"] - state["n"]) / 60
-        if minutes > MANY_MINUTES:
-            self._bar.write(
-                f"With {self._n_genes:,} genes this takes about {minutes:.0f} more minutes. n_top_genes=2000 "
-                "(--n-top-genes 2000) fits only the most variable ones, which is faster.",
-                file=sys.stderr,
+    def _print_estimate(self, steps: int, seconds: float) -> None:
+        """Print the time that is left, for a number of steps of so many seconds."""
+        left = steps * seconds
+        if left < MIN_ESTIMATE:
+            return
+        text = f"The fit takes about {in_words(left)} more ({steps:,} of {self._total:,} steps are left)."
+        if self._n_genes > MANY_GENES and left > MANY_SECONDS:
+            text += (
+                f" With fewer than {self._n_genes:,} genes it is faster: n_top_genes=2000 "
+                "(--n-top-genes 2000) fits the most variable ones."
             )
+        self._bar.write(text, file=sys.stderr)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._bar.close()

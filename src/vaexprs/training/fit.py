@@ -29,6 +29,7 @@ from vaexprs.nn.options import NetworkOptions
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.genes import check_genes
 from vaexprs.preprocessing.prepare import Preprocessing
+from vaexprs.preprocessing.values import warn_of_many_genes
 from vaexprs.training import multiprocess as processes
 from vaexprs.training.callbacks import as_callbacks
 from vaexprs.training.capacity import choose_capacity
@@ -40,6 +41,7 @@ from vaexprs.training.inputs import (
     gather_cells,
     may_be_counts,
     prepare_data,
+    select_cells,
     select_genes,
     select_variable_genes,
     split_validation,
@@ -85,6 +87,7 @@ def fit_vae(
     layer: str | None = None,
     likelihood: str | None = None,
     seed: int = 0,
+    min_counts: int | None = None,
     n_top_genes: int | None = None,
     genes: Sequence[str] | None = None,
     distribution: Any = None,
@@ -171,9 +174,14 @@ def fit_vae(
         otherwise "nb" for counts and "gaussian" for other values.
     seed
         Seed of the weights, the order of the cells, the noise and the latent density.
+    min_counts
+        Minimum number of counts of a cell in all genes, before genes are chosen, as in
+        `scanpy.pp.filter_cells`. Cells with fewer are left out, with a warning. By default only cells
+        without any counts in the genes of the fit are left out.
     n_top_genes
         Number of genes to fit: the most variable ones by `scanpy.pp.highly_variable_genes` (computed on
-        20,000 cells if there are more). By default all genes.
+        20,000 cells if there are more). By default all genes, with a warning if there are more genes than
+        cells and more than 2,000: such fits leak which cells were in training.
     genes
         Names of the genes to fit, such as a panel; those that the cells do not have are left out with a
         warning. With `privacy` the list must be public: not chosen by looking at the private cells.
@@ -236,10 +244,13 @@ def fit_vae(
     batch_size = _positive("batch_size", batch_size)
     epochs = _positive("epochs", epochs)
     n_top_genes = _positive("n_top_genes", n_top_genes)
+    min_counts = _positive("min_counts", min_counts)
     names = check_genes(genes)
     _check_fit_arguments(fit_arguments)
     if privacy is not None:
         check_request(privacy, given, fit_arguments)
+    if min_counts is not None:
+        _check_min_counts(object, x_train, privacy, fit_arguments)
     saving = checkpoint_options(checkpoint, checkpoint_steps, checkpoint_minutes, resume)
     network = NetworkOptions(encoder_layers, decoder_layers, latent_dim, regularization)
 
@@ -261,6 +272,8 @@ def fit_vae(
         layer,
         [*other_keys, *as_keys(continuous_keys)],
     )
+    if cells is not None and min_counts is not None:
+        cells, val = select_cells(cells, val, min_counts)
     if cells is not None and names is not None:
         cells, val = select_genes(cells, val, names)
     units = None
@@ -302,6 +315,8 @@ def fit_vae(
         )
         recipe = fit_recipe(arguments, None, interrupted=model.interrupted)
         return VAEFit(model, data.preprocessing.without_cells(), density, {}, seed, recipe, guarantee)
+    if n_top_genes is None and names is None and preprocessing is None:
+        warn_of_many_genes(*data.shape)
     data = split_validation(data, validation_split, seed)
     prepared = data.preprocessing
     choices = {}
@@ -331,6 +346,19 @@ def fit_vae(
 
 def _positive(name: str, value: Any) -> int | None:
     return None if value is None else check_integer(name, value, 1)
+
+
+def _check_min_counts(object: Any, x_train: Any, privacy: Any, fit_arguments: Mapping[str, Any]) -> None:
+    """Check that `min_counts` is not combined with what belongs to all cells."""
+    advice = "Filter the cells before the fit: scanpy.pp.filter_cells(adata, min_counts=...)."
+    if privacy is not None:
+        raise ValueError(f"min_counts cannot be combined with privacy. {advice}")
+    if "sample_weight" in fit_arguments:
+        raise ValueError(
+            f"min_counts cannot be combined with sample_weight, which weights all cells. {advice}"
+        )
+    if object is None and x_train is None:
+        raise ValueError("min_counts requires cells. Give them as object or x_train.")
 
 
 def _check_fit_arguments(given: Mapping[str, Any]) -> None:

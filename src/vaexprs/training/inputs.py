@@ -26,7 +26,12 @@ from vaexprs.preprocessing.prepare import Cells, Preprocessing
 from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
-from vaexprs.preprocessing.values import check_enough, warn_of_other_values, without_empty
+from vaexprs.preprocessing.values import (
+    check_enough,
+    warn_of_other_values,
+    with_min_counts,
+    without_empty,
+)
 from vaexprs.training.capacity import with_continuous
 
 MAX_DENSE = 2 * 2**30  # maximum size in bytes of a matrix that is made dense, to speed up training
@@ -140,6 +145,17 @@ def _set_labels(adata: ad.AnnData, labels: Any, key: str, name: str, cells: str)
             f"{name}.to_numpy()."
         )
     adata.obs[key] = values.array
+
+
+def select_cells(
+    train: ad.AnnData | BackedCells, val: ad.AnnData | None, n: int
+) -> tuple[ad.AnnData | BackedCells, ad.AnnData | None]:
+    """Return the cells with at least `n` counts."""
+    if val is not None:
+        kept = with_min_counts(val, "x_val", n)
+        assert isinstance(kept, ad.AnnData)
+        val = kept
+    return with_min_counts(train, "object", n), val
 
 
 def select_variable_genes(

@@ -55,6 +55,13 @@ def fit(
             autocompletion=lambda: LIKELIHOODS,
         ),
     ] = None,
+    min_counts: Annotated[
+        int | None,
+        typer.Option(
+            help="Minimum number of counts of a cell in all genes; cells with fewer are left out (default: "
+            "only cells without counts in the fitted genes)."
+        ),
+    ] = None,
     n_top_genes: NTopGenes = None,
     genes: Annotated[
         Path | None,
@@ -150,6 +157,7 @@ def fit(
             donor_key=donor_key,
             layer=layer,
             likelihood=likelihood,
+            min_counts=min_counts,
             n_top_genes=n_top_genes,
             genes=None if genes is None else gene_list(genes),
             latent_dim=latent_dim,
