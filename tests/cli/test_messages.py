@@ -22,6 +22,7 @@ COMMANDS = typer.main.get_command(app).commands
         ("fit", "cannot be combined with privacy=.", "cannot be combined with --epsilon."),
         ("fit", "Take fewer genes (n_top_genes).", "Take fewer genes (--n-top-genes)."),
         ("fit", "covariate_keys must differ.", "--covariate-key must differ."),
+        ("fit", "Pass likelihood='nb' (--likelihood nb).", "Pass --likelihood nb."),
         ("fit", "Use overwrite=True.", "Use --overwrite."),
         ("fit", "encoder_layers=[] is no option.", "encoder_layers=[] is no option."),
         ("fit", "x.layer=3, my.label_key and data_label_key", "x.layer=3, my.label_key and data_label_key"),

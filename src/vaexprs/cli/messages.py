@@ -66,7 +66,8 @@ def with_options(text: str, options: Mapping[str, str]) -> str:
             return f"{options[groups['subject']]}{f' {item}' if item else ''}"
         return options[groups["name"]] if groups.get("name") else found[0]
 
-    return re.sub("|".join(parts), replaced, text)
+    said = re.sub("|".join(parts), replaced, text)
+    return re.sub(r"(--[\w-]+(?: [^\s()]+)?) \(\1\)", r"\1", said)  # messages that name both
 
 
 def _as_word(value: str) -> str:

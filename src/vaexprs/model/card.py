@@ -141,7 +141,8 @@ def _made_by(recipe: Mapping[str, Any]) -> list[str]:
     data, lines = recipe.get("data", {}), []
     if data:
         source = f"SHA-256 {data['sha256']}" if "sha256" in data else f"file {data.get('file', 'unknown')}"
-        lines.append(f"training data: {data.get('cells')} cells x {data.get('genes')} genes, {source}")
+        size = " x ".join(f"{int(data[part]):,} {part}" for part in ("cells", "genes") if part in data)
+        lines.append(f"training data: {size}, {source}")
     for part in ("arguments", "choices", "versions"):
         lines += [f"{name}: {value}" for name, value in recipe.get(part, {}).items() if name != "verbose"]
     if recipe.get("interrupted"):
