@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anndata as ad
@@ -33,6 +34,7 @@ from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.summary import summarise
+from vaexprs.preprocessing.values import check_enough_cells
 
 STEPS = 300  # default number of steps for up to MANY_UNITS units
 MANY_UNITS = 5_000  # number of units above which steps grow with its square root
@@ -110,22 +112,6 @@ def warn_of_donors(privacy: Privacy, keys: Sequence[str]) -> None:
             return
 
 
-def without_empty(cells: ad.AnnData | BackedCells, units: Units) -> tuple[ad.AnnData | BackedCells, Units]:
-    """Return the cells that have counts, with the unit of each; the number of units stays the same.
-
-    A cell without counts (of the listed genes) contributes nothing, like a cell that is not there. An error
-    would tell that there is one.
-    """
-    if isinstance(cells, BackedCells):
-        return cells, units  # cells on disk without counts are refused
-    kept = np.flatnonzero(np.asarray(cells.X.sum(axis=1), np.float64).ravel() != 0)
-    if len(kept) in (0, cells.n_obs):
-        return cells, units
-    # not a subset of the AnnData, which would drop categories without cells
-    rest = ad.AnnData(cells.X[kept], obs=cells.obs.iloc[kept], var=cells.var)
-    return rest, Units(units.of[kept], units.n)
-
-
 def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[str | None]) -> Units:
     """Return the privacy unit (cell or donor) of each cell.
 
@@ -136,6 +122,7 @@ def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[st
         only one unit.
     """
     if unit == CELL:
+        check_enough_cells(cells, "object")
         units = Units(np.arange(cells.n_obs), cells.n_obs)
     elif unit in conditions:
         raise ValueError(
@@ -210,6 +197,7 @@ def fit_privately(
     ValueError
         If the values are not counts, or a layer has state besides its weights.
     """
+    prepared, units = without_empty(prepared, units)
     cells = prepared.train
     assert cells is not None
     if not likelihood.supports_privacy:
@@ -254,6 +242,19 @@ def fit_privately(
     )
     # of released values only, so that any random numbers will do
     return model, _without_sampling_noise(density, model, np.random.default_rng(seed)), guarantee
+
+
+def without_empty(prepared: Preprocessing, units: Units) -> tuple[Preprocessing, Units]:
+    """Return the cells that have counts, with the unit of each; the number of units stays the same.
+
+    A cell without counts (of the listed genes) contributes nothing, like a cell that is not there. An error
+    or a warning would tell that there is one.
+    """
+    assert prepared.train is not None
+    kept = np.flatnonzero(library_sizes(prepared.train.x))
+    if len(kept) == len(prepared.train):
+        return prepared, units
+    return replace(prepared, train=prepared.train.keep(kept)), Units(units.of[kept], units.n)
 
 
 def _initial_model(

@@ -18,7 +18,6 @@ from vaexprs.differential_privacy.fit import (
     fit_privately,
     units_of,
     warn_of_donors,
-    without_empty,
 )
 from vaexprs.interface.errors import memory_errors, warn
 from vaexprs.interface.validation import as_keys, check_integer, check_real, did_you_mean
@@ -268,7 +267,7 @@ def fit_vae(
         assert cells is not None  # privacy cannot be combined with preprocessing
         keys = as_keys(covariate_keys)
         warn_of_donors(privacy, keys)
-        cells, units = without_empty(cells, units_of(cells, privacy.unit, [key, *keys]))
+        units = units_of(cells, privacy.unit, [key, *keys])
     if cells is not None and n_top_genes is not None:
         cells, val = select_variable_genes(cells, val, n_top_genes, seed)
     data = prepare_data(
