@@ -63,8 +63,9 @@ def from_marginals(
     conditions = learn_conditions(cells.obs, key, ())
     obs = cells.obs[[key]].astype(str)
     of = np.arange(cells.n_obs) if unit == "cell" else pd.factorize(cells.obs[unit])[0]
+    privacy_units = Units(of, of.max() + 1, single=unit == "cell")
     multiplier = dp_accounting.get_sigma_gaussian(epsilon, delta)
-    marginals = release_marginals(cells.X, obs, conditions, Units(of, of.max() + 1), multiplier, source)
+    marginals = release_marginals(cells.X, obs, conditions, privacy_units, multiplier, source)
     x, obs = marginals.draw(n, conditions, rng)
     return ad.AnnData(sp.csr_matrix(x), obs=obs.set_axis(obs.index.astype(str)), var=cells.var)
 

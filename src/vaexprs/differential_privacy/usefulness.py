@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from vaexprs.differential_privacy.accounting import CELL, Guarantee
-from vaexprs.differential_privacy.marginals import IN_PROFILE
+from vaexprs.differential_privacy.marginals import IN_DEVIATION
 
 # ratio of the mean profile of an average level to its noise below which nothing of it remains, and below
 # which it is recognised in part only (docs/differential-privacy.md has the measurements)
@@ -27,7 +27,7 @@ def signal_to_noise(guarantee: Guarantee, n_genes: int, n_levels: Sequence[int])
     n_levels
         Number of levels of each key.
     """
-    share = IN_PROFILE / max(len(n_levels), 1)
+    share = IN_DEVIATION / max(len(n_levels), 1)
     noise = guarantee.marginals * math.sqrt(n_genes / share)
     return guarantee.units / max(n_levels, default=1) / noise
 
