@@ -365,6 +365,36 @@ def test_a_damaged_guarantee_is_reported(fit, tmp_path, steps):
         vx.load_vae(path)
 
 
+def test_a_network_that_would_learn_less_than_the_noise_is_not_trained(cells):
+    fit = fitted(cells, epsilon=3.0, unit="donor", epochs=None)
+    assert fit.guarantee.steps == 0
+    assert 2.98 < fit.guarantee.epsilon <= 3
+    assert guarantee.spent(fit.guarantee) == pytest.approx(fit.guarantee.epsilon, rel=1e-3)
+    assert "no training" in reproduce.privacy_statements(fit)[1]
+    head = fit.model.get_layer("output")  # the released profiles, not averages of weights without a step
+    np.testing.assert_allclose(np.exp(np.asarray(head.bias.value)).sum(), 1, rtol=1e-3)
+    assert np.abs(np.asarray(head.effect.value)).max() > 1e-3
+    assert vx.gen_exprs(fit, 10, seed=1, progress=False).adata.shape == (10, 60)
+
+
+def test_labels_of_few_cells_count_as_much_as_others_for_donors():
+    rng = np.random.default_rng(0)
+    n, genes = 200, 30
+    profile = {"common": rng.dirichlet(np.ones(genes)), "rare": rng.dirichlet(np.ones(genes))}
+    labels = np.tile(["common"] * 19 + ["rare"], n)
+    x = np.array([rng.multinomial(2_000, profile[label]) for label in labels]).astype(np.float32)
+    conditions = Conditions("type", {"type": ("common", "rare")})
+    units = mechanisms.Units(np.arange(20 * n) // 20, n)
+    released = marginals.release_marginals(
+        x, pd.DataFrame({"type": labels}), conditions, units, 2.0, Randomness(1)
+    )
+    for column, label in enumerate(("common", "rare")):
+        found = released.proportions * np.exp(released.effects[column])
+        found /= found.sum()
+        assert np.abs(found - profile[label]).sum() / 2 < 0.15  # a quarter of what the labels differ by
+    assert np.abs(profile["common"] - profile["rare"]).sum() / 2 > 0.4
+
+
 @pytest.mark.slow
 def test_donors_as_units_and_a_warning_for_few(cells):
     with pytest.warns(UserWarning, match=r"\b40 units \('donor'\).*hopeless"):

@@ -54,9 +54,9 @@ def deviation_sums(
 ) -> Sums:
     """Return for each key the sums of the deviations of levels from the overall profile.
 
-    A unit contributes for each of its levels the mean profile of its cells with this level minus the mean over
-    its levels, or minus the overall profile if it has one level only. The contributions to the
-    levels of a key are together clipped to the norm `Units.deviation` and divided by it.
+    A unit contributes for each of its levels the mean profile of its cells with this level minus the mean
+    over its levels, or minus the overall profile if it has one level only. The contributions to the levels of
+    a key are together clipped to the norm `Units.deviation` and divided by it.
 
     Parameters
     ----------

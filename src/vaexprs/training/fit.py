@@ -194,7 +194,8 @@ def fit_vae(
         (or donor); ``fit.guarantee`` holds the privacy spent. It requires counts, trains a smaller
         network with noise, and refuses arguments that would break the guarantee. `batch_size` is then the
         expected number of units per step, sampled in each step: by default a fifth of the units, at most
-        1,024, for 300 steps or more.
+        1,024, for 300 steps or more. Without `epochs` the network is not trained if the noise would be larger
+        than what it learns, as with a few donors; the model then consists of the noisy marginals.
     **fit_arguments
         Passed to ``keras.Model.fit``: ``callbacks``, ``verbose``, ``initial_epoch``, ``sample_weight``
         and so on. By default one progress bar is shown, that of Keras with ``verbose=1`` or ``2``. Ctrl-C
