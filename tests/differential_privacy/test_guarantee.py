@@ -254,7 +254,14 @@ def test_numbers_of_cells_of_a_private_fit_are_called_noisy(fit):
         (1, 1937, "cell", 763, 10, r"in part only.*at most \d+ genes.*genes=.*--genes FILE"),
         (3, 300, "cell", 16_791, 8, r"16,791 genes.*nothing usable: hopeless"),
         (1, 20, "donor", 763, 8, r"^20 units \('donor'\).*hopeless.*takes about [\d,]+ units"),
-        (3, 200, "donor", 763, 10, r"in part only, with fold changes of a fifth to a half.*public list"),
+        (
+            3,
+            200,
+            "donor",
+            763,
+            10,
+            r"in part only, with fold changes of a quarter to three quarters.*public list",
+        ),
     ],
 )
 def test_what_to_expect_is_said_before_the_fit(epsilon, units, unit, genes, levels, words):
