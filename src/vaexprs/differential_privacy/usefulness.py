@@ -17,7 +17,10 @@ TYPICAL_DEVIATION = 0.5
 # part only (docs/differential-privacy.md has the measurements)
 HOPELESS = 0.3
 POOR = 1.4
-PARTLY = "types that are recognised in part only, with fold changes of a quarter to three quarters of the real ones"
+PARTLY = (
+    "types that are recognised in part only, with fold changes of a quarter to three quarters of the real "
+    "ones"
+)
 MIN_GENES = 50  # number of genes below which a list of genes is not recommended
 
 
