@@ -41,7 +41,7 @@ from scipy.stats import nct
 from vaexprs.differential_privacy import dp_sgd, latent, mechanisms
 from vaexprs.differential_privacy import fit as private_fit
 from vaexprs.differential_privacy.accounting import Guarantee, Privacy, plan
-from vaexprs.differential_privacy.marginals import IN_PROFILE
+from vaexprs.differential_privacy.marginals import IN_DEVIATION, IN_OVERALL
 from vaexprs.differential_privacy.mechanisms import Units
 from vaexprs.differential_privacy.randomness import Randomness
 
@@ -50,6 +50,7 @@ COUNTS = 1_000  # counts of a canary in its gene
 CONFIDENCE = 0.95
 EPOCHS = 5
 DELTA = 1e-5
+N_MARGINALS = 4  # number of noisy sums before training, without conditions
 DRAWS = 4  # latent noises over which the gradient of a canary is averaged
 CONTROLS = (
     "as it is",
@@ -134,10 +135,11 @@ def scores(epsilon: float, n_canaries: int, how: str, seed: int) -> tuple[np.nda
         )
         directions, strength, others = canary_gradients(fit, cells, n_canaries)
     guarantee = fit.guarantee
-    steps = np.array(sums[3 : 3 + guarantee.steps])
+    *_, profile = sums[:N_MARGINALS]
+    steps = np.array(sums[N_MARGINALS : N_MARGINALS + guarantee.steps])
     # each result in units of its planned noise, along the contribution of the canary
-    profile_noise = guarantee.marginals / np.sqrt(IN_PROFILE)
-    found = sums[2][0, GENES:] / profile_noise / profile_noise
+    profile_noise = guarantee.marginals / np.sqrt(IN_OVERALL + IN_DEVIATION)
+    found = profile[GENES:] / profile_noise / profile_noise
     noise = guarantee.training * dp_sgd.CLIP
     expected = guarantee.rate * guarantee.steps * others
     along = np.einsum("gk,gk->g", steps.sum(axis=0)[directions[0]] - expected[directions[0]], directions[1])

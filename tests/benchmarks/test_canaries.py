@@ -47,10 +47,10 @@ def test_the_lower_bound_can_exceed_every_promise(audit):
 def test_a_density_without_its_noise_is_caught(audit, how, promise):
     # a tenth of the budget is spent on the density: half of its noise does not exceed the whole promise,
     # but exceeds what the density may spend
-    found, added, guarantee = audit.density_scores(promise, 1_000, how, 1)
+    found, added, guarantee = audit.density_scores(promise, 4_000, how, 1)
     own = dp_accounting.get_epsilon_gaussian(guarantee.density, guarantee.delta)
     assert audit.lower_bound(found, added, guarantee.delta) > own
-    fine, added, guarantee = audit.density_scores(promise, 1_000, "as it is", 2)
+    fine, added, guarantee = audit.density_scores(promise, 4_000, "as it is", 2)
     assert audit.lower_bound(fine, added, guarantee.delta) <= own
     if how == "no noise":
         assert audit.lower_bound(found, added, guarantee.delta) > promise
@@ -66,5 +66,7 @@ def test_canaries_find_no_fault_in_a_private_fit(audit):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", CONTROLS)
 def test_canaries_catch_broken_fits(audit, how):
-    found, added, guarantee = audit.scores(PROMISE, 400, how, 1)
+    # half of the noise exceeds the promise by little, so that it takes more canaries
+    n = 800 if how == "half noise" else 400
+    found, added, guarantee = audit.scores(PROMISE, n, how, 1)
     assert audit.lower_bound(found, added, guarantee.delta) > PROMISE

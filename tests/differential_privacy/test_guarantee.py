@@ -17,6 +17,8 @@ import keras
 
 from vaexprs.differential_privacy.accounting import Guarantee, Privacy, least_epsilon, plan
 from vaexprs.differential_privacy.independence import check_independence, encode_separately
+from vaexprs.differential_privacy.marginals import IN_DEVIATION
+from vaexprs.differential_privacy.mechanisms import CELL_DEVIATION, DONOR_DEVIATION
 from vaexprs.differential_privacy.usefulness import expectation, signal_to_noise
 from vaexprs.generation.generated import join_real
 from vaexprs.likelihoods import likelihood_named
@@ -33,6 +35,8 @@ PLANS = [
     (0.3, 20_000, 1024 / 20_000, 600, 1e-6),
     (10.0, 200, 0.2, 300, 1e-4),
     (3.0, 100, 1.0, 20, 1e-4),
+    (3.0, 20, 1.0, 0, 1e-5),  # without training
+    (10.0, 20, 1.0, 0, 1e-5),
 ]
 
 
@@ -72,7 +76,7 @@ def fft_epsilon(guarantee: Guarantee, spacing: float = 2e-4, limit: float = 60.0
     """Return epsilon from a Fourier transform of discretised privacy losses (Koskela et al. 2020)."""
     n = int(2 * limit / spacing) // 2 * 2
     losses = (np.arange(n) - n // 2) * spacing
-    q, noise = guarantee.rate, guarantee.training
+    q, noise = guarantee.rate, guarantee.training or 1.0  # of no step if there is no noise
 
     def discretised(cdf) -> np.ndarray:  # the losses are rounded up
         return np.maximum(np.diff(cdf(losses), prepend=cdf(losses[:1] - spacing)), 0)
@@ -115,10 +119,12 @@ def test_epsilon_by_a_second_method_agrees_within_two_percent(request_):
     renyi = dp_accounting.rdp.RdpAccountant()
     for sd in (guarantee.marginals, guarantee.density):
         renyi.compose(dp_accounting.GaussianDpEvent(sd))
-    step = dp_accounting.PoissonSampledDpEvent(
-        guarantee.rate, dp_accounting.GaussianDpEvent(guarantee.training)
-    )
-    renyi.compose(step, guarantee.steps)
+    if guarantee.steps:
+        step = dp_accounting.PoissonSampledDpEvent(
+            guarantee.rate, dp_accounting.GaussianDpEvent(guarantee.training)
+        )
+        renyi.compose(step, guarantee.steps)
+    assert guarantee.epsilon <= request_[0]
     assert guarantee.epsilon <= renyi.get_epsilon(guarantee.delta) < 1.4 * guarantee.epsilon
 
 
@@ -245,9 +251,17 @@ def test_numbers_of_cells_of_a_private_fit_are_called_noisy(fit):
     ("epsilon", "units", "unit", "genes", "levels", "words"),
     [
         (3, 1937, "cell", 763, 10, r"^$"),
-        (1, 1937, "cell", 763, 10, r"in part only.*at most 287 genes.*genes=.*--genes FILE"),
+        (1, 1937, "cell", 763, 10, r"in part only.*at most \d+ genes.*genes=.*--genes FILE"),
         (3, 300, "cell", 16_791, 8, r"16,791 genes.*nothing usable: hopeless"),
-        (3, 20, "donor", 763, 8, r"^20 units \('donor'\).*hopeless.*takes about [\d,]+ units"),
+        (1, 20, "donor", 763, 8, r"^20 units \('donor'\).*hopeless.*takes about [\d,]+ units"),
+        (
+            3,
+            200,
+            "donor",
+            763,
+            10,
+            r"in part only, with fold changes of a quarter to three quarters.*public list",
+        ),
     ],
 )
 def test_what_to_expect_is_said_before_the_fit(epsilon, units, unit, genes, levels, words):
@@ -256,11 +270,13 @@ def test_what_to_expect_is_said_before_the_fit(epsilon, units, unit, genes, leve
     assert pd.Series([text]).str.contains(words).item(), text
 
 
-def test_the_expected_signal_is_that_of_the_released_profiles():
-    # mean profiles have norm 1 for each unit, and the noise that of the release
-    guarantee = planned(3.0, 1937, 0.2, 50, 1e-5)
-    noise = guarantee.marginals / np.sqrt(0.8 / 2) * np.sqrt(500)
-    assert signal_to_noise(guarantee, 500, [10, 4]) == pytest.approx(1937 / 10 / noise)
+def test_the_expected_signal_is_that_of_the_released_deviations():
+    cells = planned(3.0, 1937, 0.2, 50, 1e-5)
+    noise = cells.marginals / np.sqrt(IN_DEVIATION / 2) * CELL_DEVIATION * np.sqrt(500)
+    assert signal_to_noise(cells, 500, [10, 4]) == pytest.approx(0.5 * 1937 / 10 / noise)
+    donors = planned(3.0, 200, 0.2, 50, 1e-5, "donor")
+    noise = donors.marginals / np.sqrt(IN_DEVIATION) * DONOR_DEVIATION * np.sqrt(10 * 500)
+    assert signal_to_noise(donors, 500, [10]) == pytest.approx(0.5 * 200 / noise)
 
 
 # sets with real cells

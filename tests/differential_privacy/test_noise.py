@@ -18,7 +18,7 @@ pytest.importorskip("jax_privacy", reason="jax-privacy is not installed")
 
 import keras
 
-from vaexprs.differential_privacy import dp_sgd, latent, marginals, mechanisms
+from vaexprs.differential_privacy import dp_sgd, latent, marginals, mechanisms, profiles
 from vaexprs.differential_privacy.accounting import Guarantee, Privacy
 from vaexprs.differential_privacy.mechanisms import GRID, MARGIN, Units, add_noise
 from vaexprs.differential_privacy.randomness import Randomness
@@ -97,45 +97,69 @@ def test_noise_of_the_released_marginals():
     n, genes, multiplier = 20_000, 40, 30.0
     x = rng.poisson(3, (n, genes)).astype(np.float32) + 1
     obs = pd.DataFrame({"type": np.repeat(["a", "b"], n // 2)})
-    units = Units(np.arange(n), n)
-    exact = marginals.marginal_sums(x, obs, TYPES, units)
+    units = Units(np.arange(n), n, single=True)
     released = [
         marginals.release_marginals(x, obs, TYPES, units, multiplier, Randomness(seed)) for seed in range(60)
     ]
     # share of a type: half of the difference of two independent noisy numbers over their sum
     sd = multiplier / np.sqrt(marginals.IN_COMBINATION) / np.sqrt(2) / n
     assert np.std([m.share[0] for m in released]) == pytest.approx(sd, rel=0.3)
-    # library sizes: all in a few bins, whose share has the noise of one bin
-    bins = exact.parts[1]
-    largest = np.argmax(bins)
-    others = (bins > 0).sum() - 1
-    assert others <= 3
-    p = bins[largest] / n
-    sd = multiplier / np.sqrt(marginals.IN_LIBRARY) / n * np.sqrt((1 - p) ** 2 + others * p**2)
-    assert np.std([m.bins[largest] for m in released]) == pytest.approx(sd, rel=0.35)
-    # mean square roots of proportions of the whole: those of both types, each with noise
-    sd = multiplier / np.sqrt(marginals.IN_PROFILE) * np.sqrt(2) / n
+    # mean square roots of proportions of all cells
+    sd = multiplier / np.sqrt(marginals.IN_OVERALL) / n
     roots = np.array([np.sqrt(m.proportions) for m in released])
     assert np.median(roots.std(axis=0)) == pytest.approx(sd, rel=0.15)
+
+
+def test_noise_of_the_released_deviations(monkeypatch):
+    rng = np.random.default_rng(0)
+    n, genes, multiplier = 2_000, 40, 30.0
+    x = rng.poisson(3, (n, genes)).astype(np.float32) + 1
+    obs = pd.DataFrame({"type": np.repeat(["a", "b"], n // 2)})
+    units = Units(np.arange(n), n, single=True)
+    seen = []
+
+    def observed(deviations, overall, noise):
+        seen.append((deviations, overall, noise))
+        return profiles.shrunken_levels(deviations, overall, noise)
+
+    monkeypatch.setattr(marginals, "shrunken_levels", observed)
+    for seed in range(30):
+        marginals.release_marginals(x, obs, TYPES, units, multiplier, Randomness(seed))
+    numbers = (
+        multiplier
+        / np.sqrt(marginals.IN_DEVIATION)
+        * mechanisms.CELL_DEVIATION
+        / np.array([noise for *_, noise in seen])
+    )  # of the units that the sums are divided by, close to half of the cells
+    assert np.median(numbers) == pytest.approx(n / 2, rel=0.2)
+    # a sum of profiles minus the overall one, which is added again
+    sums = np.array(
+        [
+            deviations * number[:, None] + n / 2 * overall
+            for (deviations, overall, _), number in zip(seen, numbers, strict=True)
+        ]
+    )
+    sd = multiplier / np.sqrt(marginals.IN_DEVIATION) * mechanisms.CELL_DEVIATION
+    assert np.median(sums.std(axis=0)) == pytest.approx(sd, rel=0.1)
 
 
 def test_noise_of_the_released_density():
     rng = np.random.default_rng(0)
     n, d, multiplier = 20_000, 3, 40.0
-    points = rng.standard_normal((n, d))
+    points = rng.standard_normal((n, d)) + np.array([0, 0, 2])  # far from the prior, so that little is shrunk
     obs = pd.DataFrame({"type": np.repeat(["a", "b"], n // 2)})
     released = marginals.Marginals(
         ({"type": "a"}, {"type": "b"}),
         np.array([0.5, 0.5]),
         np.full(5, 0.2),
         np.zeros((2, 5)),
-        np.eye(len(marginals.BINS) - 1)[30],
+        7.0,
+        0.3,
     )
-    middle, _ = marginals.log_library(released.bins)
     densities = [
         latent.release_density(
             points,
-            np.full(n, np.exp(middle)),
+            np.full(n, np.exp(7.0)),
             obs,
             TYPES,
             released,
@@ -146,11 +170,8 @@ def test_noise_of_the_released_density():
         )
         for seed in range(60)
     ]
-    share = np.array([density.cells[0] / density.cells.sum() for density in densities])
-    sd = multiplier / np.sqrt(latent.IN_CELLS) / np.sqrt(2) / n
-    assert np.std(share) == pytest.approx(sd, rel=0.3)
-    # the mean over both types is not shrunk: the sum of both noisy sums over n
     radius = latent.RADIUS * np.sqrt(d + 1)
+    # the mean over both types, the sum of both noisy sums over n, is hardly shrunk
     overall = np.array(
         [
             sum(w * m.means[0][:d] for w, m in zip(density.cells, density.mixtures, strict=True))
@@ -234,15 +255,15 @@ def test_a_fit_adds_the_noise_of_its_guarantee(monkeypatch):
         cells, label_key="cell_type", epochs=1, verbose=0, privacy=Privacy(3, 1e-4, insecure_test_seed=1)
     )
     steps = fit.guarantee.steps
-    assert len(added) == 3 + steps + 3
-    shares = (marginals.IN_COMBINATION, marginals.IN_LIBRARY, marginals.IN_PROFILE)
-    for noise, share in zip(added[:3], shares, strict=True):
+    assert len(added) == 5 + steps + 2
+    shares = (marginals.IN_COMBINATION, marginals.IN_LIBRARY, marginals.IN_PRESENCE, marginals.IN_OVERALL)
+    for noise, share in zip(added[:5], (*shares, marginals.IN_DEVIATION), strict=True):
         check_sd(noise, fit.guarantee.marginals / np.sqrt(share))
-    for noise in added[3:-3]:
+    for noise in added[5:-2]:
         check_sd(noise, fit.guarantee.training * dp_sgd.CLIP)
-    for noise, share in zip(added[-3:], (latent.IN_CELLS, latent.IN_MEAN, latent.IN_MOMENT), strict=True):
+    for noise, share in zip(added[-2:], (latent.IN_MEAN, latent.IN_MOMENT), strict=True):
         check_sd(noise, fit.guarantee.density / np.sqrt(share))
-    different = np.array([noise[:50] for noise in added[3:-3]])
+    different = np.array([noise[:50] for noise in added[5:-2]])
     assert len(np.unique(different)) == different.size
 
 

@@ -249,7 +249,8 @@ def file_of(source: Any) -> Path | None:
 
 def library_sizes(x: Matrix | BackedMatrix) -> np.ndarray:
     """Return the library size of each cell, (n_cells,), float64."""
-    return np.concatenate([np.asarray(block.sum(axis=1), np.float64).ravel() for block in row_blocks(x)])
+    sums = [np.asarray(block.sum(axis=1, dtype=np.float64)).ravel() for block in row_blocks(x)]
+    return np.concatenate(sums)
 
 
 def row_blocks(x: Matrix | BackedMatrix) -> Iterator[Matrix]:

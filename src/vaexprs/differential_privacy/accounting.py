@@ -274,7 +274,8 @@ def plan(
 ) -> Guarantee:
     """Return the guarantee with the smallest noise multipliers that satisfy a request.
 
-    The two releases get fixed shares of the budget, and training gets the rest.
+    The two releases get fixed shares of the budget, and training gets the rest; without steps the marginals
+    get it.
 
     Parameters
     ----------
@@ -303,13 +304,15 @@ def plan(
             f"would be allowed. Try {_below(0.1 / units):g}."
         )
     whole_budget = accounting.get_sigma_gaussian(privacy.epsilon, privacy.delta)
+    of_marginals = MARGINALS if steps else 1 - DENSITY
+    whole_budget *= 1 if steps else 1 + TOLERANCE  # epsilon is computed with a small error, upwards
     untrained = Guarantee(
         privacy.epsilon,
         privacy.delta,
         privacy.unit,
         units,
         cells_per_unit,
-        float(whole_budget / math.sqrt(MARGINALS)),
+        float(whole_budget / math.sqrt(of_marginals)),
         float(whole_budget / math.sqrt(DENSITY)),
         0.0,
         rate,
@@ -317,6 +320,8 @@ def plan(
         accountant=f"PLD, dp-accounting {version('dp-accounting')}",
         noise_source=noise_source,
     )
+    if not steps:
+        return replace(untrained, epsilon=spent(untrained))
     # starting point from the central limit theorem for Gaussian differential privacy (Dong, Roth & Su 2022,
     # doi:10.1111/rssb.12454)
     left = (1 - MARGINALS - DENSITY) / whole_budget**2
@@ -331,6 +336,25 @@ def plan(
     )
     planned = replace(untrained, training=float(noise))
     return replace(planned, epsilon=spent(planned))
+
+
+def training_signal(privacy: Privacy, units: int, weights: int) -> float:
+    """Return what training can learn over its noise, as if all steps were one.
+
+    That is the largest norm of the sum of clipped gradients over the expected norm of the noise on it, if the
+    share of the budget for training were spent in one step with all units.
+
+    Parameters
+    ----------
+    privacy
+        The requested guarantee.
+    units
+        Number of units.
+    weights
+        Number of weights of the network.
+    """
+    whole_budget = _accounting().get_sigma_gaussian(privacy.epsilon, privacy.delta)
+    return units * math.sqrt((1 - MARGINALS - DENSITY) / weights) / float(whole_budget)
 
 
 def spent(guarantee: Guarantee) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anndata as ad
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vaexprs.data.backed import BackedCells, library_sizes
-from vaexprs.differential_privacy.accounting import CELL, Guarantee, Privacy, plan
+from vaexprs.differential_privacy.accounting import CELL, Guarantee, Privacy, plan, training_signal
 from vaexprs.differential_privacy.dp_sgd import train_privately
 from vaexprs.differential_privacy.independence import (
     check_independence,
@@ -33,12 +34,16 @@ from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import column_of_levels
 from vaexprs.preprocessing.prepare import Preprocessing
 from vaexprs.preprocessing.summary import summarise
+from vaexprs.preprocessing.values import check_enough_cells
 
 STEPS = 300  # default number of steps for up to MANY_UNITS units
 MANY_UNITS = 5_000  # number of units above which steps grow with its square root
 RATE = 0.2  # default sampling rate of the units in a step
 MAX_EXPECTED = 1_024  # maximum of the default expected number of units in a step
 CELLS_PER_UNIT = 32  # maximum number of cells of a donor in a step
+# A network is trained by default if the norm of the gradients of all units is at least this much larger than
+# that of the noise. Otherwise training adds more noise than it learns: the budget goes to the marginals.
+MIN_TRAINING_SIGNAL = 1.0
 HIDDEN = 16  # units of the encoder's default hidden layer
 LATENT_DIM = 5
 LEARNING_RATE = 1e-2
@@ -110,22 +115,6 @@ def warn_of_donors(privacy: Privacy, keys: Sequence[str]) -> None:
             return
 
 
-def without_empty(cells: ad.AnnData | BackedCells, units: Units) -> tuple[ad.AnnData | BackedCells, Units]:
-    """Return the cells that have counts, with the unit of each; the number of units stays the same.
-
-    A cell without counts (of the listed genes) contributes nothing, like a cell that is not there. An error
-    would tell that there is one.
-    """
-    if isinstance(cells, BackedCells):
-        return cells, units  # cells on disk without counts are refused
-    kept = np.flatnonzero(np.asarray(cells.X.sum(axis=1), np.float64).ravel() != 0)
-    if len(kept) in (0, cells.n_obs):
-        return cells, units
-    # not a subset of the AnnData, which would drop categories without cells
-    rest = ad.AnnData(cells.X[kept], obs=cells.obs.iloc[kept], var=cells.var)
-    return rest, Units(units.of[kept], units.n)
-
-
 def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[str | None]) -> Units:
     """Return the privacy unit (cell or donor) of each cell.
 
@@ -136,7 +125,8 @@ def units_of(cells: ad.AnnData | BackedCells, unit: str, conditions: Sequence[st
         only one unit.
     """
     if unit == CELL:
-        units = Units(np.arange(cells.n_obs), cells.n_obs)
+        check_enough_cells(cells, "object")
+        units = Units(np.arange(cells.n_obs), cells.n_obs, single=True)
     elif unit in conditions:
         raise ValueError(
             f"unit must not be one of the conditions, got {unit!r}: the model would learn parameters "
@@ -210,6 +200,7 @@ def fit_privately(
     ValueError
         If the values are not counts, or a layer has state besides its weights.
     """
+    prepared, units = without_empty(prepared, units)
     cells = prepared.train
     assert cells is not None
     if not likelihood.supports_privacy:
@@ -220,7 +211,11 @@ def fit_privately(
             "counts, with layer= if they are not in X: a private fit does not search for them."
         )
     randomness = privacy.source()
+    conditions = prepared.conditions
     rate, steps = schedule(units.n, batch_size, epochs)
+    weights = cells.x.shape[1] * (HIDDEN + (network.latent_dim or LATENT_DIM) + 1 + conditions.n_levels)
+    if epochs is None and training_signal(privacy, units.n, weights) < MIN_TRAINING_SIGNAL:
+        steps = 0
     cells_per_unit = 1 if privacy.unit == CELL else CELLS_PER_UNIT
     guarantee = plan(
         privacy,
@@ -230,16 +225,18 @@ def fit_privately(
         cells_per_unit=cells_per_unit,
         noise_source=randomness.source,
     )
-    conditions = prepared.conditions
     low = expectation(guarantee, cells.x.shape[1], [len(levels) for levels in conditions.levels.values()])
     if low:
         warn(low)
     marginals = release_marginals(cells.x, cells.obs, conditions, units, guarantee.marginals, randomness)
     model = _initial_model(marginals, prepared, likelihood, network, seed)
     model.compile(optimizer or keras.optimizers.Adam(LEARNING_RATE, use_ema=True, ema_momentum=AVERAGING))
-    taken = train_privately(model, cells.x, prepared.codes_train, units, guarantee, randomness, shown=shown)
-    if taken < steps:
-        guarantee = guarantee.after(taken)
+    if steps:
+        taken = train_privately(
+            model, cells.x, prepared.codes_train, units, guarantee, randomness, shown=shown
+        )
+        if taken < steps:
+            guarantee = guarantee.after(taken)
     mean, sd = encode_separately(model, cells.x, prepared.codes_train)
     density = release_density(
         mean + sd * randomness.normal(mean.shape),
@@ -254,6 +251,19 @@ def fit_privately(
     )
     # of released values only, so that any random numbers will do
     return model, _without_sampling_noise(density, model, np.random.default_rng(seed)), guarantee
+
+
+def without_empty(prepared: Preprocessing, units: Units) -> tuple[Preprocessing, Units]:
+    """Return the cells that have counts, with the unit of each; the number of units stays the same.
+
+    A cell without counts (of the listed genes) contributes nothing, like a cell that is not there. An error
+    or a warning would tell that there is one.
+    """
+    assert prepared.train is not None
+    kept = np.flatnonzero(library_sizes(prepared.train.x))
+    if len(kept) == len(prepared.train):
+        return prepared, units
+    return replace(prepared, train=prepared.train.keep(kept)), replace(units, of=units.of[kept])
 
 
 def _initial_model(

@@ -174,5 +174,7 @@ def encode_separately(
         n = len(block[0])
         padded = [np.pad(part, ((0, BATCH - n), (0, 0))) for part in block]
         parts.append([np.asarray(part, np.float64)[:n] for part in encoded(*padded)])
+    if not parts:
+        return np.zeros((0, model.latent_dim)), np.zeros((0, model.latent_dim))
     mean, log_stddev = (np.concatenate(part) for part in zip(*parts, strict=True))
     return mean, np.exp(log_stddev)

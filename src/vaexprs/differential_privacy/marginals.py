@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from scipy import ndimage
-from scipy.stats import norm, poisson
+from scipy.stats import norm
 
 from vaexprs.data.backed import BackedMatrix, library_sizes, row_blocks
 from vaexprs.data.matrix import Matrix
 from vaexprs.differential_privacy.mechanisms import Sums, Units
+from vaexprs.differential_privacy.profiles import (
+    deviation_sums,
+    positive_means,
+    profile_sum,
+    proportions_of,
+    shrunken_levels,
+)
 from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.preprocessing.conditions import Conditions
 
-# shares of the squared sensitivity for combinations of levels, library sizes and mean profiles
-IN_COMBINATION, IN_LIBRARY, IN_PROFILE = 0.1, 0.1, 0.8
-BINS = np.arange(0.0, 7.05, 0.1)  # edges of log10 library sizes: 1 to 10 million counts
-# A number of units up to STANDOUT standard deviations of the noise counts as 0. A run of neighbouring bins
-# must also have one above STANDOUT_OF_BINS: an empty bin of large library sizes would generate huge cells.
-STANDOUT = 2.0
-STANDOUT_OF_BINS = 4.0
-MIN_SPREAD = 0.05  # minimum standard deviation of log library sizes
-MIN_OF_OVERALL = 0.02  # minimum of a level's expression of a gene, as a fraction of the overall expression
+# shares of the squared sensitivity for combinations of levels, library sizes, levels of units, the overall
+# mean profile, and the deviations of levels from it
+IN_COMBINATION, IN_LIBRARY, IN_PRESENCE, IN_OVERALL, IN_DEVIATION = 0.1, 0.15, 0.02, 0.07, 0.66
+# Log10 library sizes are clipped to this range: 10 to 1 million counts.
+LIBRARY_RANGE = (1.0, 6.0)
+MAX_NORM = np.sqrt(1.25)  # of a value from -1 to 1 and its square minus one half
+# Prior of the median library size, in log10, and grids of medians and standard deviations, in natural
+# logarithms
+PRIOR_LIBRARY = (3.2, 0.8)
+LIBRARY_MIDDLES = np.log(10) * np.arange(1.0, 6.0, 0.005)
+LIBRARY_SPREADS = np.geomspace(0.1, 1.5, 30)
+MIN_PRESENT = 0.25  # minimum of the fraction of donors that have a level
 START_DISPERSION = 5.0  # dispersion of the cells sampled from the marginals
-SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)  # Poisson means with a tabulated expected square root
 
 
 @dataclass(frozen=True)
@@ -38,29 +44,31 @@ class Marginals:
     Parameters
     ----------
     combinations
-        Combinations of levels with more units than expected from noise, as dicts.
+        Combinations of levels with a share above 0, as dicts.
     share
-        Fraction of the units in each combination, (n_combinations,), with sum 1.
+        Fraction of the cells in each combination, averaged over units, (n_combinations,), with sum 1.
     proportions
         Fraction of the counts in each gene, (n_genes,), with sum 1.
     effects
         Log fold change of the proportions for each one-hot column, (width, n_genes).
-    bins
-        Fraction of the cells in each bin of log10 library sizes, (n_bins,), with sum 1.
+    library_middle, library_spread
+        Median and standard deviation of log library sizes.
     """
 
     combinations: tuple[dict[str, str], ...]
     share: np.ndarray
     proportions: np.ndarray
     effects: np.ndarray
-    bins: np.ndarray
+    library_middle: float
+    library_spread: float
 
     def draw(
         self, n: int, conditions: Conditions, rng: np.random.Generator
     ) -> tuple[np.ndarray, pd.DataFrame]:
         """Sample counts, (n, n_genes), and levels of n cells with these marginals.
 
-        Given levels and library size, genes are independent and negative binomial with a dispersion of 5.
+        Library sizes are log-normal. Given levels and library size, genes are independent and negative
+        binomial with a dispersion of 5.
         """
         combination = rng.choice(len(self.share), n, p=self.share)
         obs = pd.DataFrame([self.combinations[k] for k in combination], columns=conditions.keys)
@@ -68,20 +76,12 @@ class Marginals:
         logits = np.broadcast_to(logits, (n, len(self.proportions)))
         proportions = np.exp(logits - logits.max(axis=1, keepdims=True))
         proportions /= proportions.sum(axis=1, keepdims=True)
-        bins = rng.choice(len(self.bins), n, p=self.bins)
-        library = 10 ** rng.uniform(BINS[bins], BINS[bins + 1])[:, None]
+        library = np.exp(rng.normal(self.library_middle, self.library_spread, (n, 1)))
         rates = library * proportions * rng.gamma(START_DISPERSION, 1 / START_DISPERSION, proportions.shape)
         counts = rng.poisson(rates).astype(np.float32)
         empty = counts.sum(axis=1) == 0
         counts[empty, np.argmax(proportions[empty], axis=1)] = 1
         return counts, obs
-
-
-def log_library(bins: np.ndarray) -> tuple[float, float]:
-    """Return median and standard deviation of log library sizes, given the fraction of cells in each bin."""
-    middles = np.log(10) * (BINS[:-1] + BINS[1:]) / 2
-    median = middles[np.searchsorted(np.cumsum(bins), 0.5)]
-    return float(median), float(max(np.sqrt(bins @ (middles - median) ** 2), MIN_SPREAD))
 
 
 def all_combinations(conditions: Conditions) -> tuple[dict[str, str], ...]:
@@ -105,11 +105,12 @@ def combination_of(obs: pd.DataFrame, conditions: Conditions) -> np.ndarray:
 
 
 def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Conditions, units: Units) -> Sums:
-    """Return the sums that determine marginals: units per combination and per library size bin, profiles.
+    """Return sums over units: combinations, library sizes, levels that a unit has, and mean profiles.
 
-    A cell contributes its combination of levels, its bin of log10 library sizes and, once for each of its
-    levels, the square roots of its gene proportions. These form a vector of norm 1 and represent rare genes
-    better than the proportions themselves.
+    The first are the fractions of a unit's cells in each combination of levels, the second the mean and the
+    mean square of its log10 library sizes. The profile is the mean of the square roots of gene proportions
+    over a unit's cells; the roots of one cell form a vector of norm 1 and represent rare genes better than
+    the proportions themselves.
 
     Parameters
     ----------
@@ -121,22 +122,33 @@ def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Condi
         Privacy unit of each cell.
     """
     weights = units.weights
-    columns = conditions.columns(obs) if conditions.levels else np.zeros((len(obs), 1), int)
-    width, keys = max(conditions.width, 1), columns.shape[1]
-    profiles, bins, first = np.zeros((width, x.shape[1])), np.zeros(len(BINS) - 1), 0
+    depths, first = np.zeros(2), 0
     for block in row_blocks(x):
         rows = slice(first, first + block.shape[0])
         first = rows.stop
-        library = library_sizes(block)
-        bin_index = np.clip(np.digitize(np.log10(library), BINS) - 1, 0, len(bins) - 1)
-        bins += np.bincount(bin_index, weights[rows], minlength=len(bins))
-        codes = np.zeros((block.shape[0], width))
-        np.put_along_axis(codes, columns[rows], (weights[rows] / np.sqrt(library))[:, None], axis=1)
-        roots = block.astype(np.float64).sqrt() if sp.issparse(block) else np.sqrt(block.astype(np.float64))
-        profiles += (roots.T @ codes).T
+        depths += _depth_statistics(np.log10(library_sizes(block))) @ weights[rows]
     n = len(all_combinations(conditions))
     cells = np.bincount(combination_of(obs, conditions), weights, minlength=n)
-    return Sums((cells, bins, profiles), (IN_COMBINATION, IN_LIBRARY, IN_PROFILE / keys))
+    # the profile alone is released if there are no levels
+    overall = IN_OVERALL if conditions.levels else IN_OVERALL + IN_DEVIATION
+    shares = (IN_COMBINATION, IN_LIBRARY, IN_PRESENCE, overall)
+    return Sums(
+        (cells, depths, _presence(obs, conditions, units), profile_sum(x, obs, conditions, units)), shares
+    )
+
+
+def _presence(obs: pd.DataFrame, conditions: Conditions, units: Units) -> np.ndarray:
+    """Return the number of units that have each level, divided by the largest norm for one unit."""
+    if not conditions.levels:
+        return np.zeros(0)
+    pairs = units.of[:, None] * conditions.width + conditions.columns(obs)
+    present = np.bincount(np.unique(pairs) % conditions.width, minlength=conditions.width)
+    return present / _presence_norm(conditions, units)
+
+
+def _presence_norm(conditions: Conditions, units: Units) -> float:
+    """Return the norm of the vector of levels of a unit that has as many as possible."""
+    return float(np.sqrt(len(conditions.keys) if units.single else conditions.width))
 
 
 def release_marginals(
@@ -149,6 +161,9 @@ def release_marginals(
 ) -> Marginals:
     """Release the marginals of counts with noise.
 
+    The mean profile is released first, then for each level the deviation from it: deviations are smaller than
+    profiles, so that the bound on the contribution of a unit, and with it the noise, is smaller.
+
     Parameters
     ----------
     x, obs, conditions, units
@@ -159,81 +174,85 @@ def release_marginals(
         Source of the noise.
     """
     sums = marginal_sums(x, obs, conditions, units)
-    (cells, bins, profiles), (noise_cells, noise_bins, noise) = sums.with_noise(multiplier, randomness)
-    bins = _without_isolated_bins(_above_noise(bins, noise_bins), noise_bins)
-    bins = bins / bins.sum()
-    noisy, cells = cells, _above_noise(cells, noise_cells)
-    depth = np.exp(log_library(bins)[0])
-    # every cell has one level of the first key, so the sum over its levels is the overall profile
-    n_first = len(next(iter(conditions.levels.values()))) if conditions.levels else 1
-    overall = _positive(profiles[:n_first].sum(axis=0) / units.n, noise * np.sqrt(n_first) / units.n)
-    proportions = _proportions(overall, depth)
+    (cells, depths, present, profile), sd = sums.with_noise(multiplier, randomness)
+    share = on_simplex(cells / units.n)
+    middle, spread = _library(depths / units.n, sd[1] / units.n)
+    depth = float(np.exp(middle))
+    bound = units.profile / units.n
+    overall = positive_means(profile * bound, sd[3] * bound)
+    proportions = proportions_of(overall, depth)
     combinations = all_combinations(conditions)
     effects = np.zeros((conditions.width, x.shape[1]))
     if conditions.levels:
+        scale = _presence_norm(conditions, units)
+        n_units = _numbers_of_units(present * scale, sd[2] * scale, units)
+        total, noise = deviation_sums(x, obs, conditions, units, overall, IN_DEVIATION).with_noise(
+            multiplier, randomness
+        )
+        first = 0
+        for key, (levels, found) in enumerate(zip(conditions.levels.values(), total, strict=True)):
+            columns = slice(first, first + len(levels))
+            first = columns.stop
+            bounds = units.deviation(len(levels)) / n_units[columns]
+            profiles = shrunken_levels(found * bounds[:, None], overall, noise[key] * bounds)
+            effects[columns] = [np.log(proportions_of(row, depth) / proportions) for row in profiles]
         codes = conditions.one_hot(pd.DataFrame(combinations))
-        in_column = cells @ codes
-        for column in np.flatnonzero(in_column):
-            n = in_column[column]
-            level = _shrink_to_overall(profiles[column] / n, overall, noise / n)
-            effects[column] = np.log(_proportions(level, depth) / proportions)
-        for column in np.flatnonzero(in_column == 0):  # levels without units get the overall profile
-            cells[np.argmax(np.where(codes[:, column] > 0, noisy, -np.inf))] = 1.0
-    seen = np.flatnonzero(cells)
+        for column in np.flatnonzero(share @ codes == 0):  # so that every level can be generated
+            share[np.argmax(np.where(codes[:, column] > 0, cells, -np.inf))] = 1 / units.n
+    seen = np.flatnonzero(share)
     return Marginals(
-        tuple(combinations[k] for k in seen), cells[seen] / cells.sum(), proportions, effects, bins
+        tuple(combinations[k] for k in seen),
+        share[seen] / share.sum(),
+        proportions,
+        effects,
+        middle,
+        spread,
     )
 
 
-def _above_noise(sums: np.ndarray, noise: float) -> np.ndarray:
-    """Return noisy numbers of units, 0 unless clearly above the noise; if none is, the largest becomes 1."""
-    kept = np.where(sums > STANDOUT * noise, sums, 0.0)
-    if not kept.any():
-        kept[np.argmax(sums)] = 1.0
-    return kept
+def _numbers_of_units(noisy: np.ndarray, sd: float, units: Units) -> np.ndarray:
+    """Return the number of units with each level, by which sums are divided, from noisy ones.
 
-
-def _without_isolated_bins(bins: np.ndarray, noise: float) -> np.ndarray:
-    """Return bins with runs of neighbours set to 0 unless one is far above the noise or is the largest."""
-    runs, _ = ndimage.label(bins > 0)
-    good = np.unique(runs[(bins > STANDOUT_OF_BINS * noise) | (bins == bins.max())])
-    return np.where(np.isin(runs, good[good > 0]), bins, 0.0)
-
-
-def _positive(values: np.ndarray, noise: float) -> np.ndarray:
-    """Return posterior means of nonnegative values from noisy ones, with an exponential prior."""
-    mean = max(values.mean(), noise / np.sqrt(len(values)))
-    centre = values - noise**2 / mean
-    z = centre / noise
-    # mean of a normal distribution truncated at 0; below z = -30, where the ratio is 0 / 0, its asymptote
-    tail = np.where(
-        z > -30, z + np.exp(norm.logpdf(z) - norm.logcdf(np.maximum(z, -30))), -1 / np.minimum(z, -1)
-    )
-    return noise * np.asarray(tail)
-
-
-def _shrink_to_overall(values: np.ndarray, overall: np.ndarray, noise: float) -> np.ndarray:
-    """Return noisy values shrunk towards the overall values (James & Stein 1961).
-
-    Deviations have a normal prior with a standard deviation proportional to the overall value; the factor is
-    estimated from all genes.
+    Few units with much noise must not give large means. Most donors have cells of each level: their number is
+    the upper end of an interval, at least a quarter of the donors.
     """
-    deviation = values - overall
-    factor = max(((deviation**2).sum() - len(values) * noise**2) / (overall**2).sum(), 0.0)
-    prior = factor * overall**2
-    return np.maximum(overall + deviation * prior / (prior + noise**2), MIN_OF_OVERALL * overall)
+    if units.single:
+        return np.clip(noisy, sd, units.n)
+    return np.clip(noisy + sd, MIN_PRESENT * units.n, units.n)
 
 
-def _proportions(roots: np.ndarray, depth: float) -> np.ndarray:
-    """Return gene proportions, with sum 1, from expected square roots of Poisson proportions."""
-    expected = _expected_roots()
-    scaled = roots * np.sqrt(depth)
-    means = np.where(scaled < expected[-1], np.interp(scaled, expected, SMALL_MEANS), scaled**2 + 0.25)
-    return means / means.sum()
+def on_simplex(values: np.ndarray) -> np.ndarray:
+    """Return the nearest nonnegative values with sum 1 (Duchi et al. 2008, doi:10.1145/1390156.1390191)."""
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - 1) / np.arange(1, len(values) + 1)
+    return np.maximum(values - excess[np.flatnonzero(falling > excess)[-1]], 0.0)
 
 
-@lru_cache(maxsize=1)
-def _expected_roots() -> np.ndarray:
-    """Return the expected square root of a Poisson count for each mean of `SMALL_MEANS`."""
-    counts = np.arange(400)
-    return np.asarray(poisson.pmf(counts, SMALL_MEANS[:, None]) @ np.sqrt(counts))
+def _depth_statistics(log10: np.ndarray) -> np.ndarray:
+    """Return clipped log10 library sizes, from -1 to 1, and their squares; norms are at most 1, (2, n)."""
+    low, high = LIBRARY_RANGE
+    value = np.clip((2 * log10 - low - high) / (high - low), -1, 1)
+    return np.array([value, value**2 - 0.5]) / MAX_NORM
+
+
+def _library(statistics: np.ndarray, noise: float) -> tuple[float, float]:
+    """Return median and standard deviation of log library sizes.
+
+    Posterior means, if library sizes are log-normal and few are outside of the range.
+
+    Parameters
+    ----------
+    statistics
+        Noisy means of `_depth_statistics`, (2,).
+    noise
+        Standard deviation of their noise.
+    """
+    low, high = LIBRARY_RANGE
+    middle, spread = LIBRARY_MIDDLES[:, None] / np.log(10), LIBRARY_SPREADS / np.log(10)
+    value = (2 * middle - low - high) / (high - low)
+    square = value**2 + (2 * spread / (high - low)) ** 2 - 0.5
+    errors = (value / MAX_NORM - statistics[0]) ** 2 + (square / MAX_NORM - statistics[1]) ** 2
+    logs = norm.logpdf(middle, *PRIOR_LIBRARY) - errors / (2 * noise**2)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    return float(weights.sum(axis=1) @ LIBRARY_MIDDLES), float(weights.sum(axis=0) @ LIBRARY_SPREADS)

@@ -14,6 +14,11 @@ from vaexprs.differential_privacy.randomness import Randomness
 GRID = 2.0**-28
 # Additional noise, as a fraction, for the rounding of sums to the grid and of gradients in float32.
 MARGIN = 1e-3
+# Norms to which a donor's mean profile (square roots of proportions, with a norm of at most 1) is clipped,
+# and the deviation of one of its levels from it; and the deviation of a cell from the mean profile. They are
+# about those of public data sets of blood cells; any value keeps the guarantee.
+DONOR_PROFILE, DONOR_DEVIATION = 0.75, 0.5
+CELL_DEVIATION = 0.75
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,22 @@ class Units:
         Index of the unit of each cell, (n_cells,), from 0.
     n
         Number of units, including those without cells.
+    single
+        Whether each unit is a single cell.
     """
 
     of: np.ndarray
     n: int
+    single: bool = False
+
+    @property
+    def profile(self) -> float:
+        """Norm to which the mean profile of a unit is clipped."""
+        return 1.0 if self.single else DONOR_PROFILE
+
+    def deviation(self, n_levels: int) -> float:
+        """Return the norm to which the deviations of a unit's profiles in the levels of a key are clipped."""
+        return CELL_DEVIATION if self.single else DONOR_DEVIATION * float(np.sqrt(n_levels))
 
     @property
     def weights(self) -> np.ndarray:

@@ -22,13 +22,13 @@ MAX_LOG = 25.0  # maximum of values that may be logarithms
 SAMPLE = 1_000  # number of cells from which values are described
 
 
-def check_enough(cells: ad.AnnData | BackedCells, name: str) -> None:
-    """Check that there are enough cells and genes to fit.
+def check_enough_genes(cells: ad.AnnData | BackedCells, name: str) -> None:
+    """Check that there are enough genes to fit.
 
     Raises
     ------
     ValueError
-        If there are fewer than 10 cells or 2 genes.
+        If there are fewer than 2 genes.
     """
     if cells.n_vars < MIN_GENES:
         raise ValueError(
@@ -36,6 +36,16 @@ def check_enough(cells: ad.AnnData | BackedCells, name: str) -> None:
             f"({listed(list(cells.var_names))}). If it is annotation of cells, give the counts and pass this "
             "table as obs= of read (--obs)."
         )
+
+
+def check_enough_cells(cells: ad.AnnData | BackedCells, name: str) -> None:
+    """Check that there are enough cells to fit.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 10 cells.
+    """
     if cells.n_obs < MIN_CELLS:
         hint = " If the genes are in the rows, pass transpose=True." if cells.n_vars > cells.n_obs else ""
         raise ValueError(

@@ -28,12 +28,17 @@ def privacy_statements(fit: VAEFit) -> list[str]:
         return []
     guarantee = fit.guarantee
     seeded = guarantee.noise_source == TEST_SEED
+    training = (
+        f"{guarantee.steps:,} steps of training (sampling rate {guarantee.rate:.3g}, noise multiplier "
+        f"{guarantee.training:.3g})"
+        if guarantee.steps
+        else "no training"
+    )
     model = f"According to its metadata, the model {'has' if seeded else 'is'} {guarantee.sentence}"
     scope = "This also holds for everything computed from the model alone, such as generated cells."
     return [
         f"{model}. {guarantee.explanation}" if seeded else f"{model}. {guarantee.explanation} {scope}",
-        f"Mechanisms: marginals (noise multiplier {guarantee.marginals:.3g}), {guarantee.steps:,} steps of "
-        f"training (sampling rate {guarantee.rate:.3g}, noise multiplier {guarantee.training:.3g}) and "
+        f"Mechanisms: marginals (noise multiplier {guarantee.marginals:.3g}), {training} and "
         f"latent density (noise multiplier {guarantee.density:.3g}); accountant: {guarantee.accountant}.",
         "This report is not differentially private: it was computed from real cells and shows them. Do not "
         "distribute it with the model.",

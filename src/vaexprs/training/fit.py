@@ -18,7 +18,6 @@ from vaexprs.differential_privacy.fit import (
     fit_privately,
     units_of,
     warn_of_donors,
-    without_empty,
 )
 from vaexprs.interface.errors import memory_errors, warn
 from vaexprs.interface.validation import as_keys, check_integer, check_real, did_you_mean
@@ -203,7 +202,8 @@ def fit_vae(
         (or donor); ``fit.guarantee`` holds the privacy spent. It requires counts, trains a smaller
         network with noise, and refuses arguments that would break the guarantee. `batch_size` is then the
         expected number of units per step, sampled in each step: by default a fifth of the units, at most
-        1,024, for 300 steps or more.
+        1,024, for 300 steps or more. Without `epochs` the network is not trained if the noise would be larger
+        than what it learns, as with a few donors; the model then consists of the noisy marginals.
     **fit_arguments
         Passed to ``keras.Model.fit``: ``callbacks``, ``verbose``, ``initial_epoch``, ``sample_weight``
         and so on. By default one progress bar is shown, that of Keras with ``verbose=1`` or ``2``. Ctrl-C
@@ -281,7 +281,7 @@ def fit_vae(
         assert cells is not None  # privacy cannot be combined with preprocessing
         keys = as_keys(covariate_keys)
         warn_of_donors(privacy, keys)
-        cells, units = without_empty(cells, units_of(cells, privacy.unit, [key, *keys]))
+        units = units_of(cells, privacy.unit, [key, *keys])
     if cells is not None and n_top_genes is not None:
         cells, val = select_variable_genes(cells, val, n_top_genes, seed)
     data = prepare_data(

@@ -27,7 +27,8 @@ from vaexprs.preprocessing.scaling import Scaling
 from vaexprs.preprocessing.splits import split_rows
 from vaexprs.preprocessing.summary import Summary, check_cells, summarise
 from vaexprs.preprocessing.values import (
-    check_enough,
+    check_enough_cells,
+    check_enough_genes,
     warn_of_other_values,
     with_min_counts,
     without_empty,
@@ -215,7 +216,7 @@ def prepare_data(
         Whether to leave out cells without counts, with a warning; else they are refused.
     private
         Whether the fit is differentially private: categories without cells are levels, because their absence
-        would reveal cells, and there are no warnings about values.
+        would reveal cells, and nothing is said about values, numbers of cells and cells without counts.
 
     Raises
     ------
@@ -224,7 +225,9 @@ def prepare_data(
     """
     if train is None:
         return _reuse_cells(earlier, val, likelihood, dense)
-    check_enough(train, "object")
+    check_enough_genes(train, "object")
+    if not private:
+        check_enough_cells(train, "object")
     x = train.X if isinstance(train, BackedCells) else as_float(train.X)
     summary = summarise(x, "object")
     kind = (
@@ -236,6 +239,8 @@ def prepare_data(
         train = without_empty(train, "object")
         x = train.X if isinstance(train, BackedCells) else as_float(train.X)
         summary = summarise(x, "object")
+    if private:
+        summary = replace(summary, n_empty=0)  # such cells are left out later, without a message
     conditions, numbers = None, {}
     if earlier is None:
         conditions = learn_conditions(train.obs, label_key, covariate_keys, keep_unused=private)
