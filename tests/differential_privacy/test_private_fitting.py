@@ -397,7 +397,7 @@ def test_labels_of_few_cells_count_as_much_as_others_for_donors():
 
 @pytest.mark.slow
 def test_donors_as_units_and_a_warning_for_few(cells):
-    with pytest.warns(UserWarning, match=r"\b40 units \('donor'\).*hopeless"):
+    with pytest.warns(UserWarning, match=r"\b40 units \('donor'\).*nothing usable"):
         fit = fitted(cells, epsilon=1.0, unit="donor", epochs=2)
     assert fit.guarantee.unit == "donor"
     assert fit.guarantee.units == 40

@@ -30,6 +30,7 @@ INTERVAL = 3e-4  # discretisation interval of privacy losses, as a fraction of e
 MIN_INTERVAL = 1e-4  # minimum of that interval, the default of JAX Privacy
 MIN_EPSILON = 1e-3
 WEAK_EPSILON = 10.0  # epsilon above which the bound is called weak
+STRONG_EPSILON = 3.0  # epsilon up to which data sets are said to be hard to tell apart
 SAFE_DELTA = 0.1  # delta above this fraction of 1 over the number of units causes a warning
 NEIGHBOURS = "zero-out"
 # a saved epsilon may be this fraction below the lower bound that its noise implies, for rounding
@@ -188,14 +189,20 @@ class Guarantee:
             )
         if self.epsilon > WEAK_EPSILON:
             return (
-                f"The guarantee is weak: even odds that any one {whose} was in the data may become "
-                f"e^{self.epsilon:.3g} to 1, which is near certainty. Rely on an audit, or use a smaller "
-                "epsilon."
+                "The guarantee is weak: someone who sees the model may become nearly certain whether any one "
+                f"{whose} was in the data. Rely on an audit, or use a smaller epsilon."
             )
-        text = f"Data sets with and without any one {whose} can hardly be told apart"
-        odds = f"even odds become at most {math.exp(self.epsilon):,.3g} to 1, apart from delta"
+        doubt = 1 / (1 + math.exp(self.epsilon))
+        scale = 10 ** (1 - math.floor(math.log10(doubt)))  # two digits, rounded down
+        percent = 100 * (1 - math.floor(doubt * scale) / scale)
+        sure = (
+            f"someone who considers both equally likely becomes at most {percent:.6g}% sure, apart from delta"
+        )
+        text = f"Data sets with and without any one {whose} can hardly be told apart from the model"
+        if self.epsilon > STRONG_EPSILON:
+            text = f"What the model tells about whether any one {whose} was in the data is limited"
         limit = " Donors are not protected: they have many cells." if self.unit == CELL else ""
-        return f"{text} from the model: {odds}.{limit}"
+        return f"{text}: {sure}.{limit}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the guarantee as JSON values."""

@@ -69,7 +69,7 @@ def expectation(guarantee: Guarantee, n_genes: int, n_levels: Sequence[int]) -> 
         else f"A shorter list of genes does not suffice: it takes about {_round_up(guarantee.units, ratio)} "
         f"{'cells' if guarantee.unit == CELL else 'units'}"
     )
-    found = "nothing usable: hopeless" if ratio < HOPELESS else PARTLY
+    found = "nothing usable" if ratio < HOPELESS else PARTLY
     return f"{given}: expect {found}, because {of_level}. {genes_hint}, fewer levels or a larger epsilon."
 
 
