@@ -1,11 +1,12 @@
 """Training on cells on disk compared with the same cells in memory.
 
-    python benchmarks/disk.py MODEL [--cells 100000 1000000] [--out cells.h5ad cells.zarr]
+    python benchmarks/disk.py MODEL [--cells 100000 1000000] [--out cells.h5ad cells.zarr] [--steps N]
 
 MODEL is a folder saved by `vaexprs fit` with a label. Cells are generated from it, sorted by label, so that
 the losses show whether shuffling within a buffer is sufficient. Each fit runs in a new process for two
 epochs, of which the second is timed; the file is in the file cache. Only the smallest number of cells is
-also fitted in memory, where it is fully shuffled.
+also fitted in memory, where it is fully shuffled. With --steps, each fit is stopped after N steps, and all
+but the first quarter of them are timed, one by one.
 
 Prints training throughput (cells/s), peak memory, the time of the whole fit, and the loss of each epoch.
 """
@@ -23,19 +24,42 @@ FIT = """
 import json, resource, sys, time
 import vaexprs as vx
 import keras
-class Clock(keras.callbacks.Callback):
+
+path, key, in_memory, most = sys.argv[1], sys.argv[2], sys.argv[3] == "memory", int(sys.argv[4])
+start = time.perf_counter()
+rate, losses = 0.0, []
+
+class Epochs(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.start = time.perf_counter()
     def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.perf_counter() - self.start
-path, key, in_memory = sys.argv[1], sys.argv[2], sys.argv[3] == "memory"
-clock, start = Clock(), time.perf_counter()
-fit = vx.fit_vae(vx.read(path) if in_memory else path, label_key=key, epochs=2, verbose=0, callbacks=[clock])
+        global rate
+        rate = n / (time.perf_counter() - self.start)
+        losses.append(float(logs["loss"]))
+
+class Steps(keras.callbacks.Callback):
+    done = 0
+    def on_train_batch_end(self, batch, logs=None):
+        global rate
+        self.done += 1
+        if self.done == most // 4:
+            self.start = time.perf_counter()
+        if self.done == most:
+            rate = 128 * (most - most // 4) / (time.perf_counter() - self.start)
+            losses.append(float(logs["loss"]))
+            raise KeyboardInterrupt
+
+cells = vx.read(path) if in_memory else path
+n = int(sys.argv[5])
+try:
+    vx.fit_vae(cells, label_key=key, epochs=2, verbose=0, callbacks=[Steps() if most else Epochs()])
+except KeyboardInterrupt:
+    pass
 print(json.dumps({
-    "rate": float(fit.density.cells.sum()) / clock.seconds,
+    "rate": rate,
     "whole": time.perf_counter() - start,
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    "loss": fit.history["loss"],
+    "loss": losses,
 }))
 """
 
@@ -48,6 +72,7 @@ def main() -> None:
     options.add_argument("--cells", type=int, nargs="+", default=[100_000, 1_000_000])
     options.add_argument("--out", nargs="+", default=["cells.h5ad", "cells.zarr"])
     options.add_argument("--library-size", type=float, help="library size in counts (default: the model's)")
+    options.add_argument("--steps", type=int, default=0, help="number of steps (default: two epochs)")
     args = options.parse_args()
     fit = vx.load_vae(args.model)
     key = str(fit.preprocessing.conditions.label_key)
@@ -60,7 +85,9 @@ def main() -> None:
                 zeros = 1 - made.adata.X[:1_000].nnz / (1_000 * made.adata.n_vars)
                 print(f"{name}: {n:,} cells x {made.adata.n_vars:,} genes, zeros {100 * zeros:.0f}%")
                 for where in ("disk", "memory") if n == min(args.cells) else ("disk",):
-                    found = json.loads(run_code(sys.executable, FIT, path, key, where).splitlines()[-1])
+                    found = json.loads(
+                        run_code(sys.executable, FIT, path, key, where, args.steps, n).splitlines()[-1]
+                    )
                     losses = " ".join(f"{loss:.3f}" for loss in found["loss"])
                     print(
                         f"  {where}: {found['rate']:,.0f} cells/s, peak {found['peak']:.2f} GB, whole fit "
