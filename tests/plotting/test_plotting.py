@@ -166,6 +166,8 @@ def test_further_arguments_reach_the_reduction(small):
     one = small.adata.obsm["X_umap"]
     vx.plot_aug(small, "UMAP", n_neighbors=40)
     assert not np.array_equal(one, small.adata.obsm["X_umap"])
+    vx.plot_aug(small, "UMAP", metric="cosine")
+    vx.plot_aug(small, "UMAP", n_neighbors=500)  # more than there are cells: UMAP takes fewer
     vx.plot_aug(small, "DiffusionMap", n_neighbors=8, n_comps=4)
     assert small.adata.obsm["X_diffmap"].shape == (60, 3)
 

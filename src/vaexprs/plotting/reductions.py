@@ -43,10 +43,10 @@ def _umap(x: np.ndarray, seed: int, kwargs: dict[str, Any]) -> tuple[np.ndarray,
     from umap import UMAP
 
     settings = {"random_state": seed, "n_neighbors": min(15, len(x) - 1), "n_jobs": 1} | kwargs
-    x = _few_pcs(x, seed)
-    if len(x) <= MAX_EXACT and not {"metric", "precomputed_knn"} & set(kwargs):
+    x, n = _few_pcs(x, seed), settings["n_neighbors"]
+    if n < len(x) <= MAX_EXACT and not {"metric", "precomputed_knn"} & set(kwargs):
         settings |= {
-            "precomputed_knn": _neighbors(x, settings["n_neighbors"]),
+            "precomputed_knn": _neighbors(x, n),
             "force_approximation_algorithm": True,  # otherwise UMAP searches again if there are few cells
         }
     with warnings.catch_warnings():
