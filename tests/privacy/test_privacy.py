@@ -445,6 +445,7 @@ def test_the_answer_names_what_is_beyond_chance(beyond, light, end):
     answer = audit_answers.answer(table)
     assert answer.light == light
     assert answer.sentence.endswith(end)
+    assert ("detectable" in answer.sentence) == any("membership" in name for name in beyond)
 
 
 def test_a_pass_says_what_few_cells_cannot_exclude(thirds):

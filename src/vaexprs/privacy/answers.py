@@ -222,16 +222,17 @@ def answer(audit: pd.DataFrame | None) -> Answer:
         if verdicts.get("exact_copies", "pass") != "pass"
         else ""
     )
+    attacked = any("membership" in name for name in rows.index[verdicts.isin(["fail", "caution"])])
     if failed:
         only_near = set(verdicts.index[verdicts == "fail"]) <= set(DISTANCES)
         finding = "are closer to training cells than real cells are" if only_near else "leak training cells"
         finding = f"{copies}Generated cells {finding}. {attack} Failed: {'; '.join(failed)}."
     elif beyond:
-        finding = f"{copies}Training cells are detectable. {attack} Above chance level: {'; '.join(beyond)}."
+        detectable = "Training cells are detectable. " if attacked else ""
+        finding = f"{copies}{detectable}{attack} Above chance level: {'; '.join(beyond)}."
     else:
         found = f"These attacks found no leak. {attack}{_not_excluded(rows)}{_rare(verdicts)}"
         return Answer(QUESTION, "green" if _highest(rows) <= STRONG_LEAK else "unknown", found)
-    attacked = any("membership" in name for name in rows.index[verdicts.isin(["fail", "caution"])])
     advice = f" {ADVICE}" if attacked and not copies else ""
     return Answer(QUESTION, "red" if failed else "amber", f"{finding}{advice}{_rare(verdicts)}")
 
