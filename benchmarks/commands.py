@@ -17,11 +17,10 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import anndata as ad
 import numpy as np
-from harness import in_turn, parser, timed, variable_genes
+from harness import parser, print_seconds, timed, variable_genes
 
 import vaexprs as vx
 
@@ -65,11 +64,7 @@ def main() -> None:
             for command, words in commands.items()
             for version, python in pythons.items()
         }
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for side, seconds in in_turn(sides, args.runs + 1):
-            times[side].append(seconds)
-    for side, (_, *values) in times.items():
-        print(f"{side}: {median(values):.1f} s ({min(values):.1f}-{max(values):.1f})")
+        print_seconds(sides, args.runs)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
-from harness import in_turn, parser, run_code, timed
+from harness import parser, print_seconds, run_code, timed
 
 HELP = "import sys; sys.argv = ['vaexprs', '--help']; from vaexprs.cli import main; main()"
 
@@ -54,11 +53,7 @@ def main() -> None:
         "import vaexprs": lambda: timed(run_code, sys.executable, "import vaexprs")[0],
         "vaexprs --help": lambda: timed(run_code, sys.executable, HELP)[0],
     }
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for side, seconds in in_turn(sides, args.runs + 1):
-        times[side].append(seconds)
-    for side, (_, *values) in times.items():
-        print(f"{side}: median {median(values):.2f} s ({min(values):.2f} to {max(values):.2f})")
+    print_seconds(sides, args.runs)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,15 @@ def in_turn(sides: dict[str, Callable[[], T]], repeats: int) -> Iterator[tuple[s
             yield side, function()
 
 
+def print_seconds(sides: dict[str, Callable[[], float]], runs: int) -> None:
+    """Print median, minimum and maximum of the seconds that each side returns; a first run does not count."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for side, seconds in in_turn(sides, runs + 1):
+        times[side].append(seconds)
+    for side, (_, *values) in times.items():
+        print(f"{side}: median {median(values):.2f} s ({min(values):.2f} to {max(values):.2f})")
+
+
 def run_code(python: str, code: str, *words: object) -> str:
     """Run code in a new process of an interpreter and return its output; exit with its error if it fails."""
     done = subprocess.run([python, "-c", code, *map(str, words)], capture_output=True, text=True)
