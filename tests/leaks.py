@@ -90,6 +90,20 @@ def three_copies(train, held, fresh, key, rng):
     )
 
 
+def few_thinned(share: float) -> Leak:
+    def leak(train, held, fresh, key, rng):
+        x, labels = dense(fresh).copy(), labels_of(fresh, key)
+        n = max(1, round(share * len(x)))
+        own = rng.choice(train.n_obs, n, replace=False)
+        x[:n], labels[:n] = rng.binomial(dense(train)[own].astype(int), 0.3), labels_of(train, key)[own]
+        return named(x, labels, key, train), train, held
+
+    leak.__doc__ = (
+        f"Fresh cells, of which {share:.0%} are replaced by training cells with 30% of their counts."
+    )
+    return leak
+
+
 def convex(train, held, fresh, key, rng):
     """Averages of two training cells of a label with random weights, rounded at random."""
     x, labels = dense(train), labels_of(train, key)
@@ -102,16 +116,19 @@ def convex(train, held, fresh, key, rng):
     return named(made, labels, key, train), train, held
 
 
-def rare_label_copied(train, held, fresh, key, rng):
-    """Fresh cells, but those of one label with few cells are thinned copies (80%) of training cells."""
-    sizes = pd.concat([pd.Series(labels_of(part, key)).value_counts() for part in (train, held)], axis=1)
-    smaller = sizes.min(axis=1)
-    label = smaller[smaller >= min(10, smaller.max())].idxmin()
-    own = dense(train)[labels_of(train, key) == label]
-    others = labels_of(fresh, key) != label
-    x = np.concatenate([dense(fresh)[others], rng.binomial(np.tile(own, (2, 1)).astype(int), 0.8)])
-    labels = np.concatenate([labels_of(fresh, key)[others], np.repeat(label, 2 * len(own))])
-    return named(x, labels, key, train), train, held
+def rare_label_thinned(share: float, times: int) -> Leak:
+    def leak(train, held, fresh, key, rng):
+        sizes = pd.concat([pd.Series(labels_of(part, key)).value_counts() for part in (train, held)], axis=1)
+        smaller = sizes.min(axis=1)
+        label = smaller[smaller >= min(10, smaller.max())].idxmin()
+        own = dense(train)[labels_of(train, key) == label]
+        others = labels_of(fresh, key) != label
+        copied = rng.binomial(np.tile(own, (times, 1)).astype(int), share)
+        labels = np.concatenate([labels_of(fresh, key)[others], np.repeat(label, len(copied))])
+        return named(np.concatenate([dense(fresh)[others], copied]), labels, key, train), train, held
+
+    leak.__doc__ = f"Fresh cells, but those of one label with few cells are training cells with {share:.0%} of their counts."
+    return leak
 
 
 def genes_permuted(train, held, fresh, key, rng):
@@ -121,6 +138,11 @@ def genes_permuted(train, held, fresh, key, rng):
         rows = np.flatnonzero(labels == label)
         x[rows] = rng.permuted(x[rows], axis=0)
     return named(x, labels, key, train), train, held
+
+
+def genes_permuted_over_all(train, held, fresh, key, rng):
+    """Each gene of the training cells is permuted among all cells."""
+    return named(rng.permuted(dense(train), axis=0), labels_of(train, key), key, train), train, held
 
 
 def with_rare_label(cells: ad.AnnData, key: str, n: int) -> ad.AnnData:
@@ -170,10 +192,14 @@ LEAKS: dict[str, Leak] = {
     "copies thinned to 80%": thinned(0.8),
     "copies thinned to 50%": thinned(0.5),
     "5% copies among fresh cells": few_copies,
+    "5% copies thinned to 30% among fresh cells": few_thinned(0.05),
+    "20% copies thinned to 30% among fresh cells": few_thinned(0.2),
     "3 copies among 10 times as many": three_copies,
     "averages of two training cells": convex,
-    "thinned copies of a rare label": rare_label_copied,
+    "rare label: copies thinned to 80%": rare_label_thinned(0.8, 2),
+    "rare label: copies thinned to 30%": rare_label_thinned(0.3, 1),
     "genes permuted within labels": genes_permuted,
+    "genes permuted over all cells": genes_permuted_over_all,
 }
 MODELS: dict[str, Leak] = {
     "over-fitted model": overfitted,

@@ -133,7 +133,6 @@ def test_each_model_that_leaks_is_detected(cells, leak):
 def test_gene_sums_identify_training_cells_of_a_default_fit(thirds, regularization):
     fit = leaks.fitted(thirds[0], "cell_type", regularization=regularization)
     rows = audit(vx.gen_exprs(fit, 466, seed=1, progress=False), thirds).set_index("metric")
-    assert rows.loc["membership_auc_distance", "verdict"] == "pass"
     for name in ("membership_auc_genes", "membership_auc_likelihood"):
         assert rows.loc[name, "verdict"] == "fail"
         assert rows.loc[name, "value"] > 0.78
@@ -158,7 +157,7 @@ def log_of(cells):
 
 def test_copies_of_one_rare_label_are_not_diluted(thirds):
     train, held, fresh = thirds
-    parts = leaks.rare_label_copied(train, held, fresh, "cell_type", np.random.default_rng(0))
+    parts = leaks.rare_label_thinned(0.8, 2)(train, held, fresh, "cell_type", np.random.default_rng(0))
     table = vx.audit_privacy(*parts, label_key="cell_type")
     rows = table.set_index("metric")
     attacks = [name for name in rows.index if name.startswith("membership")]

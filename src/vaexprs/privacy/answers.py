@@ -86,10 +86,6 @@ AUDITS: dict[str, Audit] = {
         "membership inference (training vs held-out cells) by the distance to generated cells relative to "
         "reference cells",
     ),
-    "membership_auc_distance": _auc(
-        "Membership by distance alone (AUC)",
-        "membership inference by the distance to the nearest generated cell alone",
-    ),
     "membership_auc_density": _auc(
         "Membership by density ratio (AUC)",
         "membership inference by the ratio of the densities of generated and reference cells",
@@ -98,11 +94,12 @@ AUDITS: dict[str, Audit] = {
         "Membership by likelihood ratio (AUC)", f"membership inference by {LIKELIHOOD}"
     ),
     "membership_auc_genes": _auc("Membership by gene sums (AUC)", f"membership inference by {GENES}"),
+    "membership_auc_totals": _auc(
+        "Membership by gene totals (AUC)",
+        "membership inference by the means of generated and reference cells over all labels",
+    ),
     "membership_tpr_at_1pct_fpr": _rate(
         "Training cells identified at 1% FPR", "training cells identified by the relative distance"
-    ),
-    "membership_tpr_at_1pct_fpr_distance": _rate(
-        "Identified by distance alone at 1% FPR", "training cells identified by the distance alone"
     ),
     "membership_tpr_at_1pct_fpr_density": _rate(
         "Identified by density ratio at 1% FPR", "training cells identified by the density ratio"
@@ -115,8 +112,8 @@ AUDITS: dict[str, Audit] = {
     ),
     "exposed_cells": Audit(
         "Exposed training cells",
-        "Fraction of training cells with a suspiciously near generated cell, compared with the distances of "
-        "held-out cells.",
+        "Fraction of training cells with a suspiciously near generated cell; for counts, one with hardly any "
+        "gene that the training cell lacks.",
         0.0,
         0.01,
     ),

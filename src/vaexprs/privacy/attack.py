@@ -9,14 +9,13 @@ import numpy as np
 from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet
 from vaexprs.preprocessing.splits import stratified
+from vaexprs.privacy.exposure import Nearness, by_distance, by_missing_genes, have_zeros
 from vaexprs.privacy.folds import folds_by_donor, folds_by_label
-from vaexprs.privacy.gene_scores import gene_scores
+from vaexprs.privacy.gene_scores import gene_scores, total_score
 from vaexprs.privacy.intervals import TINY
 
 MAX_CELLS = 20_000  # maximum number of training and of held-out cells that are attacked
 NEIGHBOURS = 5  # number of neighbours; the distance to the last estimates the density
-FAR_OUT = 8.0  # interquartile ranges below the first quartile at which a distance is exposed
-MARGIN = 1.0  # interquartile ranges by which it must be below that of every held-out cell
 ROUNDING = 1e-6  # distances below this fraction of the largest norm are rounding errors
 
 
@@ -33,11 +32,12 @@ class Attack(NamedTuple):
         Its label and donor; "" without a column.
     distance
         Distance to the nearest generated cell.
-    ratio
-        Log distance to the nearest reference cell minus log distance to the nearest generated cell.
+    nearness
+        Nearest generated cell and whether it exposes the cell; by detected genes for counts.
     scores
-        Scores by attack, standardised within labels: "ratio", "distance", "density" (the ratio of the fifth
-        nearest cells), "likelihood" and, for counts, "genes" (`gene_scores`).
+        Scores by attack, standardised within labels: "ratio" (log distance to the nearest reference cell
+        minus log distance to the nearest generated cell), "density" (the same for the fifth nearest cells),
+        "totals" (`total_score`) and those of `gene_scores`.
     """
 
     member: np.ndarray
@@ -45,7 +45,7 @@ class Attack(NamedTuple):
     label: np.ndarray
     donor: np.ndarray
     distance: np.ndarray
-    ratio: np.ndarray
+    nearness: Nearness
     scores: dict[str, np.ndarray]
 
     def split(self, attack: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +97,14 @@ def run_attacks(
         found = nearest_distances(reference, points[fold == k])
         to_real[fold == k] = found[:, np.minimum(np.arange(NEIGHBOURS), found.shape[1] - 1)]
     ratios = np.log(to_real + TINY)[:, : to_made.shape[1]] - np.log(to_made + TINY)
-    scores = {"ratio": ratios[:, 0], "distance": -to_made[:, 0], "density": ratios[:, -1]}
+    scores = {"ratio": ratios[:, 0], "density": ratios[:, -1]}
     scores |= gene_scores(cells["generated"], real, member, fold, label_key)
+    scores["totals"] = total_score(cells["generated"], real, member, fold, label_key, seed)
+    near = (
+        by_missing_genes(cells["generated"], real, member, fold)
+        if have_zeros(cells["generated"])
+        else by_distance(to_made[:, 0], ratios[:, 0], member)
+    )
     labels = real.column(label_key)
     return Attack(
         member,
@@ -106,7 +112,7 @@ def run_attacks(
         labels,
         real.column(donor_key),
         to_made[:, 0],
-        ratios[:, 0],
+        near,
         {name: within_labels(score, labels) for name, score in scores.items()},
     )
 
@@ -144,16 +150,3 @@ def nearest_distances(points: np.ndarray, queries: np.ndarray) -> np.ndarray:
     distances = np.asarray(near.kneighbors(queries)[0], np.float64)
     # identical cells have a distance of 0 up to rounding
     return np.where(distances < ROUNDING * np.linalg.norm(points, axis=1).max(), 0.0, distances)
-
-
-def exposed_rows(attack: Attack) -> np.ndarray:
-    """Return whether a generated cell is far nearer to a training cell than expected, (n_cells,).
-
-    The logarithm of its distance relative to reference cells is 8 interquartile ranges below the first
-    quartile of held-out cells, and one below that of every held-out cell.
-    """
-    gap = -attack.ratio
-    held_out = gap[~attack.member]
-    first, third = np.quantile(held_out, [0.25, 0.75])
-    limit = min(first - FAR_OUT * (third - first), held_out.min() - MARGIN * (third - first))
-    return attack.member & (gap < limit)

@@ -15,7 +15,7 @@ from vaexprs.interface.validation import check_integer
 from vaexprs.io.open import open_cells
 from vaexprs.preprocessing.splits import matched_rows
 from vaexprs.privacy.answers import AUDITS, COLUMNS, CONFIDENCE, PrivacyAudit, Row, judged, judged_rate
-from vaexprs.privacy.attack import Attack, exposed_rows, nearest_distances, run_attacks
+from vaexprs.privacy.attack import Attack, nearest_distances, run_attacks
 from vaexprs.privacy.donors import donor_rows
 from vaexprs.privacy.intervals import (
     auc_interval,
@@ -74,8 +74,8 @@ def audit_privacy(
         With columns ``metric``, ``value``, ``low`` and ``high`` (intervals that hold for all metrics together
         with a confidence of 95%) and ``verdict`` ("pass", "caution", "fail", or "not judged" with too few
         cells). ``attrs["exposed_cells"]`` lists the training cells with a suspiciously near generated cell,
-        as dicts of cell, label, distance and ratio (the distance over the distance to the nearest reference
-        cell); ``attrs["labels"]`` has for each label its numbers of cells, AUC, interval and verdict;
+        as dicts of cell, label, distance and ratio (the distance over that of the nearest reference cell);
+        ``attrs["labels"]`` has for each label its numbers of cells, AUC, interval and verdict;
         ``attrs["notes"]`` has sentences on the cells that were compared.
 
     Raises
@@ -96,16 +96,23 @@ def audit_privacy(
     * `membership_auc`: ``log d(x, nearest reference cell) - log d(x, nearest generated cell)``, on the 50
       principal axes of the generated cells. This is the density-ratio attack of van Breugel et al. (2023,
       doi:10.48550/arXiv.2302.12580) with densities from the nearest neighbour; `membership_auc_density` uses
-      the fifth nearest, `membership_auc_distance` the generated cells alone.
+      the fifth nearest.
     * `membership_auc_genes` (counts only): ``sum over genes of log(1 + count) * log(p_generated /
       p_reference)``, where p is the fraction of the counts of the label that the gene has, after Homer et al.
       (2008, doi:10.1371/journal.pgen.1000167).
     * `membership_auc_likelihood`: log likelihood ratio of normal distributions with the means of generated
       and of reference cells of the label (Sankararaman et al. 2009, doi:10.1038/ng.436).
-    * `label_membership_auc`: the mean score of all attacks but the distance, for each label with at least 6
-      training and 10 held-out cells; the label with the highest lower limit counts. A label with 1-5 training
-      cells is not judged, or fails if their mean score is higher than that of held-out cells (Student's
-      t-test), or is a caution if more than 10 cells of it were generated per training cell (`rare_labels`).
+    * `membership_auc_totals`: the same for the means over all labels, on all but the first 10 principal axes.
+    * `exposed_cells`: for counts, the distance of a generated cell to a real cell is the number of genes
+      detected in the generated cell and not in the real cell. It is near 0 for copies, also for those with a
+      tenth of the counts. A training cell is exposed if the nearest reference cell is at least 8 times as far
+      from the generated cell (with 0.5 added to both distances), and the ratio is twice that of every
+      held-out cell. Other values are compared by the distance on principal axes.
+    * `label_membership_auc`: the mean score of all attacks but the gene totals, for each label with at least
+      6 training and 10 held-out cells; the label with the highest lower limit counts. A label with 1-5
+      training cells is not judged, or fails if their mean score is higher than that of held-out cells
+      (Student's t-test), or is a caution if more than 10 cells of it were generated per training cell
+      (`rare_labels`).
     * `donor_*`: the mean scores of the cells of a donor. If training donors have held-out cells,
       ``..._other_cells`` attacks them with these cells.
 
@@ -239,25 +246,27 @@ def _membership_rows(attack: Attack, confidence: float, donor_key: str | None) -
                 f"membership_tpr_at_1pct_fpr{end[name]}", *attack.split(name), confidence, effects[name]
             )
             for name in attack.scores
+            if f"membership_tpr_at_1pct_fpr{end[name]}" in AUDITS
         ),
     ]
 
 
 def _exposed_row(attack: Attack, confidence: float) -> Row:
-    exposed = int(exposed_rows(attack).sum())
+    exposed = int(attack.nearness.exposed.sum())
     return judged("exposed_cells", proportion_interval(exposed, int(attack.member.sum()), confidence))
 
 
 def _exposed_cells(train: CellSet, attack: Attack) -> list[dict[str, Any]]:
     """Return the exposed training cells, the nearest to a generated cell (by ratio) first."""
-    rows = np.flatnonzero(exposed_rows(attack))
-    rows = rows[np.argsort(-attack.ratio[rows], kind="stable")]
+    near = attack.nearness
+    rows = np.flatnonzero(near.exposed)
+    rows = rows[np.argsort(-near.ratio[rows], kind="stable")]
     return [
         {
             "cell": str(train.obs.index[attack.row[i]]),
             "label": str(attack.label[i]),
-            "distance": float(attack.distance[i]),
-            "ratio": float(np.exp(-attack.ratio[i])),
+            "distance": float(near.distance[i]),
+            "ratio": float(np.exp(-near.ratio[i])),
         }
         for i in rows
     ]

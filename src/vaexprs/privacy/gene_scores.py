@@ -1,4 +1,4 @@
-"""Membership inference from the sums of genes of each label."""
+"""Membership inference from the sums of genes, of each label and of all cells."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet
 from vaexprs.data.matrix import Matrix
 
 PRIOR_CELLS = 2.0  # cells with the mean of all labels that are added to each label
 PRIOR_COUNTS = 0.5  # counts added to each gene of a label (Jeffreys' prior)
+TYPE_AXES = 10  # principal axes without which all labels together are compared
 MIN_VARIANCE = 1e-3  # minimum variance of a gene, as a fraction of the median variance
 
 
@@ -126,5 +128,58 @@ def _pooled_variance(squares: np.ndarray, parts: tuple[Groups, ...]) -> np.ndarr
     """Return the variance of each gene within labels and sets, at least a small positive number."""
     between = sum((part.sums**2 / np.maximum(part.n, 1)[:, None]).sum(axis=0) for part in parts)
     variance = np.maximum(squares - between, 0) / sum(int(part.n.sum()) for part in parts)
+    return _positive(variance)
+
+
+def _positive(variance: np.ndarray) -> np.ndarray:
     positive = variance[variance > 0]
     return np.asarray(np.maximum(variance, MIN_VARIANCE * np.median(positive) if len(positive) else 1.0))
+
+
+def total_score(
+    generated: CellSet,
+    real: CellSet,
+    member: np.ndarray,
+    fold: np.ndarray,
+    label_key: str | None,
+    seed: int,
+) -> np.ndarray:
+    """Return the score of an attack with the means of the genes over all labels, (n_cells,).
+
+    The log likelihood ratio of normal distributions with the means of generated and of reference cells, which
+    are weighted by the number of generated cells of each label. It is computed without the first 10 principal
+    axes of the real cells, in which types and library sizes differ more than membership changes the means.
+
+    Parameters
+    ----------
+    generated
+        Generated cells.
+    real
+        Training and held-out cells, of labels with generated cells.
+    member, fold
+        Whether a real cell is a training cell, and its fold, (n_cells,).
+    label_key
+        Column with the label; None for one label.
+    seed
+        Seed of the axes.
+    """
+    names, n_generated = np.unique(generated.column(label_key).astype(str), return_counts=True)
+    label = np.searchsorted(names, real.column(label_key).astype(str))
+    axes = Axes.of([real.values], seed, TYPE_AXES)
+    made, mean = (np.asarray(x.mean(axis=0), np.float64).ravel() for x in (generated.values, real.values))
+    squares = np.asarray(_squares(real.values).mean(axis=0), np.float64).ravel()
+    explained = axes.of_cells(real.values).var(axis=0) @ axes.components**2
+    variance = _positive(np.maximum(squares - mean**2 - explained, 0))
+
+    def without_axes(x: np.ndarray) -> np.ndarray:
+        return x - (axes.components @ x) @ axes.components
+
+    score = np.empty(len(fold))
+    for k in np.unique(fold):
+        reference = np.flatnonzero(~member & (fold != k))
+        of_label = np.bincount(label[reference], minlength=len(names))
+        weight = (n_generated / np.maximum(of_label, 1))[label[reference]]
+        known = np.asarray(weight @ real.values[reference]).ravel() / weight.sum()
+        weights = without_axes(without_axes(made - known) / variance)
+        score[fold == k] = np.asarray(real.values[fold == k] @ weights).ravel()
+    return score

@@ -1,0 +1,108 @@
+"""Training cells with a suspiciously near generated cell."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vaexprs.comparison.cell_sets import CellSet
+from vaexprs.data.matrix import are_counts, densify
+
+MAX_GENES = 2_000  # maximum number of genes whose detection is compared
+BLOCK = 1_024  # generated cells that are compared at once
+PSEUDOCOUNT = 0.5  # added to numbers of genes before their ratio is taken
+MIN_RATIO = 8.0  # minimum ratio of the genes missing in reference cells to those missing in an exposed cell
+MIN_LEAD = 2.0  # factor by which this ratio must exceed that of every held-out cell
+FAR_OUT = 8.0  # interquartile ranges below the first quartile at which a distance is exposed
+MARGIN = 1.0  # interquartile ranges by which it must be below that of every held-out cell
+
+
+class Nearness(NamedTuple):
+    """Nearest generated cell of each training and held-out cell, (n_cells,) each.
+
+    Parameters
+    ----------
+    distance
+        Distance to the generated cell.
+    ratio
+        Log distance to the nearest reference cell minus log distance to the generated cell.
+    exposed
+        Whether it is a training cell that is far nearer to the generated cell than expected.
+    """
+
+    distance: np.ndarray
+    ratio: np.ndarray
+    exposed: np.ndarray
+
+
+def have_zeros(cells: CellSet) -> bool:
+    """Return whether the cells have counts, of which zeros are undetected genes."""
+    return cells.counts and are_counts(cells.raw)
+
+
+def by_missing_genes(generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray) -> Nearness:
+    """Return the nearest generated cells by detected genes, for counts.
+
+    The distance of a generated cell to a real cell is the number of genes that are detected in the generated
+    cell and not in the real cell. It is near 0 for a copy, also for one with redrawn counts or with a tenth
+    of them, and a large part of the detected genes for any other cell, also of the same type. The nearest
+    generated cell is that with the largest ratio of the distance to the nearest reference cell (held-out
+    cells of other folds) to the distance to the real cell. A training cell is exposed if this ratio is at
+    least 8, and twice that of every held-out cell.
+
+    Parameters
+    ----------
+    generated, real
+        Generated cells, and training followed by held-out cells.
+    member, fold
+        Whether a real cell is a training cell, and its fold, (n_cells,).
+    """
+    found, made = real.raw != 0, generated.raw != 0
+    rate = np.asarray(found.mean(axis=0)).ravel()
+    genes = np.sort(np.argsort(-rate * (1 - rate), kind="stable")[:MAX_GENES])
+    of_real = densify(found[:, genes]).astype(np.float32)
+    distance, ratio = np.zeros(len(fold)), np.full(len(fold), -np.inf)
+    rows = [np.flatnonzero(fold == k) for k in range(int(fold.max()) + 1)]
+    for start in range(0, len(generated), BLOCK):
+        block = densify(made[start : start + BLOCK][:, genes]).astype(np.float32)
+        missing = block.sum(axis=1) - of_real @ block.T
+        # the least distance to a held-out cell of each fold, (n_folds, n_block)
+        least = np.stack([_least(missing, own[~member[own]]) for own in rows])
+        for k, own in enumerate(rows):
+            reference = np.delete(least, k, axis=0).min(axis=0)
+            ratios = np.log(reference + PSEUDOCOUNT) - np.log(missing[own] + PSEUDOCOUNT)
+            nearest = ratios.argmax(axis=1)
+            best = ratios[np.arange(len(own)), nearest]
+            better = best > ratio[own]
+            ratio[own[better]] = best[better]
+            distance[own[better]] = missing[own[better], nearest[better]]
+    limit = max(np.log(MIN_RATIO), ratio[~member].max() + np.log(MIN_LEAD))
+    return Nearness(distance, ratio, member & (ratio > limit))
+
+
+def _least(distances: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the least distance of each generated cell to some real cells; infinite without any."""
+    return np.asarray(distances[rows].min(axis=0, initial=np.inf))
+
+
+def by_distance(distance: np.ndarray, ratio: np.ndarray, member: np.ndarray) -> Nearness:
+    """Return the nearest generated cells by the distance on principal axes.
+
+    A training cell is exposed if the logarithm of its distance relative to reference cells is 8
+    interquartile ranges below the first quartile of held-out cells, and one below that of every held-out
+    cell.
+
+    Parameters
+    ----------
+    distance
+        Distance to the nearest generated cell, (n_cells,).
+    ratio
+        Log distance to the nearest reference cell minus log distance to the nearest generated cell.
+    member
+        Whether it is a training cell.
+    """
+    held_out = -ratio[~member]
+    first, third = np.quantile(held_out, [0.25, 0.75])
+    limit = min(first - FAR_OUT * (third - first), held_out.min() - MARGIN * (third - first))
+    return Nearness(distance, ratio, member & (-ratio < limit))
