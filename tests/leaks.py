@@ -116,11 +116,11 @@ def convex(train, held, fresh, key, rng):
     return named(made, labels, key, train), train, held
 
 
-def rare_label_thinned(share: float, times: int) -> Leak:
+def rare_label_thinned(share: float, times: int, min_cells: int) -> Leak:
     def leak(train, held, fresh, key, rng):
         sizes = pd.concat([pd.Series(labels_of(part, key)).value_counts() for part in (train, held)], axis=1)
         smaller = sizes.min(axis=1)
-        label = smaller[smaller >= min(10, smaller.max())].idxmin()
+        label = smaller[smaller >= min(min_cells, smaller.max())].idxmin()
         own = dense(train)[labels_of(train, key) == label]
         others = labels_of(fresh, key) != label
         copied = rng.binomial(np.tile(own, (times, 1)).astype(int), share)
@@ -196,8 +196,8 @@ LEAKS: dict[str, Leak] = {
     "20% copies thinned to 30% among fresh cells": few_thinned(0.2),
     "3 copies among 10 times as many": three_copies,
     "averages of two training cells": convex,
-    "rare label: copies thinned to 80%": rare_label_thinned(0.8, 2),
-    "rare label: copies thinned to 30%": rare_label_thinned(0.3, 1),
+    "rare label: copies thinned to 80%": rare_label_thinned(0.8, 2, 10),
+    "rare label: copies thinned to 30%": rare_label_thinned(0.3, 1, 4),
     "genes permuted within labels": genes_permuted,
     "genes permuted over all cells": genes_permuted_over_all,
 }

@@ -157,7 +157,7 @@ def log_of(cells):
 
 def test_copies_of_one_rare_label_are_not_diluted(thirds):
     train, held, fresh = thirds
-    parts = leaks.rare_label_thinned(0.8, 2)(train, held, fresh, "cell_type", np.random.default_rng(0))
+    parts = leaks.rare_label_thinned(0.8, 2, 10)(train, held, fresh, "cell_type", np.random.default_rng(0))
     table = vx.audit_privacy(*parts, label_key="cell_type")
     rows = table.set_index("metric")
     attacks = [name for name in rows.index if name.startswith("membership")]
@@ -214,6 +214,42 @@ def test_exposed_cells_do_not_pass_while_some_are_listed(thirds):
         table = vx.audit_privacy(*parts, label_key="cell_type")
         verdict = table.set_index("metric").loc["exposed_cells", "verdict"]
         assert (verdict == "pass") == (not table.attrs["exposed_cells"])
+
+
+def test_copies_with_a_third_of_the_counts_are_named(thirds):
+    """Among fresh cells: all other metrics pass."""
+    train, _, fresh = thirds
+    rows = np.random.default_rng(0).choice(train.n_obs, 10, replace=False)
+    thinned = np.random.default_rng(1).binomial(train[rows].X.toarray().astype(int), 0.3)
+    made = ad.concat([fresh, changed(train[rows], thinned)], index_unique="-")
+    table = audit(made, thirds)
+    rest = table[~table["metric"].isin(["exposed_cells", "rare_labels"])]
+    assert (rest["verdict"] == "pass").all()
+    exposed = table.attrs["exposed_cells"]
+    assert {cell["cell"] for cell in exposed} == set(train.obs_names[rows])
+    assert all(cell["distance"] <= 1 and cell["ratio"] < 1 / 8 for cell in exposed)
+
+
+def test_copies_of_other_values_are_exposed_by_distance(thirds):
+    a, b, c = (log_of(part) for part in thirds)
+    for part in (a, b, c):
+        part.X += 1  # no zeros: all genes are detected
+    made = ad.concat([c, a[:4]], index_unique="-")
+    table = vx.audit_privacy(made, a, b, label_key="cell_type", layer="X")
+    assert {cell["cell"] for cell in table.attrs["exposed_cells"]} == set(a.obs_names[:4])
+    assert all(cell["distance"] == 0 for cell in table.attrs["exposed_cells"])
+
+
+def test_gene_totals_detect_genes_permuted_over_all_cells(thirds):
+    parts = leaks.genes_permuted_over_all(*thirds, "cell_type", np.random.default_rng(0))
+    rows = vx.audit_privacy(*parts, label_key="cell_type").set_index("metric")
+    beyond = set(rows.index[rows["verdict"].isin(["caution", "fail"])])
+    assert beyond == {"membership_auc_totals"}
+    # other values than counts, and other proportions of the labels than in training
+    uneven = np.flatnonzero((parts[0].obs["cell_type"] != "CD14+ Monocyte") | (np.arange(parts[0].n_obs) % 2))
+    values = [log_of(part) for part in (parts[0][uneven], *parts[1:])]
+    rows = vx.audit_privacy(*values, label_key="cell_type", layer="X").set_index("metric")
+    assert rows.loc["membership_auc_totals", "low"] > 0.5
 
 
 def test_three_copies_among_many_cells_are_named_first(thirds):

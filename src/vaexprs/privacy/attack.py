@@ -101,10 +101,9 @@ def run_attacks(
     scores |= gene_scores(cells["generated"], real, member, fold, label_key)
     scores["totals"] = total_score(cells["generated"], real, member, fold, label_key, seed)
     near = (
-        by_missing_genes(cells["generated"], real, member, fold)
-        if have_zeros(cells["generated"])
-        else by_distance(to_made[:, 0], ratios[:, 0], member)
+        by_missing_genes(cells["generated"], real, member, fold) if have_zeros(cells["generated"]) else None
     )
+    near = by_distance(to_made[:, 0], ratios[:, 0], member) if near is None else near
     labels = real.column(label_key)
     return Attack(
         member,

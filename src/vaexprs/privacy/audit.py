@@ -105,9 +105,10 @@ def audit_privacy(
     * `membership_auc_totals`: the same for the means over all labels, on all but the first 10 principal axes.
     * `exposed_cells`: for counts, the distance of a generated cell to a real cell is the number of genes
       detected in the generated cell and not in the real cell. It is near 0 for copies, also for those with a
-      tenth of the counts. A training cell is exposed if the nearest reference cell is at least 8 times as far
+      third of the counts. A training cell is exposed if the nearest reference cell is at least 8 times as far
       from the generated cell (with 0.5 added to both distances), and the ratio is twice that of every
-      held-out cell. Other values are compared by the distance on principal axes.
+      held-out cell. Cells with few genes, with few zeros or without counts are compared by the distance on
+      principal axes.
     * `label_membership_auc`: the mean score of all attacks but the gene totals, for each label with at least
       6 training and 10 held-out cells; the label with the highest lower limit counts. A label with 1-5
       training cells is not judged, or fails if their mean score is higher than that of held-out cells

@@ -12,6 +12,9 @@ from vaexprs.data.matrix import are_counts, densify
 MAX_GENES = 2_000  # maximum number of genes whose detection is compared
 BLOCK = 1_024  # generated cells that are compared at once
 PSEUDOCOUNT = 0.5  # added to numbers of genes before their ratio is taken
+MIN_MISSING = (
+    8  # minimum median number of genes missing in the nearest reference cell for genes to be compared
+)
 MIN_RATIO = 8.0  # minimum ratio of the genes missing in reference cells to those missing in an exposed cell
 MIN_LEAD = 2.0  # factor by which this ratio must exceed that of every held-out cell
 FAR_OUT = 8.0  # interquartile ranges below the first quartile at which a distance is exposed
@@ -41,15 +44,18 @@ def have_zeros(cells: CellSet) -> bool:
     return cells.counts and are_counts(cells.raw)
 
 
-def by_missing_genes(generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray) -> Nearness:
+def by_missing_genes(
+    generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray
+) -> Nearness | None:
     """Return the nearest generated cells by detected genes, for counts.
 
     The distance of a generated cell to a real cell is the number of genes that are detected in the generated
-    cell and not in the real cell. It is near 0 for a copy, also for one with redrawn counts or with a tenth
+    cell and not in the real cell. It is near 0 for a copy, also for one with redrawn counts or with a third
     of them, and a large part of the detected genes for any other cell, also of the same type. The nearest
     generated cell is that with the largest ratio of the distance to the nearest reference cell (held-out
     cells of other folds) to the distance to the real cell. A training cell is exposed if this ratio is at
-    least 8, and twice that of every held-out cell.
+    least 8, and twice that of every held-out cell. None if the cells have so few genes, or so few zeros, that
+    the distance to the nearest held-out cell is below 8 for half of the generated cells.
 
     Parameters
     ----------
@@ -63,12 +69,14 @@ def by_missing_genes(generated: CellSet, real: CellSet, member: np.ndarray, fold
     genes = np.sort(np.argsort(-rate * (1 - rate), kind="stable")[:MAX_GENES])
     of_real = densify(found[:, genes]).astype(np.float32)
     distance, ratio = np.zeros(len(fold)), np.full(len(fold), -np.inf)
+    to_held = []
     rows = [np.flatnonzero(fold == k) for k in range(int(fold.max()) + 1)]
     for start in range(0, len(generated), BLOCK):
         block = densify(made[start : start + BLOCK][:, genes]).astype(np.float32)
         missing = block.sum(axis=1) - of_real @ block.T
         # the least distance to a held-out cell of each fold, (n_folds, n_block)
         least = np.stack([_least(missing, own[~member[own]]) for own in rows])
+        to_held.append(least.min(axis=0))
         for k, own in enumerate(rows):
             reference = np.delete(least, k, axis=0).min(axis=0)
             ratios = np.log(reference + PSEUDOCOUNT) - np.log(missing[own] + PSEUDOCOUNT)
@@ -77,6 +85,8 @@ def by_missing_genes(generated: CellSet, real: CellSet, member: np.ndarray, fold
             better = best > ratio[own]
             ratio[own[better]] = best[better]
             distance[own[better]] = missing[own[better], nearest[better]]
+    if np.median(np.concatenate(to_held)) < MIN_MISSING:
+        return None
     limit = max(np.log(MIN_RATIO), ratio[~member].max() + np.log(MIN_LEAD))
     return Nearness(distance, ratio, member & (ratio > limit))
 
