@@ -245,7 +245,7 @@ def test_gene_totals_detect_genes_permuted_over_all_cells(thirds):
     rows = vx.audit_privacy(*parts, label_key="cell_type").set_index("metric")
     beyond = set(rows.index[rows["verdict"].isin(["caution", "fail"])])
     assert beyond == {"membership_auc_totals"}
-    # other values than counts, and other proportions of the labels than in training
+    # other values than counts, other proportions of the labels than in training
     uneven = np.flatnonzero((parts[0].obs["cell_type"] != "CD14+ Monocyte") | (np.arange(parts[0].n_obs) % 2))
     values = [log_of(part) for part in (parts[0][uneven], *parts[1:])]
     rows = vx.audit_privacy(*values, label_key="cell_type", layer="X").set_index("metric")

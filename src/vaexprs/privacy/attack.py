@@ -99,7 +99,7 @@ def run_attacks(
     ratios = np.log(to_real + TINY)[:, : to_made.shape[1]] - np.log(to_made + TINY)
     scores = {"ratio": ratios[:, 0], "density": ratios[:, -1]}
     scores |= gene_scores(cells["generated"], real, member, fold, label_key)
-    scores["totals"] = total_score(cells["generated"], real, member, fold, label_key, seed)
+    scores["totals"] = total_score(cells["generated"], real, member, fold, seed)
     near = (
         by_missing_genes(cells["generated"], real, member, fold) if have_zeros(cells["generated"]) else None
     )

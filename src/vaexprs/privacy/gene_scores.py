@@ -137,34 +137,25 @@ def _positive(variance: np.ndarray) -> np.ndarray:
 
 
 def total_score(
-    generated: CellSet,
-    real: CellSet,
-    member: np.ndarray,
-    fold: np.ndarray,
-    label_key: str | None,
-    seed: int,
+    generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray, seed: int
 ) -> np.ndarray:
     """Return the score of an attack with the means of the genes over all labels, (n_cells,).
 
-    The log likelihood ratio of normal distributions with the means of generated and of reference cells, which
-    are weighted by the number of generated cells of each label. It is computed without the first 10 principal
-    axes of the real cells, in which types and library sizes differ more than membership changes the means.
+    The log likelihood ratio of normal distributions with the means of generated and of reference cells. It is
+    computed without the first 10 principal axes of the real cells, in which types and library sizes differ
+    more than membership changes the means.
 
     Parameters
     ----------
     generated
         Generated cells.
     real
-        Training and held-out cells, of labels with generated cells.
+        Training and held-out cells.
     member, fold
         Whether a real cell is a training cell, and its fold, (n_cells,).
-    label_key
-        Column with the label; None for one label.
     seed
         Seed of the axes.
     """
-    names, n_generated = np.unique(generated.column(label_key).astype(str), return_counts=True)
-    label = np.searchsorted(names, real.column(label_key).astype(str))
     axes = Axes.of([real.values], seed, TYPE_AXES)
     made, mean = (np.asarray(x.mean(axis=0), np.float64).ravel() for x in (generated.values, real.values))
     squares = np.asarray(_squares(real.values).mean(axis=0), np.float64).ravel()
@@ -177,9 +168,7 @@ def total_score(
     score = np.empty(len(fold))
     for k in np.unique(fold):
         reference = np.flatnonzero(~member & (fold != k))
-        of_label = np.bincount(label[reference], minlength=len(names))
-        weight = (n_generated / np.maximum(of_label, 1))[label[reference]]
-        known = np.asarray(weight @ real.values[reference]).ravel() / weight.sum()
+        known = np.asarray(real.values[reference].mean(axis=0), np.float64).ravel()
         weights = without_axes(without_axes(made - known) / variance)
         score[fold == k] = np.asarray(real.values[fold == k] @ weights).ravel()
     return score
