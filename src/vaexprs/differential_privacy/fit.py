@@ -55,8 +55,8 @@ DONORS = ("donor", "patient", "person", "subject", "individual", "participant", 
 # arguments of fit_vae that cannot be combined with privacy, and why
 REFUSED = {
     "n_top_genes": "the selection of variable genes depends on the private cells. Give a list of genes that "
-    "was chosen with other data, such as a panel or the variable genes of a public atlas: genes=[...] or "
-    "--genes FILE",
+    "was chosen with other data, such as a panel or the variable genes of a public atlas, with genes= "
+    "(--genes)",
     "validation_split": "decisions based on the loss of private cells reveal information about them. Hold "
     "out cells before the fit, and use evaluate",
     "x_val": "decisions based on the loss of private cells reveal information about them. Use evaluate",
