@@ -4,25 +4,39 @@
 
 A canary is a cell with 1,000 counts in a gene of its own, which no other cell has. Each is added to the
 training cells with probability one half. The attacker sees every noisy sum of the fit (the marginals and the
-gradient of each step) and knows the weights and the real cells. The score of a canary is the part of these
-sums along its own contribution: its entry of the mean profile, and its clipped gradient in the weights of its
-gene. Steps do not change the weights (a learning rate of nearly 0), so that the gradient is known exactly.
+gradient of each step) and knows the weights and the real cells. Of these sums the part along the contribution
+of a canary is used: its entry of the mean profile, and its clipped gradient in the weights of its gene. Steps
+do not change the weights (a learning rate of nearly 0), so that the gradient is known exactly.
 
-If the noise is Gaussian, the scores of canaries that were added and of those that were not are normal, and
-the distance of their means over their standard deviation is at most the mu of Gaussian differential privacy
-(Dong, Roth & Su 2022, doi:10.1111/rssb.12454; Nasr et al. 2023, doi:10.48550/arXiv.2302.07956). Its lower 95%
-confidence limit (noncentral t distribution) gives a lower bound on epsilon at the delta of the fit. This
-bound is not limited by the number of canaries, so that it can exceed every promise. The latent density, in
-which canaries cannot be told apart, has a game of its own: the same sums with and without one cell.
+Two attacks are made:
 
-Every line is one mechanism; "caught" is the fraction of the runs whose lower bound exceeds the promise. It
-must be 0 for the fit as it is, and is the power of the audit for the broken ones.
+* Membership: the score of a canary is the log likelihood ratio of all sums with and without it, with the
+  planned noise and sampling rate. Scores of canaries that were added are compared with the others.
+* Parts: the auditor also knows in which steps a canary was. The mean profile with and without it, and each
+  step with and without it, show how much noise these releases have. The accounting composes them.
+
+If the noise is Gaussian, scores are about normal, and the distance of the two means over the standard
+deviation, mu, is at most that of Gaussian differential privacy (Dong, Roth & Su 2022,
+doi:10.1111/rssb.12454; Nasr et al. 2023, doi:10.48550/arXiv.2302.07956). Lower confidence limits of mu
+(noncentral t distribution) give a lower bound on epsilon at the delta of the fit, with 95% confidence for
+both attacks together. This bound is not limited by the number of canaries: it can exceed every promise.
+
+What all canaries have in common is not attacked: the number of cells and their library sizes (a quarter of
+the budget of the marginals), and the gradient in weights that belong to no gene or to other genes. The latent
+density, in which canaries cannot be told apart, has a game of its own: the same sums with and without one
+cell. Its promise is the epsilon of the density alone.
+
+Every line is one mechanism; "caught" is the number of runs whose lower bound exceeds the promise. It must be
+0 for the fit as it is, and is the power of the audit for the broken ones. The lines "allowed" have the mu of
+the promised noise.
 """
 
 import argparse
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import vaexprs as vx
@@ -36,11 +50,11 @@ import numpy as np
 import scipy.sparse as sp
 from harness import table_head, table_row
 from scipy.optimize import brentq
-from scipy.stats import nct
+from scipy.stats import nct, norm
 
 from vaexprs.differential_privacy import dp_sgd, latent, mechanisms
 from vaexprs.differential_privacy import fit as private_fit
-from vaexprs.differential_privacy.accounting import Guarantee, Privacy, plan
+from vaexprs.differential_privacy.accounting import Guarantee, Privacy, least_epsilon, plan, spent
 from vaexprs.differential_privacy.marginals import IN_DEVIATION, IN_OVERALL
 from vaexprs.differential_privacy.mechanisms import Units
 from vaexprs.differential_privacy.randomness import Randomness
@@ -50,6 +64,7 @@ COUNTS = 1_000  # counts of a canary in its gene
 CONFIDENCE = 0.95
 EPOCHS = 5
 DELTA = 1e-5
+PROFILE_SHARE = IN_OVERALL + IN_DEVIATION  # of the budget of the marginals, without conditions
 N_MARGINALS = 4  # number of noisy sums before training, without conditions
 DRAWS = 4  # latent noises over which the gradient of a canary is averaged
 CONTROLS = (
@@ -59,7 +74,91 @@ CONTROLS = (
     "no clipping",
     "no noise in marginals",
     "no noise in training",
+    "all cells in every step",
 )
+NEVER = 1e9  # noise multiplier of a release that is not attacked
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of an attack, normal with equal variance, and whether a canary was present in each.
+
+    Parameters
+    ----------
+    values
+        (n,).
+    present
+        (n,).
+    """
+
+    values: np.ndarray
+    present: np.ndarray
+
+    @property
+    def mu(self) -> float:
+        """Distance of the mean scores with and without a canary, in standard deviations."""
+        inside, outside = self.values[self.present], self.values[~self.present]
+        squares = sum(np.sum((group - group.mean()) ** 2) for group in (inside, outside))
+        spread = np.sqrt(squares / (len(self.values) - 2))
+        return float((inside.mean() - outside.mean()) / spread)
+
+    def limit(self, confidence: float) -> float:
+        """Return the lower confidence limit of mu, from 0 to 50."""
+        freedom, n_present = len(self.values) - 2, np.count_nonzero(self.present)
+        root = np.sqrt(1 / (1 / n_present + 1 / (len(self.values) - n_present)))
+        t = self.mu * root
+        if nct.sf(t, freedom, 0) > 1 - confidence:
+            return 0.0
+        if t > 100:  # the distribution is computed badly, and nearly normal
+            limit = t - norm.ppf(confidence) * np.sqrt(1 + t**2 / (2 * freedom))
+        else:
+            limit = brentq(lambda c: nct.sf(t, freedom, c) - (1 - confidence), 0, t + 5)
+        return float(min(limit / root, 50))
+
+    def lower_bound(self, delta: float, confidence: float = CONFIDENCE) -> float:
+        """Return the lower confidence limit of epsilon at a delta."""
+        return epsilon_of(self.limit(confidence), delta)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores of the canaries of one fit.
+
+    Parameters
+    ----------
+    guarantee
+        The promise of the fit.
+    membership
+        Log likelihood ratios of all sums; present are the canaries that were added.
+    profile
+        Entries of the mean profile; likewise.
+    steps
+        Sums of gradients along each canary, for each step; present are canaries that were in the step.
+    """
+
+    guarantee: Guarantee
+    membership: Scores
+    profile: Scores
+    steps: Scores
+
+    @property
+    def lower_bound(self) -> float:
+        """Lower confidence limit of epsilon by the better attack."""
+        wrong = (1 - CONFIDENCE) / 2  # of each attack
+        whole = self.membership.lower_bound(self.guarantee.delta, 1 - wrong)
+        profile, step = (part.limit(1 - wrong / 2) for part in (self.profile, self.steps))
+        parts = replace(
+            self.guarantee,
+            marginals=1 / profile if profile else NEVER,
+            density=NEVER,
+            training=1 / step if step else NEVER,
+        )
+        return max(whole, spent(replace(parts, epsilon=max(least_epsilon(parts), self.guarantee.epsilon))))
+
+
+def epsilon_of(mu: float, delta: float) -> float:
+    """Return epsilon of Gaussian differential privacy."""
+    return float(dp_accounting.get_epsilon_gaussian(1 / mu, delta)) if mu else 0.0
 
 
 @contextmanager
@@ -67,6 +166,7 @@ def broken(how: str) -> Iterator[None]:
     """Break private fits inside the block, in one of the ways of CONTROLS."""
     normal, clipped = Randomness.normal, dp_sgd.clipped_gradient
     marginals, noise = private_fit.release_marginals, dp_sgd.add_noise
+    sampled = dp_sgd._sampled_units
     factor = {"no noise": 1e-6, "half noise": 0.5}.get(how)
     if how == "as it is":
         yield
@@ -86,6 +186,9 @@ def broken(how: str) -> Iterator[None]:
     elif how == "no noise in training":
         with patch.object(dp_sgd, "add_noise", lambda total, sd, source: noise(total, 1e-6 * sd, source)):
             yield
+    elif how == "all cells in every step":
+        with patch.object(dp_sgd, "_sampled_units", lambda n, rate, source: sampled(n, 1.0, source)):
+            yield
     else:
         raise ValueError(f"how must be one of {CONTROLS}, got {how!r}.")
 
@@ -101,28 +204,26 @@ def with_canaries(n: int, rng: np.random.Generator) -> tuple[ad.AnnData, np.ndar
     return ad.AnnData(sp.csr_matrix(x)), added
 
 
-def scores(epsilon: float, n_canaries: int, how: str, seed: int) -> tuple[np.ndarray, np.ndarray, Guarantee]:
-    """Return the scores of the canaries of one fit, which of them were added, and the guarantee of the fit.
-
-    The scores are those of an attacker who uses all sums, the marginals only, and the gradients only,
-    (3, n_canaries).
-    """
+def attacked(epsilon: float, n_canaries: int, how: str, seed: int) -> Evidence:
+    """Return what the attacks find in one fit."""
     cells, added = with_canaries(n_canaries, np.random.default_rng(seed))
     sums: list[np.ndarray] = []
+    sampled: list[np.ndarray] = []
 
-    def observed(original):
-        def add_noise(total, sd, randomness):
-            noisy = original(total, sd, randomness)
-            sums.append(noisy)
-            return noisy
+    def observed(original, seen):
+        def observing(*args):
+            result = original(*args)
+            seen.append(result)
+            return result
 
-        return add_noise
+        return observing
 
     with (
         broken(how),
         warnings.catch_warnings(),
-        patch.object(mechanisms, "add_noise", observed(mechanisms.add_noise)),
-        patch.object(dp_sgd, "add_noise", observed(dp_sgd.add_noise)),
+        patch.object(mechanisms, "add_noise", observed(mechanisms.add_noise, sums)),
+        patch.object(dp_sgd, "add_noise", observed(dp_sgd.add_noise, sums)),
+        patch.object(dp_sgd, "_sampled_units", observed(dp_sgd._sampled_units, sampled)),
     ):
         warnings.simplefilter("ignore")
         fit = vx.fit_vae(
@@ -133,18 +234,27 @@ def scores(epsilon: float, n_canaries: int, how: str, seed: int) -> tuple[np.nda
             optimizer=keras.optimizers.SGD(1e-12),
             privacy=Privacy(epsilon, DELTA, insecure_test_seed=seed),
         )
-        directions, strength, others = canary_gradients(fit, cells, n_canaries)
+        (weights, directions), strength, others = canary_gradients(fit, cells, n_canaries)
     guarantee = fit.guarantee
+    rate, noise = guarantee.rate, guarantee.training * dp_sgd.CLIP
     *_, profile = sums[:N_MARGINALS]
-    steps = np.array(sums[N_MARGINALS : N_MARGINALS + guarantee.steps])
-    # each result in units of its planned noise, along the contribution of the canary
-    profile_noise = guarantee.marginals / np.sqrt(IN_OVERALL + IN_DEVIATION)
-    found = profile[GENES:] / profile_noise / profile_noise
-    noise = guarantee.training * dp_sgd.CLIP
-    expected = guarantee.rate * guarantee.steps * others
-    along = np.einsum("gk,gk->g", steps.sum(axis=0)[directions[0]] - expected[directions[0]], directions[1])
-    training = guarantee.rate * strength * along / noise**2
-    return np.array([found + training, found, training]), added, guarantee
+    steps = np.array(sums[N_MARGINALS : N_MARGINALS + guarantee.steps]) - rate * others
+    along = np.einsum("tgk,gk->tg", steps[:, weights], directions)
+    in_step = np.zeros((guarantee.steps, n_canaries), bool)
+    first = cells.n_obs - np.count_nonzero(added)  # row of the first canary
+    for here, rows in zip(in_step, sampled, strict=True):
+        here[np.flatnonzero(added)[rows[rows >= first] - first]] = True
+    # log likelihood ratios: of a normal distribution with another mean, and of a mixture of both
+    ratio_profile = profile[GENES:] * PROFILE_SHARE / guarantee.marginals**2
+    ratio_step = (strength * along - strength**2 / 2) / noise**2
+    ratio = ratio_profile + np.logaddexp(np.log1p(-rate), np.log(rate) + ratio_step).sum(axis=0)
+    return Evidence(
+        guarantee,
+        Scores(ratio, added),
+        Scores(profile[GENES:], added),
+        # in units of the gradient of each canary
+        Scores(np.ravel(along / strength), np.ravel(in_step)),
+    )
 
 
 def canary_gradients(
@@ -193,10 +303,8 @@ def canary_gradients(
     return (of_gene, own / strength[:, None]), strength, others
 
 
-def density_scores(
-    epsilon: float, runs: int, how: str, seed: int
-) -> tuple[np.ndarray, np.ndarray, Guarantee]:
-    """Return scores of the sums of the latent density with and without one cell, and which are with it."""
+def density_scores(epsilon: float, runs: int, how: str, seed: int) -> tuple[Scores, Guarantee]:
+    """Return scores of the sums of the latent density with and without one cell, and the guarantee."""
     rng = np.random.default_rng(seed)
     n, d = 300, 6
     guarantee = plan(Privacy(epsilon, DELTA), units=n, rate=0.2, steps=25, cells_per_unit=1)
@@ -215,39 +323,7 @@ def density_scores(
             found.append(
                 sum(np.sum(s * part * diff) for s, part, diff in zip(scale, noisy, difference, strict=True))
             )
-    return np.array([found]), np.arange(runs) % 2 == 0, guarantee
-
-
-def lower_bound(attacks: np.ndarray, added: np.ndarray, delta: float) -> float:
-    """Return the largest lower confidence limit of epsilon by several attacks, adjusted for their number.
-
-    Parameters
-    ----------
-    attacks
-        Scores of each attack, normal and with equal variance in both groups, (n_attacks, n_canaries).
-    added
-        Which canaries were added, (n_canaries,).
-    delta
-        Delta of the fit.
-    """
-    confidence = 1 - (1 - CONFIDENCE) / len(attacks)
-    return max(_lower_bound(found, added, delta, confidence) for found in attacks)
-
-
-def _lower_bound(found: np.ndarray, added: np.ndarray, delta: float, confidence: float) -> float:
-    inside, outside = found[added], found[~added]
-    freedom = len(found) - 2
-    spread = np.sqrt(
-        (np.sum((inside - inside.mean()) ** 2) + np.sum((outside - outside.mean()) ** 2)) / freedom
-    )
-    root = np.sqrt(1 / (1 / len(inside) + 1 / len(outside)))
-    t = (inside.mean() - outside.mean()) / spread * root
-    if nct.sf(t, freedom, 0) > 1 - confidence:
-        return 0.0
-    # beyond 100 standard deviations the distribution is computed badly, and the limit is the estimate
-    limit = t if t > 100 else brentq(lambda c: nct.sf(t, freedom, c) - (1 - confidence), 0, t + 5)
-    mu = min(limit / root, 50)
-    return float(dp_accounting.get_epsilon_gaussian(1 / mu, delta))
+    return Scores(np.array(found), np.arange(runs) % 2 == 0), guarantee
 
 
 def main() -> None:
@@ -260,22 +336,49 @@ def main() -> None:
     parser.add_argument("--density-runs", type=int, default=2_000, help="releases per run of the density")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    print(
-        table_head(("mechanism", "promised epsilon", "lower bound: median", "min", "max", "caught")),
-        flush=True,
-    )
-    lines = [(scores, how, args.canaries) for how in CONTROLS]
-    lines += [(density_scores, how, args.density_runs) for how in CONTROLS[:3]]
+    seeds = range(args.seed, args.seed + args.runs)
+    bound = ("lower bound: median", "min", "max", "caught")
+    print(table_head(("fit", "promised epsilon", "mu of profile", "of a step", "of membership", *bound)))
     for epsilon in args.epsilons:
-        for game, how, size in lines:
-            bounds = []
-            for run in range(args.runs):
-                found, added, guarantee = game(epsilon, size, how, args.seed + run)
-                bounds.append(lower_bound(found, added, guarantee.delta))
-            name = how if game is scores else f"density: {how}"
-            shown = [f"{value:.2f}" for value in (np.median(bounds), min(bounds), max(bounds))]
-            caught = f"{sum(bound > epsilon for bound in bounds)} of {args.runs}"
-            print(table_row([name, f"{epsilon:g}", *shown, caught]), flush=True)
+        for how in CONTROLS:
+            found = [attacked(epsilon, args.canaries, how, seed) for seed in seeds]
+            if how == CONTROLS[0]:
+                planned = found[0].guarantee
+                most = 1 / planned.marginals, 1 / planned.training, mu_of(epsilon, planned.delta)
+                print(table_row(["allowed", f"{epsilon:g}", *map(shown, most), "", "", "", ""]))
+            parts = [(one.profile.mu, one.steps.mu, one.membership.mu) for one in found]
+            bounds = [one.lower_bound for one in found]
+            print(
+                table_row([how, f"{epsilon:g}", *map(shown, np.median(parts, axis=0)), *of(bounds, epsilon)])
+            )
+            sys.stdout.flush()
+    print()
+    print(table_head(("density", "promised epsilon", "mu", *bound)))
+    for epsilon in args.epsilons:
+        for how in CONTROLS[:3]:
+            found = [density_scores(epsilon, args.density_runs, how, seed) for seed in seeds]
+            guarantee = found[0][1]
+            promise = epsilon_of(1 / guarantee.density, guarantee.delta)
+            if how == CONTROLS[0]:
+                print(table_row(["allowed", shown(promise), shown(1 / guarantee.density), "", "", "", ""]))
+            mu = np.median([scores.mu for scores, _ in found])
+            bounds = [scores.lower_bound(guarantee.delta) for scores, _ in found]
+            print(table_row([how, shown(promise), shown(mu), *of(bounds, promise)]), flush=True)
+
+
+def mu_of(epsilon: float, delta: float) -> float:
+    """Return the mu of Gaussian differential privacy with this epsilon."""
+    return float(1 / dp_accounting.get_sigma_gaussian(epsilon, delta))
+
+
+def of(bounds: list[float], promise: float) -> list[str]:
+    """Return the entries of a table for the lower bounds of several runs."""
+    caught = f"{sum(bound > promise for bound in bounds)} of {len(bounds)}"
+    return [*map(shown, (np.median(bounds), min(bounds), max(bounds))), caught]
+
+
+def shown(value: float) -> str:
+    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ sum of differences of label fractions (fractions), and the AUC of membership (me
 With --split, half of the donors in that column train instead of half of the cells. With --donors,
 cells are assigned at random to N artificial donors, which become the privacy units.
 
+The last column is the CPU time of the fit in seconds, with compilation.
+
 Prints a Markdown table. `benchmarks/canaries.py` measures what an attacker finds.
 """
 
+import time
 import warnings
 from pathlib import Path
 
@@ -121,22 +124,24 @@ def main() -> None:
         train.obs[unit] = [f"d{i % args.donors}" for i in range(train.n_obs)]
     n_units = train.n_obs if unit == "cell" else train.obs[unit].nunique()
     print(f"{train.n_obs:,} cells x {train.n_vars:,} genes to train; {n_units:,} units ({unit})\n")
-    columns = ("what", "promised epsilon", "spent", *SHOWN, "markers", "fractions", "membership")
+    columns = ("what", "promised epsilon", "spent", *SHOWN, "markers", "fractions", "membership", "CPU s")
     print(table_head(columns), flush=True)
 
-    def show(what: str, promised: float, spent: float, values: dict[str, float]) -> None:
+    def show(what: str, promised: float, spent: float, values: dict[str, float], seconds: str = "") -> None:
         numbers = [f"{promised:g}", f"{spent:.3g}", *(f"{value:.3f}" for value in values.values())]
-        print(table_row([what, *numbers]), flush=True)
+        print(table_row([what, *numbers, seconds]), flush=True)
 
     floor = row(train, test, *random_halves(train), key, fractions_of(train, key)) | {"membership": np.nan}
     show("real cells (floor)", np.inf, np.inf, floor)
     for epsilon in [*args.epsilons, np.inf]:
+        start = time.process_time()
         fit = fitted(train, key, epsilon, args.delta, unit, seed)
+        seconds = f"{time.process_time() - start:.0f}"
         spent = np.inf if fit.guarantee is None else fit.guarantee.epsilon
         what = "vaexprs" if np.isfinite(epsilon) else "without privacy"
         sets = [generated(fit, composition(test, key), 2 * seed + i) for i in range(2)]
         numbers = pd.Series(fit.cells_of(key))
-        show(what, epsilon, spent, row(train, test, *sets, key, numbers / numbers.sum()))
+        show(what, epsilon, spent, row(train, test, *sets, key, numbers / numbers.sum()), seconds)
         if np.isfinite(epsilon):
             pair = from_marginals(train, key, epsilon, args.delta, unit, 2 * test.n_obs, seed)
             sets = [pair[: test.n_obs].copy(), pair[test.n_obs :].copy()]

@@ -253,7 +253,7 @@ def test_numbers_of_cells_of_a_private_fit_are_called_noisy(fit):
     ("epsilon", "units", "unit", "genes", "levels", "words"),
     [
         (3, 1937, "cell", 763, 10, r"^$"),
-        (1, 1937, "cell", 763, 10, r"in part only.*at most \d+ genes.*genes=.*--genes FILE"),
+        (1, 1937, "cell", 763, 10, r"in part only.*at most \d+ genes.*genes= \(--genes\)"),
         (3, 300, "cell", 16_791, 8, r"16,791 genes.*nothing usable"),
         (1, 20, "donor", 763, 8, r"^20 units \('donor'\).*nothing usable.*takes about [\d,]+ units"),
         (

@@ -33,6 +33,7 @@ from vaexprs.likelihoods import likelihood_named
 from vaexprs.nn.build import build_vae
 from vaexprs.preprocessing.conditions import Conditions
 from vaexprs.preprocessing.summary import summarise
+from vaexprs.privacy import answers as audit_answers
 from vaexprs.report import collect, reproduce
 from vaexprs.report.render import Page, render
 
@@ -375,6 +376,27 @@ def test_a_network_that_would_learn_less_than_the_noise_is_not_trained(cells):
     np.testing.assert_allclose(np.exp(np.asarray(head.bias.value)).sum(), 1, rtol=1e-3)
     assert np.abs(np.asarray(head.effect.value)).max() > 1e-3
     assert vx.gen_exprs(fit, 10, seed=1, progress=False).adata.shape == (10, 60)
+
+
+def test_the_weights_of_given_layers_count_in_the_decision_to_train(cells):
+    # the default network would be trained
+    fit = fitted(cells, epochs=None, encoder_layers=[keras.layers.Dense(2**14)])
+    assert fit.guarantee.steps == 0
+
+
+def test_low_leakage_of_a_private_fit_points_to_evaluate(cells):
+    with pytest.warns(UserWarning, match="nothing usable"):
+        fit = fitted(cells, unit="donor", epsilon=0.1, epochs=None)
+    assert re.search(
+        "nothing usable.*usable: check them with evaluate", reproduce.privacy_statements(fit)[-1]
+    )
+    made = vx.gen_exprs(fit, 200, seed=1, progress=False).adata
+    table = vx.audit_privacy(made, cells[::2], cells[1::2])
+    found = audit_answers.answer(table)
+    assert found.light == "green"
+    assert "no leak. Low leakage is of no use unless the cells are usable" in found.sentence
+    del made.uns["vaexprs"]["privacy"]
+    assert "usable" not in audit_answers.answer(vx.audit_privacy(made, cells[::2], cells[1::2])).sentence
 
 
 def test_labels_of_few_cells_count_as_much_as_others_for_donors():

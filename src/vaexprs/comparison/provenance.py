@@ -12,6 +12,8 @@ from vaexprs.data.count_detection import X_LAYER
 from vaexprs.interface.errors import reason
 from vaexprs.io.stores import StoredCells
 
+PRIVACY = "privacy"  # key of the sentence of the privacy guarantee
+
 
 def recipe_of(cells: ad.AnnData | StoredCells) -> dict[str, Any]:
     """Return what ``uns["vaexprs"]`` records about generated cells; empty where there is no such entry.

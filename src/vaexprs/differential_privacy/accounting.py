@@ -113,6 +113,11 @@ class Privacy:
         """The requested epsilon, delta and unit, without the seed."""
         return {"epsilon": float(self.epsilon), "delta": float(self.delta), "unit": self.unit}
 
+    @cached_property
+    def noise_multiplier(self) -> float:
+        """Noise multiplier of a single release with the whole budget."""
+        return float(_accounting().get_sigma_gaussian(self.epsilon, self.delta))
+
     def source(self) -> Randomness:
         """Return the source of all noise of a fit."""
         given = (self.insecure_test_seed, self.secret)
@@ -310,17 +315,17 @@ def plan(
             f"{privacy.unit!r}): releasing one unit at random with probability {privacy.delta * units:.0%} "
             f"would be allowed. Try {_below(0.1 / units):g}."
         )
-    whole_budget = accounting.get_sigma_gaussian(privacy.epsilon, privacy.delta)
     of_marginals = MARGINALS if steps else 1 - DENSITY
-    whole_budget *= 1 if steps else 1 + TOLERANCE  # epsilon is computed with a small error, upwards
+    # without training, epsilon is computed with a small error, upwards
+    whole_budget = privacy.noise_multiplier * (1 if steps else 1 + TOLERANCE)
     untrained = Guarantee(
         privacy.epsilon,
         privacy.delta,
         privacy.unit,
         units,
         cells_per_unit,
-        float(whole_budget / math.sqrt(of_marginals)),
-        float(whole_budget / math.sqrt(DENSITY)),
+        whole_budget / math.sqrt(of_marginals),
+        whole_budget / math.sqrt(DENSITY),
         0.0,
         rate,
         steps,
@@ -358,10 +363,9 @@ def training_signal(privacy: Privacy, units: int, weights: int) -> float:
     units
         Number of units.
     weights
-        Number of weights of the network.
+        Number of trainable weights of the network.
     """
-    whole_budget = _accounting().get_sigma_gaussian(privacy.epsilon, privacy.delta)
-    return units * math.sqrt((1 - MARGINALS - DENSITY) / weights) / float(whole_budget)
+    return units * math.sqrt((1 - MARGINALS - DENSITY) / weights) / privacy.noise_multiplier
 
 
 def spent(guarantee: Guarantee) -> float:

@@ -55,8 +55,8 @@ DONORS = ("donor", "patient", "person", "subject", "individual", "participant", 
 # arguments of fit_vae that cannot be combined with privacy, and why
 REFUSED = {
     "n_top_genes": "the selection of variable genes depends on the private cells. Give a list of genes that "
-    "was chosen with other data, such as a panel or the variable genes of a public atlas: genes=[...] or "
-    "--genes FILE",
+    "was chosen with other data, such as a panel or the variable genes of a public atlas, with genes= "
+    "(--genes)",
     "validation_split": "decisions based on the loss of private cells reveal information about them. Hold "
     "out cells before the fit, and use evaluate",
     "x_val": "decisions based on the loss of private cells reveal information about them. Use evaluate",
@@ -213,9 +213,12 @@ def fit_privately(
     randomness = privacy.source()
     conditions = prepared.conditions
     rate, steps = schedule(units.n, batch_size, epochs)
-    weights = cells.x.shape[1] * (HIDDEN + (network.latent_dim or LATENT_DIM) + 1 + conditions.n_levels)
-    if epochs is None and training_signal(privacy, units.n, weights) < MIN_TRAINING_SIGNAL:
-        steps = 0
+    if epochs is None:
+        any_counts = np.ones((2, cells.x.shape[1]), np.float32)  # values do not matter
+        untrained = _network(any_counts, np.ones(conditions.width), likelihood, network, seed)
+        weights = sum(variable.value.size for variable in untrained.trainable_variables)
+        if training_signal(privacy, units.n, weights) < MIN_TRAINING_SIGNAL:
+            steps = 0
     cells_per_unit = 1 if privacy.unit == CELL else CELLS_PER_UNIT
     guarantee = plan(
         privacy,
@@ -266,6 +269,28 @@ def without_empty(prepared: Preprocessing, units: Units) -> tuple[Preprocessing,
     return replace(prepared, train=prepared.train.keep(kept)), replace(units, of=units.of[kept])
 
 
+def _network(
+    x: np.ndarray, level_cells: np.ndarray, likelihood: Likelihood, network: NetworkOptions, seed: int
+) -> VAE:
+    """Return a network with the user's or the default layers, and initial values for counts."""
+    encoder_layers, decoder_layers = network.encoder_layers, network.decoder_layers
+    if encoder_layers is None:
+        encoder_layers = [keras.layers.Dense(HIDDEN, activation="relu", name="encoder_1")]
+    if decoder_layers is None:
+        decoder_layers = []  # fewer weights need less noise
+    return build_vae(
+        encoder_layers,
+        decoder_layers,
+        likelihood=likelihood,
+        x=x,
+        summary=summarise(x, "start"),
+        level_cells=[int(n) for n in level_cells],
+        latent_dim=network.latent_dim or LATENT_DIM,
+        regularization=network.regularization,
+        seed=seed,
+    )
+
+
 def _initial_model(
     marginals: Marginals, prepared: Preprocessing, likelihood: Likelihood, network: NetworkOptions, seed: int
 ) -> VAE:
@@ -273,22 +298,7 @@ def _initial_model(
     rng = np.random.default_rng(seed)
     start, obs = marginals.draw(START_CELLS, prepared.conditions, rng)
     codes = prepared.conditions.one_hot(obs)
-    encoder_layers, decoder_layers = network.encoder_layers, network.decoder_layers
-    if encoder_layers is None:
-        encoder_layers = [keras.layers.Dense(HIDDEN, activation="relu", name="encoder_1")]
-    if decoder_layers is None:
-        decoder_layers = []  # fewer weights need less noise
-    model = build_vae(
-        encoder_layers,
-        decoder_layers,
-        likelihood=likelihood,
-        x=start,
-        summary=summarise(start, "start"),
-        level_cells=[int(n) for n in codes.sum(axis=0)],
-        latent_dim=network.latent_dim or LATENT_DIM,
-        regularization=network.regularization,
-        seed=seed,
-    )
+    model = _network(start, codes.sum(axis=0), likelihood, network, seed)
     for layer in model.layers:
         if layer.name not in ("normalize", "latent") and layer.non_trainable_variables:
             raise ValueError(

@@ -64,7 +64,7 @@ def expectation(guarantee: Guarantee, n_genes: int, n_levels: Sequence[int]) -> 
     of_level = f"the noise on what distinguishes a level is {1 / ratio:.1f} times as large as that"
     genes = int(n_genes * (ratio / POOR) ** 2)  # for a ratio of POOR
     genes_hint = (
-        f"Try a public list of at most {genes:,} genes (genes=[...] or --genes FILE)"
+        f"Try a public list of at most {genes:,} genes with genes= (--genes)"
         if genes >= MIN_GENES
         else f"A shorter list of genes does not suffice: it takes about {_round_up(guarantee.units, ratio)} "
         f"{'cells' if guarantee.unit == CELL else 'units'}"

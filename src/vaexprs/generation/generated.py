@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from vaexprs.comparison.provenance import PRIVACY
 from vaexprs.data.backed import BackedMatrix, in_memory
 from vaexprs.data.groups import GROUP, OTHER_GROUP
 from vaexprs.data.matrix import Matrix, densify, stacked_values
@@ -27,8 +28,6 @@ from vaexprs.io.stores import open_backed
 from vaexprs.io.write import write, write_blocks
 from vaexprs.model.vae_fit import NOISY_CELLS, VAEFit
 from vaexprs.nn.predict import encode
-
-PRIVACY = "privacy"  # key of the sentence of the guarantee in uns["vaexprs"]
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,8 @@ for _end, _by in {"": "the relative distance", "_likelihood": LIKELIHOOD, "_gene
 DISTANCES = ("copy_ratio", "close_copies")
 QUESTION = "Did it copy its training cells?"
 # what lowers the accuracy of the attacks: benchmarks/audit_fits.py
+# of cells from a fit with differential privacy
+QUALITY = "Low leakage is of no use unless the cells are usable: check them with evaluate."
 ADVICE = "More training cells, fewer genes, fewer generated cells or differential privacy reduce this."
 
 
@@ -228,7 +230,8 @@ def answer(audit: pd.DataFrame | None) -> Answer:
         detectable = "Training cells are detectable. " if attacked else ""
         finding = f"{copies}{detectable}{attack} Above chance level: {'; '.join(beyond)}."
     else:
-        found = f"These attacks found no leak. {attack}{_not_excluded(rows)}{_rare(verdicts)}"
+        quality = f"{QUALITY} " if audit.attrs.get("private") else ""
+        found = f"These attacks found no leak. {quality}{attack}{_not_excluded(rows)}{_rare(verdicts)}"
         return Answer(QUESTION, "green" if _highest(rows) <= STRONG_LEAK else "unknown", found)
     advice = f" {ADVICE}" if attacked and not copies else ""
     return Answer(QUESTION, "red" if failed else "amber", f"{finding}{advice}{_rare(verdicts)}")

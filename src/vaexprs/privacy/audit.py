@@ -9,7 +9,7 @@ import pandas as pd
 
 from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet, open_generated, rows_in, side_by_side
-from vaexprs.comparison.provenance import has_dependent_cells, label_key_of, real_layer, recipe_of
+from vaexprs.comparison.provenance import PRIVACY, has_dependent_cells, label_key_of, real_layer, recipe_of
 from vaexprs.comparison.subsample import load_cells
 from vaexprs.interface.validation import check_integer
 from vaexprs.io.open import open_cells
@@ -175,6 +175,7 @@ def audit_privacy(
             )
     table = PrivacyAudit(rows, columns=list(COLUMNS))
     table.attrs["notes"] = notes
+    table.attrs["private"] = PRIVACY in recipe_of(made)
     table.attrs["exposed_cells"] = _exposed_cells(cells["train"], attack)
     table.attrs["labels"] = labels
     return table

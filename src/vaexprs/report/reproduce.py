@@ -8,6 +8,7 @@ from typing import Any
 
 from vaexprs.differential_privacy.accounting import Privacy
 from vaexprs.differential_privacy.randomness import TEST_SEED
+from vaexprs.differential_privacy.usefulness import expectation
 from vaexprs.model.vae_fit import VAEFit
 
 # arguments of fit_vae that cannot be written as code; the recipe has their class names only
@@ -24,6 +25,8 @@ OBJECTS = (
 
 def privacy_statements(fit: VAEFit) -> list[str]:
     """Return the statements on differential privacy; empty for a fit without a guarantee."""
+    from vaexprs.privacy.answers import QUALITY
+
     if fit.guarantee is None:
         return []
     guarantee = fit.guarantee
@@ -36,12 +39,15 @@ def privacy_statements(fit: VAEFit) -> list[str]:
     )
     model = f"According to its metadata, the model {'has' if seeded else 'is'} {guarantee.sentence}"
     scope = "This also holds for everything computed from the model alone, such as generated cells."
+    levels = [len(names) for names in fit.preprocessing.conditions.levels.values()]
+    low = expectation(guarantee, len(fit.preprocessing.genes), levels)
     return [
         f"{model}. {guarantee.explanation}" if seeded else f"{model}. {guarantee.explanation} {scope}",
         f"Mechanisms: marginals (noise multiplier {guarantee.marginals:.3g}), {training} and "
         f"latent density (noise multiplier {guarantee.density:.3g}); accountant: {guarantee.accountant}.",
         "This report is not differentially private: it was computed from real cells and shows them. Do not "
         "distribute it with the model.",
+        *([f"{low} {QUALITY}"] if low else []),
     ]
 
 
