@@ -1,79 +1,121 @@
-"""Negative binomial log probabilities of sparse counts, in JAX.
+"""Negative binomial log probabilities of sparse counts and their gradients, in JAX.
 
 Most counts of cells are zero, and the log probability of a zero has a short form. The rest is computed for
-the other counts only, and so are the gradients.
+the other counts only, and so are its gradients. The cells are processed in blocks that are small enough for
+the processor's cache: with many genes most of the time was spent on moving values to and from memory. The
+gradients are computed with the values, so that nothing but them has to be kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 
+from vaexprs.data.sparse_batch import SparseBatch
+from vaexprs.likelihoods.count_base import LOG_DISPERSION_LIMITS, MIN_MEAN
 from vaexprs.likelihoods.log_prob import log_coefficient, sum_over_genes
+from vaexprs.likelihoods.outliers import LOG_CONTAMINATION, most_outliers, outlier_limit
 
-Keep = Callable[[Any, Any], Any]
 
+@jax.custom_vjp
+def log_prob(cells: SparseBatch, logits: Any, log_dispersion: Any) -> Any:
+    r"""Return the log probability of each cell, (n_cells,), with bounded influence of single outlying counts.
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def log_prob(limited: Keep, x: Any, mean: Any, dispersion: Any, nonzero: Any) -> Any:
-    r"""Return the log probability of each cell, (n_cells,).
-
-    The log probability of a zero is :math:`-\theta\log(1 + \mu/\theta)`; with a count x is added
-    :math:`\log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!} + x\log\frac{\mu/\theta}{1 + \mu/\theta}`.
+    With mean :math:`\mu` and inverse dispersion :math:`\theta` the log probability of a zero is
+    :math:`-\theta\log(1 + \mu/\theta)`; with a count x is added
+    :math:`\log\frac{\Gamma(x+\theta)}{\Gamma(\theta)\,x!} + x\log\frac{\mu/\theta}{1 + \mu/\theta}`. The mean
+    is the library size times the softmax of the logits.
 
     Parameters
     ----------
-    limited
-        Function of the counts and their log probabilities, (n_cells, n_genes) each, that returns lower limits
-        and which log probabilities they replace.
-    x
-        Counts, (n_cells, n_genes).
-    mean, dispersion
-        Means and inverse dispersions, (n_cells, n_genes).
-    nonzero
-        Positions of the counts above zero in the flattened `x`, in increasing order, filled up with the size
-        of `x`.
+    cells
+        The counts.
+    logits, log_dispersion
+        Logits of the proportions and log inverse dispersions before they are limited, (n_cells, n_genes).
     """
-    return _forward(limited, x, mean, dispersion, nonzero)[0]
+    return _forward(cells, logits, log_dispersion)[0]
 
 
-def _forward(limited: Keep, x: Any, mean: Any, dispersion: Any, nonzero: Any) -> tuple[Any, Any]:
-    log_ratio = jnp.log1p(mean / dispersion)
-    at = partial(_at, nonzero=nonzero)
-    count, mu, theta, ratio = at(x), at(mean), at(dispersion), at(log_ratio)
-    of_count = log_coefficient(count, theta, mu / theta) - count * ratio
-    values = _add(-dispersion * log_ratio, nonzero, of_count)
-    limits, replaced = limited(x, values)
-    kept = jnp.logical_not(replaced)
-    total = sum_over_genes(jnp.where(kept, values, limits))
-    return total, (mean, dispersion, nonzero, log_ratio, count, mu, theta, kept)
+def _forward(cells: SparseBatch, logits: Any, log_dispersion: Any) -> tuple[Any, tuple[Any, Any]]:
+    shape = (cells.count.shape[0], cells.cells_per_block, -1)
+    blocks = (
+        cells.count,
+        cells.gene,
+        cells.cell,
+        cells.library.reshape(shape),
+        cells.detected.reshape(shape[:2]),
+        logits.reshape(shape),
+        log_dispersion.reshape(shape),
+    )
+    _, (total, *gradients) = jax.lax.scan(lambda _, block: (None, _of_block(*block)), None, blocks)
+    return total.reshape(-1), tuple(gradient.reshape(logits.shape) for gradient in gradients)
 
 
-def _backward(limited: Keep, saved: Any, gradient: Any) -> tuple[Any, ...]:
-    mean, dispersion, nonzero, log_ratio, count, mu, theta, kept = saved
-    factor = jnp.where(kept, gradient[:, None], 0.0)
-    share = 1 / (mean + dispersion)
-    own, own_share = _at(factor, nonzero), 1 / (mu + theta)
-    rising = jax.vmap(jax.grad(log_coefficient, argnums=1))(count, theta)
-    of_mean = _add(-factor * dispersion * share, nonzero, own * count * theta * own_share / mu)
-    of_dispersion = _add(factor * (mean * share - log_ratio), nonzero, own * (rising - count * own_share))
-    return None, of_mean, of_dispersion, None
+def _backward(gradients: tuple[Any, Any], of_total: Any) -> tuple[Any, Any, Any]:
+    of_logits, of_log_dispersion = (of_total[:, None] * gradient for gradient in gradients)
+    return None, of_logits, of_log_dispersion
 
 
 log_prob.defvjp(_forward, _backward)
 
 
-def _at(values: Any, nonzero: Any) -> Any:
-    """Return the values at the positions; 1 where there is none."""
-    flat = jnp.ravel(values).at[nonzero]
+def _of_block(
+    count: Any, gene: Any, cell: Any, library: Any, detected: Any, logits: Any, log_dispersion: Any
+) -> tuple[Any, Any, Any]:
+    """Return log probabilities, (n_cells,), and their gradients by the parameters, (n_cells, n_genes) each."""
+    n_cells, n_genes = logits.shape
+    found = count > 0  # the other places of the block are not used
+    place = jnp.where(found, gene + n_genes * cell, logits.size)
+    at, put = partial(_at, place=place), partial(_put, place=place)
+    of_cell = partial(jax.ops.segment_sum, segment_ids=cell, num_segments=n_cells, indices_are_sorted=True)
+
+    exponential = jnp.exp(logits - logits.max(axis=1, keepdims=True))
+    share = exponential * (library / sum_over_genes(exponential)[:, None])
+    mean = share + MIN_MEAN
+    least, most = LOG_DISPERSION_LIMITS
+    theta = jnp.exp(jnp.clip(log_dispersion, least, most))
+    ratio = mean / theta
+    zero = -theta * jnp.log1p(ratio)
+
+    mu, a = at(mean), at(theta)
+    log_ratio = jnp.log1p(mu / a)
+    at_zero = -a * log_ratio  # log probability of a zero where there is a count
+    value = log_coefficient(count, a, mu / a) - count * log_ratio + at_zero
+    limit = outlier_limit(count)
+    below, zero_below = found & (value < limit), zero < LOG_CONTAMINATION
+    instead = found & (at_zero < LOG_CONTAMINATION)  # counted in zero_below
+    outliers = sum_over_genes(zero_below.astype(zero.dtype)) + of_cell(
+        below.astype(zero.dtype) - instead.astype(zero.dtype)
+    )
+    isolated = outliers <= most_outliers(detected)
+    replaced, zero_replaced = below & isolated[cell], zero_below & isolated[:, None]
+
+    total = sum_over_genes(jnp.where(zero_replaced, LOG_CONTAMINATION, zero))
+    counted = jnp.where(instead & isolated[cell], LOG_CONTAMINATION, at_zero)
+    total = total + of_cell(jnp.where(found, jnp.where(replaced, limit, value) - counted, 0.0))
+
+    kept = 1 / (1 + ratio)  # theta / (mean + theta)
+    of_share = jnp.where(zero_replaced, 0.0, -kept * share)
+    of_theta = jnp.where(zero_replaced, 0.0, theta * (1 - kept) + zero)
+    own = a / (mu + a)
+    rising = jax.vmap(jax.grad(log_coefficient, argnums=1))(count, a)
+    of_share = put(of_share, jnp.where(replaced, 0.0, own * (count - mu) / mu * (mu - MIN_MEAN)))
+    of_theta = put(of_theta, jnp.where(replaced, 0.0, a * rising + own * (mu - count) + at_zero))
+    of_logits = of_share - share * (sum_over_genes(of_share)[:, None] / library)
+    inside = (log_dispersion > least) & (log_dispersion < most)
+    return total, of_logits, jnp.where(inside, of_theta, 0.0)
+
+
+def _at(values: Any, place: Any) -> Any:
+    """Return the values at the places; 1 where there is none."""
+    flat = jnp.ravel(values).at[place]
     return flat.get(mode="fill", fill_value=1.0, unique_indices=True, indices_are_sorted=True)
 
 
-def _add(values: Any, nonzero: Any, added: Any) -> Any:
-    """Return the values plus others at the positions."""
-    flat = jnp.ravel(values).at[nonzero]
-    return flat.add(added, mode="drop", unique_indices=True, indices_are_sorted=True).reshape(values.shape)
+def _put(values: Any, new: Any, place: Any) -> Any:
+    """Return the values with others at the places."""
+    flat = jnp.ravel(values).at[place]
+    return flat.set(new, mode="drop", unique_indices=True, indices_are_sorted=True).reshape(values.shape)
