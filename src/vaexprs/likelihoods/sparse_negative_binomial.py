@@ -14,14 +14,14 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from vaexprs.data.sparse_batch import SparseBatch
+from vaexprs.data.sparse_batch import Blocks
 from vaexprs.likelihoods.count_base import LOG_DISPERSION_LIMITS, MIN_MEAN
 from vaexprs.likelihoods.log_prob import log_coefficient, sum_over_genes
 from vaexprs.likelihoods.outliers import LOG_CONTAMINATION, most_outliers, outlier_limit
 
 
 @jax.custom_vjp
-def log_prob(cells: SparseBatch, logits: Any, log_dispersion: Any) -> Any:
+def log_prob(blocks: Blocks, logits: Any, log_dispersion: Any) -> Any:
     r"""Return the log probability of each cell, (n_cells,), with bounded influence of single outlying counts.
 
     With mean :math:`\mu` and inverse dispersion :math:`\theta` the log probability of a zero is
@@ -31,27 +31,20 @@ def log_prob(cells: SparseBatch, logits: Any, log_dispersion: Any) -> Any:
 
     Parameters
     ----------
-    cells
+    blocks
         The counts.
     logits, log_dispersion
         Logits of the proportions and log inverse dispersions before they are limited, (n_cells, n_genes).
     """
-    return _forward(cells, logits, log_dispersion)[0]
+    return _forward(blocks, logits, log_dispersion)[0]
 
 
-def _forward(cells: SparseBatch, logits: Any, log_dispersion: Any) -> tuple[Any, tuple[Any, Any]]:
-    shape = (cells.count.shape[0], cells.cells_per_block, -1)
-    blocks = (
-        cells.count,
-        cells.gene,
-        cells.cell,
-        cells.library.reshape(shape),
-        cells.detected.reshape(shape[:2]),
-        logits.reshape(shape),
-        log_dispersion.reshape(shape),
+def _forward(blocks: Blocks, logits: Any, log_dispersion: Any) -> tuple[Any, tuple[Any, Any]]:
+    parameters = (value.reshape(*blocks.library.shape, -1) for value in (logits, log_dispersion))
+    _, (total, *gradients) = jax.lax.scan(
+        lambda _, block: (None, _of_block(*block)), None, (blocks, *parameters)
     )
-    _, (total, *gradients) = jax.lax.scan(lambda _, block: (None, _of_block(*block)), None, blocks)
-    return total.reshape(-1), tuple(gradient.reshape(logits.shape) for gradient in gradients)
+    return total.ravel(), tuple(gradient.reshape(logits.shape) for gradient in gradients)
 
 
 def _backward(gradients: tuple[Any, Any], of_total: Any) -> tuple[Any, Any, Any]:
@@ -62,10 +55,9 @@ def _backward(gradients: tuple[Any, Any], of_total: Any) -> tuple[Any, Any, Any]
 log_prob.defvjp(_forward, _backward)
 
 
-def _of_block(
-    count: Any, gene: Any, cell: Any, library: Any, detected: Any, logits: Any, log_dispersion: Any
-) -> tuple[Any, Any, Any]:
-    """Return log probabilities, (n_cells,), and their gradients by the parameters, (n_cells, n_genes) each."""
+def _of_block(block: Blocks, logits: Any, log_dispersion: Any) -> tuple[Any, Any, Any]:
+    """Return log probabilities, (n_cells,), and their gradients by the parameters, (n_cells, n_genes)."""
+    count, gene, cell, library, detected = block
     n_cells, n_genes = logits.shape
     found = count > 0  # the other places of the block are not used
     place = jnp.where(found, gene + n_genes * cell, logits.size)
@@ -73,7 +65,7 @@ def _of_block(
     of_cell = partial(jax.ops.segment_sum, segment_ids=cell, num_segments=n_cells, indices_are_sorted=True)
 
     exponential = jnp.exp(logits - logits.max(axis=1, keepdims=True))
-    share = exponential * (library / sum_over_genes(exponential)[:, None])
+    share = exponential * (library / sum_over_genes(exponential))[:, None]
     mean = share + MIN_MEAN
     least, most = LOG_DISPERSION_LIMITS
     theta = jnp.exp(jnp.clip(log_dispersion, least, most))
@@ -104,7 +96,7 @@ def _of_block(
     rising = jax.vmap(jax.grad(log_coefficient, argnums=1))(count, a)
     of_share = put(of_share, jnp.where(replaced, 0.0, own * (count - mu) / mu * (mu - MIN_MEAN)))
     of_theta = put(of_theta, jnp.where(replaced, 0.0, a * rising + own * (mu - count) + at_zero))
-    of_logits = of_share - share * (sum_over_genes(of_share)[:, None] / library)
+    of_logits = of_share - share * (sum_over_genes(of_share) / library)[:, None]
     inside = (log_dispersion > least) & (log_dispersion < most)
     return total, of_logits, jnp.where(inside, of_theta, 0.0)
 

@@ -15,9 +15,10 @@ from vaexprs.nn.layers import Normalize
 
 def dense_counts(cells: SparseBatch, n_genes: int) -> Any:
     """Return the counts of a batch, (n_cells, n_genes)."""
-    place = jnp.where(cells.count > 0, cells.gene, n_genes)  # not in the matrix
-    rows = _cell(cells).reshape(place.shape)
-    return jnp.zeros((cells.n_cells, n_genes), jnp.float32).at[rows, place].set(cells.count, mode="drop")
+    count = cells.blocks.count
+    gene = jnp.where(count > 0, cells.blocks.gene, n_genes)  # the other places are not in the matrix
+    dense = jnp.zeros((cells.blocks.n_cells, n_genes), count.dtype)
+    return dense.at[_cell(cells), gene.ravel()].set(count.ravel(), mode="drop")
 
 
 def first_layer(cells: SparseBatch, condition: Any, normalize: Normalize, layer: keras.layers.Dense) -> Any:
@@ -27,7 +28,7 @@ def first_layer(cells: SparseBatch, condition: Any, normalize: Normalize, layer:
     deviations from it where there are counts are a sparse matrix.
     """
     of_zero, deviation = normalize.of_sparse(
-        cells.count.ravel(), cells.gene.ravel(), cells.library[_cell(cells)]
+        cells.blocks.count.ravel(), cells.blocks.gene.ravel(), cells.blocks.library.ravel()[_cell(cells)]
     )
     hidden = _product(cells, deviation, of_zero, condition, keras.ops.convert_to_tensor(layer.kernel))
     return layer.activation(hidden if layer.bias is None else hidden + layer.bias)
@@ -56,8 +57,8 @@ def _product(cells: SparseBatch, deviation: Any, of_zero: Any, condition: Any, k
 def _forward(
     cells: SparseBatch, deviation: Any, of_zero: Any, condition: Any, kernel: Any
 ) -> tuple[Any, tuple[Any, ...]]:
-    shape = (cells.n_cells, kernel.shape[0])
-    product = _matrix(deviation, cells.gene.ravel(), cells.start, shape) @ kernel
+    shape = (cells.blocks.n_cells, kernel.shape[0])
+    product = _matrix(deviation, cells.blocks.gene.ravel(), cells.start, shape) @ kernel
     product = product + jnp.pad(of_zero, (0, shape[1] - len(of_zero))) @ kernel
     if condition is not None:
         product = product + condition @ kernel[len(of_zero) :]
@@ -67,7 +68,7 @@ def _forward(
 def _backward(saved: tuple[Any, ...], gradient: Any) -> tuple[Any, ...]:
     cells, deviation, of_zero, condition = saved
     n_codes = cells.gene_start.shape[0] - 1 - len(of_zero)
-    shape = (len(of_zero) + n_codes, cells.n_cells)
+    shape = (len(of_zero) + n_codes, cells.blocks.n_cells)
     transposed = _matrix(deviation[cells.order], _cell(cells)[cells.order], cells.gene_start, shape)
     of_kernel = transposed @ gradient
     if condition is not None:
@@ -85,5 +86,5 @@ def _matrix(values: Any, columns: Any, start: Any, shape: tuple[int, int]) -> BC
 
 def _cell(cells: SparseBatch) -> Any:
     """Return the cell of each place of a batch."""
-    first = cells.cells_per_block * jnp.arange(cells.count.shape[0], dtype=jnp.int32)
-    return (cells.cell + first[:, None]).ravel()
+    n_blocks, size = cells.blocks.library.shape
+    return (cells.blocks.cell + size * jnp.arange(n_blocks, dtype=jnp.int32)[:, None]).ravel()
