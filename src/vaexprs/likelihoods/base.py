@@ -13,7 +13,7 @@ from keras import ops
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix
-from vaexprs.data.sparse_batch import Blocks
+from vaexprs.data.sparse_batch import SparseBatch
 from vaexprs.preprocessing.summary import Summary
 
 # Unit of the log dispersion weights. Adam changes every weight by about the learning rate, whatever its
@@ -81,9 +81,6 @@ class Linear:
     inputs: Any
     kernel: Any
     bias: Any
-
-    def __getitem__(self, rows: slice) -> Linear:
-        return Linear(self.inputs[rows], self.kernel, self.bias)
 
     def folded(self, kernel: Any, bias: Any) -> tuple[Any, Any]:
         """Return kernel and bias of the next layer for the inputs of this layer."""
@@ -301,7 +298,7 @@ class Likelihood(ABC):
         """Return `log_prob` with bounded influence of single outlying values, for training."""
         return self.log_prob(x, output)
 
-    def sparse_log_prob(self, blocks: Blocks, predictors: Any) -> Any:
+    def sparse_log_prob(self, cells: SparseBatch, predictors: Any) -> Any:
         """Return `robust_log_prob` of sparse counts, from the `predictors` of the head."""
         raise NotImplementedError
 

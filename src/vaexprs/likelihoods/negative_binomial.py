@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from vaexprs.data.sparse_batch import Blocks
+from vaexprs.data.sparse_batch import SparseBatch
 from vaexprs.likelihoods.count_base import CountHead, CountLikelihood, mean_and_dispersion
 from vaexprs.likelihoods.log_prob import negative_binomial_log_prob, sum_over_genes
 from vaexprs.likelihoods.outliers import outliers
@@ -49,10 +49,10 @@ class NegativeBinomial(CountLikelihood):
         limit, outlying = outliers(x, values)
         return sum_over_genes(ops.where(outlying, limit, values))
 
-    def sparse_log_prob(self, blocks: Blocks, predictors: Any) -> Any:
+    def sparse_log_prob(self, cells: SparseBatch, predictors: Any) -> Any:
         from vaexprs.likelihoods.sparse_negative_binomial import log_prob
 
-        return log_prob(blocks, predictors["logits"], predictors["log_dispersion"])
+        return log_prob(cells, predictors["logits"], predictors["log_dispersion"])
 
     def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
         mean = self.mean(x, output["proportion"])

@@ -1,9 +1,8 @@
 """Negative binomial log probabilities of sparse counts and their gradients, in JAX.
 
 Most counts of cells are zero, and the log probability of a zero has a short form. The rest is computed for
-the other counts only, and so are its gradients. The cells are processed in blocks that are small enough for
-the processor's cache: with many genes most of the time was spent on moving values to and from memory. The
-gradients are computed with the values, so that nothing but them has to be kept.
+the other counts only, and so are its gradients, which are computed together with the values: with many genes
+most of the time is spent on moving values to and from memory.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from vaexprs.data.sparse_batch import Blocks
+from vaexprs.data.sparse_batch import SparseBatch
 from vaexprs.likelihoods.count_base import LOG_DISPERSION_LIMITS, MIN_MEAN
 from vaexprs.likelihoods.log_prob import log_coefficient, sum_over_genes
 from vaexprs.likelihoods.outliers import LOG_CONTAMINATION, most_outliers, outlier_limit
 
 
 @jax.custom_vjp
-def log_prob(blocks: Blocks, logits: Any, log_dispersion: Any) -> Any:
+def log_prob(cells: SparseBatch, logits: Any, log_dispersion: Any) -> Any:
     r"""Return the log probability of each cell, (n_cells,), with bounded influence of single outlying counts.
 
     With mean :math:`\mu` and inverse dispersion :math:`\theta` the log probability of a zero is
@@ -31,41 +30,24 @@ def log_prob(blocks: Blocks, logits: Any, log_dispersion: Any) -> Any:
 
     Parameters
     ----------
-    blocks
+    cells
         The counts.
     logits, log_dispersion
         Logits of the proportions and log inverse dispersions before they are limited, (n_cells, n_genes).
     """
-    return _forward(blocks, logits, log_dispersion)[0]
+    return _forward(cells, logits, log_dispersion)[0]
 
 
-def _forward(blocks: Blocks, logits: Any, log_dispersion: Any) -> tuple[Any, tuple[Any, Any]]:
-    parameters = (value.reshape(*blocks.library.shape, -1) for value in (logits, log_dispersion))
-    _, (total, *gradients) = jax.lax.scan(
-        lambda _, block: (None, _of_block(*block)), None, (blocks, *parameters)
-    )
-    return total.ravel(), tuple(gradient.reshape(logits.shape) for gradient in gradients)
-
-
-def _backward(gradients: tuple[Any, Any], of_total: Any) -> tuple[Any, Any, Any]:
-    of_logits, of_log_dispersion = (of_total[:, None] * gradient for gradient in gradients)
-    return None, of_logits, of_log_dispersion
-
-
-log_prob.defvjp(_forward, _backward)
-
-
-def _of_block(block: Blocks, logits: Any, log_dispersion: Any) -> tuple[Any, Any, Any]:
-    """Return log probabilities, (n_cells,), and their gradients by the parameters, (n_cells, n_genes)."""
-    count, gene, cell, library, detected = block
+def _forward(cells: SparseBatch, logits: Any, log_dispersion: Any) -> tuple[Any, tuple[Any, Any]]:
+    count, gene, cell = cells.count, cells.gene, cells.cell
     n_cells, n_genes = logits.shape
-    found = count > 0  # the other places of the block are not used
+    found = count > 0  # the other places are not used
     place = jnp.where(found, gene + n_genes * cell, logits.size)
     at, put = partial(_at, place=place), partial(_put, place=place)
     of_cell = partial(jax.ops.segment_sum, segment_ids=cell, num_segments=n_cells, indices_are_sorted=True)
 
     exponential = jnp.exp(logits - logits.max(axis=1, keepdims=True))
-    share = exponential * (library / sum_over_genes(exponential))[:, None]
+    share = exponential * (cells.library / sum_over_genes(exponential))[:, None]
     mean = share + MIN_MEAN
     least, most = LOG_DISPERSION_LIMITS
     theta = jnp.exp(jnp.clip(log_dispersion, least, most))
@@ -82,7 +64,7 @@ def _of_block(block: Blocks, logits: Any, log_dispersion: Any) -> tuple[Any, Any
     outliers = sum_over_genes(zero_below.astype(zero.dtype)) + of_cell(
         below.astype(zero.dtype) - instead.astype(zero.dtype)
     )
-    isolated = outliers <= most_outliers(detected)
+    isolated = outliers <= most_outliers(cells.detected)
     replaced, zero_replaced = below & isolated[cell], zero_below & isolated[:, None]
 
     total = sum_over_genes(jnp.where(zero_replaced, LOG_CONTAMINATION, zero))
@@ -96,9 +78,17 @@ def _of_block(block: Blocks, logits: Any, log_dispersion: Any) -> tuple[Any, Any
     rising = jax.vmap(jax.grad(log_coefficient, argnums=1))(count, a)
     of_share = put(of_share, jnp.where(replaced, 0.0, own * (count - mu) / mu * (mu - MIN_MEAN)))
     of_theta = put(of_theta, jnp.where(replaced, 0.0, a * rising + own * (mu - count) + at_zero))
-    of_logits = of_share - share * (sum_over_genes(of_share) / library)[:, None]
+    of_logits = of_share - share * (sum_over_genes(of_share) / cells.library)[:, None]
     inside = (log_dispersion > least) & (log_dispersion < most)
-    return total, of_logits, jnp.where(inside, of_theta, 0.0)
+    return total, (of_logits, jnp.where(inside, of_theta, 0.0))
+
+
+def _backward(gradients: tuple[Any, Any], of_total: Any) -> tuple[Any, Any, Any]:
+    of_logits, of_log_dispersion = (of_total[:, None] * gradient for gradient in gradients)
+    return None, of_logits, of_log_dispersion
+
+
+log_prob.defvjp(_forward, _backward)
 
 
 def _at(values: Any, place: Any) -> Any:

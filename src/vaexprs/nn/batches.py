@@ -18,16 +18,15 @@ import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify, stacked
-from vaexprs.data.sparse_batch import SparseBatch, balanced, compressed, most_in_block, sparse_batch
+from vaexprs.data.sparse_batch import SparseBatch, compressed, sparse_batch
 
 LANES = 16  # contiguous parts of a file; every batch contains cells from each of them
 BLOCKS = 4  # minimum number of blocks of each lane in the buffer
 MAX_DENSITY = 0.3  # fraction of values above zero up to which batches are sparse
-BLOCK_VALUES = 2**18  # cells times genes of a block of a sparse batch: 1 MiB, for the processor's cache
-SAMPLE = 1_024  # cells from which the number of counts of a block is estimated
+SAMPLE = 1_024  # cells from which the number of counts of a batch is estimated
 TRIALS = 1_000  # random batches of them
-SPARE = 1.1  # places of a block relative to the most counts of a block that were seen
-ROOM_UNIT = 256  # the number of places is a multiple of it
+SPARE = 1.1  # places of a batch relative to the most counts of these
+ROOM_UNIT = 1_024  # the number of places is a multiple of it
 BUFFER_BYTES = 64 * 2**20  # size of the buffer of cells; a second one is filled in the background
 
 
@@ -44,8 +43,8 @@ class CellBatches(keras.utils.PyDataset):
     All shuffled batches have the same size, because JAX compiles a training step for each batch size: the
     last one is filled up with cells that occur twice in the epoch.
 
-    If the model uses them, and few values are above zero, batches are `SparseBatch`. Their number of places is
-    the same in almost all batches, so that a step is compiled once.
+    If the model uses them, and few values are above zero, the cells are `SparseBatch`. Their number of places
+    is the same in almost all batches, so that a step is compiled once.
 
     Set `epoch` to get the batches of another epoch. Batches before `passed_over`, a tuple of epoch and step,
     belong to steps done before the fit was resumed: they are all the same dummy batch and cause no reading.
@@ -88,8 +87,8 @@ class CellBatches(keras.utils.PyDataset):
         self.epoch = 0
         self.passed_over = (0, 0)
         size = min(batch_size, x.shape[0])
-        self._places = _places(x, size // share[1]) if sparse else None
-        if self._places and not isinstance(x, BackedMatrix):
+        self._room = _room(x, size // share[1]) if sparse else 0
+        if self._room and not isinstance(x, BackedMatrix):
             x = sp.csr_matrix(x)
         self._cells: _InMemory | _OnDisk
         if shuffle and isinstance(x, BackedMatrix):
@@ -111,45 +110,30 @@ class CellBatches(keras.utils.PyDataset):
 
     def _batch(self, epoch: int, step: int) -> tuple[Any, ...]:
         rows, values = self._cells.batch(epoch, step)
-        if self._places is not None:
-            values = compressed(values)
-            order = balanced(np.diff(values.indptr), self._places[0])
-            rows, values = rows[order], values[order]
         codes = None if self.codes is None else self.codes[rows]
-        cells = densify(values) if self._places is None else self._sparse(values, codes)
-        inputs = as_inputs(cells, codes)
+        inputs = as_inputs(self._sparse(values, codes) if self._room else densify(values), codes)
         return (inputs,) if self.sample_weight is None else (inputs, None, self.sample_weight[rows])
 
-    def _sparse(self, x: sp.csr_matrix, codes: np.ndarray | None) -> SparseBatch:
-        assert self._places is not None
-        n_blocks, room = self._places
-        most = most_in_block(x, n_blocks)
-        if most > room:
-            room = _rounded(SPARE * most)
-            self._places = n_blocks, room
-        return sparse_batch(x, n_blocks, room, 0 if codes is None else codes.shape[1])
+    def _sparse(self, values: Matrix, codes: np.ndarray | None) -> SparseBatch:
+        counts = compressed(values)
+        if counts.nnz > self._room:
+            self._room = _rounded(SPARE * counts.nnz)
+        return sparse_batch(counts, self._room, 0 if codes is None else codes.shape[1])
 
 
-def _places(x: Matrix | BackedMatrix, batch_size: int) -> tuple[int, int] | None:
-    """Return a number of blocks of a batch, and of places of each, or None if too many values are above zero.
+def _room(x: Matrix | BackedMatrix, batch_size: int) -> int:
+    """Return a number of places for the counts of a batch, or 0 if too many values are above zero.
 
-    They depend on the cells only, so that a resumed fit uses the same program.
+    It depends on the cells only, so that a resumed fit uses the same program.
     """
     n, genes = x.shape
     rows = np.linspace(0, n, min(n, SAMPLE), endpoint=False).astype(int)
     detected = np.diff(compressed(x.take(rows) if isinstance(x, BackedMatrix) else x[rows]).indptr)
-    if detected.mean() > MAX_DENSITY * genes:
-        return None
-    n_blocks = _n_blocks(batch_size, genes)
-    most = np.random.default_rng(0).choice(detected, (TRIALS, batch_size)).sum(axis=1).max() / n_blocks
-    return n_blocks, _rounded(SPARE * max(most, 1))
-
-
-def _n_blocks(batch_size: int, n_genes: int) -> int:
-    """Return the divisor of the batch size with blocks of a size near BLOCK_VALUES."""
-    wanted = batch_size * n_genes / BLOCK_VALUES
-    divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
-    return min(divisors, key=lambda n: abs(math.log(n / wanted)))
+    size = batch_size * genes
+    if detected.mean() > MAX_DENSITY * genes or size >= 2**31:
+        return 0
+    batches = np.random.default_rng(0).choice(detected, (TRIALS, batch_size))
+    return _rounded(SPARE * max(batches.sum(axis=1).max(), 1))
 
 
 def _rounded(n: float) -> int:

@@ -15,10 +15,9 @@ from vaexprs.nn.layers import Normalize
 
 def dense_counts(cells: SparseBatch, n_genes: int) -> Any:
     """Return the counts of a batch, (n_cells, n_genes)."""
-    count = cells.blocks.count
-    gene = jnp.where(count > 0, cells.blocks.gene, n_genes)  # the other places are not in the matrix
-    dense = jnp.zeros((cells.blocks.n_cells, n_genes), count.dtype)
-    return dense.at[_cell(cells), gene.ravel()].set(count.ravel(), mode="drop")
+    gene = jnp.where(cells.count > 0, cells.gene, n_genes)  # the other places are not in the matrix
+    dense = jnp.zeros((len(cells.library), n_genes), cells.count.dtype)
+    return dense.at[cells.cell, gene].set(cells.count, mode="drop")
 
 
 def first_layer(cells: SparseBatch, condition: Any, normalize: Normalize, layer: keras.layers.Dense) -> Any:
@@ -27,9 +26,7 @@ def first_layer(cells: SparseBatch, condition: Any, normalize: Normalize, layer:
     The normalised value of a zero is the same in all cells. It is multiplied by the weights once, and the
     deviations from it where there are counts are a sparse matrix.
     """
-    of_zero, deviation = normalize.of_sparse(
-        cells.blocks.count.ravel(), cells.blocks.gene.ravel(), cells.blocks.library.ravel()[_cell(cells)]
-    )
+    of_zero, deviation = normalize.of_sparse(cells.count, cells.gene, cells.library[cells.cell])
     hidden = _product(cells, deviation, of_zero, condition, keras.ops.convert_to_tensor(layer.kernel))
     return layer.activation(hidden if layer.bias is None else hidden + layer.bias)
 
@@ -57,8 +54,8 @@ def _product(cells: SparseBatch, deviation: Any, of_zero: Any, condition: Any, k
 def _forward(
     cells: SparseBatch, deviation: Any, of_zero: Any, condition: Any, kernel: Any
 ) -> tuple[Any, tuple[Any, ...]]:
-    shape = (cells.blocks.n_cells, kernel.shape[0])
-    product = _matrix(deviation, cells.blocks.gene.ravel(), cells.start, shape) @ kernel
+    shape = (len(cells.library), kernel.shape[0])
+    product = _matrix(deviation, cells.gene, cells.start, shape) @ kernel
     product = product + jnp.pad(of_zero, (0, shape[1] - len(of_zero))) @ kernel
     if condition is not None:
         product = product + condition @ kernel[len(of_zero) :]
@@ -68,8 +65,8 @@ def _forward(
 def _backward(saved: tuple[Any, ...], gradient: Any) -> tuple[Any, ...]:
     cells, deviation, of_zero, condition = saved
     n_codes = cells.gene_start.shape[0] - 1 - len(of_zero)
-    shape = (len(of_zero) + n_codes, cells.blocks.n_cells)
-    transposed = _matrix(deviation[cells.order], _cell(cells)[cells.order], cells.gene_start, shape)
+    shape = (len(of_zero) + n_codes, len(cells.library))
+    transposed = _matrix(deviation[cells.order], cells.cell[cells.order], cells.gene_start, shape)
     of_kernel = transposed @ gradient
     if condition is not None:
         of_kernel = of_kernel.at[len(of_zero) :].set(condition.T @ gradient)
@@ -82,9 +79,3 @@ _product.defvjp(_forward, _backward)
 
 def _matrix(values: Any, columns: Any, start: Any, shape: tuple[int, int]) -> BCSR:
     return BCSR((values, columns, start), shape=shape, indices_sorted=True, unique_indices=True)
-
-
-def _cell(cells: SparseBatch) -> Any:
-    """Return the cell of each place of a batch."""
-    n_blocks, size = cells.blocks.library.shape
-    return (cells.blocks.cell + size * jnp.arange(n_blocks, dtype=jnp.int32)[:, None]).ravel()

@@ -19,9 +19,6 @@ from vaexprs.nn.compilation import several_steps
 from vaexprs.nn.layers import call_layer, join
 from vaexprs.nn.predict import predict
 
-import os
-
-LANES = int(os.environ.get("LANES", "2"))
 NOISE_CELLS = 64  # cells per condition, and batch size, to estimate the variance of total counts
 NOISE_DRAWS = 512  # sampled totals per condition
 
@@ -128,11 +125,7 @@ class VAE(keras.Model):
         return {"output": output, "z_mean": mean, "z_log_stddev": log_stddev}
 
     def _call_sparse(self, cells: SparseBatch, condition: Any, training: bool | None) -> Any:
-        """Return the outputs for sparse counts.
-
-        Their ``output`` are the predictors of the likelihood for parts of the cells, which XLA computes at the
-        same time.
-        """
+        """Return the outputs for sparse counts, with the predictors of the likelihood as ``output``."""
         from vaexprs.nn.sparse_encoder import dense_counts, first_layer
 
         if self._first_layer is None:
@@ -141,11 +134,8 @@ class VAE(keras.Model):
         else:
             hidden = first_layer(cells, condition, self.get_layer("normalize"), self._first_layer)
             z, mean, log_stddev = self._from_first_layer(hidden, training=training)
-        hidden, head, first = self._hidden(z, condition), self.get_layer(self.decoder_layers[-1]), 0
-        predictors = []
-        for lane in cells.blocks.in_lanes(LANES):
-            rows = slice(first, first := first + lane.n_cells)
-            predictors.append(head.predictors(hidden[rows], None if condition is None else condition[rows]))
+        head = self.get_layer(self.decoder_layers[-1])
+        predictors = head.predictors(self._hidden(z, condition), condition)
         return {"output": predictors, "z_mean": mean, "z_log_stddev": log_stddev}
 
     def losses_of(self, cells: Any, output: Any, *, robust: bool = True) -> tuple[Any, Any, Any]:
@@ -162,8 +152,7 @@ class VAE(keras.Model):
         """
         mean, log_stddev = output["z_mean"], output["z_log_stddev"]
         if isinstance(cells, SparseBatch):
-            lanes = zip(cells.blocks.in_lanes(LANES), output["output"], strict=True)
-            reconstruction = -ops.concatenate([self.likelihood.sparse_log_prob(*lane) for lane in lanes])
+            reconstruction = -self.likelihood.sparse_log_prob(cells, output["output"])
         elif robust:
             reconstruction = -self.likelihood.robust_log_prob(cells, output["output"])
         else:
