@@ -68,7 +68,7 @@ def sparse_batch(x: sp.csr_matrix, room: int, n_codes: int) -> SparseBatch:
     by_gene = sp.csr_matrix((np.arange(x.nnz), x.indices, x.indptr), x.shape).tocsc()
 
     def filled(values: np.ndarray, kind: type, filler: int = 0) -> np.ndarray:
-        full = np.full(room, filler, kind)
+        full: np.ndarray = np.full(room, filler, kind)
         full[: x.nnz] = values
         return full
 

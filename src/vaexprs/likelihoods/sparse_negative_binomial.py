@@ -14,9 +14,9 @@ import jax
 from jax import numpy as jnp
 
 from vaexprs.data.sparse_batch import SparseBatch
+from vaexprs.likelihoods import outliers
 from vaexprs.likelihoods.count_base import LOG_DISPERSION_LIMITS, MIN_MEAN
 from vaexprs.likelihoods.log_prob import log_coefficient, sum_over_genes
-from vaexprs.likelihoods.outliers import LOG_CONTAMINATION, most_outliers, outlier_limit
 
 
 @jax.custom_vjp
@@ -39,12 +39,13 @@ def log_prob(cells: SparseBatch, logits: Any, log_dispersion: Any) -> Any:
 
 
 def _forward(cells: SparseBatch, logits: Any, log_dispersion: Any) -> tuple[Any, tuple[Any, Any]]:
-    count, gene, cell = cells.count, cells.gene, cells.cell
+    """Return the log probabilities, and their gradients by the logits and log dispersions."""
+    count, cell = cells.count, cells.cell
     n_cells, n_genes = logits.shape
     found = count > 0  # the other places are not used
-    place = jnp.where(found, gene + n_genes * cell, logits.size)
+    place = jnp.where(found, cells.gene + n_genes * cell, logits.size)
     at, put = partial(_at, place=place), partial(_put, place=place)
-    of_cell = partial(jax.ops.segment_sum, segment_ids=cell, num_segments=n_cells, indices_are_sorted=True)
+    by_cell = partial(jax.ops.segment_sum, segment_ids=cell, num_segments=n_cells, indices_are_sorted=True)
 
     exponential = jnp.exp(logits - logits.max(axis=1, keepdims=True))
     share = exponential * (cells.library / sum_over_genes(exponential))[:, None]
@@ -52,35 +53,45 @@ def _forward(cells: SparseBatch, logits: Any, log_dispersion: Any) -> tuple[Any,
     least, most = LOG_DISPERSION_LIMITS
     theta = jnp.exp(jnp.clip(log_dispersion, least, most))
     ratio = mean / theta
-    zero = -theta * jnp.log1p(ratio)
+    of_zero = -theta * jnp.log1p(ratio)
 
+    # log probabilities of the counts, and of zeros in their place
     mu, a = at(mean), at(theta)
     log_ratio = jnp.log1p(mu / a)
-    at_zero = -a * log_ratio  # log probability of a zero where there is a count
-    value = log_coefficient(count, a, mu / a) - count * log_ratio + at_zero
-    limit = outlier_limit(count)
-    below, zero_below = found & (value < limit), zero < LOG_CONTAMINATION
-    instead = found & (at_zero < LOG_CONTAMINATION)  # counted in zero_below
-    outliers = sum_over_genes(zero_below.astype(zero.dtype)) + of_cell(
-        below.astype(zero.dtype) - instead.astype(zero.dtype)
+    of_no_count = -a * log_ratio
+    of_count = log_coefficient(count, a, mu / a) - count * log_ratio + of_no_count
+
+    limit, limit_of_zero = outliers.outlier_limit(count), outliers.LOG_CONTAMINATION
+    zero_below, none_below, below = (
+        of_zero < limit_of_zero,
+        found & (of_no_count < limit_of_zero),
+        found & (of_count < limit),
     )
-    isolated = outliers <= most_outliers(cells.detected)
-    replaced, zero_replaced = below & isolated[cell], zero_below & isolated[:, None]
+    number = sum_over_genes(zero_below.astype(mean.dtype)) + by_cell(
+        below.astype(mean.dtype) - none_below.astype(mean.dtype)
+    )
+    isolated = number <= outliers.most_outliers(cells.detected)
+    zero_replaced = zero_below & isolated[:, None]
+    none_replaced, replaced = none_below & isolated[cell], below & isolated[cell]
 
-    total = sum_over_genes(jnp.where(zero_replaced, LOG_CONTAMINATION, zero))
-    counted = jnp.where(instead & isolated[cell], LOG_CONTAMINATION, at_zero)
-    total = total + of_cell(jnp.where(found, jnp.where(replaced, limit, value) - counted, 0.0))
+    value = jnp.where(replaced, limit, of_count) - jnp.where(none_replaced, limit_of_zero, of_no_count)
+    total = sum_over_genes(jnp.where(zero_replaced, limit_of_zero, of_zero))
+    total = total + by_cell(jnp.where(found, value, 0.0))
 
-    kept = 1 / (1 + ratio)  # theta / (mean + theta)
-    of_share = jnp.where(zero_replaced, 0.0, -kept * share)
-    of_theta = jnp.where(zero_replaced, 0.0, theta * (1 - kept) + zero)
+    inverse = 1 / (1 + ratio)
     own = a / (mu + a)
     rising = jax.vmap(jax.grad(log_coefficient, argnums=1))(count, a)
-    of_share = put(of_share, jnp.where(replaced, 0.0, own * (count - mu) / mu * (mu - MIN_MEAN)))
-    of_theta = put(of_theta, jnp.where(replaced, 0.0, a * rising + own * (mu - count) + at_zero))
-    of_logits = of_share - share * (sum_over_genes(of_share) / cells.library)[:, None]
+    by_share = put(
+        jnp.where(zero_replaced, 0.0, -inverse * share),
+        jnp.where(replaced, 0.0, own * (count - mu) / mu * (mu - MIN_MEAN)),
+    )
+    by_theta = put(
+        jnp.where(zero_replaced, 0.0, theta * (1 - inverse) + of_zero),
+        jnp.where(replaced, 0.0, a * rising + own * (mu - count) + of_no_count),
+    )
+    by_logits = by_share - share * (sum_over_genes(by_share) / cells.library)[:, None]
     inside = (log_dispersion > least) & (log_dispersion < most)
-    return total, (of_logits, jnp.where(inside, of_theta, 0.0))
+    return total, (by_logits, jnp.where(inside, by_theta, 0.0))
 
 
 def _backward(gradients: tuple[Any, Any], of_total: Any) -> tuple[Any, Any, Any]:

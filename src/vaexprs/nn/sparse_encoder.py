@@ -12,6 +12,15 @@ from jax.experimental.sparse import BCSR
 from vaexprs.data.sparse_batch import SparseBatch
 from vaexprs.nn.layers import Normalize
 
+# Fraction of places up to which the product of a sparse matrix is faster, on a CPU. Elsewhere it is not used.
+MAX_DENSITY = 0.25
+
+
+def pays(cells: SparseBatch, n_genes: int) -> bool:
+    """Return whether `first_layer` is faster than the layers after `dense_counts`."""
+    density = len(cells.count) / (len(cells.library) * n_genes)
+    return jax.default_backend() == "cpu" and density <= MAX_DENSITY
+
 
 def dense_counts(cells: SparseBatch, n_genes: int) -> Any:
     """Return the counts of a batch, (n_cells, n_genes)."""

@@ -101,16 +101,15 @@ class VAE(keras.Model):
     @cached_property
     def _first_layer(self) -> keras.layers.Dense | None:
         """The encoder's first layer if it can be computed from sparse counts, else None."""
-        layers = [layer.name for layer in self.layers]
-        after = [
-            n for n in layers if n not in ("expression", "condition", "normalize", "expression_and_condition")
-        ]
-        first = self.get_layer(after[0])
+        names = [layer.name for layer in self.layers]
+        before = ("expression", "normalize", "condition", "expression_and_condition")
+        first = self.get_layer(next(name for name in names if name not in before))
         plain = type(first) is keras.layers.Dense and first.activity_regularizer is None
-        return first if plain and "normalize" in layers else None
+        return first if plain and first.name != "z_mean" and "normalize" in names else None
 
     @cached_property
     def _from_first_layer(self) -> keras.Model:
+        assert self._first_layer is not None
         return keras.Model(self._first_layer.output, self._latent_outputs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -126,14 +125,15 @@ class VAE(keras.Model):
 
     def _call_sparse(self, cells: SparseBatch, condition: Any, training: bool | None) -> Any:
         """Return the outputs for sparse counts, with the predictors of the likelihood as ``output``."""
-        from vaexprs.nn.sparse_encoder import dense_counts, first_layer
+        from vaexprs.nn.sparse_encoder import dense_counts, first_layer, pays
 
-        if self._first_layer is None:
-            dense = dense_counts(cells, self.inputs[0].shape[-1])
-            z, mean, log_stddev = self._to_latent(as_inputs(dense, condition), training=training)
-        else:
+        n_genes = self.inputs[0].shape[-1]
+        if self._first_layer is not None and pays(cells, n_genes):
             hidden = first_layer(cells, condition, self.get_layer("normalize"), self._first_layer)
             z, mean, log_stddev = self._from_first_layer(hidden, training=training)
+        else:
+            dense = dense_counts(cells, n_genes)
+            z, mean, log_stddev = self._to_latent(as_inputs(dense, condition), training=training)
         head = self.get_layer(self.decoder_layers[-1])
         predictors = head.predictors(self._hidden(z, condition), condition)
         return {"output": predictors, "z_mean": mean, "z_log_stddev": log_stddev}

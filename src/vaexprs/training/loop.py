@@ -66,7 +66,7 @@ def train(
     callbacks = as_callbacks(arguments.pop("callbacks", None))
     verbose = arguments.pop("verbose", "auto")
     alone = keras.backend.backend() == "jax" and keras.distribution.distribution() is None
-    sparse = alone and model.likelihood.sparse
+    sparse = alone and model.likelihood.sparse and model.compute_dtype == "float32"
     batches = _training_batches(prepared, schedule.batch_size, shuffle, seed, weight, share, sparse)
     val_batches = _validation_batches(prepared, val_batch_size or schedule.batch_size, seed)
     start = State() if checkpoint is None else checkpoint.start
