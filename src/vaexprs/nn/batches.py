@@ -23,8 +23,8 @@ from vaexprs.data.sparse_batch import SparseBatch, compressed, sparse_batch
 LANES = 16  # contiguous parts of a file; every batch contains cells from each of them
 BLOCKS = 4  # minimum number of blocks of each lane in the buffer
 MAX_DENSITY = 0.3  # fraction of values above zero up to which batches are sparse
-SAMPLE = 1_024  # cells from which the number of counts of a batch is estimated
-TRIALS = 1_000  # random batches of them
+SAMPLE = 256  # cells from which the number of counts of a batch is estimated
+TRIALS = 100  # random batches of them
 SPARE = 1.1  # places of a batch relative to the most counts of these
 ROOM_UNIT = 1_024  # the number of places is a multiple of it
 BUFFER_BYTES = 64 * 2**20  # size of the buffer of cells; a second one is filled in the background

@@ -259,20 +259,21 @@ class VAE(keras.Model):
         return float(log_ratio.mean()), float(log_ratio.var())
 
     def _decoded(self, z: Any, condition: Any) -> Any:
+        hidden = self._before_last_layer(z, condition)
+        return call_layer(self.get_layer(self.decoder_layers[-1]), hidden, condition)
+
+    def _before_last_layer(self, z: Any, condition: Any) -> Any:
         hidden = join(z, condition, "latent_and_condition") if self.joined else z
-        for name in self.decoder_layers:
+        for name in self.decoder_layers[:-1]:
             hidden = call_layer(self.get_layer(name), hidden, condition)
         return hidden
 
     def _hidden(self, z: Any, condition: Any) -> Any:
         """Return the input of the last decoder layer; a linear layer that can be folded is not computed."""
-        if self._folds:
-            linear = self.get_layer(self.decoder_layers[0])
-            return Linear(z, linear.kernel, linear.bias)
-        hidden = join(z, condition, "latent_and_condition") if self.joined else z
-        for name in self.decoder_layers[:-1]:
-            hidden = call_layer(self.get_layer(name), hidden, condition)
-        return hidden
+        if not self._folds:
+            return self._before_last_layer(z, condition)
+        linear = self.get_layer(self.decoder_layers[0])
+        return Linear(z, linear.kernel, linear.bias)
 
     def with_noise_as_input(self) -> keras.Model:
         """Return the same graph and weights with the noise, (n_cells, latent_dim), as an additional input."""
