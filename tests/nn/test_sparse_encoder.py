@@ -51,8 +51,8 @@ def loss_and_gradients(model, cells, codes):
 
     def loss(weights):
         fixed = [weight.value for weight in model.non_trainable_variables]
-        output, _ = model.stateless_call(weights, fixed, inputs)
-        return model.losses_of(from_inputs(inputs)[0], output)[2].sum()
+        output, _, penalties = model.stateless_call(weights, fixed, inputs, return_losses=True)
+        return model.losses_of(from_inputs(inputs)[0], output)[2].sum() + sum(penalties)
 
     return jax.jit(jax.value_and_grad(loss))([weight.value for weight in model.trainable_variables])
 
