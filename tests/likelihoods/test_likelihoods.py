@@ -214,8 +214,9 @@ def test_sparse_counts_have_the_log_probabilities_and_gradients_of_dense_ones(sp
     x[5, np.argsort(logits[5])[:8]] = 300
     logits[7, 0], log_dispersion[7, 0], x[7, 0] = 9, 5, 0
     logits[8, 0], log_dispersion[8, 0], x[8, 0] = 9, 5, 1
-    logits[9, :9], x[9, :9] = 7, 880  # zeros would be outliers
-    log_dispersion[9], log_dispersion[9, :9], x[9, np.argmin(logits[9])] = 0, 5, 500
+    x[9], log_dispersion[9] = 0, 0
+    logits[9, :9], log_dispersion[9, :9], x[9, :9] = 7, 5, 880  # zeros would be outliers
+    x[9, np.argmin(logits[9])] = 500
     counts = compressed(x.copy())
     cells = sparse_batch(counts, counts.nnz + spare, 0)
     limits = LOG_DISPERSION_LIMITS
