@@ -1,10 +1,10 @@
 """Wall time of a default fit compared with that of scvi-tools.
 
-    python benchmarks/fit_time.py DATA.h5ad --scvi PYTHON [--repeats 3]
+    python benchmarks/fit_time.py DATA.h5ad --scvi PYTHON [--genes 2000] [--repeats 3]
 
-Both fit half of the cells (stratified by cell type) and their 2,000 most variable genes with default
-arguments: `vaexprs.fit_vae` with labels, and `scvi.model.SCVI` with its own number of epochs. Fits
-alternate, each in a new process, and may use all cores. Run it on an otherwise idle machine.
+Both fit half of the cells (stratified by cell type) and their most variable genes with default arguments:
+`vaexprs.fit_vae` with labels, and `scvi.model.SCVI` with its own number of epochs. Fits alternate, each in a
+new process, and may use all cores. Run it on an otherwise idle machine.
 
 Prints for each run, and as medians, "fit" (the fit alone, including compilation) and "process" (from the
 start of Python, including imports and reading).
@@ -61,12 +61,13 @@ def write_half(source: Path, label_key: str, target: Path, n_genes: int = 2_000)
 def main() -> None:
     options = parser(__doc__, data="data")
     options.add_argument("--scvi", required=True, metavar="PYTHON", help="interpreter with scvi-tools")
+    options.add_argument("--genes", type=int, default=2_000, help="maximum number of genes")
     options.add_argument("--repeats", type=int, default=3, help="fits of each")
     args = options.parse_args()
     times: dict[str, list[tuple[float, float]]] = {"vaexprs": [], "scvi-tools": []}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "half.h5ad")
-        n_cells, n_genes = write_half(args.data, args.label_key, data)
+        n_cells, n_genes = write_half(args.data, args.label_key, data, args.genes)
         print(f"{args.data.name}: {n_cells} cells x {n_genes} genes")
         sides = {
             "vaexprs": partial(fit_seconds, sys.executable, VAEXPRS, data, args.label_key),

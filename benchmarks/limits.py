@@ -1,13 +1,14 @@
 """Lower bound of the time of a training step on this machine.
 
-    python benchmarks/limits.py [--cells 128] [--genes 2000] [--hidden 256] [--latent 10]
+    python benchmarks/limits.py [--cells 128] [--genes 2000] [--density 0.05] [--hidden 256] [--latent 10]
 
-A step has two products of ``2 * cells * genes * hidden`` operations for the encoder (forward and for its
-weights), and the decoder with its linear hidden layer folded into the last one: the product of their weights,
-``2 * latent * hidden * genes``, and its product with the latent vectors, ``2 * cells * latent * genes``, each
-forward and twice for gradients. Each weight is moved eleven times: Adam reads it with its gradient, both
-moments and the moving average and writes all but the gradient; gradients are written once and read once more
-for their norm. The bound is the time of the operations plus the time of the bytes.
+A step has two products of ``2 * counts * hidden`` operations for the encoder (forward and for its weights),
+with the number of counts above zero, ``density * cells * genes``. The decoder, with its linear hidden layer
+folded into the last one, has the product of their weights, ``2 * latent * hidden * genes``, and its product
+with the latent vectors, ``2 * cells * latent * genes``, each forward and twice for gradients. Each weight is
+moved eleven times: Adam reads it with its gradient, both moments and the moving average and writes all but
+the gradient; gradients are written once and read once more for their norm. The bound is the time of the
+operations plus the time of the bytes. The likelihood is not counted.
 
 Prints the rates of a float32 matrix product and of copies, and the bound in ms and cells/s.
 """
@@ -40,9 +41,11 @@ def machine() -> tuple[float, float]:
     return product, copy
 
 
-def floor(cells: int, genes: int, hidden: int, latent: int, product: float, copy: float) -> float:
+def floor(
+    cells: int, genes: int, density: float, hidden: int, latent: int, product: float, copy: float
+) -> float:
     """Return the lower bound of the time of a step in seconds."""
-    operations = 2 * 2 * cells * genes * hidden + 3 * 2 * latent * genes * (hidden + cells)
+    operations = 2 * 2 * density * cells * genes * hidden + 3 * 2 * latent * genes * (hidden + cells)
     n_bytes = PASSES * 4 * 2 * genes * hidden
     return operations / product + n_bytes / copy
 
@@ -51,6 +54,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--cells", type=int, default=128, help="batch size")
     options.add_argument("--genes", type=int, default=2_000)
+    options.add_argument("--density", type=float, default=0.05, help="fraction of counts above zero")
     options.add_argument("--hidden", type=int, default=256, help="units of the hidden layer")
     options.add_argument("--latent", type=int, default=10, help="latent dimensions")
     args = options.parse_args()
@@ -58,7 +62,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     values = rng.random(4_000_000).astype(np.float32)
     numpy_copy = 2 * values.nbytes / timed(values.copy)[0]
-    step = floor(args.cells, args.genes, args.hidden, args.latent, product, copy)
+    step = floor(args.cells, args.genes, args.density, args.hidden, args.latent, product, copy)
     print(f"{os.cpu_count()} processors, JAX {jax.__version__}")
     print(f"product {product / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s; NumPy {numpy_copy / 1e9:.1f}")
     print(f"floor of a step: {1e3 * step:.2f} ms, {args.cells / step:,.0f} cells/s")

@@ -1,12 +1,15 @@
 """Training throughput compared with scvi-tools, PyTorch, a hand-written JAX scan, and the lower bound.
 
-    python benchmarks/training.py DATA.h5ad [--peers PYTHON] [--runs 5] [--genes 2000] [--epochs 25]
+    python benchmarks/training.py DATA.h5ad [--peers PYTHON] [--runs 5] [--genes 2000] [--epochs 25] [--gpu]
 
 All train a conditional VAE with a negative binomial likelihood on the same half of the cells and their most
 variable genes: one hidden layer of 256 units on each side, 10 latent dimensions, batches of 128, Adam. Runs
 alternate, each in a new process with all processors; the first epochs, which compile, do not count. PYTHON
 is an interpreter with scvi-tools (and so PyTorch); without it one is installed in a temporary folder, which
 downloads several GB. Run it on an otherwise idle machine: PyTorch is slowed most by other work.
+
+With --gpu all train on an NVIDIA GPU: vaexprs and the JAX scan if `vaexprs[cuda]` is installed, the others if
+their PyTorch supports it. Only the bound remains that of the processor.
 
 Prints cells/s for each run, and the medians; --plot draws them.
 """
@@ -33,6 +36,8 @@ import keras
 class Clock(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         times.append(time.perf_counter())
+import jax
+assert not GPU or jax.default_backend() == "gpu", "JAX finds no GPU: pip install vaexprs[cuda]"
 times, cells = [], vx.read(sys.argv[1])
 vx.fit_vae(cells, label_key=sys.argv[2], batch_size=128, epochs=EPOCHS, verbose=0, callbacks=[Clock()])
 print(16 * 128 * (EPOCHS - WARM) / (times[-1] - times[WARM - 1]))
@@ -116,6 +121,8 @@ from torch import nn
 cells = ad.read_h5ad(sys.argv[1])
 x = torch.tensor(np.asarray(cells.X.todense() if hasattr(cells.X, "todense") else cells.X, np.float32))
 y = torch.tensor(pd.get_dummies(cells.obs[sys.argv[2]]).to_numpy(np.float32))
+device = "cuda" if GPU else "cpu"
+x, y = x.to(device), y.to(device)
 n, genes, levels, hidden, latent = *x.shape, y.shape[1], 256, 10
 class Net(nn.Module):
     def __init__(self):
@@ -138,7 +145,7 @@ class Net(nn.Module):
         kl = -0.5 * (1 + 2 * s - m**2 - torch.exp(2 * s)).sum(1)
         return (kl - lp).mean()
 torch.manual_seed(0)
-net = Net()
+net = Net().to(device)
 adam = torch.optim.Adam(net.parameters(), lr=3e-3, fused=True)
 times = []
 for _ in range(EPOCHS):
@@ -146,6 +153,8 @@ for _ in range(EPOCHS):
         adam.zero_grad()
         net(x[rows], y[rows]).backward()
         adam.step()
+    if GPU:
+        torch.cuda.synchronize()
     times.append(time.perf_counter())
 print(16 * 128 * (EPOCHS - WARM) / (times[-1] - times[WARM - 1]))
 """
@@ -162,8 +171,8 @@ scvi.settings.seed = 0
 times, cells = [], ad.read_h5ad(sys.argv[1])
 scvi.model.SCVI.setup_anndata(cells, labels_key=sys.argv[2])
 model = scvi.model.SCVI(cells, n_hidden=256, n_layers=1, n_latent=10, gene_likelihood="nb")
-model.train(max_epochs=EPOCHS, batch_size=128, train_size=1.0, accelerator="cpu", enable_progress_bar=False,
-            callbacks=[Clock()])
+model.train(max_epochs=EPOCHS, batch_size=128, train_size=1.0, accelerator="gpu" if GPU else "cpu",
+            enable_progress_bar=False, callbacks=[Clock()])
 print(cells.n_obs * (EPOCHS - WARM) / (times[-1] - times[WARM - 1]))
 """
 
@@ -171,14 +180,17 @@ FLOOR = """
 import sys
 sys.path.insert(0, FOLDER)
 from limits import floor, machine
-print(128 / floor(128, GENES, 256, 10, *machine()))
+import anndata as ad
+x = ad.read_h5ad(sys.argv[1]).X
+density = (x > 0).sum() / (x.shape[0] * x.shape[1])
+print(128 / floor(128, x.shape[1], density, 256, 10, *machine()))
 """
 
 
-def throughput(python: str, script: str, data: Path, label_key: str, genes: int, epochs: int) -> float:
+def throughput(python: str, script: str, data: Path, label_key: str, epochs: int, gpu: bool) -> float:
     """Run a script in a new process and return the cells/s that it prints last."""
     folder = str(Path(__file__).parent)
-    settings = f"EPOCHS, WARM, GENES, FOLDER = {epochs}, {WARM}, {genes}, {folder!r}\n"
+    settings = f"EPOCHS, WARM, FOLDER, GPU = {epochs}, {WARM}, {folder!r}, {gpu}\n"
     return float(run_code(python, settings + script, data, label_key).split()[-1])
 
 
@@ -211,6 +223,7 @@ def main() -> None:
     options.add_argument("--runs", type=int, default=5, help="runs of each side")
     options.add_argument("--genes", type=int, default=2_000, help="maximum number of genes")
     options.add_argument("--epochs", type=int, default=25, help=f"more than {WARM}, which do not count")
+    options.add_argument("--gpu", action="store_true", help="train on an NVIDIA GPU")
     options.add_argument("--plot", type=Path, help="output file for the figure")
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -226,7 +239,7 @@ def main() -> None:
             "floor": (sys.executable, FLOOR),
         }
         sides = {
-            side: partial(throughput, python, script, data, args.label_key, n_genes, args.epochs)
+            side: partial(throughput, python, script, data, args.label_key, args.epochs, args.gpu)
             for side, (python, script) in scripts.items()
         }
         rates: dict[str, list[float]] = {side: [] for side in sides}

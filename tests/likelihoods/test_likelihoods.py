@@ -15,9 +15,11 @@ from scipy.special import expit, gammaln, softmax, xlog1py, xlogy
 from sklearn.metrics import log_loss
 
 from vaexprs.data.demo import demo_cells
+from vaexprs.data.sparse_batch import compressed, sparse_batch
 from vaexprs.likelihoods import LIKELIHOODS, default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, RowL2
 from vaexprs.likelihoods.bernoulli import Bernoulli
+from vaexprs.likelihoods.count_base import LOG_DISPERSION_LIMITS
 from vaexprs.likelihoods.count_sampling import count_quantiles, draw_counts
 from vaexprs.likelihoods.gaussian import _NO_MOMENTS, Gaussian, _combined_moments, _moments, _nonzero
 from vaexprs.likelihoods.log_prob import log_rising, negative_binomial_log_prob, poisson_log_prob
@@ -203,25 +205,39 @@ def test_a_cell_with_many_outlying_counts_is_not_contaminated():
 
 
 @pytest.mark.parametrize("spare", [0, 1_000])
-def test_positions_of_the_counts_change_nothing(spare):
-    """Log probabilities and gradients of sparse counts with outliers, with and without their positions."""
+def test_sparse_counts_have_the_log_probabilities_and_gradients_of_dense_ones(spare):
+    """With outliers: an isolated one, zeros where many counts are expected, and a cell of nothing else."""
     rng = np.random.default_rng(5)
-    logits, log_dispersion = f32(rng.normal(-1, 2, (40, 500)), rng.normal(0, 2, (40, 500)))
+    logits, log_dispersion = f32(rng.normal(-1, 2, (40, 500)), rng.normal(0, 4, (40, 500)))
     x = rng.poisson(np.exp(rng.normal(-2, 2, 500)) * rng.gamma(0.5, 2, (40, 500))).astype(np.float32)
     x[3, np.argmin(logits[3])] = 500
-    found = np.flatnonzero(x)
-    nonzero = np.concatenate([found, np.full(spare, x.size)]).astype(np.int32)
+    x[5, np.argsort(logits[5])[:8]] = 300
+    logits[7, 0], log_dispersion[7, 0], x[7, 0] = 9, 5, 0
+    logits[8, 0], log_dispersion[8, 0], x[8, 0] = 9, 5, 1
+    x[9], log_dispersion[9] = 0, 0
+    logits[9, :9], log_dispersion[9, :9], x[9, :9] = 7, 5, 880  # zeros would be outliers
+    x[9, np.argmin(logits[9])] = 500
+    counts = compressed(x.copy())
+    cells = sparse_batch(counts, counts.nnz + spare, 0)
+    limits = LOG_DISPERSION_LIMITS
+    assert (log_dispersion < limits[0]).any()
+    assert (log_dispersion > limits[1]).any()
 
-    def total(logits, log_dispersion, nonzero):
-        output = {"proportion": jax.nn.softmax(logits), "dispersion": jnp.exp(log_dispersion)}
-        values = NegativeBinomial().robust_log_prob(x, output, nonzero)
-        return (values * jnp.arange(40)).sum(), values  # gradients of each cell have another weight
+    def of_dense(logits, log_dispersion):
+        dispersion = jnp.exp(jnp.clip(log_dispersion, *limits))
+        output = {"proportion": jax.nn.softmax(logits), "dispersion": dispersion}
+        return NegativeBinomial().robust_log_prob(x, output)
 
-    compute = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)
-    (_, plain), gradients = compute(logits, log_dispersion, None)
-    (_, sparse), sparse_gradients = compute(logits, log_dispersion, nonzero)
-    np.testing.assert_allclose(sparse, plain, rtol=2e-6)
-    for got, expected in zip(sparse_gradients, gradients, strict=True):
+    def of_sparse(logits, log_dispersion):
+        predictors = {"logits": logits, "log_dispersion": log_dispersion}
+        return NegativeBinomial().sparse_log_prob(cells, predictors)
+
+    def gradients(function):  # those of each cell have another weight
+        of_total = jax.grad(lambda *given: (function(*given) * jnp.arange(40)).sum(), argnums=(0, 1))
+        return of_total(logits, log_dispersion)
+
+    np.testing.assert_allclose(of_sparse(logits, log_dispersion), of_dense(logits, log_dispersion), rtol=2e-6)
+    for got, expected in zip(gradients(of_sparse), gradients(of_dense), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 

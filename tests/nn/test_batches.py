@@ -11,7 +11,7 @@ from vaexprs.data.backed import BackedMatrix, stamp_of
 from vaexprs.data.demo import demo_cells
 from vaexprs.io.stores import open_store
 from vaexprs.nn import batches as batches_
-from vaexprs.nn.batches import LANES, CellBatches, as_inputs
+from vaexprs.nn.batches import LANES, CellBatches, as_inputs, from_inputs
 
 N = 10
 both_kinds = pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix], ids=["dense", "sparse"])
@@ -117,30 +117,51 @@ def test_batch_with_codes_alone_has_no_weights(x):
     assert [part.shape for part in inputs] == [(4, 5), (4, N)]
 
 
+def dense(cells, n_genes):
+    """The counts of a sparse batch by its cells, and by its genes, (n_cells, n_genes)."""
+    n = len(cells.library)
+    by_cell = sp.csr_matrix((cells.count, cells.gene, cells.start), (n, n_genes))
+    by_gene = sp.csr_matrix((cells.count[cells.order], cells.cell[cells.order], cells.gene_start)).T
+    np.testing.assert_array_equal(by_cell.toarray(), by_gene.toarray()[:n, :n_genes])
+    np.testing.assert_array_equal(np.repeat(np.arange(n), np.diff(cells.start)), cells.cell)
+    np.testing.assert_allclose(by_cell.sum(axis=1).A1, cells.library, rtol=1e-6)
+    np.testing.assert_array_equal((by_cell > 0).sum(axis=1).A1, cells.detected)
+    return by_cell.toarray()
+
+
 @both_kinds
-def test_positions_are_those_of_the_values_above_zero(kind):
+@pytest.mark.parametrize("width", [0, 3])
+def test_sparse_batches_have_the_counts_of_the_dense_ones(kind, width):
     x = kind(sp.random(200, 50, 0.1, random_state=0, dtype=np.float32).toarray())
-    data = batches(x, batch_size=20, positions=True)
-    for step in range(len(data)):
-        cells, nonzero = data[step]
-        assert nonzero.dtype == np.int32
-        assert (np.diff(nonzero) >= 0).all()
-        np.testing.assert_array_equal(nonzero[nonzero < cells.size], np.flatnonzero(cells))
-    assert len(data[0][1]) == len(data[1][1])
+    codes = np.ones((200, width), np.float32) if width else None
+    plain, sparse = (batches(x, codes, batch_size=20, sparse=given) for given in (False, True))
+    for step in range(len(plain)):
+        expected, got = (from_inputs(data[step][0])[0] for data in (plain, sparse))
+        np.testing.assert_array_equal(dense(got, 50), expected)
+        assert got.count.shape == from_inputs(sparse[0][0])[0].count.shape
+        assert got.gene_start.tolist()[50:] == [np.count_nonzero(expected)] * (1 + width)
 
 
-def test_positions_of_unusual_batches_all_have_a_place(monkeypatch):
+def test_counts_of_unusual_batches_all_have_a_place(monkeypatch):
     monkeypatch.setattr(batches_, "ROOM_UNIT", 1)
     x = np.zeros((40, 50), np.float32)
-    x[1::2, :20] = 1  # the cells that are looked at first are empty
-    data = batches(x, batch_size=20, shuffle=False, positions=True)
+    x[1::2, :20] = 1
+    data = batches(x, batch_size=20, shuffle=False, sparse=True)
     data._room = 10
-    cells, nonzero = data[0]
-    np.testing.assert_array_equal(nonzero[nonzero < cells.size], np.flatnonzero(cells))
+    (cells,) = data[0]
+    np.testing.assert_array_equal(dense(cells, 50), x[:20])
 
 
-def test_values_that_are_seldom_zero_have_no_positions():
-    (cells,) = batches(np.ones((40, 50), np.float32), batch_size=20, positions=True)[0]
+def test_stored_zeros_and_repeated_entries_are_the_values_that_they_mean():
+    x = sp.csr_matrix(([1, 0, 2, 3], [4, 2, 3, 3], [0, 2, 4]), (2, 9), np.float32)
+    (cells,) = batches(x, batch_size=2, shuffle=False, sparse=True)[0]
+    np.testing.assert_array_equal(dense(cells, 9), x.toarray())
+    assert cells.detected.tolist() == [1, 1]
+    assert x.nnz == 4  # as they were
+
+
+def test_values_that_are_seldom_zero_are_dense_batches():
+    (cells,) = batches(np.ones((40, 50), np.float32), batch_size=20, sparse=True)[0]
     assert cells.shape == (20, 50)
 
 

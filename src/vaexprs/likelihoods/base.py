@@ -13,6 +13,7 @@ from keras import ops
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix
+from vaexprs.data.sparse_batch import SparseBatch
 from vaexprs.preprocessing.summary import Summary
 
 # Unit of the log dispersion weights. Adam changes every weight by about the learning rate, whatever its
@@ -131,10 +132,14 @@ class Head(keras.layers.Layer):
 
     @staticmethod
     def _linear(hidden: Any, condition: Any, kernel: Any, bias: Any, effect: Any) -> Any:
-        if isinstance(hidden, Linear):
-            hidden, kernel, bias = hidden.inputs, *hidden.folded(kernel, bias)
         scaled = None if effect is None else EFFECT_STEP * condition
-        return ops.matmul(hidden, kernel) + of_each_gene(ops.shape(hidden)[0], bias, scaled, effect)
+        if not isinstance(hidden, Linear):
+            return ops.matmul(hidden, kernel) + of_each_gene(ops.shape(hidden)[0], bias, scaled, effect)
+        kernel, bias = hidden.folded(kernel, bias)
+        if effect is None:
+            return of_each_gene(ops.shape(hidden.inputs)[0], bias, hidden.inputs, kernel)
+        inputs = ops.concatenate([hidden.inputs, scaled], axis=1)
+        return of_each_gene(ops.shape(inputs)[0], bias, inputs, ops.concatenate([kernel, effect], axis=0))
 
     def take(self, head: Head, linear: Linear) -> None:
         """Take the weights of a head behind a linear layer, such that this head replaces both."""
@@ -161,12 +166,12 @@ class Head(keras.layers.Layer):
                 regularizer=keras.regularizers.L2(strength),
             )
 
-    def _log_dispersion(self, condition: Any, like: Any, limits: tuple[float, float]) -> Any:
-        """Return the log dispersion of each cell and gene, with the shape of `like`."""
+    def _log_dispersion(self, condition: Any, like: Any) -> Any:
+        """Return the log dispersion of each cell and gene before it is limited, with the shape of `like`."""
         if self.n_basis and self.deviation is not None:
             condition = condition[:, : len(self.level_cells)]
-        value = of_each_gene(ops.shape(like)[0], self.log_dispersion, condition, self.deviation)
-        return ops.clip(value * DISPERSION_STEP, *limits)
+        scaled = None if self.deviation is None else DISPERSION_STEP * condition
+        return of_each_gene(ops.shape(like)[0], DISPERSION_STEP * self.log_dispersion, scaled, self.deviation)
 
     def get_config(self) -> dict[str, Any]:
         own = {"n_genes": self.n_genes, "n_cells": self.n_cells, "level_cells": self.level_cells}
@@ -201,8 +206,8 @@ class Likelihood(ABC):
         Parts of the decoder's output that depend on a cell's levels only.
     robust
         Whether `robust_log_prob` and `without_outliers` treat outlying values.
-    uses_positions
-        Whether `robust_log_prob` is faster with the positions of values above zero (in JAX).
+    sparse
+        Whether there is a `sparse_log_prob` (in JAX).
     """
 
     name: ClassVar[str]
@@ -213,7 +218,7 @@ class Likelihood(ABC):
     scaling_in_network: ClassVar[bool] = True
     common: ClassVar[tuple[str, ...]] = ()
     robust: ClassVar[bool] = False
-    uses_positions: ClassVar[bool] = False
+    sparse: ClassVar[bool] = False
 
     @classmethod
     def for_values(cls, summary: Summary) -> Likelihood:
@@ -289,18 +294,13 @@ class Likelihood(ABC):
     def log_prob(self, x: Any, output: Any) -> Any:
         """Return the log probability of each prepared cell, (n_cells,), under the decoder's output."""
 
-    def robust_log_prob(self, x: Any, output: Any, nonzero: Any = None) -> Any:
-        """Return `log_prob` with bounded influence of single outlying values, for training.
-
-        Parameters
-        ----------
-        x, output
-            As for `log_prob`.
-        nonzero
-            Positions of values above zero, as in `CellBatches`, if they are known: a likelihood may use them
-            to compute the same faster.
-        """
+    def robust_log_prob(self, x: Any, output: Any) -> Any:
+        """Return `log_prob` with bounded influence of single outlying values, for training."""
         return self.log_prob(x, output)
+
+    def sparse_log_prob(self, cells: SparseBatch, predictors: Any) -> Any:
+        """Return `robust_log_prob` of sparse counts, from the `predictors` of the head."""
+        raise NotImplementedError
 
     def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
         """Return prepared cells, (n_cells, n_genes), with outlying values replaced by their means."""

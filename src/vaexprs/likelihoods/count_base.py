@@ -16,6 +16,7 @@ from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, Head, Likelih
 from vaexprs.preprocessing.summary import Summary
 
 LOG_DISPERSION_LIMITS = (-7.0, 9.0)
+MIN_MEAN = 1e-8  # added to the means of counts
 RELEASED_DISPERSION = 5.0  # fixed dispersion of all genes in fits with differential privacy
 
 
@@ -76,18 +77,24 @@ class CountHead(Head):
             self.zero_effect = self._add_effect("zero_effect")
         self.built = True
 
-    def call(self, hidden: Any, condition: Any = None) -> Any:
-        logits = self._linear(hidden, condition, self.kernel, self.bias, self.effect)
-        proportion = ops.softmax(logits, axis=-1)
-        if not self.dispersed:
-            return proportion
-        dispersion = ops.exp(self._log_dispersion(condition, proportion, LOG_DISPERSION_LIMITS))
-        output = {"proportion": proportion, "dispersion": dispersion}
+    def predictors(self, hidden: Any, condition: Any = None) -> dict[str, Any]:
+        """Return ``logits`` of proportions, ``log_dispersion`` and ``zero_logit``, before any limits."""
+        values = {"logits": self._linear(hidden, condition, self.kernel, self.bias, self.effect)}
+        if self.dispersed:
+            values["log_dispersion"] = self._log_dispersion(condition, values["logits"])
         if self.inflated:
-            output["zero_logit"] = self._linear(
+            values["zero_logit"] = self._linear(
                 hidden, condition, self.zero_kernel, self.zero_bias, self.zero_effect
             )
-        return output
+        return values
+
+    def call(self, hidden: Any, condition: Any = None) -> Any:
+        values = self.predictors(hidden, condition)
+        proportion = ops.softmax(values.pop("logits"), axis=-1)
+        if not self.dispersed:
+            return proportion
+        dispersion = ops.exp(ops.clip(values.pop("log_dispersion"), *LOG_DISPERSION_LIMITS))
+        return {"proportion": proportion, "dispersion": dispersion, **values}
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dispersed": self.dispersed, "inflated": self.inflated}
@@ -206,7 +213,7 @@ class CountLikelihood(Likelihood):
     @staticmethod
     def mean(x: Any, proportion: Any) -> Any:
         """Return the mean of each count, (n_cells, n_genes), as a Keras tensor with positive values."""
-        return ops.sum(x, axis=-1, keepdims=True) * proportion + 1e-8
+        return ops.sum(x, axis=-1, keepdims=True) * proportion + MIN_MEAN
 
 
 def with_proportions(output: Any, proportion: np.ndarray) -> Any:

@@ -61,7 +61,7 @@ class GaussianHead(Head):
 
     def call(self, hidden: Any, condition: Any = None) -> dict[str, Any]:
         standardised = self._linear(hidden, condition, self.kernel, self.bias, self.effect)
-        log_sd = self._log_dispersion(condition, standardised, LOG_SD_LIMITS)
+        log_sd = ops.clip(self._log_dispersion(condition, standardised), *LOG_SD_LIMITS)
         mean = self.centre + self.spread * standardised
         output = {
             "mean": ops.minimum(ops.maximum(mean, self.lowest), self.highest),

@@ -14,15 +14,19 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify, stacked
+from vaexprs.data.sparse_batch import SparseBatch, compressed, sparse_batch
 
 LANES = 16  # contiguous parts of a file; every batch contains cells from each of them
 BLOCKS = 4  # minimum number of blocks of each lane in the buffer
-MAX_DENSITY = 0.3  # fraction of values above zero up to which their positions are used
-SPARE = 1.2  # positions of a batch relative to the values above zero of typical cells
-ROOM_UNIT = 1_024  # the number of positions is a multiple of it
+MAX_DENSITY = 0.3  # fraction of values above zero up to which batches are sparse
+SAMPLE = 256  # cells from which the number of counts of a batch is estimated
+TRIALS = 100  # random batches of them
+SPARE = 1.1  # places of a batch relative to the most counts of these
+ROOM_UNIT = 1_024  # the number of places is a multiple of it
 BUFFER_BYTES = 64 * 2**20  # size of the buffer of cells; a second one is filled in the background
 
 
@@ -39,9 +43,8 @@ class CellBatches(keras.utils.PyDataset):
     All shuffled batches have the same size, because JAX compiles a training step for each batch size: the
     last one is filled up with cells that occur twice in the epoch.
 
-    If the model uses them, each batch has the positions of its values above zero as targets: those in the
-    flattened cells, filled up with the number of values. Their number is the same in almost all batches, so
-    that a step is compiled once.
+    If the model uses them, and few values are above zero, the cells are `SparseBatch`. Their number of places
+    is the same in almost all batches, so that a step is compiled once.
 
     Set `epoch` to get the batches of another epoch. Batches before `passed_over`, a tuple of epoch and step,
     belong to steps done before the fit was resumed: they are all the same dummy batch and cause no reading.
@@ -62,8 +65,8 @@ class CellBatches(keras.utils.PyDataset):
         Weight of each cell in the loss, (n_cells,).
     share
         Part of each batch to return and number of parts: ``(process, processes)``.
-    positions
-        Whether to give the positions of values above zero, if few values are above zero.
+    sparse
+        Whether batches may be sparse.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class CellBatches(keras.utils.PyDataset):
         seed: int,
         sample_weight: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
-        positions: bool = False,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         self.codes = codes
@@ -84,12 +87,14 @@ class CellBatches(keras.utils.PyDataset):
         self.epoch = 0
         self.passed_over = (0, 0)
         size = min(batch_size, x.shape[0])
+        self._room = _room(x, size // share[1]) if sparse else 0
+        if self._room and not isinstance(x, BackedMatrix):
+            x = sp.csr_matrix(x)
         self._cells: _InMemory | _OnDisk
         if shuffle and isinstance(x, BackedMatrix):
             self._cells = _OnDisk(x, size, seed, share)
         else:
             self._cells = _InMemory(x, size, seed if shuffle else None, share)
-        self._room = _room(x, size // share[1]) if positions else 0
 
     def __len__(self) -> int:
         return self._cells.steps
@@ -105,31 +110,30 @@ class CellBatches(keras.utils.PyDataset):
 
     def _batch(self, epoch: int, step: int) -> tuple[Any, ...]:
         rows, values = self._cells.batch(epoch, step)
-        inputs = as_inputs(values, None if self.codes is None else self.codes[rows])
-        nonzero = self._nonzero(values) if self._room else None
-        if self.sample_weight is not None:
-            return inputs, nonzero, self.sample_weight[rows]
-        return (inputs,) if nonzero is None else (inputs, nonzero)
+        codes = None if self.codes is None else self.codes[rows]
+        inputs = as_inputs(self._sparse(values, codes) if self._room else densify(values), codes)
+        return (inputs,) if self.sample_weight is None else (inputs, None, self.sample_weight[rows])
 
-    def _nonzero(self, values: np.ndarray) -> np.ndarray:
-        found = np.flatnonzero(values)
-        if len(found) > self._room:
-            self._room = _rounded(SPARE * len(found))
-        filled = np.full(self._room, values.size, np.int32)
-        filled[: len(found)] = found
-        return filled
+    def _sparse(self, values: Matrix, codes: np.ndarray | None) -> SparseBatch:
+        counts = compressed(values)
+        if counts.nnz > self._room:
+            self._room = _rounded(SPARE * counts.nnz)
+        return sparse_batch(counts, self._room, 0 if codes is None else codes.shape[1])
 
 
 def _room(x: Matrix | BackedMatrix, batch_size: int) -> int:
-    """Return a number of positions for the values above zero of a batch, or 0 if they should not be used.
+    """Return a number of places for the counts of a batch, or 0 if too many values are above zero.
 
     It depends on the cells only, so that a resumed fit uses the same program.
     """
     n, genes = x.shape
-    rows = np.linspace(0, n, batch_size, endpoint=False).astype(int)
-    found = np.count_nonzero(densify(x.take(rows) if isinstance(x, BackedMatrix) else x[rows]))
+    rows = np.linspace(0, n, min(n, SAMPLE), endpoint=False).astype(int)
+    detected = np.diff(compressed(x.take(rows) if isinstance(x, BackedMatrix) else x[rows]).indptr)
     size = batch_size * genes
-    return _rounded(SPARE * found) if found <= MAX_DENSITY * size and size < 2**31 else 0
+    if detected.mean() > MAX_DENSITY * genes or size >= 2**31:
+        return 0
+    batches = np.random.default_rng(0).choice(detected, (TRIALS, batch_size))
+    return _rounded(SPARE * max(batches.sum(axis=1).max(), 1))
 
 
 def _rounded(n: float) -> int:
@@ -147,12 +151,12 @@ class _InMemory:
         self.steps = -(-x.shape[0] // batch_size)
         self._order: tuple[int, np.ndarray] = (-1, np.arange(x.shape[0]))
 
-    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, Matrix]:
         """Return the row numbers and the values of a batch."""
         first = step * self.batch_size
         if self.seed is None:
             rows = np.arange(first, min(first + self.batch_size, self.x.shape[0]))
-            return rows, densify(self.x[rows[0] : rows[-1] + 1])
+            return rows, self.x[rows[0] : rows[-1] + 1]
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.x.shape[0])
         order = self._order[1]
@@ -160,7 +164,7 @@ class _InMemory:
         rows = np.append(rows, order[: self.batch_size - len(rows)])
         part, parts = self.share
         rows = rows[part * len(rows) // parts : (part + 1) * len(rows) // parts]
-        return rows, densify(self.x[rows])
+        return rows, self.x[rows]
 
 
 class _OnDisk:
@@ -196,14 +200,14 @@ class _OnDisk:
         self._reader = ThreadPoolExecutor(1)
         self._ahead: dict[tuple[int, int], Future[_Buffer]] = {}
 
-    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, epoch: int, step: int) -> tuple[np.ndarray, Matrix]:
         """Return the row numbers and the values of a batch."""
         window, slot = divmod(step, self.window)
         last = (window + 1) * self.window >= self.steps
         wanted = [(epoch, window), (epoch + 1, 0) if last else (epoch, window + 1)]
         self._ahead = {key: self._ahead.get(key) or self._reader.submit(self._read, *key) for key in wanted}
         rows, values, order = self._ahead[wanted[0]].result()
-        return rows[order[slot]], densify(values[order[slot]])
+        return rows[order[slot]], values[order[slot]]
 
     def _read(self, epoch: int, window: int) -> _Buffer:
         """Return row numbers and values of the cells of a window, and the positions used in each step."""
@@ -248,6 +252,12 @@ def _around(start: int, stop: int, first: int, size: int) -> Iterator[tuple[int,
         yield start, start + first + size - n
 
 
-def as_inputs(x: np.ndarray, codes: np.ndarray | None) -> Any:
+def as_inputs(x: Any, codes: np.ndarray | None) -> Any:
     """Return the inputs of the Keras models: ``x``, or ``[x, codes]`` with conditions."""
     return x if codes is None else [x, codes]
+
+
+def from_inputs(inputs: Any) -> tuple[Any, Any]:
+    """Return the cells and the codes of the conditions, if any, of the inputs of a Keras model."""
+    with_codes = isinstance(inputs, (list, tuple)) and not isinstance(inputs, SparseBatch)
+    return tuple(inputs) if with_codes else (inputs, None)

@@ -42,7 +42,7 @@ def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
         for batch in itertools.chain([next(iterator)], itertools.islice(iterator, most - 1)):
             parts, form = jax.tree.flatten(batch)
             shapes = [(most, *np.shape(part)) for part in parts]
-            if [buffer.shape for buffer in buffers] != shapes:  # rare: see the positions of CellBatches
+            if [buffer.shape for buffer in buffers] != shapes:  # rare: see the places of CellBatches
                 if n:
                     _, state = run(state, jax.tree.unflatten(form, buffers), n)
                 kinds = [np.asarray(part).dtype for part in parts]

@@ -69,7 +69,23 @@ class Normalize(keras.layers.Layer):
         if self.counts:
             library = ops.maximum(ops.sum(x, axis=-1, keepdims=True), 1.0)
             x = ops.log1p(TARGET_SUM * x / library)
-        scaled = ops.clip((x - self.centre) / self.spread, -INPUT_LIMIT, INPUT_LIMIT)
+        return self._scaled(x, self.centre, self.spread)
+
+    def of_sparse(self, count: Any, gene: Any, library: Any) -> tuple[Any, Any]:
+        """Return the normalised value of a zero of each gene, and what counts add to it.
+
+        Parameters
+        ----------
+        count, gene, library
+            Counts, and the gene and the library size of each, (n_counts,).
+        """
+        of_zero = self._scaled(0.0, self.centre, self.spread)
+        logged = ops.log1p(TARGET_SUM * count / ops.maximum(library, 1.0))
+        centre, spread, zero = (ops.take(part, gene) for part in (self.centre, self.spread, of_zero))
+        return of_zero, self._scaled(logged, centre, spread) - zero
+
+    def _scaled(self, x: Any, centre: Any, spread: Any) -> Any:
+        scaled = ops.clip((x - centre) / spread, -INPUT_LIMIT, INPUT_LIMIT)
         return scaled * min(1.0, INPUT_GENES / self.centre.shape[0])
 
     def get_config(self) -> dict[str, Any]:

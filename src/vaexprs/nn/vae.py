@@ -11,9 +11,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from vaexprs.data.sparse_batch import SparseBatch
 from vaexprs.likelihoods import LIKELIHOODS
 from vaexprs.likelihoods.base import Head, Likelihood, Linear
-from vaexprs.nn.batches import as_inputs
+from vaexprs.nn.batches import as_inputs, from_inputs
 from vaexprs.nn.compilation import several_steps
 from vaexprs.nn.layers import call_layer, join
 from vaexprs.nn.predict import predict
@@ -91,38 +92,69 @@ class VAE(keras.Model):
 
     @cached_property
     def _to_latent(self) -> keras.Model:
-        names = ("latent", "z_mean", "z_log_stddev")
-        return keras.Model(self.input, [self.get_layer(name).output for name in names])
+        return keras.Model(self.input, self._latent_outputs)
+
+    @property
+    def _latent_outputs(self) -> list[Any]:
+        return [self.get_layer(name).output for name in ("latent", "z_mean", "z_log_stddev")]
+
+    @cached_property
+    def _first_layer(self) -> keras.layers.Dense | None:
+        """The encoder's first layer if it can be computed from sparse counts, else None."""
+        names = [layer.name for layer in self.layers]
+        before = ("expression", "normalize", "condition", "expression_and_condition")
+        first = self.get_layer(next(name for name in names if name not in before))
+        plain = type(first) is keras.layers.Dense and first.activity_regularizer is None
+        return first if plain and first.name != "z_mean" and "normalize" in names else None
+
+    @cached_property
+    def _from_first_layer(self) -> keras.Model:
+        assert self._first_layer is not None
+        return keras.Model(self._first_layer.output, self._latent_outputs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the outputs; a decoder that can be folded is computed with fewer operations."""
+        cells, condition = from_inputs(inputs)
+        if isinstance(cells, SparseBatch):
+            return self._call_sparse(cells, condition, training)
         if not self._folds:
             return super().call(inputs, training=training, mask=mask)
         z, mean, log_stddev = self._to_latent(inputs, training=training)
-        linear, head = (self.get_layer(name) for name in self.decoder_layers)
-        condition = inputs[1] if isinstance(inputs, (list, tuple)) and len(inputs) == 2 else None
-        output = head.call(Linear(z, linear.kernel, linear.bias), condition)
+        output = self.get_layer(self.decoder_layers[-1]).call(self._hidden(z, condition), condition)
         return {"output": output, "z_mean": mean, "z_log_stddev": log_stddev}
 
-    def losses_of(
-        self, cells: Any, output: Any, nonzero: Any = None, *, robust: bool = True
-    ) -> tuple[Any, Any, Any]:
+    def _call_sparse(self, cells: SparseBatch, condition: Any, training: bool | None) -> Any:
+        """Return the outputs for sparse counts, with the predictors of the likelihood as ``output``."""
+        from vaexprs.nn.sparse_encoder import dense_counts, first_layer, pays
+
+        n_genes = self.inputs[0].shape[-1]
+        if self._first_layer is not None and pays(cells, n_genes):
+            hidden = first_layer(cells, condition, self.get_layer("normalize"), self._first_layer)
+            z, mean, log_stddev = self._from_first_layer(hidden, training=training)
+        else:
+            dense = dense_counts(cells, n_genes)
+            z, mean, log_stddev = self._to_latent(as_inputs(dense, condition), training=training)
+        head = self.get_layer(self.decoder_layers[-1])
+        predictors = head.predictors(self._hidden(z, condition), condition)
+        return {"output": predictors, "z_mean": mean, "z_log_stddev": log_stddev}
+
+    def losses_of(self, cells: Any, output: Any, *, robust: bool = True) -> tuple[Any, Any, Any]:
         """Return reconstruction error, KL divergence and loss of each cell, (n_cells,) each.
 
         Parameters
         ----------
         cells
-            Prepared cells, (n_cells, n_genes).
+            Prepared cells, (n_cells, n_genes), or sparse counts.
         output
-            The outputs of the model.
-        nonzero
-            Positions of values above zero, as in `CellBatches`, if they are known.
+            The outputs of the model for these cells.
         robust
             Whether the reconstruction error bounds the influence of outlying values.
         """
         mean, log_stddev = output["z_mean"], output["z_log_stddev"]
-        if robust:
-            reconstruction = -self.likelihood.robust_log_prob(cells, output["output"], nonzero)
+        if isinstance(cells, SparseBatch):
+            reconstruction = -self.likelihood.sparse_log_prob(cells, output["output"])
+        elif robust:
+            reconstruction = -self.likelihood.robust_log_prob(cells, output["output"])
         else:
             reconstruction = -self.likelihood.log_prob(cells, output["output"])
         kl = -0.5 * ops.sum(1 + 2 * log_stddev - mean**2 - ops.exp(2 * log_stddev), axis=-1)
@@ -136,9 +168,8 @@ class VAE(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the mean loss of a batch; y are the positions of values above zero, if they are known."""
-        cells = x[0] if isinstance(x, (list, tuple)) else x
-        reconstruction, kl, loss = self.losses_of(cells, y_pred, y)
+        """Return the mean loss of a batch."""
+        reconstruction, kl, loss = self.losses_of(from_inputs(x)[0], y_pred)
         self.reconstruction_tracker.update_state(reconstruction, sample_weight=sample_weight)
         self.kl_tracker.update_state(kl, sample_weight=sample_weight)
         loss = ops.mean(loss if sample_weight is None else sample_weight * loss)
@@ -228,10 +259,21 @@ class VAE(keras.Model):
         return float(log_ratio.mean()), float(log_ratio.var())
 
     def _decoded(self, z: Any, condition: Any) -> Any:
+        hidden = self._before_last_layer(z, condition)
+        return call_layer(self.get_layer(self.decoder_layers[-1]), hidden, condition)
+
+    def _before_last_layer(self, z: Any, condition: Any) -> Any:
         hidden = join(z, condition, "latent_and_condition") if self.joined else z
-        for name in self.decoder_layers:
+        for name in self.decoder_layers[:-1]:
             hidden = call_layer(self.get_layer(name), hidden, condition)
         return hidden
+
+    def _hidden(self, z: Any, condition: Any) -> Any:
+        """Return the input of the last decoder layer; a linear layer that can be folded is not computed."""
+        if not self._folds:
+            return self._before_last_layer(z, condition)
+        linear = self.get_layer(self.decoder_layers[0])
+        return Linear(z, linear.kernel, linear.bias)
 
     def with_noise_as_input(self) -> keras.Model:
         """Return the same graph and weights with the noise, (n_cells, latent_dim), as an additional input."""

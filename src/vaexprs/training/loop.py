@@ -66,8 +66,8 @@ def train(
     callbacks = as_callbacks(arguments.pop("callbacks", None))
     verbose = arguments.pop("verbose", "auto")
     alone = keras.backend.backend() == "jax" and keras.distribution.distribution() is None
-    positions = alone and model.likelihood.uses_positions
-    batches = _training_batches(prepared, schedule.batch_size, shuffle, seed, weight, share, positions)
+    sparse = alone and model.likelihood.sparse and model.compute_dtype == "float32"
+    batches = _training_batches(prepared, schedule.batch_size, shuffle, seed, weight, share, sparse)
     val_batches = _validation_batches(prepared, val_batch_size or schedule.batch_size, seed)
     start = State() if checkpoint is None else checkpoint.start
     if start.epoch >= schedule.epochs:
@@ -110,7 +110,7 @@ def _training_batches(
     seed: int,
     sample_weight: Any,
     share: tuple[int, int],
-    positions: bool,
+    sparse: bool,
 ) -> CellBatches:
     cells = prepared.train
     assert cells is not None
@@ -126,7 +126,7 @@ def _training_batches(
         seed=seed,
         sample_weight=sample_weight,
         share=share,
-        positions=positions,
+        sparse=sparse,
     )
 
 

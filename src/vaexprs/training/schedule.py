@@ -18,7 +18,7 @@ FEW_EPOCHS = 10  # number of epochs up to which it is rounded to the nearest int
 # Maximum number of steps that run as one compiled program, and maximum size in bytes of their batches. XLA
 # allocates memory for each program: with many genes that took as long as the step itself.
 STEPS_AT_ONCE = 16
-BYTES_AT_ONCE = 64 * 2**20
+BYTES_AT_ONCE = 128 * 2**20
 BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 
