@@ -248,7 +248,7 @@ def main() -> None:
             print(f"  {side}: {rate:,.0f} cells/s", flush=True)
     medians = {side: median(values) for side, values in rates.items()}
     if args.plot is not None:
-        plot(medians, n_genes, args.plot)
+        plot({side: rate for side, rate in medians.items() if side != "floor"}, n_genes, args.plot)
     for side, rate in medians.items():
         print(f"{side}: median {rate:,.0f} cells/s; vaexprs is {medians['vaexprs'] / rate:.2f} times as fast")
 
