@@ -90,27 +90,20 @@ class VAE(keras.Model):
             and not self.joined
         )
 
-    @cached_property
-    def _to_latent(self) -> keras.Model:
-        return keras.Model(self.input, self._latent_outputs)
+    # methods, because Keras saves models that are attributes
 
-    @property
-    def _latent_outputs(self) -> list[Any]:
-        return [self.get_layer(name).output for name in ("latent", "z_mean", "z_log_stddev")]
+    def _to_latent(self, start: Any) -> keras.Model:
+        """Return the network from tensors of the graph to ``latent``, ``z_mean`` and ``z_log_stddev``."""
+        names = ("latent", "z_mean", "z_log_stddev")
+        return keras.Model(start, [self.get_layer(name).output for name in names])
 
-    @cached_property
     def _first_layer(self) -> keras.layers.Dense | None:
-        """The encoder's first layer if it can be computed from sparse counts, else None."""
+        """Return the encoder's first layer if it can be computed from sparse counts, else None."""
         names = [layer.name for layer in self.layers]
         before = ("expression", "normalize", "condition", "expression_and_condition")
         first = self.get_layer(next(name for name in names if name not in before))
         plain = type(first) is keras.layers.Dense and first.activity_regularizer is None
         return first if plain and first.name != "z_mean" and "normalize" in names else None
-
-    @cached_property
-    def _from_first_layer(self) -> keras.Model:
-        assert self._first_layer is not None
-        return keras.Model(self._first_layer.output, self._latent_outputs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the outputs; a decoder that can be folded is computed with fewer operations."""
@@ -119,7 +112,7 @@ class VAE(keras.Model):
             return self._call_sparse(cells, condition, training)
         if not self._folds:
             return super().call(inputs, training=training, mask=mask)
-        z, mean, log_stddev = self._to_latent(inputs, training=training)
+        z, mean, log_stddev = self._to_latent(self.input)(inputs, training=training)
         output = self.get_layer(self.decoder_layers[-1]).call(self._hidden(z, condition), condition)
         return {"output": output, "z_mean": mean, "z_log_stddev": log_stddev}
 
@@ -127,13 +120,12 @@ class VAE(keras.Model):
         """Return the outputs for sparse counts, with the predictors of the likelihood as ``output``."""
         from vaexprs.nn.sparse_encoder import dense_counts, first_layer, pays
 
-        n_genes = self.inputs[0].shape[-1]
-        if self._first_layer is not None and pays(cells, n_genes):
-            hidden = first_layer(cells, condition, self.get_layer("normalize"), self._first_layer)
-            z, mean, log_stddev = self._from_first_layer(hidden, training=training)
+        n_genes, first = self.inputs[0].shape[-1], self._first_layer()
+        if first is not None and pays(cells, n_genes):
+            start, values = first.output, first_layer(cells, condition, self.get_layer("normalize"), first)
         else:
-            dense = dense_counts(cells, n_genes)
-            z, mean, log_stddev = self._to_latent(as_inputs(dense, condition), training=training)
+            start, values = self.input, as_inputs(dense_counts(cells, n_genes), condition)
+        z, mean, log_stddev = self._to_latent(start)(values, training=training)
         head = self.get_layer(self.decoder_layers[-1])
         predictors = head.predictors(self._hidden(z, condition), condition)
         return {"output": predictors, "z_mean": mean, "z_log_stddev": log_stddev}
