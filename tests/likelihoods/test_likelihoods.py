@@ -15,7 +15,8 @@ from scipy.special import expit, gammaln, softmax, xlog1py, xlogy
 from sklearn.metrics import log_loss
 
 from vaexprs.data.demo import demo_cells
-from vaexprs.data.sparse_batch import compressed, sparse_batch
+from vaexprs.data.matrix import compressed
+from vaexprs.data.sparse_batch import sparse_batch
 from vaexprs.likelihoods import LIKELIHOODS, default_likelihood, likelihood_named
 from vaexprs.likelihoods.base import DISPERSION_STEP, EFFECT_STEP, RowL2
 from vaexprs.likelihoods.bernoulli import Bernoulli

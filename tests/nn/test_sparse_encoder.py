@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from vaexprs.data.sparse_batch import compressed, sparse_batch
+from vaexprs.data.matrix import compressed
+from vaexprs.data.sparse_batch import sparse_batch
 from vaexprs.likelihoods.negative_binomial import NegativeBinomial
 from vaexprs.nn import sparse_encoder
 from vaexprs.nn.batches import as_inputs, from_inputs

@@ -57,6 +57,14 @@ def densify(x: Matrix) -> np.ndarray:
     return x.toarray() if sp.issparse(x) else x
 
 
+def compressed(x: Matrix) -> sp.csr_matrix:
+    """Return a matrix, which may be changed, as CSR without duplicate entries and explicit zeros."""
+    x = sp.csr_matrix(x)
+    x.sum_duplicates()
+    x.eliminate_zeros()
+    return x
+
+
 def stored(x: Any) -> np.ndarray:
     """Return the explicitly stored values of a sparse matrix, or all values of a dense one, flattened."""
     return np.asarray(x.data if sp.issparse(x) else x).ravel()

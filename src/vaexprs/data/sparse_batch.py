@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from vaexprs.data.matrix import Matrix
-
 
 class SparseBatch(NamedTuple):
     """The counts above zero of a batch, as arrays whose shapes are the same for every batch.
@@ -43,21 +41,13 @@ class SparseBatch(NamedTuple):
     detected: Any
 
 
-def compressed(x: Matrix) -> sp.csr_matrix:
-    """Return a matrix, which may be changed, as CSR without duplicate entries and explicit zeros."""
-    x = sp.csr_matrix(x)
-    x.sum_duplicates()
-    x.eliminate_zeros()
-    return x
-
-
 def sparse_batch(x: sp.csr_matrix, room: int, n_codes: int) -> SparseBatch:
     """Return the counts of a batch.
 
     Parameters
     ----------
     x
-        Counts, (n_cells, n_genes), as `compressed` returns them.
+        Counts, (n_cells, n_genes), as `matrix.compressed` returns them.
     room
         Number of places, at least the number of counts above zero.
     n_codes

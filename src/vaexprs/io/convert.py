@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from vaexprs.data.backed import file_of
 from vaexprs.data.count_detection import X_LAYER, chosen, count_layers, holds_counts
-from vaexprs.data.matrix import as_float, densify
+from vaexprs.data.matrix import as_float, compressed, densify
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import listed
 from vaexprs.io.names import unique_index
@@ -235,9 +235,7 @@ def fingerprint(cells: ad.AnnData) -> str:
     values in CSR format with sorted columns: indptr (int64), indices (int64) and data (float32),
     little-endian.
     """
-    x = sp.csr_matrix(as_float(cells.X), copy=True)
-    x.sum_duplicates()
-    x.eliminate_zeros()
+    x = compressed(sp.csr_matrix(as_float(cells.X), copy=True))
     digest = hashlib.sha256()
     for names in (cells.obs_names, cells.var_names):
         digest.update("".join(f"{name}\n" for name in names).encode())

@@ -135,11 +135,11 @@ class Head(keras.layers.Layer):
         scaled = None if effect is None else EFFECT_STEP * condition
         if not isinstance(hidden, Linear):
             return ops.matmul(hidden, kernel) + of_each_gene(ops.shape(hidden)[0], bias, scaled, effect)
-        kernel, bias = hidden.folded(kernel, bias)
-        if effect is None:
-            return of_each_gene(ops.shape(hidden.inputs)[0], bias, hidden.inputs, kernel)
-        inputs = ops.concatenate([hidden.inputs, scaled], axis=1)
-        return of_each_gene(ops.shape(inputs)[0], bias, inputs, ops.concatenate([kernel, effect], axis=0))
+        inputs, (kernel, bias) = hidden.inputs, hidden.folded(kernel, bias)
+        if effect is not None:
+            inputs = ops.concatenate([inputs, scaled], axis=1)
+            kernel = ops.concatenate([kernel, effect], axis=0)
+        return of_each_gene(ops.shape(inputs)[0], bias, inputs, kernel)
 
     def take(self, head: Head, linear: Linear) -> None:
         """Take the weights of a head behind a linear layer, such that this head replaces both."""

@@ -17,8 +17,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedMatrix
-from vaexprs.data.matrix import Matrix, densify, stacked
-from vaexprs.data.sparse_batch import SparseBatch, compressed, sparse_batch
+from vaexprs.data.matrix import Matrix, compressed, densify, stacked
+from vaexprs.data.sparse_batch import SparseBatch, sparse_batch
 
 LANES = 16  # contiguous parts of a file; every batch contains cells from each of them
 BLOCKS = 4  # minimum number of blocks of each lane in the buffer

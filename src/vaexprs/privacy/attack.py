@@ -9,7 +9,7 @@ import numpy as np
 from vaexprs.comparison.axes import Axes
 from vaexprs.comparison.cell_sets import CellSet
 from vaexprs.preprocessing.splits import stratified
-from vaexprs.privacy.exposure import Nearness, by_distance, by_missing_genes, have_zeros
+from vaexprs.privacy.exposure import Nearness, by_distance, by_missing_genes
 from vaexprs.privacy.folds import folds_by_donor, folds_by_label
 from vaexprs.privacy.gene_scores import gene_scores, total_score
 from vaexprs.privacy.intervals import TINY
@@ -100,10 +100,9 @@ def run_attacks(
     scores = {"ratio": ratios[:, 0], "density": ratios[:, -1]}
     scores |= gene_scores(cells["generated"], real, member, fold, label_key)
     scores["totals"] = total_score(cells["generated"], real, member, fold, seed)
-    near = (
-        by_missing_genes(cells["generated"], real, member, fold) if have_zeros(cells["generated"]) else None
-    )
-    near = by_distance(to_made[:, 0], ratios[:, 0], member) if near is None else near
+    near = by_missing_genes(cells["generated"], real, member, fold)
+    if near is None:
+        near = by_distance(to_made[:, 0], ratios[:, 0], member)
     labels = real.column(label_key)
     return Attack(
         member,

@@ -12,9 +12,8 @@ from vaexprs.data.matrix import are_counts, densify
 MAX_GENES = 2_000  # maximum number of genes whose detection is compared
 BLOCK = 1_024  # generated cells that are compared at once
 PSEUDOCOUNT = 0.5  # added to numbers of genes before their ratio is taken
-MIN_MISSING = (
-    8  # minimum median number of genes missing in the nearest reference cell for genes to be compared
-)
+# minimum median number of genes missing in the nearest reference cell for genes to be compared
+MIN_MISSING = 8
 MIN_RATIO = 8.0  # minimum ratio of the genes missing in reference cells to those missing in an exposed cell
 MIN_LEAD = 2.0  # factor by which this ratio must exceed that of every held-out cell
 FAR_OUT = 8.0  # interquartile ranges below the first quartile at which a distance is exposed
@@ -39,11 +38,6 @@ class Nearness(NamedTuple):
     exposed: np.ndarray
 
 
-def have_zeros(cells: CellSet) -> bool:
-    """Return whether the cells have counts, of which zeros are undetected genes."""
-    return cells.counts and are_counts(cells.raw)
-
-
 def by_missing_genes(
     generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray
 ) -> Nearness | None:
@@ -54,8 +48,9 @@ def by_missing_genes(
     of them, and a large part of the detected genes for any other cell, also of the same type. The nearest
     generated cell is that with the largest ratio of the distance to the nearest reference cell (held-out
     cells of other folds) to the distance to the real cell. A training cell is exposed if this ratio is at
-    least 8, and twice that of every held-out cell. None if the cells have so few genes, or so few zeros, that
-    the distance to the nearest held-out cell is below 8 for half of the generated cells.
+    least 8, and twice that of every held-out cell. None without counts, of which zeros are undetected genes;
+    and if the cells have so few genes, or so few zeros, that the distance to the nearest held-out cell is
+    below 8 for half of the generated cells.
 
     Parameters
     ----------
@@ -64,6 +59,8 @@ def by_missing_genes(
     member, fold
         Whether a real cell is a training cell, and its fold, (n_cells,).
     """
+    if not (generated.counts and are_counts(generated.raw)):
+        return None
     found, made = real.raw != 0, generated.raw != 0
     rate = np.asarray(found.mean(axis=0)).ravel()
     genes = np.sort(np.argsort(-rate * (1 - rate), kind="stable")[:MAX_GENES])
