@@ -217,3 +217,18 @@ def test_a_damaged_continuous_covariate_is_reported(saved_with_age):
         np.savez_compressed(saved_with_age / "arrays.npz", **damaged)
         with pytest.raises(ValueError, match=f"inconsistent.*{name}"):
             vx.load_vae(saved_with_age)
+
+
+def test_numbers_that_are_not_finite_are_reported(saved_with_age):
+    """A network with a weight of NaN generated cells without counts."""
+    arrays = dict(np.load(saved_with_age / "arrays.npz"))
+    pooled = np.full_like(arrays["density.pooled"], np.inf)
+    np.savez_compressed(saved_with_age / "arrays.npz", **arrays | {"density.pooled": pooled})
+    with pytest.raises(ValueError, match=r"inconsistent.*must be finite"):
+        vx.load_vae(saved_with_age)
+    np.savez_compressed(saved_with_age / "arrays.npz", **arrays)
+    fit = vx.load_vae(saved_with_age)
+    bias = fit.model.get_layer("output").bias
+    bias.assign(np.where(np.arange(len(fit.genes)) == 3, np.nan, np.asarray(bias)))
+    with pytest.raises(ValueError, match=r"inconsistent.*weights must be finite.*bias"):
+        vx.load_vae(fit.save(saved_with_age.parent / "lost"))

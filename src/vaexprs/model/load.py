@@ -180,6 +180,13 @@ def _check_together(fit: VAEFit) -> None:
     odd = {part.dtype.kind for part in (*numbers, *parts)} - set("iuf")
     if odd:
         raise ValueError(f"arrays must be numeric, got dtype of kind {listed(sorted(odd))}.")
+    known = (density.cells, density.pooled, density.effects, prep.scaling.low, prep.scaling.range)
+    if not all(bool(np.isfinite(part).all()) for part in known):
+        raise ValueError("the latent density and the scaling must be finite, got NaN or infinite numbers.")
+    # counts of a network with NaN would all be zero
+    lost = [weight.path for weight in model.weights if not np.isfinite(np.asarray(weight.value)).all()]
+    if lost:
+        raise ValueError(f"weights must be finite, got NaN or infinite ones in {listed(lost)}.")
 
 
 def _expected_of_donors(donors: DonorEffects, groups: int, dims: int, genes: int) -> dict[str, Any]:
