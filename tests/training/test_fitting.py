@@ -23,7 +23,8 @@ from summarizedexperiment import SummarizedExperiment
 import vaexprs as vx
 from layers import spread
 from vaexprs.io.convert import fingerprint
-from vaexprs.training.schedule import _batch_size
+from vaexprs.training.callbacks import ProgressBar
+from vaexprs.training.schedule import Schedule, _batch_size
 
 
 def quick(*args, **kwargs):
@@ -295,6 +296,23 @@ def test_a_long_fit_estimates_its_time_at_the_start_and_when_resumed(few, capsys
     assert int(second[0]) >= 3
     assert 576 <= int(second[1]) < 588
     assert second[2] == ""
+
+
+@pytest.mark.slow
+def test_steps_that_are_skipped_when_a_fit_is_resumed_take_no_time(capsys):
+    """Keras passes them to callbacks too: at once, so that the rest seemed to take no time."""
+    bar = ProgressBar(Schedule(batch_size=1, steps=10_000, epochs=1, steps_at_once=20), 1_000, 10)
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    for batch in (399, 799, 999):
+        bar.on_train_batch_end(batch)
+    for batch in (1_019, 1_039, 1_059, 1_079):  # 9,000 steps in about 8 minutes
+        bar.on_train_batch_end(batch)
+        time.sleep(1.05)
+    bar.on_train_end()
+    text = capsys.readouterr().err
+    assert re.search(r"takes about \d minutes more \(8,9\d\d of 10,000", text), text
+    assert int(re.findall(r"(\d+):\d\d left", text)[-1]) >= 5
 
 
 def test_a_short_fit_prints_no_estimate(few, capsys):

@@ -66,6 +66,8 @@ class ProgressBar(keras.callbacks.Callback):
             self._epoch * self._schedule.steps + min(batch + 1, self._schedule.steps),
             time.monotonic(),
         )
+        if done <= self._done:  # a step before the fit was resumed, which is only counted
+            return
         if self._timer is None:
             self._timer = StepTimer(done, now)
             skip_start(self._bar, done)
