@@ -23,9 +23,8 @@ from vaexprs.differential_privacy.usefulness import expectation, signal_to_noise
 from vaexprs.generation.generated import join_real
 from vaexprs.likelihoods import likelihood_named
 from vaexprs.nn.build import build_vae
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, posterior
 from vaexprs.preprocessing.conditions import Conditions
-from vaexprs.preprocessing.prepare import Cells
 from vaexprs.preprocessing.summary import summarise
 from vaexprs.report import reproduce
 
@@ -411,7 +410,7 @@ def test_cells_are_encoded_separately():
         model, x, _ = network(layers)
         codes = conditions.codes(obs)
         mean, sd = encode_separately(model, x, codes)
-        expected = encode(model, Cells(x, obs), codes)
+        expected = encode(posterior(model), x, codes)
         assert np.allclose(mean, expected[0], atol=1e-5) is same
         assert mean.shape == sd.shape == (50, 3)
         changed = x.copy()

@@ -191,7 +191,7 @@ def test_a_single_outlying_count_has_a_bounded_loss():
     (robust, plain), (robust_more, plain_more) = losses
     assert robust - robust_more < 15 < 100 < plain - plain_more
     np.testing.assert_allclose(likelihood.robust_log_prob(x, output)[1:], likelihood.log_prob(x, output)[1:])
-    cleaned = likelihood.without_outliers(x, output)
+    cleaned = np.array(likelihood.without_outliers(x, output))
     assert cleaned[0, rare] == pytest.approx(x[0].sum() * output["proportion"][0, rare], rel=1e-3)
     cleaned[0, rare] = x[0, rare]
     np.testing.assert_array_equal(cleaned, x)

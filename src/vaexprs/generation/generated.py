@@ -27,7 +27,7 @@ from vaexprs.io.formats import BACKED
 from vaexprs.io.stores import open_backed
 from vaexprs.io.write import write, write_blocks
 from vaexprs.model.vae_fit import NOISY_CELLS, VAEFit
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, posterior
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class Generated:
     def latent_vector(self) -> np.ndarray | None:
         """Posterior means of the training cells, (n_cells, latent_dim); None after loading from disk."""
         prep = self.fit.preprocessing
-        return None if prep.train is None else encode(self.fit.model, prep.train, prep.y_train)[0]
+        return (
+            None if prep.train is None else encode(posterior(self.fit.model), prep.train.x, prep.y_train)[0]
+        )
 
     def _labels(self, obs: pd.DataFrame) -> np.ndarray | None:
         key = self.fit.preprocessing.conditions.label_key

@@ -25,7 +25,7 @@ from vaexprs.latent.density import LatentDensity, groups_of
 from vaexprs.latent.transport import Transport
 from vaexprs.mixture.em import Mixture
 from vaexprs.model.vae_fit import VAEFit, check_fit
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, posterior
 from vaexprs.preprocessing.prepare import Cells
 from vaexprs.preprocessing.summary import check_cells, summarise
 
@@ -190,12 +190,11 @@ def _draw(
     which = np.empty(len(new), int)
     for i, of_group in enumerate(groups.values()):
         which[of_group] = i
-    mover = _LatentMover(fit.density, fit.latent_dim)
+    mover, encoder = _LatentMover(fit.density, fit.latent_dim), posterior(fit.model)
     for first in range(0, len(cells), CELLS_AT_ONCE):
         rows = slice(first, first + CELLS_AT_ONCE)
         values: Matrix = cells.x[rows]
-        chunk = Cells(values, cells.obs.iloc[rows])
-        mean, sd = encode(fit.model, chunk, conditions.code(chunk.obs))
+        mean, sd = encode(encoder, values, conditions.code(cells.obs.iloc[rows]))
         library: Any = None
         if fit.likelihood.counts:
             own = np.asarray(values.sum(axis=1), np.float64).ravel()
@@ -204,7 +203,7 @@ def _draw(
             block = slice(start, start + BLOCK)
             rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=((first + start) // BLOCK,)))
             z = mean[block] + sd[block] * rng.standard_normal(mean[block].shape)
-            obs, new_obs = chunk.obs.iloc[block], new.iloc[rows].iloc[block]
+            obs, new_obs = cells.obs.iloc[rows].iloc[block], new.iloc[rows].iloc[block]
             yield sampler.values(
                 mover.move(z, obs, new_obs, rng),
                 None if library is None else library[block],

@@ -13,7 +13,9 @@ LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} elapsed, {r
 MIN_CALLS, MIN_SECONDS, MANY_SECONDS = 3, 3.0, 20.0
 
 
-def progress_bar(total: int, desc: str, unit: str, *, done: int = 0, shown: bool = True) -> Any:
+def progress_bar(
+    total: int, desc: str, unit: str, *, done: int = 0, shown: bool = True, delay: float = 0
+) -> Any:
     """Return a tqdm progress bar.
 
     It is animated in a notebook and in a terminal. If standard error is a file or a pipe (nohup, SLURM,
@@ -31,16 +33,19 @@ def progress_bar(total: int, desc: str, unit: str, *, done: int = 0, shown: bool
         Number of units done before; the remaining time is estimated from the others.
     shown
         Whether the bar is shown.
+    delay
+        Seconds after which it is shown.
     """
     from tqdm.auto import tqdm
 
     if not shown or sys.stderr.isatty() or _in_notebook():
-        return tqdm(total=total, initial=done, desc=desc, unit=unit, disable=not shown)
+        return tqdm(total=total, initial=done, desc=desc, unit=unit, disable=not shown, delay=delay)
     return tqdm(
         total=total,
         initial=done,
         desc=desc,
         unit=unit,
+        delay=delay,
         file=_Lines(sys.stderr),
         bar_format=LINE,
         mininterval=SECONDS_PER_LINE,

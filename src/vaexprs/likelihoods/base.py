@@ -302,7 +302,7 @@ class Likelihood(ABC):
         """Return `robust_log_prob` of sparse counts, from the `predictors` of the head."""
         raise NotImplementedError
 
-    def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
+    def without_outliers(self, x: Any, output: Any) -> Any:
         """Return prepared cells, (n_cells, n_genes), with outlying values replaced by their means."""
         return x
 

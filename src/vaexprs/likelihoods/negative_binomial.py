@@ -54,10 +54,10 @@ class NegativeBinomial(CountLikelihood):
 
         return log_prob(cells, predictors["logits"], predictors["log_dispersion"])
 
-    def without_outliers(self, x: np.ndarray, output: Any) -> np.ndarray:
+    def without_outliers(self, x: Any, output: Any) -> Any:
         mean = self.mean(x, output["proportion"])
         outlying = outliers(x, negative_binomial_log_prob(x, mean, output["dispersion"]))[1]
-        return np.where(np.asarray(outlying), np.asarray(mean), x)
+        return ops.where(outlying, mean, x)
 
     def sample(self, output: Any, library: Any, uniform: np.ndarray) -> np.ndarray:
         from vaexprs.likelihoods.count_sampling import count_quantiles

@@ -58,6 +58,15 @@ def several_steps(step: Callable[..., Any], most: int) -> Callable[..., Any]:
     return train
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays as one JAX program; as it is with other backends."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def keep_compiled() -> None:
     """Enable JAX's compilation cache in the user's cache folder, so that similar fits start faster.
 

@@ -10,7 +10,6 @@ import numpy as np
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify
 from vaexprs.preprocessing.conditions import LevelCodes
-from vaexprs.preprocessing.prepare import Cells
 
 if TYPE_CHECKING:
     from vaexprs.nn.vae import VAE
@@ -42,10 +41,19 @@ def _predict_block(
     return [np.asarray(part)[: len(x)] for part in keras.tree.flatten(outputs)]
 
 
-def encode(model: VAE, cells: Cells, codes: np.ndarray | LevelCodes | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return posterior mean and standard deviation of prepared cells, each (n_cells, latent_dim)."""
-    posterior = keras.Model(
+def posterior(model: VAE) -> keras.Model:
+    """Return the encoder to the means and log standard deviations of latent vectors."""
+    return keras.Model(
         model.input, [model.get_layer("z_mean").output, model.get_layer("z_log_stddev").output]
     )
-    mean, log_stddev = predict(posterior, cells.x, codes)
+
+
+def encode(
+    encoder: keras.Model, x: Matrix | BackedMatrix, codes: np.ndarray | LevelCodes | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return posterior mean and standard deviation of prepared cells, each (n_cells, latent_dim).
+
+    `encoder` is what `posterior` returns.
+    """
+    mean, log_stddev = predict(encoder, x, codes)
     return mean.astype(np.float64), np.exp(log_stddev.astype(np.float64))

@@ -21,7 +21,7 @@ from vaexprs.io.convert import fingerprint
 from vaexprs.io.open import load_layer, open_cells
 from vaexprs.latent.density import LatentDensity
 from vaexprs.model.vae_fit import VAEFit
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, posterior
 from vaexprs.preprocessing.prepare import Cells
 from vaexprs.preprocessing.splits import random_rows, stratified
 from vaexprs.report.plotly_figures import STATISTICS, Ellipse, Embedding, GenePlotData, Latent
@@ -286,7 +286,7 @@ def latent_view(fit: VAEFit, real: ad.AnnData, seed: int) -> Latent | None:
     rows = stratified(np.full(len(cells), "") if column is None else column, MAX_CODES, rng)
     cells = cells.take(rows)
     codes = prep.conditions.code(cells.obs) if prep.conditions.width else None
-    mean = encode(fit.model, cells, codes)[0]
+    mean = encode(posterior(fit.model), cells.x, codes)[0]
     centre = mean.mean(axis=0)
     _, singular, axes = np.linalg.svd(mean - centre, full_matrices=False)
     share = 100 * singular**2 / max(float((singular**2).sum()), 1e-300)

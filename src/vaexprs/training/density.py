@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import pandas as pd
 
 from vaexprs.data.backed import BackedMatrix, library_sizes
-from vaexprs.data.matrix import Matrix, densify
+from vaexprs.data.matrix import Matrix, densify, stacked
+from vaexprs.interface.progress import progress_bar
 from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of, without_continuous
 from vaexprs.latent.donors import DonorCounts, DonorEffects, donor_effects, fit_donor_shifts
 from vaexprs.likelihoods.count_base import CountLikelihood
-from vaexprs.nn.predict import encode, predict
+from vaexprs.nn.compilation import compiled
+from vaexprs.nn.predict import encode, posterior, predict
 from vaexprs.nn.vae import NOISE_CELLS, VAE
 from vaexprs.preprocessing.conditions import LevelCodes
-from vaexprs.preprocessing.prepare import Preprocessing
+from vaexprs.preprocessing.prepare import Cells, Preprocessing
+
+AT_ONCE = 16 * 256  # cells that are in memory at once, in blocks of the encoder
+DELAY = 10.0  # seconds after which a progress bar is shown
 
 
 def fit_latent_density(
-    model: VAE, prepared: Preprocessing, seed: int
+    model: VAE, prepared: Preprocessing, seed: int, *, shown: bool = False
 ) -> tuple[LatentDensity, DonorEffects | None]:
     """Encode the training cells and fit the latent density of each condition, and the effects of donors.
 
@@ -30,6 +38,8 @@ def fit_latent_density(
         With its training cells. Of a matrix on disk only the rows that the density uses are read.
     seed
         Seed of the choice of cells and of the density.
+    shown
+        Whether to show a progress bar if it takes longer than some seconds.
 
     Raises
     ------
@@ -40,24 +50,13 @@ def fit_latent_density(
     assert whole is not None
     cells, groups, codes = whole, groups_of(whole.obs, prepared.conditions), prepared.codes_train
     sizes = np.array([len(rows) for rows in groups.values()])
+    decoder = model.folded_decoder()
     if isinstance(whole.x, BackedMatrix):
         rows = np.sort(np.concatenate(list(chosen_rows(groups, seed).values())))
-        cells, codes = whole.take(rows), None if codes is None else codes.take(rows)
-    mean, sd = encode(model, cells, None if codes is None else codes[:])
-    if not np.isfinite(mean).all() or not np.isfinite(sd).all():
-        raise ValueError(
-            "Training diverged: the encoder's output is not finite. Try a smaller learning rate: "
-            "optimizer=keras.optimizers.Adam(1e-4)."
-        )
+        cells, codes = whole.keep(rows), None if codes is None else codes.take(rows)
+    mean, sd, library, x = _encoded(model, decoder, cells, codes, prepared.donor_key is not None, shown)
     if not model.likelihood.counts:
         return fit_density(mean, sd, None, cells.obs, prepared.conditions, seed=seed, sizes=sizes), None
-    x = cells.x
-    assert not isinstance(x, BackedMatrix)
-    decoder = model.folded_decoder()
-    if model.likelihood.robust:
-        library = _library_sizes(model, decoder, x, None if codes is None else codes[:], mean)
-    else:
-        library = library_sizes(x)
 
     rng = np.random.default_rng(seed)
 
@@ -73,6 +72,7 @@ def fit_latent_density(
         n_cells = np.zeros((len(names), len(groups)), int)
         np.add.at(n_cells, of[0], 1)
         donor, group = of[1]
+        assert x is not None
         rest = values
         if prepared.conditions.continuous:
             rest = without_continuous(values, cells.obs, prepared.conditions)[1]
@@ -122,6 +122,7 @@ def _donor_counts(
     """Return observed and expected counts of each donor and group, with latent vectors from the posterior."""
     likelihood, rng = model.likelihood, np.random.default_rng(seed)
     assert isinstance(likelihood, CountLikelihood)
+    clean = compiled(likelihood.without_outliers)
     totals = np.zeros((4, *shape, x.shape[1]), np.float32)
     dispersion = np.zeros((shape[1], x.shape[1]), np.float32)
     for first in range(0, len(values), NOISE_CELLS):
@@ -131,7 +132,7 @@ def _donor_counts(
         output = keras.tree.pack_sequence_as(decoder.output, parts)
         moments = likelihood.moments(output, np.exp(values[rows, -1:]))
         dispersion[of[1][rows]] = 1 / likelihood.parameters(output, len(z))[1]
-        observed = likelihood.without_outliers(densify(x[rows]), output)
+        observed = np.asarray(clean(densify(x[rows]), output))
         pair = (of[0][rows], of[1][rows])
         for total, part in zip(totals, (observed, *moments), strict=True):
             np.add.at(total, pair, part)
@@ -139,16 +140,62 @@ def _donor_counts(
     return DonorCounts(observed, expected, variance, squares, dispersion)
 
 
+def _encoded(
+    model: VAE,
+    decoder: keras.Model,
+    cells: Cells,
+    codes: LevelCodes | None,
+    keep: bool,
+    shown: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Matrix | None]:
+    """Return posterior means and standard deviations and library sizes of cells, read once part by part.
+
+    The values of the cells are returned too if `keep`, else None.
+    """
+    encoder, clean = posterior(model), compiled(model.likelihood.without_outliers)
+    means, sds, libraries, kept = [], [], [], []
+    with progress_bar(len(cells), "latent density", "cell", shown=shown, delay=DELAY) as bar:
+        for first in range(0, len(cells), AT_ONCE):
+            rows = slice(first, first + AT_ONCE)
+            x, code = cells.x[rows], None if codes is None else codes[rows]
+            mean, sd = encode(encoder, x, code)
+            if not np.isfinite(mean).all() or not np.isfinite(sd).all():
+                raise ValueError(
+                    "Training diverged: the encoder's output is not finite. Try a smaller learning rate: "
+                    "optimizer=keras.optimizers.Adam(1e-4)."
+                )
+            means.append(mean)
+            sds.append(sd)
+            if model.likelihood.robust:
+                libraries.append(_library_sizes(clean, decoder, x, code, mean))
+            else:
+                libraries.append(library_sizes(x))
+            if keep:
+                kept.append(x)
+            bar.update(len(mean))
+    library = np.concatenate(libraries)
+    return np.concatenate(means), np.concatenate(sds), library, stacked(kept) if keep else None
+
+
 def _library_sizes(
-    model: VAE, decoder: keras.Model, x: Matrix, codes: np.ndarray | None, mean: np.ndarray
+    clean: Callable[[Any, Any], Any],
+    decoder: keras.Model,
+    x: Matrix,
+    codes: np.ndarray | None,
+    mean: np.ndarray,
 ) -> np.ndarray:
-    """Return the total counts of each cell, (n_cells,), with outlying counts replaced by their means."""
+    """Return the total counts of each cell, (n_cells,), with outlying counts replaced by their means.
+
+    `clean` is the compiled `without_outliers` of the likelihood.
+    """
     library = np.empty(len(mean))
     for first in range(0, len(mean), NOISE_CELLS):
         rows = slice(first, first + NOISE_CELLS)
-        code = None if codes is None else codes[rows]
-        parts = predict(decoder, mean[rows].astype(np.float32), code, NOISE_CELLS)
-        output = keras.tree.pack_sequence_as(decoder.output, parts)
-        kept = model.likelihood.without_outliers(densify(x[rows]), output)
-        library[rows] = kept.sum(axis=1, dtype=np.float64)
+        parts = [np.asarray(mean[rows], np.float32), densify(x[rows])]
+        parts += [] if codes is None else [codes[rows]]
+        short = NOISE_CELLS - len(parts[0])  # one size of block, which is compiled once
+        z, values, *code = (np.pad(part, ((0, short), (0, 0))) for part in parts)
+        outputs = predict(decoder, z, code[0] if code else None, NOISE_CELLS)
+        cleaned = np.asarray(clean(values, keras.tree.pack_sequence_as(decoder.output, outputs)))
+        library[rows] = cleaned[: NOISE_CELLS - short].sum(axis=1, dtype=np.float64)
     return library

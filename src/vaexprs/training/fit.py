@@ -338,7 +338,8 @@ def fit_vae(
         warn(model.diverged)
     if distribution is not None and processes.place()[1] > 1:  # each process fits the density by itself
         model = model.local_copy()
-    density, donors = fit_latent_density(model, prepared, seed)
+    shown = fit_arguments.get("verbose", "auto") != 0
+    density, donors = fit_latent_density(model, prepared, seed, shown=shown)
     for problem in diagnose(model, prepared, history):
         warn(problem)
     return VAEFit(model, prepared, density, history, seed, recipe, donors=donors)
