@@ -155,6 +155,7 @@ def test_noise_of_the_released_density():
         np.zeros((2, 5)),
         7.0,
         0.3,
+        n,
     )
     densities = [
         latent.release_density(

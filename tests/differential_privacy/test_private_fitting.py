@@ -123,9 +123,10 @@ def test_arguments_of_privacy_are_checked(arguments, error, words):
         Privacy(**arguments)
 
 
-def test_a_delta_above_one_over_the_units_is_refused():
-    with pytest.raises(ValueError, match=r"delta.*units.*\b40\b.*'donor'"):
-        plan(Privacy(3, 0.1, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
+@pytest.mark.parametrize("delta", [1 / 40, 0.1])
+def test_a_delta_of_one_over_the_units_or_more_is_refused(delta):
+    with pytest.raises(ValueError, match=r"delta must be less than 1 over.*\b40\b.*'donor'.*Try 0\.001"):
+        plan(Privacy(3, delta, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
 
 
 # bounds
@@ -338,7 +339,12 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
     assert "data" not in fit.recipe
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
-    assert meta["recipe"]["arguments"]["privacy"] == {"epsilon": 3.0, "delta": 1e-4, "unit": "cell"}
+    assert meta["recipe"]["arguments"]["privacy"] == {
+        "epsilon": 3.0,
+        "delta": 1e-4,
+        "unit": "cell",
+        "levels": "public",
+    }
     assert "seed" not in json.dumps(meta["guarantee"] | meta["recipe"]["arguments"])
     assert meta["history"] == {}
     assert "loss" not in repr(fit)
@@ -512,6 +518,27 @@ def test_what_would_break_the_guarantee_is_refused(cells, arguments, words):
         fitted(cells, **arguments)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["cell", "donor"])
+def test_cells_with_few_counts_are_left_out_without_a_message(cells, unit, recwarn):
+    totals = np.ravel(cells.X.sum(axis=1))
+    least = int(np.median(totals))
+    few = np.flatnonzero(totals < least)
+    other = cells.copy()  # with other cells instead of those with few counts
+    x = other.X.toarray()
+    x[few] = 0
+    x[few, 3] = 1
+    other.X = x
+    arguments = {"unit": unit, "epochs": 1, "min_counts": least, "genes": list(cells.var_names[:50])}
+    one, two = (fitted(given, **arguments) for given in (cells, other))
+    assert one.guarantee.units == two.guarantee.units == (cells.n_obs if unit == "cell" else 40)
+    for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not [w for w in recwarn if "left out" in str(w.message)]
+    everything = fitted(cells, **arguments | {"min_counts": 1})
+    assert not np.array_equal(one.model.get_weights()[-1], everything.model.get_weights()[-1])
+
+
 def test_an_earlier_preprocessing_is_refused(fit, cells):
     with pytest.raises(ValueError, match=r"preprocessing.*privacy"):
         fitted(cells, preprocessing=fit.preprocessing)
@@ -590,7 +617,7 @@ def test_the_report_states_the_guarantee_and_its_limits(fit):
     assert sentences[0] in html
     assert sentences[2] in html
     code = reproduce.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
-    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell')," in code
+    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell', levels='public')," in code
     model = collect.of_model(fit)
     assert not model["epochs"].isdigit()
     assert "trained on" not in model

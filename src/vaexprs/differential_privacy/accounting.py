@@ -19,7 +19,7 @@ from scipy.stats import binom, norm
 
 from vaexprs.differential_privacy.randomness import NOT_RECORDED, SOURCES, TEST_SEED, Randomness
 from vaexprs.interface.errors import require, warn
-from vaexprs.interface.validation import check_integer, check_real
+from vaexprs.interface.validation import check_choice, check_integer, check_real
 
 CELL = "cell"
 # Shares of the budget in units of 1 / (noise multiplier)^2, which add up over sequential releases.
@@ -105,8 +105,7 @@ class Privacy:
             )
         if not isinstance(self.unit, str) or not self.unit:
             raise TypeError(f"unit must be 'cell' or the name of a column of obs, got {self.unit!r}.")
-        if self.levels not in (PUBLIC, PRIVATE):
-            raise ValueError(f"levels must be 'public' or 'private', got {self.levels!r}.")
+        check_choice("levels", self.levels, (PUBLIC, PRIVATE))
         if self.secret is not None:
             warn(
                 "secret is deprecated, and a model fitted with it has no guarantee any more: two fits with "
