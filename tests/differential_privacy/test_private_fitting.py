@@ -405,6 +405,45 @@ def test_low_leakage_of_a_private_fit_points_to_evaluate(cells):
     assert "usable" not in audit_answers.answer(vx.audit_privacy(made, cells[::2], cells[1::2])).sentence
 
 
+def test_few_large_deviations_are_shrunk_less_than_noise():
+    rng = np.random.default_rng(0)
+    overall = np.full(1_000, 1.0)
+    true = np.zeros((2, 1_000))
+    true[0, :20] = 3.0
+    deviations = true + rng.normal(0, 0.5, true.shape)
+    found = profiles.shrunken_levels(deviations, overall, np.full(2, 0.5)) - overall
+    normal = (1 - 1_000 * 0.25 / (deviations[0] ** 2).sum()) * deviations[0]  # with a normal prior
+    assert found[0, :20].mean() > 1.3 * normal[:20].mean()
+    assert found[0, 20:].std() < 0.9 * normal[20:].std()
+    assert np.sum((found[0] - true[0]) ** 2) < 0.6 * np.sum((normal - true[0]) ** 2)
+    assert found[1].std() < 0.15
+    extreme = profiles.shrunken_levels(np.full((1, 3), 1e3), np.array([1e-9, 1.0, 1.0]), np.full(1, 1e-9))
+    np.testing.assert_allclose(extreme, 1e3, rtol=1e-2)
+
+
+def test_donors_with_some_of_the_labels_have_the_deviations_of_those_with_all():
+    # deviations from the mean over the labels that a donor has would be smaller
+    x = np.repeat([[90, 10, 10, 10], [10, 90, 10, 10], [10, 10, 90, 10], [10, 10, 10, 90]], 50, axis=0)
+    conditions = Conditions("type", {"type": tuple("abcd")})
+    obs = pd.DataFrame({"type": np.repeat(list("abcd"), 50)})
+    overall = np.full(4, 0.5)
+    found = []
+    for donors in (np.tile(np.arange(50), 4), np.tile(np.arange(100), 2)):  # all labels; two of them
+        units = mechanisms.Units(donors, donors.max() + 1)
+        (sums,) = profiles.deviation_sums(x, obs, conditions, units, overall, 1.0).parts
+        found.append(np.diag(sums))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
+def test_noise_hardly_changes_equal_numbers_of_donors():
+    noisy = np.random.default_rng(0).normal(130, 30, 10)
+    found = marginals._numbers_of_units(noisy, 30.0, mechanisms.Units(np.arange(200), 200))
+    assert np.abs(found - 130).max() < 25 < np.abs(noisy - 130).max()
+    different = np.array([50.0, 100, 150, 200])
+    found = marginals._numbers_of_units(different, 1.0, mechanisms.Units(np.arange(200), 200))
+    np.testing.assert_allclose(found, different, rtol=0.01)
+
+
 def test_labels_of_few_cells_count_as_much_as_others_for_donors():
     rng = np.random.default_rng(0)
     n, genes = 200, 30

@@ -211,10 +211,9 @@ def release_marginals(
     if conditions.levels:
         if levels is None:
             scale = _presence_norm(conditions, units)
-            noisy = present * scale, sd[2] * scale
+            numbers, sd_of_numbers = present * scale, sd[2] * scale
         else:
-            noisy = levels.numbers_of_units(units)
-        of_level = _numbers_of_units(*noisy, units)
+            numbers, sd_of_numbers = levels.numbers_of_units(units)
         share_of_deviations = shares(conditions, presence=levels is None)[-1]
         total, noise = deviation_sums(x, obs, conditions, units, overall, share_of_deviations).with_noise(
             multiplier, randomness
@@ -223,7 +222,8 @@ def release_marginals(
         for key, found in enumerate(total):
             columns = slice(first, first + len(found))
             first = columns.stop
-            bounds = units.deviation(len(found)) / of_level[columns]
+            of_level = _numbers_of_units(numbers[columns], sd_of_numbers, units)
+            bounds = units.deviation(len(found)) / of_level
             profiles = shrunken_levels(found * bounds[:, None], overall, noise[key] * bounds)
             effects[columns] = [np.log(proportions_of(row, depth) / proportions) for row in profiles]
         codes = conditions.one_hot(pd.DataFrame(combinations))
@@ -258,14 +258,17 @@ def _number_of_units(cells: np.ndarray, sd: float, units: Units) -> float:
 
 
 def _numbers_of_units(noisy: np.ndarray, sd: float, units: Units) -> np.ndarray:
-    """Return the number of units with each level, by which sums are divided, from noisy ones.
+    """Return the number of units with each level of a key, by which sums are divided, from noisy ones.
 
-    Few units with much noise must not give large means. Most donors have cells of each level: their number is
-    the upper end of an interval, at least a quarter of the donors.
+    Few units with much noise must not give large means. Most donors have cells of each level: their numbers
+    are shrunk towards the mean over levels (James & Stein 1961), and at least a quarter of the donors.
     """
     if units.single:
         return np.clip(noisy, sd, units.n)
-    return np.clip(noisy + sd, MIN_PRESENT * units.n, units.n)
+    mean = noisy.mean()
+    between = max(noisy.var() - sd**2, 0.0)
+    shrunken = mean + between / (between + sd**2) * (noisy - mean)
+    return np.clip(shrunken, MIN_PRESENT * units.n, units.n)
 
 
 def on_simplex(values: np.ndarray) -> np.ndarray:
