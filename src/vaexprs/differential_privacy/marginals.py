@@ -108,7 +108,7 @@ def combination_of(obs: pd.DataFrame, conditions: Conditions) -> np.ndarray:
     return number
 
 
-def shares(conditions: Conditions, *, presence: bool) -> tuple[float, ...]:
+def shares(conditions: Conditions, *, presence: bool = True) -> tuple[float, ...]:
     """Return the shares of the squared sensitivity: IN_COMBINATION, ..., IN_DEVIATION, with sum 1.
 
     Without levels the profile gets the shares of presence and deviations, and the deviations that of presence
