@@ -55,17 +55,18 @@ from scipy.stats import nct, norm
 from vaexprs.differential_privacy import dp_sgd, latent, mechanisms
 from vaexprs.differential_privacy import fit as private_fit
 from vaexprs.differential_privacy.accounting import Guarantee, Privacy, least_epsilon, plan, spent
-from vaexprs.differential_privacy.marginals import IN_DEVIATION, IN_OVERALL
+from vaexprs.differential_privacy.marginals import shares
 from vaexprs.differential_privacy.mechanisms import Units
 from vaexprs.differential_privacy.randomness import Randomness
+from vaexprs.preprocessing.conditions import Conditions
 
 GENES = 60  # number of genes of the real cells
 COUNTS = 1_000  # counts of a canary in its gene
 CONFIDENCE = 0.95
 EPOCHS = 5
 DELTA = 1e-5
-PROFILE_SHARE = IN_OVERALL + IN_DEVIATION  # of the budget of the marginals, without conditions
-N_MARGINALS = 4  # number of noisy sums before training, without conditions
+PROFILE_SHARE = shares(Conditions(None, {}))[3]  # of the budget of the marginals, without conditions
+N_MARGINALS = 3  # number of noisy sums before training, without conditions
 DRAWS = 4  # latent noises over which the gradient of a canary is averaged
 CONTROLS = (
     "as it is",
@@ -180,7 +181,7 @@ def broken(how: str) -> Iterator[None]:
         with patch.object(
             private_fit,
             "release_marginals",
-            lambda x, obs, c, u, _, source: marginals(x, obs, c, u, 1e-6, source),
+            lambda x, obs, c, u, _, source, levels: marginals(x, obs, c, u, 1e-6, source, levels),
         ):
             yield
     elif how == "no noise in training":

@@ -36,13 +36,18 @@ PLANS = [
     (3.0, 100, 1.0, 20, 1e-4),
     (3.0, 20, 1.0, 0, 1e-5),  # without training
     (10.0, 20, 1.0, 0, 1e-5),
+    (3.0, 1937, 0.2, 300, 1e-5, "private"),
 ]
 
 
-def planned(epsilon, units, rate, steps, delta, unit="cell", **arguments) -> Guarantee:
-    return plan(
-        Privacy(epsilon, delta, unit), units=units, rate=rate, steps=steps, cells_per_unit=1, **arguments
-    )
+def planned(epsilon, units, rate, steps, delta, levels="public", unit="cell", **arguments) -> Guarantee:
+    privacy = Privacy(epsilon, delta, unit, levels=levels)
+    return plan(privacy, units=units, rate=rate, steps=steps, cells_per_unit=1, **arguments)
+
+
+def multipliers(guarantee: Guarantee) -> list[float]:
+    """Return the noise multipliers of all releases besides training."""
+    return [value for value in (guarantee.levels, guarantee.marginals, guarantee.density) if value]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,7 @@ def fft_epsilon(guarantee: Guarantee, spacing: float = 2e-4, limit: float = 60.0
     found = []
     for step in (removed, added):
         transform = np.fft.fft(np.fft.ifftshift(discretised(step))) ** guarantee.steps
-        for sd in (guarantee.marginals, guarantee.density):
+        for sd in multipliers(guarantee):
             transform = transform * np.fft.fft(np.fft.ifftshift(discretised(gaussian(sd))))
         mass = np.maximum(np.fft.fftshift(np.fft.ifft(transform).real), 0)
         low, high = 0.0, 2 * guarantee.epsilon
@@ -104,9 +109,11 @@ def fft_epsilon(guarantee: Guarantee, spacing: float = 2e-4, limit: float = 60.0
             middle = (low + high) / 2
             above = losses > middle
             excess = mass[above] @ -np.expm1(middle - losses[above])
-            low, high = (middle, high) if excess > guarantee.delta else (low, middle)
+            low, high = (middle, high) if excess > guarantee.noise_delta else (low, middle)
         found.append(high)
-    return max(found) - (guarantee.steps + 2) * spacing / 2  # less the mean rounding
+    return (
+        max(found) - (guarantee.steps + len(multipliers(guarantee))) * spacing / 2
+    )  # less the mean rounding
 
 
 @pytest.mark.seconds(60)
@@ -116,7 +123,7 @@ def test_epsilon_by_a_second_method_agrees_within_two_percent(request_):
     assert fft_epsilon(guarantee) == pytest.approx(guarantee.epsilon, rel=0.02)
     # Renyi differential privacy is an upper bound
     renyi = dp_accounting.rdp.RdpAccountant()
-    for sd in (guarantee.marginals, guarantee.density):
+    for sd in multipliers(guarantee):
         renyi.compose(dp_accounting.GaussianDpEvent(sd))
     if guarantee.steps:
         step = dp_accounting.PoissonSampledDpEvent(
@@ -124,7 +131,7 @@ def test_epsilon_by_a_second_method_agrees_within_two_percent(request_):
         )
         renyi.compose(step, guarantee.steps)
     assert guarantee.epsilon <= request_[0]
-    assert guarantee.epsilon <= renyi.get_epsilon(guarantee.delta) < 1.4 * guarantee.epsilon
+    assert guarantee.epsilon <= renyi.get_epsilon(guarantee.noise_delta) < 1.4 * guarantee.epsilon
 
 
 @pytest.mark.seconds(60)
@@ -132,6 +139,20 @@ def test_epsilon_by_a_second_method_agrees_within_two_percent(request_):
 def test_the_lower_bound_on_epsilon_is_close_and_never_above(request_):
     guarantee = planned(*request_)
     assert 0.95 * guarantee.epsilon < least_epsilon(guarantee) <= guarantee.epsilon
+
+
+def test_the_delta_of_the_threshold_is_part_of_the_promised_one():
+    guarantee = planned(3.0, 500, 0.2, 0, 1e-4, "private")
+    assert guarantee.threshold_delta == pytest.approx(1e-5)
+    pld = dp_accounting.pld.privacy_loss_distribution
+    either = dp_accounting.pld.common.DifferentialPrivacyParameters(0, guarantee.threshold_delta)
+    together = pld.from_privacy_parameters(either, value_discretization_interval=1e-4)
+    for sd in multipliers(guarantee):
+        together = together.compose(pld.from_gaussian_mechanism(sd, value_discretization_interval=1e-4))
+    assert together.get_delta_for_epsilon(guarantee.epsilon) == pytest.approx(1e-4, rel=0.01)
+    # the shares of the budget
+    cost = 1 / np.square(multipliers(guarantee))
+    np.testing.assert_allclose(cost / cost.sum(), [0.1, 0.81, 0.09], rtol=1e-6)
 
 
 def test_the_lower_bound_grows_as_the_noise_shrinks():
@@ -150,14 +171,16 @@ def test_delta_is_not_the_probability_that_epsilon_is_exceeded():
         assert round(norm.sf((epsilon - 1 / (2 * sd**2)) * sd) / 1e-5) == times
 
 
-@pytest.mark.parametrize(("delta", "said"), [(0.5 / 1937, True), (0.05 / 1937, False)])
+@pytest.mark.parametrize(
+    ("delta", "said"), [(0.999 / 1937, True), (0.5 / 1937, True), (0.1 / 1937, False), (0.05 / 1937, False)]
+)
 def test_a_delta_above_a_tenth_of_one_over_the_units_is_warned_of(delta, said, recwarn):
     planned(3.0, 1937, 0.2, 50, delta)
     found = [str(w.message) for w in recwarn if "delta" in str(w.message)]
     assert len(found) == said
     if said:
         assert "tenth" in found[0]
-        assert "50%" in found[0]
+        assert f"{delta * 1937:.0%}" in found[0]
         assert "1e-05" in found[0]
 
 
@@ -192,8 +215,11 @@ def test_a_guarantee_of_an_earlier_version_is_read(fit, tmp_path):
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
     assert meta["guarantee"].pop("noise_source") == "operating system"
+    assert meta["guarantee"].pop("levels") == meta["guarantee"].pop("threshold_delta") == 0
     (path / "meta.json").write_text(json.dumps(meta))
-    assert vx.load_vae(path).guarantee.noise_source == "not recorded"
+    loaded = vx.load_vae(path).guarantee
+    assert loaded.noise_source == "not recorded"
+    assert loaded.levels == loaded.threshold_delta == 0
 
 
 # words
@@ -233,10 +259,10 @@ def test_the_sentence_names_the_unit_and_calls_a_large_epsilon_weak():
     assert "at most 95.3% sure" in single.explanation  # e^3 / (1 + e^3) = 0.9526, rounded up
     assert "at most 99.967% sure" in planned(8.0, 1937, 0.2, 50, 1e-5).explanation
     assert "Donors are not protected" in single.explanation
-    donors = planned(3.0, 200, 0.2, 50, 1e-5, "donor")
+    donors = planned(3.0, 200, 0.2, 50, 1e-5, unit="donor")
     assert "not donors" not in donors.sentence
     assert "'donor' with all its cells" in donors.explanation
-    weak = planned(12.0, 200, 0.2, 50, 1e-5, "donor")
+    weak = planned(12.0, 200, 0.2, 50, 1e-5, unit="donor")
     assert weak.sentence.endswith("an epsilon above 10 is a weak guarantee")
     assert "nearly certain" in weak.explanation
     assert "hardly" not in weak.explanation
@@ -266,7 +292,7 @@ def test_numbers_of_cells_of_a_private_fit_are_called_noisy(fit):
     ],
 )
 def test_what_to_expect_is_said_before_the_fit(epsilon, units, unit, genes, levels, words):
-    guarantee = planned(epsilon, units, 0.2, 50, 1e-5, unit)
+    guarantee = planned(epsilon, units, 0.2, 50, 1e-5, unit=unit)
     text = expectation(guarantee, genes, [levels])
     assert pd.Series([text]).str.contains(words).item(), text
 
@@ -275,7 +301,7 @@ def test_the_expected_signal_is_that_of_the_released_deviations():
     cells = planned(3.0, 1937, 0.2, 50, 1e-5)
     noise = cells.marginals / np.sqrt(IN_DEVIATION / 2) * CELL_DEVIATION * np.sqrt(500)
     assert signal_to_noise(cells, 500, [10, 4]) == pytest.approx(0.5 * 1937 / 10 / noise)
-    donors = planned(3.0, 200, 0.2, 50, 1e-5, "donor")
+    donors = planned(3.0, 200, 0.2, 50, 1e-5, unit="donor")
     noise = donors.marginals / np.sqrt(IN_DEVIATION) * DONOR_DEVIATION * np.sqrt(10 * 500)
     assert signal_to_noise(donors, 500, [10]) == pytest.approx(0.5 * 200 / noise)
 

@@ -92,6 +92,21 @@ def test_a_sum_without_noise_is_refused(sd):
 # the three places
 
 
+def test_what_is_not_released_gets_no_share_of_the_budget():
+    for conditions in (TYPES, Conditions(None, {})):
+        for presence in (True, False):
+            shares = marginals.shares(conditions, presence=presence)
+            assert sum(shares) == pytest.approx(1)
+            x, obs = np.ones((4, 3), np.float32), pd.DataFrame({"type": ["a", "a", "b", "b"]})
+            units = Units(np.arange(4), 4, single=True)
+            sums = marginals.marginal_sums(x, obs, conditions, units, presence=presence)
+            for part, share in zip(sums.parts, shares[:-1], strict=True):
+                assert (part.size > 0) == (share > 0)
+            noisy, sd = sums.with_noise(5.0, Randomness(1))
+            assert [part.shape for part in noisy] == [part.shape for part in sums.parts]
+            assert [value for value in sd if value] == [5 / np.sqrt(s) for s in shares[:-1] if s]
+
+
 def test_noise_of_the_released_marginals():
     rng = np.random.default_rng(0)
     n, genes, multiplier = 20_000, 40, 30.0
@@ -155,6 +170,7 @@ def test_noise_of_the_released_density():
         np.zeros((2, 5)),
         7.0,
         0.3,
+        n,
     )
     densities = [
         latent.release_density(

@@ -123,9 +123,10 @@ def test_arguments_of_privacy_are_checked(arguments, error, words):
         Privacy(**arguments)
 
 
-def test_a_delta_above_one_over_the_units_is_refused():
-    with pytest.raises(ValueError, match=r"delta.*units.*\b40\b.*'donor'"):
-        plan(Privacy(3, 0.1, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
+@pytest.mark.parametrize("delta", [1 / 40, 0.1])
+def test_a_delta_of_one_over_the_units_or_more_is_refused(delta):
+    with pytest.raises(ValueError, match=r"delta must be less than 1 over.*\b40\b.*'donor'.*Try 0\.001"):
+        plan(Privacy(3, delta, "donor"), units=40, rate=0.5, steps=10, cells_per_unit=32)
 
 
 # bounds
@@ -338,7 +339,12 @@ def test_a_private_fit_holds_no_cell_no_loss_and_no_fingerprint(fit, cells, tmp_
     assert "data" not in fit.recipe
     path = fit.save(tmp_path / "model")
     meta = json.loads((path / "meta.json").read_text())
-    assert meta["recipe"]["arguments"]["privacy"] == {"epsilon": 3.0, "delta": 1e-4, "unit": "cell"}
+    assert meta["recipe"]["arguments"]["privacy"] == {
+        "epsilon": 3.0,
+        "delta": 1e-4,
+        "unit": "cell",
+        "levels": "public",
+    }
     assert "seed" not in json.dumps(meta["guarantee"] | meta["recipe"]["arguments"])
     assert meta["history"] == {}
     assert "loss" not in repr(fit)
@@ -397,6 +403,45 @@ def test_low_leakage_of_a_private_fit_points_to_evaluate(cells):
     assert "no leak. Low leakage is of no use unless the cells are usable" in found.sentence
     del made.uns["vaexprs"]["privacy"]
     assert "usable" not in audit_answers.answer(vx.audit_privacy(made, cells[::2], cells[1::2])).sentence
+
+
+def test_few_large_deviations_are_shrunk_less_than_noise():
+    rng = np.random.default_rng(0)
+    overall = np.full(1_000, 1.0)
+    true = np.zeros((2, 1_000))
+    true[0, :20] = 3.0
+    deviations = true + rng.normal(0, 0.5, true.shape)
+    found = profiles.shrunken_levels(deviations, overall, np.full(2, 0.5)) - overall
+    normal = (1 - 1_000 * 0.25 / (deviations[0] ** 2).sum()) * deviations[0]  # with a normal prior
+    assert found[0, :20].mean() > 1.3 * normal[:20].mean()
+    assert found[0, 20:].std() < 0.9 * normal[20:].std()
+    assert np.sum((found[0] - true[0]) ** 2) < 0.6 * np.sum((normal - true[0]) ** 2)
+    assert found[1].std() < 0.15
+    extreme = profiles.shrunken_levels(np.full((1, 3), 1e3), np.array([1e-9, 1.0, 1.0]), np.full(1, 1e-9))
+    np.testing.assert_allclose(extreme, 1e3, rtol=1e-2)
+
+
+def test_donors_with_some_of_the_labels_have_the_deviations_of_those_with_all():
+    # deviations from the mean over the labels that a donor has would be smaller
+    x = np.repeat([[90, 10, 10, 10], [10, 90, 10, 10], [10, 10, 90, 10], [10, 10, 10, 90]], 50, axis=0)
+    conditions = Conditions("type", {"type": tuple("abcd")})
+    obs = pd.DataFrame({"type": np.repeat(list("abcd"), 50)})
+    overall = np.full(4, 0.5)
+    found = []
+    for donors in (np.tile(np.arange(50), 4), np.tile(np.arange(100), 2)):  # all labels; two of them
+        units = mechanisms.Units(donors, donors.max() + 1)
+        (sums,) = profiles.deviation_sums(x, obs, conditions, units, overall, 1.0).parts
+        found.append(np.diag(sums))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
+def test_noise_hardly_changes_equal_numbers_of_donors():
+    noisy = np.random.default_rng(0).normal(130, 30, 10)
+    found = marginals._numbers_of_units(noisy, 30.0, mechanisms.Units(np.arange(200), 200))
+    assert np.abs(found - 130).max() < 25 < np.abs(noisy - 130).max()
+    different = np.array([50.0, 100, 150, 200])
+    found = marginals._numbers_of_units(different, 1.0, mechanisms.Units(np.arange(200), 200))
+    np.testing.assert_allclose(found, different, rtol=0.01)
 
 
 def test_labels_of_few_cells_count_as_much_as_others_for_donors():
@@ -512,6 +557,27 @@ def test_what_would_break_the_guarantee_is_refused(cells, arguments, words):
         fitted(cells, **arguments)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["cell", "donor"])
+def test_cells_with_few_counts_are_left_out_without_a_message(cells, unit, recwarn):
+    totals = np.ravel(cells.X.sum(axis=1))
+    least = int(np.median(totals))
+    few = np.flatnonzero(totals < least)
+    other = cells.copy()  # with other cells instead of those with few counts
+    x = other.X.toarray()
+    x[few] = 0
+    x[few, 3] = 1
+    other.X = x
+    arguments = {"unit": unit, "epochs": 1, "min_counts": least, "genes": list(cells.var_names[:50])}
+    one, two = (fitted(given, **arguments) for given in (cells, other))
+    assert one.guarantee.units == two.guarantee.units == (cells.n_obs if unit == "cell" else 40)
+    for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not [w for w in recwarn if "left out" in str(w.message)]
+    everything = fitted(cells, **arguments | {"min_counts": 1})
+    assert not np.array_equal(one.density.pooled, everything.density.pooled)
+
+
 def test_an_earlier_preprocessing_is_refused(fit, cells):
     with pytest.raises(ValueError, match=r"preprocessing.*privacy"):
         fitted(cells, preprocessing=fit.preprocessing)
@@ -590,7 +656,7 @@ def test_the_report_states_the_guarantee_and_its_limits(fit):
     assert sentences[0] in html
     assert sentences[2] in html
     code = reproduce.code(fit, {}, 10, given=False, label_key=None, donor_key=None, layer=None, seed=0)
-    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell')," in code
+    assert "privacy=vx.Privacy(epsilon=3.0, delta=0.0001, unit='cell', levels='public')," in code
     model = collect.of_model(fit)
     assert not model["epochs"].isdigit()
     assert "trained on" not in model

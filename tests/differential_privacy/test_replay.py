@@ -2,7 +2,8 @@
 
 A fit is repeated with one unit's data changed, while each noisy sum is replaced by that of the first fit.
 Model files, texts and warnings must then be the same to the last byte, and the exact sums may differ by at
-most what the noise was planned for.
+most what the noise was planned for. Of private levels, noisy sums are replaced by name: those of the first fit
+that only the changed unit has were below the threshold.
 """
 
 import warnings
@@ -20,7 +21,7 @@ import vaexprs as vx
 
 pytest.importorskip("jax_privacy", reason="jax-privacy is not installed")
 
-from vaexprs.differential_privacy import dp_sgd, mechanisms
+from vaexprs.differential_privacy import dp_sgd, levels, mechanisms
 from vaexprs.differential_privacy.accounting import Privacy
 from vaexprs.io import stores
 
@@ -59,10 +60,22 @@ def outlying(cells: ad.AnnData, row: int) -> ad.AnnData:
     return other
 
 
-def run(given, sums=None, unit="cell", **arguments):
+def run(given, sums=None, unit="cell", of_levels="public", **arguments):
     """Return the sums of a fit (exact, noisy, standard deviation of the noise), and all that leaves it."""
     found = []
     original = mechanisms.add_noise
+
+    def noisy_levels(total, sd, randomness):
+        first = (total, None, sd) if sums is None else sums[0]
+        noisy = levels_with_noise(first[0], sd, randomness)  # as many random numbers as in the first fit
+        if sums is not None:
+            assert set(total.index) <= set(first[0].index)
+            assert first[2] == sd
+            noisy = first[1][total.index]
+        found.append((total, noisy, sd))
+        return noisy
+
+    levels_with_noise = levels.with_noise
 
     def add_noise(total, sd, randomness):
         noisy = original(total, sd, randomness)
@@ -77,12 +90,13 @@ def run(given, sums=None, unit="cell", **arguments):
     with (
         patch.object(mechanisms, "add_noise", add_noise),
         patch.object(dp_sgd, "add_noise", add_noise),
+        patch.object(levels, "with_noise", noisy_levels),
         warnings.catch_warnings(record=True) as warned,
     ):
         warnings.simplefilter("always")
         fit = vx.fit_vae(
             given,
-            privacy=Privacy(5.0, 1e-4, unit, insecure_test_seed=1),
+            privacy=Privacy(5.0, 1e-4, unit, levels=of_levels, insecure_test_seed=1),
             **({"label_key": "cell_type", "epochs": 1, "verbose": 0} | arguments),
         )
     made = vx.gen_exprs(fit, 5, progress=False).adata
@@ -110,14 +124,21 @@ def compare(cells, other, tmp_path, bound, **arguments) -> None:
     again, second, left = run(other, sums, **arguments)
     assert left == leaving
     assert files(second, tmp_path / "two") == files(fit, tmp_path / "one")
-    n = len(sums) - 2 - fit.guarantee.steps  # releases before training
     assert len(again) == len(sums)
+    moved = []
+    if fit.guarantee.levels:
+        (first, _, sd), (other_first, *_) = sums.pop(0), again.pop(0)
+        difference = first.sub(other_first, fill_value=0)
+        moved = [np.linalg.norm(difference) / sd * fit.guarantee.levels]
+        assert "rare" in first["cell_type"].index
+        assert "rare" not in fit.levels["cell_type"]
+    n = len(sums) - 2 - fit.guarantee.steps  # releases before training
 
     def distance(part):
         return np.sqrt(sum(np.sum(((a[0] - b[0]) / a[2]) ** 2) for a, b in part))
 
     pairs = list(zip(sums, again, strict=True))
-    moved = [distance(pairs[:n]) * fit.guarantee.marginals]
+    moved += [distance(pairs[:n]) * fit.guarantee.marginals]
     moved += [distance([pair]) * fit.guarantee.training for pair in pairs[n:-2]]
     assert 0 < max(moved) <= bound + ROUNDING
     assert moved[0] > 0
@@ -143,6 +164,21 @@ def test_nothing_else_tells_that_a_unit_is_there(cells, arguments, tmp_path):
 )
 def test_nothing_else_tells_that_a_cell_is_there_with_other_arguments(cells, arguments, tmp_path):
     compare(cells, emptied(cells, [CELL]), tmp_path, 1.0, **arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [{}, {"unit": "donor"}, {"covariate_keys": ["batch"]}, {"row": CELL + 1}], ids=str
+)
+def test_nothing_else_tells_that_a_unit_with_private_levels_is_there(cells, arguments, tmp_path):
+    arguments = dict(arguments)
+    cells = cells.copy()
+    cells.obs["batch"] = np.where(np.arange(cells.n_obs) % 2, "odd", "even")
+    cells.obs.loc[cells.obs_names[CELL], "batch"] = "of one cell"
+    rows = [arguments.pop("row", CELL)]  # the only cell of its levels, or one of many
+    if "unit" in arguments:
+        rows = np.flatnonzero(cells.obs["donor"] == f"d{CELL}")
+    compare(cells, emptied(cells, rows), tmp_path, 1.0, of_levels="private", **arguments)
 
 
 @pytest.mark.slow

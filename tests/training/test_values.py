@@ -127,7 +127,6 @@ def test_cells_with_few_counts_are_left_out_on_request():
         ({"min_counts": 10**6}, r"must leave at least 10 cells, but 0 of 60 have 1,000,000 counts \(median: \d+\)"),
         ({"min_counts": 5, "layer": "X", "likelihood": "gaussian"}, r"min_counts requires counts"),
         ({"min_counts": 5, "sample_weight": np.ones(60)}, r"cannot be combined with sample_weight.*filter_cells"),
-        ({"min_counts": 5, "privacy": vx.Privacy(3)}, r"cannot be combined with privacy.*filter_cells"),
     ],
 )  # fmt: skip
 def test_min_counts_that_cannot_be_used(given, words):

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from decimal import ROUND_UP, Context
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import brentq
@@ -19,12 +19,16 @@ from scipy.stats import binom, norm
 
 from vaexprs.differential_privacy.randomness import NOT_RECORDED, SOURCES, TEST_SEED, Randomness
 from vaexprs.interface.errors import require, warn
-from vaexprs.interface.validation import check_integer, check_real
+from vaexprs.interface.validation import check_choice, check_integer, check_real
 
 CELL = "cell"
 # Shares of the budget in units of 1 / (noise multiplier)^2, which add up over sequential releases.
 MARGINALS = 0.3
 DENSITY = 0.1
+# Share of the budget for the release of private levels; the other shares are of the rest.
+LEVELS = 0.1
+THRESHOLD_DELTA = 0.1  # fraction of delta for the threshold of the release of private levels
+PUBLIC, PRIVATE = "public", "private"
 TOLERANCE = 1e-3  # relative tolerance of the noise multiplier of training
 INTERVAL = 3e-4  # discretisation interval of privacy losses, as a fraction of epsilon
 MIN_INTERVAL = 1e-4  # minimum of that interval, the default of JAX Privacy
@@ -50,8 +54,8 @@ class Privacy:
     .. math:: P(M(D) \in S) \le e^{\varepsilon} P(M(D') \in S) + \delta
 
     (Dwork et al. 2006, doi:10.1007/11681878_14). The guarantee also holds for everything computed from the
-    model alone, such as generated cells. The number of units, the names of genes, labels and covariates, and
-    the arguments of the fit are not protected.
+    model alone, such as generated cells. The number of units, the names of genes, label and covariates, and
+    the arguments of the fit are not protected; the levels of label and covariates are if they are private.
 
     Parameters
     ----------
@@ -68,6 +72,10 @@ class Privacy:
         no guarantee then, and the model says so: anyone who knows the seed can remove the noise, and two
         fits with one seed have the same noise. By default the noise comes from the operating system, cannot
         be repeated, and its origin is never saved.
+    levels
+        Whether the levels of label and covariates (the names of cell types, batches, ...) are "public", fixed
+        before the cells were seen, or "private". Private levels are released if the number of units that have
+        them, with noise, is above a threshold; cells with another level are left out.
     secret
         Former name of `insecure_test_seed`, deprecated.
 
@@ -81,6 +89,7 @@ class Privacy:
     delta: float = 1e-5
     unit: str = CELL
     secret: int | None = field(default=None, repr=False)
+    levels: Literal["public", "private"] = field(default="public", kw_only=True)
     insecure_test_seed: int | None = field(default=None, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -96,6 +105,7 @@ class Privacy:
             )
         if not isinstance(self.unit, str) or not self.unit:
             raise TypeError(f"unit must be 'cell' or the name of a column of obs, got {self.unit!r}.")
+        check_choice("levels", self.levels, (PUBLIC, PRIVATE))
         if self.secret is not None:
             warn(
                 "secret is deprecated, and a model fitted with it has no guarantee any more: two fits with "
@@ -110,13 +120,28 @@ class Privacy:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The requested epsilon, delta and unit, without the seed."""
-        return {"epsilon": float(self.epsilon), "delta": float(self.delta), "unit": self.unit}
+        """The requested epsilon, delta, unit and levels, without the seed."""
+        return {
+            "epsilon": float(self.epsilon),
+            "delta": float(self.delta),
+            "unit": self.unit,
+            "levels": self.levels,
+        }
+
+    @property
+    def share_of_levels(self) -> float:
+        """Share of the budget for the release of private levels; 0 if levels are public."""
+        return LEVELS if self.levels == PRIVATE else 0.0
+
+    @property
+    def threshold_delta(self) -> float:
+        """Part of delta for the threshold of private levels; 0 if levels are public."""
+        return THRESHOLD_DELTA * self.delta if self.levels == PRIVATE else 0.0
 
     @cached_property
     def noise_multiplier(self) -> float:
         """Noise multiplier of a single release with the whole budget."""
-        return float(_accounting().get_sigma_gaussian(self.epsilon, self.delta))
+        return float(_accounting().get_sigma_gaussian(self.epsilon, self.delta - self.threshold_delta))
 
     def source(self) -> Randomness:
         """Return the source of all noise of a fit."""
@@ -153,6 +178,11 @@ class Guarantee:
     noise_source
         Source of all noise: "operating system"; "test seed", without a guarantee; or "not recorded" in models
         saved by version 0.1.
+    levels
+        Noise multiplier of the release of private levels; 0 if levels are public.
+    threshold_delta
+        Maximum probability that a level which only one unit has is released, a part of `delta`; 0 if levels
+        are public.
     """
 
     epsilon: float
@@ -168,6 +198,13 @@ class Guarantee:
     neighbours: str = NEIGHBOURS
     accountant: str = ""
     noise_source: str = NOT_RECORDED
+    levels: float = 0.0
+    threshold_delta: float = 0.0
+
+    @property
+    def noise_delta(self) -> float:
+        """Delta without the part for the threshold of private levels, at which epsilon is computed."""
+        return self.delta - self.threshold_delta
 
     @cached_property
     def sentence(self) -> str:
@@ -176,7 +213,8 @@ class Guarantee:
         budget = f"({float(shown.create_decimal(repr(self.epsilon))):g}, {self.delta:g})"
         whose = "cell" if self.unit == CELL else repr(self.unit)
         limit = " (single cells, not donors)" if self.unit == CELL else ""
-        text = f"{budget}-differentially private for each {whose} of {self.units:,}{limit}"
+        included = ", including the levels of its label and covariates" if self.levels else ""
+        text = f"{budget}-differentially private for each {whose} of {self.units:,}{limit}{included}"
         if self.noise_source == TEST_SEED:
             return f"no guarantee: the noise came from insecure_test_seed (otherwise {text})"
         if self.epsilon > WEAK_EPSILON:
@@ -187,6 +225,8 @@ class Guarantee:
     def explanation(self) -> str:
         """The guarantee in plain words."""
         whose = "cell" if self.unit == CELL else f"{self.unit!r} with all its cells"
+        many = "cells" if self.unit == CELL else f"units ({self.unit!r})"
+        included = f" Levels that few {many} have were left out with their cells." if self.levels else ""
         if self.noise_source == TEST_SEED:
             return (
                 "The model has no privacy guarantee: its noise can be computed from a seed. Use it for tests "
@@ -195,7 +235,7 @@ class Guarantee:
         if self.epsilon > WEAK_EPSILON:
             return (
                 "The guarantee is weak: someone who sees the model may become nearly certain whether any one "
-                f"{whose} was in the data. Rely on an audit, or use a smaller epsilon."
+                f"{whose} was in the data. Rely on an audit, or use a smaller epsilon.{included}"
             )
         doubt = 1 / (1 + math.exp(self.epsilon))
         scale = 10 ** (1 - math.floor(math.log10(doubt)))  # two digits, rounded down
@@ -207,7 +247,7 @@ class Guarantee:
         if self.epsilon > STRONG_EPSILON:
             text = f"What the model tells about whether any one {whose} was in the data is limited"
         limit = " Donors are not protected: they have many cells." if self.unit == CELL else ""
-        return f"{text}: {sure}.{limit}"
+        return f"{text}: {sure}.{included}{limit}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the guarantee as JSON values."""
@@ -257,6 +297,8 @@ class Guarantee:
                 "steps": self.steps <= MAX_STEPS,
                 "neighbours": self.neighbours == NEIGHBOURS,
                 "noise_source": self.noise_source in SOURCES,
+                "threshold_delta": self.threshold_delta < self.delta,
+                "levels": bool(self.levels) == bool(self.threshold_delta),
             }.items()
             if not right
         ]
@@ -286,8 +328,8 @@ def plan(
 ) -> Guarantee:
     """Return the guarantee with the smallest noise multipliers that satisfy a request.
 
-    The two releases get fixed shares of the budget, and training gets the rest; without steps the marginals
-    get it.
+    The releases get fixed shares of the budget, and training gets the rest; without steps the marginals get
+    it. Of delta, the threshold of private levels gets a tenth.
 
     Parameters
     ----------
@@ -315,7 +357,9 @@ def plan(
             f"{privacy.unit!r}): releasing one unit at random with probability {privacy.delta * units:.0%} "
             f"would be allowed. Try {_below(0.1 / units):g}."
         )
-    of_marginals = MARGINALS if steps else 1 - DENSITY
+    of_levels = privacy.share_of_levels
+    of_density = DENSITY * (1 - of_levels)
+    of_marginals = (MARGINALS if steps else 1 - DENSITY) * (1 - of_levels)
     # without training, epsilon is computed with a small error, upwards
     whole_budget = privacy.noise_multiplier * (1 if steps else 1 + TOLERANCE)
     untrained = Guarantee(
@@ -325,24 +369,26 @@ def plan(
         units,
         cells_per_unit,
         whole_budget / math.sqrt(of_marginals),
-        whole_budget / math.sqrt(DENSITY),
+        whole_budget / math.sqrt(of_density),
         0.0,
         rate,
         steps,
         accountant=f"PLD, dp-accounting {version('dp-accounting')}",
         noise_source=noise_source,
+        levels=whole_budget / math.sqrt(of_levels) if of_levels else 0.0,
+        threshold_delta=privacy.threshold_delta,
     )
     if not steps:
         return replace(untrained, epsilon=spent(untrained))
     # starting point from the central limit theorem for Gaussian differential privacy (Dong, Roth & Su 2022,
     # doi:10.1111/rssb.12454)
-    left = (1 - MARGINALS - DENSITY) / whole_budget**2
+    left = (1 - MARGINALS - DENSITY) * (1 - of_levels) / whole_budget**2
     guess = 1 / math.sqrt(math.log1p(left / (steps * rate**2)))
     noise = accounting.calibrate_dp_mechanism(
         lambda: accountant(privacy.epsilon),
         lambda multiplier: events(replace(untrained, training=multiplier)),
         privacy.epsilon,
-        privacy.delta,
+        untrained.noise_delta,
         accounting.LowerEndpointAndGuess(guess / 8, guess),
         tol=TOLERANCE * guess,
     )
@@ -365,24 +411,29 @@ def training_signal(privacy: Privacy, units: int, weights: int) -> float:
     weights
         Number of trainable weights of the network.
     """
-    return units * math.sqrt((1 - MARGINALS - DENSITY) / weights) / privacy.noise_multiplier
+    share = (1 - MARGINALS - DENSITY) * (1 - privacy.share_of_levels)
+    return units * math.sqrt(share / weights) / privacy.noise_multiplier
 
 
 def spent(guarantee: Guarantee) -> float:
-    """Return the epsilon of all mechanisms of a guarantee together, at its delta."""
+    """Return the epsilon of all mechanisms of a guarantee together, at its delta.
+
+    Unless a level is released that one unit alone has, which has a probability of at most `threshold_delta`,
+    the release of levels is a function of the noisy sums of the other levels. Deltas add up.
+    """
     composed = accountant(guarantee.epsilon)
     composed.compose(events(guarantee))
-    return float(composed.get_epsilon(guarantee.delta))
+    return float(composed.get_epsilon(guarantee.noise_delta))
 
 
 def least_epsilon(guarantee: Guarantee) -> float:
     """Return a lower bound on the epsilon of a fit with the noise of a guarantee, at its delta.
 
     An attacker adds up the noisy results along the direction in which a unit contributes. This weighted sum
-    is normal, shifted by the two releases and by the number of steps that contain the unit, which is
+    is normal, shifted by the releases and by the number of steps that contain the unit, which is
     binomial. The bound is the epsilon that tests of this sum for the unit prove.
     """
-    shift = math.hypot(1 / guarantee.marginals, 1 / guarantee.density)
+    shift = math.hypot(*(1 / multiplier for multiplier in _releases(guarantee)))
     steps, rate = guarantee.steps, guarantee.rate
     n, p = np.zeros(1), np.ones(1)
     each = 0.0  # shift by one step, when the sum has unit variance
@@ -399,7 +450,7 @@ def least_epsilon(guarantee: Guarantee) -> float:
     without = norm.sf(limits)
 
     def excess(epsilon: float) -> float:
-        return float((with_unit - np.exp(min(epsilon, 700)) * without).max()) - guarantee.delta
+        return float((with_unit - np.exp(min(epsilon, 700)) * without).max()) - guarantee.noise_delta
 
     if excess(0.0) <= 0:
         return 0.0
@@ -414,14 +465,16 @@ def _below(value: float) -> float:
 def events(guarantee: Guarantee) -> Any:
     """Return the releases of a fit as an event of dp-accounting."""
     accounting = _accounting()
-    releases = [
-        accounting.GaussianDpEvent(guarantee.marginals),
-        accounting.GaussianDpEvent(guarantee.density),
-    ]
+    releases = [accounting.GaussianDpEvent(multiplier) for multiplier in _releases(guarantee)]
     step = accounting.PoissonSampledDpEvent(guarantee.rate, accounting.GaussianDpEvent(guarantee.training))
     if guarantee.steps:
         releases.append(accounting.SelfComposedDpEvent(step, guarantee.steps))
     return accounting.ComposedDpEvent(releases)
+
+
+def _releases(guarantee: Guarantee) -> list[float]:
+    """Return the noise multipliers of all releases besides training."""
+    return [*([guarantee.levels] if guarantee.levels else []), guarantee.marginals, guarantee.density]
 
 
 def accountant(epsilon: float) -> Any:

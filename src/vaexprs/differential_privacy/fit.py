@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from vaexprs.data.backed import BackedCells, library_sizes
-from vaexprs.differential_privacy.accounting import CELL, Guarantee, Privacy, plan, training_signal
+from vaexprs.differential_privacy.accounting import (
+    CELL,
+    PRIVATE,
+    Guarantee,
+    Privacy,
+    plan,
+    training_signal,
+)
 from vaexprs.differential_privacy.dp_sgd import train_privately
 from vaexprs.differential_privacy.independence import (
     check_independence,
@@ -20,8 +27,10 @@ from vaexprs.differential_privacy.independence import (
     encode_separately,
 )
 from vaexprs.differential_privacy.latent import release_density
+from vaexprs.differential_privacy.levels import ReleasedLevels, release_levels
 from vaexprs.differential_privacy.marginals import Marginals, release_marginals
 from vaexprs.differential_privacy.mechanisms import Units
+from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.differential_privacy.usefulness import expectation
 from vaexprs.interface.errors import warn
 from vaexprs.interface.validation import did_you_mean, listed
@@ -46,6 +55,8 @@ CELLS_PER_UNIT = 32  # maximum number of cells of a donor in a step
 MIN_TRAINING_SIGNAL = 1.0
 HIDDEN = 16  # units of the encoder's default hidden layer
 LATENT_DIM = 5
+# number of levels of each key that is assumed if levels are private, when it is decided whether to train
+ASSUMED_LEVELS = 10
 LEARNING_RATE = 1e-2
 AVERAGING = 0.99  # momentum of the moving average of the weights
 START_CELLS = 2_000  # number of cells sampled from the marginals to initialise the model
@@ -99,6 +110,20 @@ def check_request(privacy: Any, given: Mapping[str, Any], fit_arguments: Mapping
     for name in fit_arguments:
         if name != "verbose":
             raise ValueError(f"{name} cannot be combined with privacy: {REFUSED_BY_KERAS_FIT}.")
+
+
+def check_levels(privacy: Privacy, keys: Sequence[str | None]) -> None:
+    """Check that there is a label or a covariate if levels are private.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if privacy.levels == PRIVATE and not any(keys):
+        raise ValueError(
+            "levels='private' requires label_key or covariate_keys, whose levels are private. Leave it out."
+        )
 
 
 def warn_of_donors(privacy: Privacy, keys: Sequence[str]) -> None:
@@ -169,12 +194,12 @@ def fit_privately(
     optimizer: keras.optimizers.Optimizer | None,
     seed: int,
     shown: bool,
-) -> tuple[VAE, LatentDensity, Guarantee]:
-    """Return the trained model, its latent density, and the privacy spent on them.
+) -> tuple[VAE, Preprocessing, LatentDensity, Guarantee]:
+    """Return the trained model, its preprocessing without cells, its density, and the privacy spent on them.
 
-    The marginals of the cells are released with noise first; cells sampled from them replace the private
-    cells in the initialisation of the model. Then the model is trained with DP-SGD, and the latent density is
-    released with noise.
+    Private levels are released first, and cells with other levels are left out. Then the marginals of the
+    cells are released with noise; cells sampled from them replace the private cells in the initialisation of
+    the model. Then the model is trained with DP-SGD, and the latent density is released with noise.
 
     Parameters
     ----------
@@ -198,11 +223,9 @@ def fit_privately(
     Raises
     ------
     ValueError
-        If the values are not counts, or a layer has state besides its weights.
+        If the values are not counts, a layer has state besides its weights, or no private level is released.
     """
     prepared, units = without_empty(prepared, units)
-    cells = prepared.train
-    assert cells is not None
     if not likelihood.supports_privacy:
         names = [name for name, kind in LIKELIHOODS.items() if kind.supports_privacy]
         raise ValueError(
@@ -211,11 +234,13 @@ def fit_privately(
             "counts, with layer= if they are not in X: a private fit does not search for them."
         )
     randomness = privacy.source()
-    conditions = prepared.conditions
+    conditions, n_genes = prepared.conditions, len(prepared.genes)
     rate, steps = schedule(units.n, batch_size, epochs)
     if epochs is None:
-        any_counts = np.ones((2, cells.x.shape[1]), np.float32)  # values do not matter
-        untrained = _network(any_counts, np.ones(conditions.width), likelihood, network, seed)
+        any_counts = np.ones((2, n_genes), np.float32)  # values do not matter
+        private = privacy.levels == PRIVATE
+        width = ASSUMED_LEVELS * len(conditions.keys) if private else conditions.width
+        untrained = _network(any_counts, np.ones(width), likelihood, network, seed)
         weights = sum(variable.value.size for variable in untrained.trainable_variables)
         if training_signal(privacy, units.n, weights) < MIN_TRAINING_SIGNAL:
             steps = 0
@@ -228,10 +253,18 @@ def fit_privately(
         cells_per_unit=cells_per_unit,
         noise_source=randomness.source,
     )
-    low = expectation(guarantee, cells.x.shape[1], [len(levels) for levels in conditions.levels.values()])
+    released = None
+    if guarantee.levels:
+        prepared, units, released = with_released_levels(prepared, units, guarantee, randomness)
+        conditions = prepared.conditions
+    low = expectation(guarantee, n_genes, [len(levels) for levels in conditions.levels.values()])
     if low:
         warn(low)
-    marginals = release_marginals(cells.x, cells.obs, conditions, units, guarantee.marginals, randomness)
+    cells = prepared.train
+    assert cells is not None
+    marginals = release_marginals(
+        cells.x, cells.obs, conditions, units, guarantee.marginals, randomness, released
+    )
     model = _initial_model(marginals, prepared, likelihood, network, seed)
     model.compile(optimizer or keras.optimizers.Adam(LEARNING_RATE, use_ema=True, ema_momentum=AVERAGING))
     if steps:
@@ -248,25 +281,50 @@ def fit_privately(
         conditions,
         marginals,
         units,
-        guarantee.units * guarantee.cells_per_unit,
+        round(marginals.units * guarantee.cells_per_unit),
         guarantee.density,
         randomness,
     )
     # of released values only, so that any random numbers will do
-    return model, _without_sampling_noise(density, model, np.random.default_rng(seed)), guarantee
+    density = _without_sampling_noise(density, model, np.random.default_rng(seed))
+    return model, prepared.without_cells(), density, guarantee
 
 
 def without_empty(prepared: Preprocessing, units: Units) -> tuple[Preprocessing, Units]:
-    """Return the cells that have counts, with the unit of each; the number of units stays the same.
+    """Return the cells that have counts and are not left out, with the unit of each.
 
     A cell without counts (of the listed genes) contributes nothing, like a cell that is not there. An error
-    or a warning would tell that there is one.
+    or a warning would tell that there is one. The number of units stays the same.
     """
     assert prepared.train is not None
-    kept = np.flatnonzero(library_sizes(prepared.train.x))
-    if len(kept) == len(prepared.train):
+    return _with_cells(prepared, units, (library_sizes(prepared.train.x) > 0) & (units.of >= 0))
+
+
+def with_released_levels(
+    prepared: Preprocessing, units: Units, guarantee: Guarantee, randomness: Randomness
+) -> tuple[Preprocessing, Units, ReleasedLevels]:
+    """Release the levels of label and covariates, and leave out cells with other levels.
+
+    Like cells without counts, these contribute nothing, and the number of units stays the same.
+    """
+    assert prepared.train is not None
+    obs = prepared.train.obs
+    released = release_levels(
+        obs, prepared.conditions, units, guarantee.levels, guarantee.threshold_delta, randomness
+    )
+    levels = released.conditions.levels
+    kept = np.all([obs[key].isin(levels[key]) for key in levels], axis=0)
+    prepared, units = _with_cells(replace(prepared, conditions=released.conditions), units, kept)
+    return prepared, units, released
+
+
+def _with_cells(prepared: Preprocessing, units: Units, kept: np.ndarray) -> tuple[Preprocessing, Units]:
+    """Return some of the cells, with the unit of each."""
+    assert prepared.train is not None
+    if kept.all():
         return prepared, units
-    return replace(prepared, train=prepared.train.keep(kept)), replace(units, of=units.of[kept])
+    rows = np.flatnonzero(kept)
+    return replace(prepared, train=prepared.train.keep(rows)), replace(units, of=units.of[rows])
 
 
 def _network(

@@ -97,15 +97,15 @@ def release_density(
     sums = density_sums(points, index[combination_of(obs, conditions)], len(released), units)
     (totals, products), (noise, moment_noise) = sums.with_noise(multiplier, randomness)
     share = marginals.share
-    cells = share * units.n
+    cells = share * marginals.units
     means = _shrink_to_prior(totals / cells[:, None], noise / cells, share)
     upper, factors = _upper(d)
     moment = np.zeros((d, d))
-    moment[upper] = products / factors / units.n
+    moment[upper] = products / factors / marginals.units
     moment = moment + np.triu(moment, 1).T
     excess = (moment - (means.T * share) @ means) * radius**2 - np.eye(d)
     # every entry of the square matrix counts: those off the diagonal occur twice, with half the variance
-    noise_of_all = (moment_noise * radius**2 / units.n) ** 2 * len(factors)
+    noise_of_all = (moment_noise * radius**2 / marginals.units) ** 2 * len(factors)
     values, vectors = np.linalg.eigh(np.eye(d) + _kept((excess**2).sum(), noise_of_all) * excess)
     covariance = (vectors * np.maximum(values, MIN_VARIANCE)) @ vectors.T
     scale = np.append(np.ones(d - 1), spread)

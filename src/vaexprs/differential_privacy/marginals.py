@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from vaexprs.data.backed import BackedMatrix, library_sizes, row_blocks
 from vaexprs.data.matrix import Matrix
+from vaexprs.differential_privacy.levels import ReleasedLevels
 from vaexprs.differential_privacy.mechanisms import Sums, Units
 from vaexprs.differential_privacy.profiles import (
     deviation_sums,
@@ -22,8 +23,8 @@ from vaexprs.differential_privacy.profiles import (
 from vaexprs.differential_privacy.randomness import Randomness
 from vaexprs.preprocessing.conditions import Conditions
 
-# shares of the squared sensitivity for combinations of levels, library sizes, levels of units, the overall
-# mean profile, and the deviations of levels from it
+# shares of the squared sensitivity for combinations of levels, library sizes, levels of units (unless they
+# were released before), the overall mean profile, and the deviations of levels from it
 IN_COMBINATION, IN_LIBRARY, IN_PRESENCE, IN_OVERALL, IN_DEVIATION = 0.1, 0.15, 0.02, 0.07, 0.66
 # Log10 library sizes are clipped to this range: 10 to 1 million counts.
 LIBRARY_RANGE = (1.0, 6.0)
@@ -53,6 +54,8 @@ class Marginals:
         Log fold change of the proportions for each one-hot column, (width, n_genes).
     library_middle, library_spread
         Median and standard deviation of log library sizes.
+    units
+        Number of units with cells that were not left out.
     """
 
     combinations: tuple[dict[str, str], ...]
@@ -61,6 +64,7 @@ class Marginals:
     effects: np.ndarray
     library_middle: float
     library_spread: float
+    units: float
 
     def draw(
         self, n: int, conditions: Conditions, rng: np.random.Generator
@@ -104,7 +108,27 @@ def combination_of(obs: pd.DataFrame, conditions: Conditions) -> np.ndarray:
     return number
 
 
-def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Conditions, units: Units) -> Sums:
+def shares(conditions: Conditions, *, presence: bool = True) -> tuple[float, ...]:
+    """Return the shares of the squared sensitivity: IN_COMBINATION, ..., IN_DEVIATION, with sum 1.
+
+    Without levels the profile gets the shares of presence and deviations, and the deviations that of presence
+    if it was released before.
+    """
+    if not conditions.levels:
+        return IN_COMBINATION, IN_LIBRARY, 0.0, IN_PRESENCE + IN_OVERALL + IN_DEVIATION, 0.0
+    if not presence:
+        return IN_COMBINATION, IN_LIBRARY, 0.0, IN_OVERALL, IN_PRESENCE + IN_DEVIATION
+    return IN_COMBINATION, IN_LIBRARY, IN_PRESENCE, IN_OVERALL, IN_DEVIATION
+
+
+def marginal_sums(
+    x: Matrix | BackedMatrix,
+    obs: pd.DataFrame,
+    conditions: Conditions,
+    units: Units,
+    *,
+    presence: bool = True,
+) -> Sums:
     """Return sums over units: combinations, library sizes, levels that a unit has, and mean profiles.
 
     The first are the fractions of a unit's cells in each combination of levels, the second the mean and the
@@ -120,6 +144,8 @@ def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Condi
         Levels of each cell, and all levels.
     units
         Privacy unit of each cell.
+    presence
+        Whether to include the levels that a unit has.
     """
     weights = units.weights
     depths, first = np.zeros(2), 0
@@ -129,18 +155,13 @@ def marginal_sums(x: Matrix | BackedMatrix, obs: pd.DataFrame, conditions: Condi
         depths += _depth_statistics(np.log10(library_sizes(block))) @ weights[rows]
     n = len(all_combinations(conditions))
     cells = np.bincount(combination_of(obs, conditions), weights, minlength=n)
-    # the profile alone is released if there are no levels
-    overall = IN_OVERALL if conditions.levels else IN_OVERALL + IN_DEVIATION
-    shares = (IN_COMBINATION, IN_LIBRARY, IN_PRESENCE, overall)
-    return Sums(
-        (cells, depths, _presence(obs, conditions, units), profile_sum(x, obs, conditions, units)), shares
-    )
+    present = _presence(obs, conditions, units) if presence and conditions.levels else np.zeros(0)
+    profile = profile_sum(x, obs, conditions, units)
+    return Sums((cells, depths, present, profile), shares(conditions, presence=presence)[:-1])
 
 
 def _presence(obs: pd.DataFrame, conditions: Conditions, units: Units) -> np.ndarray:
     """Return the number of units that have each level, divided by the largest norm for one unit."""
-    if not conditions.levels:
-        return np.zeros(0)
     pairs = units.of[:, None] * conditions.width + conditions.columns(obs)
     present = np.bincount(np.unique(pairs) % conditions.width, minlength=conditions.width)
     return present / _presence_norm(conditions, units)
@@ -158,6 +179,7 @@ def release_marginals(
     units: Units,
     multiplier: float,
     randomness: Randomness,
+    levels: ReleasedLevels | None = None,
 ) -> Marginals:
     """Release the marginals of counts with noise.
 
@@ -172,33 +194,41 @@ def release_marginals(
         Noise multiplier.
     randomness
         Source of the noise.
+    levels
+        The released levels, which have the numbers of units with each, if levels are private.
     """
-    sums = marginal_sums(x, obs, conditions, units)
+    sums = marginal_sums(x, obs, conditions, units, presence=levels is None)
     (cells, depths, present, profile), sd = sums.with_noise(multiplier, randomness)
-    share = on_simplex(cells / units.n)
-    middle, spread = _library(depths / units.n, sd[1] / units.n)
+    n_units = _number_of_units(cells, sd[0], units)
+    share = on_simplex(cells / n_units)
+    middle, spread = _library(depths / n_units, sd[1] / n_units)
     depth = float(np.exp(middle))
-    bound = units.profile / units.n
+    bound = units.profile / n_units
     overall = positive_means(profile * bound, sd[3] * bound)
     proportions = proportions_of(overall, depth)
     combinations = all_combinations(conditions)
     effects = np.zeros((conditions.width, x.shape[1]))
     if conditions.levels:
-        scale = _presence_norm(conditions, units)
-        n_units = _numbers_of_units(present * scale, sd[2] * scale, units)
-        total, noise = deviation_sums(x, obs, conditions, units, overall, IN_DEVIATION).with_noise(
+        if levels is None:
+            scale = _presence_norm(conditions, units)
+            numbers, sd_of_numbers = present * scale, sd[2] * scale
+        else:
+            numbers, sd_of_numbers = levels.numbers_of_units(units)
+        share_of_deviations = shares(conditions, presence=levels is None)[-1]
+        total, noise = deviation_sums(x, obs, conditions, units, overall, share_of_deviations).with_noise(
             multiplier, randomness
         )
         first = 0
-        for key, (levels, found) in enumerate(zip(conditions.levels.values(), total, strict=True)):
-            columns = slice(first, first + len(levels))
+        for key, found in enumerate(total):
+            columns = slice(first, first + len(found))
             first = columns.stop
-            bounds = units.deviation(len(levels)) / n_units[columns]
+            of_level = _numbers_of_units(numbers[columns], sd_of_numbers, units)
+            bounds = units.deviation(len(found)) / of_level
             profiles = shrunken_levels(found * bounds[:, None], overall, noise[key] * bounds)
             effects[columns] = [np.log(proportions_of(row, depth) / proportions) for row in profiles]
         codes = conditions.one_hot(pd.DataFrame(combinations))
         for column in np.flatnonzero(share @ codes == 0):  # so that every level can be generated
-            share[np.argmax(np.where(codes[:, column] > 0, cells, -np.inf))] = 1 / units.n
+            share[np.argmax(np.where(codes[:, column] > 0, cells, -np.inf))] = 1 / n_units
     seen = np.flatnonzero(share)
     return Marginals(
         tuple(combinations[k] for k in seen),
@@ -207,18 +237,38 @@ def release_marginals(
         effects,
         middle,
         spread,
+        n_units,
     )
 
 
-def _numbers_of_units(noisy: np.ndarray, sd: float, units: Units) -> np.ndarray:
-    """Return the number of units with each level, by which sums are divided, from noisy ones.
+def _number_of_units(cells: np.ndarray, sd: float, units: Units) -> float:
+    """Return the number of units with cells: the upper end of an interval, so that noise makes it no smaller.
 
-    Few units with much noise must not give large means. Most donors have cells of each level: their number is
-    the upper end of an interval, at least a quarter of the donors.
+    Cells without counts and cells with levels that were not released are left out.
+
+    Parameters
+    ----------
+    cells
+        Noisy fractions of the cells of units in each combination of levels, summed over units.
+    sd
+        Standard deviation of the noise.
+    """
+    sd_of_sum = sd * np.sqrt(len(cells))
+    return float(np.clip(cells.sum() + sd_of_sum, sd_of_sum, units.n))
+
+
+def _numbers_of_units(noisy: np.ndarray, sd: float, units: Units) -> np.ndarray:
+    """Return the number of units with each level of a key, by which sums are divided, from noisy ones.
+
+    Few units with much noise must not give large means. Most donors have cells of each level: their numbers
+    are shrunk towards the mean over levels (James & Stein 1961), and at least a quarter of the donors.
     """
     if units.single:
         return np.clip(noisy, sd, units.n)
-    return np.clip(noisy + sd, MIN_PRESENT * units.n, units.n)
+    mean = noisy.mean()
+    between = max(noisy.var() - sd**2, 0.0)
+    shrunken = mean + between / (between + sd**2) * (noisy - mean)
+    return np.clip(shrunken, MIN_PRESENT * units.n, units.n)
 
 
 def on_simplex(values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Units:
     Parameters
     ----------
     of
-        Index of the unit of each cell, (n_cells,), from 0.
+        Index of the unit of each cell, (n_cells,), from 0; -1 for a cell that is left out.
     n
         Number of units, including those without cells.
     single
@@ -47,6 +47,10 @@ class Units:
     def deviation(self, n_levels: int) -> float:
         """Return the norm to which the deviations of a unit's profiles in the levels of a key are clipped."""
         return CELL_DEVIATION if self.single else DONOR_DEVIATION * float(np.sqrt(n_levels))
+
+    def without(self, cells: np.ndarray) -> Units:
+        """Return the units with some cells left out, given which, (n_cells,)."""
+        return replace(self, of=np.where(cells, -1, self.of))
 
     @property
     def weights(self) -> np.ndarray:
@@ -72,9 +76,15 @@ class Sums:
     def with_noise(
         self, multiplier: float, randomness: Randomness
     ) -> tuple[tuple[np.ndarray, ...], tuple[float, ...]]:
-        """Return the parts with Gaussian noise, and the standard deviation of the noise of each part."""
-        noise = tuple(float(multiplier / np.sqrt(share)) for share in self.shares)
-        noisy = tuple(add_noise(part, sd, randomness) for part, sd in zip(self.parts, noise, strict=True))
+        """Return the parts with Gaussian noise, and the standard deviation of the noise of each part.
+
+        Empty parts have no share and no noise.
+        """
+        noise = tuple(float(multiplier / np.sqrt(share)) if share else 0.0 for share in self.shares)
+        noisy = tuple(
+            add_noise(part, sd, randomness) if part.size else part
+            for part, sd in zip(self.parts, noise, strict=True)
+        )
         return noisy, noise
 
 

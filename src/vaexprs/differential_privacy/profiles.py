@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from scipy.special import softmax
 from scipy.stats import norm, poisson
 
 from vaexprs.data.backed import BackedMatrix, library_sizes
@@ -17,6 +18,8 @@ from vaexprs.preprocessing.conditions import Conditions
 
 BLOCK_VALUES = 2**22  # maximum number of values of a block of cells
 MIN_OF_OVERALL = 0.02  # minimum of a level's expression of a gene, as a fraction of the overall expression
+# standard deviations of the prior of deviations, relative to each other; equally likely
+PRIOR_SCALES = np.array([1 / 3, 1, 3])
 SMALL_MEANS = np.geomspace(1e-6, 200, 2_000)  # Poisson means with a tabulated expected square root
 
 
@@ -55,8 +58,9 @@ def deviation_sums(
     """Return for each key the sums of the deviations of levels from the overall profile.
 
     A unit contributes for each of its levels the mean profile of its cells with this level minus the mean
-    over its levels, or minus the overall profile if it has one level only. The contributions to the levels of
-    a key are together clipped to the norm `Units.deviation` and divided by it.
+    over its other levels, times 1 - 1/n for n levels of the key: with all levels that is the deviation from
+    the mean over them. With one level only it is the deviation from the overall profile. The contributions to
+    the levels of a key are together clipped to the norm `Units.deviation` and divided by it.
 
     Parameters
     ----------
@@ -77,10 +81,12 @@ def deviation_sums(
             unit, of_group = _groups(of, level_of_row, n)
             level = np.zeros(len(unit), int)
             level[of_group] = level_of_row
-            several = np.bincount(unit) > 1
+            number = np.bincount(unit)
+            several = number > 1
             of_levels = _means(roots, of_group)
             centre = np.where(several[:, None], _means(of_levels, unit), overall)
-            deviation = of_levels - centre[unit]
+            from_others = np.where(several, number / np.maximum(number - 1, 1) * (1 - 1 / n), 1.0)
+            deviation = (of_levels - centre[unit]) * from_others[unit, None]
             norms = np.sqrt(np.bincount(unit, _norms(deviation) ** 2))
             factor = 1 / np.maximum(norms, units.deviation(n))[unit]
             to_levels = sp.csr_matrix((factor, (level, np.arange(len(unit)))), (n, len(unit)))
@@ -131,10 +137,11 @@ def positive_means(values: np.ndarray, noise: float) -> np.ndarray:
 
 
 def shrunken_levels(deviations: np.ndarray, overall: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Return the profiles of levels from noisy deviations, shrunk towards 0 (James & Stein 1961).
+    """Return the profiles of levels from noisy deviations, shrunk towards 0: posterior means.
 
-    Deviations have a normal prior with a standard deviation proportional to the overall value; the factor is
-    estimated for each level from all genes.
+    The prior of a deviation is a mixture of normal distributions with standard deviations proportional to the
+    overall value: most genes hardly differ between levels, and few differ much. The variance of the mixture
+    is estimated for each level from all genes.
 
     Parameters
     ----------
@@ -146,9 +153,12 @@ def shrunken_levels(deviations: np.ndarray, overall: np.ndarray, noise: np.ndarr
         Standard deviation of the noise for each level, (n_levels,).
     """
     excess = (deviations**2).sum(axis=1) - deviations.shape[1] * noise**2
-    prior = np.maximum(excess / (overall**2).sum(), 0.0)[:, None] * overall**2
-    shrunken = overall + deviations * prior / (prior + noise[:, None] ** 2)
-    return np.asarray(np.maximum(shrunken, MIN_OF_OVERALL * overall))
+    variance = np.maximum(excess / (overall**2).sum(), 0.0)[:, None] * overall**2
+    prior = (PRIOR_SCALES**2 / np.mean(PRIOR_SCALES**2))[:, None, None] * variance
+    total = prior + noise[:, None] ** 2
+    weights = softmax(norm.logpdf(deviations, scale=np.sqrt(total)), axis=0)
+    kept = (weights * prior / total).sum(axis=0)
+    return np.asarray(np.maximum(overall + kept * deviations, MIN_OF_OVERALL * overall))
 
 
 def proportions_of(roots: np.ndarray, depth: float) -> np.ndarray:

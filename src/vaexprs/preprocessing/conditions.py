@@ -317,7 +317,8 @@ def learn_conditions(
 ) -> Conditions:
     """Return the levels of the label and the covariates, in categorical order or sorted.
 
-    Categories without cells are levels only if `keep_unused`.
+    Categories without cells are levels only if `keep_unused`, for fits with privacy. Whether each cell has a
+    value of its own is then not checked, because that may depend on a single cell.
 
     Raises
     ------
@@ -341,7 +342,7 @@ def learn_conditions(
             raise ValueError(f"{what} must name each column once, got {key!r} twice.")
         column = column_of_levels(obs, key, what, keep_unused=keep_unused)
         levels[key] = tuple(column.cat.categories)
-        if len(obs) > 1 and len(levels[key]) == len(obs):
+        if len(obs) > 1 and len(levels[key]) == len(obs) and not keep_unused:
             raise ValueError(
                 f"{what} must group the cells, but {key!r} has a different value in each of the "
                 f"{len(obs):,} cells. Choose a column such as the cell type."

@@ -83,22 +83,32 @@ def with_min_counts(cells: ad.AnnData | BackedCells, name: str, n: int) -> ad.An
     ValueError
         If the values are not counts, or fewer than 10 cells are left.
     """
-    if not holds_counts(cells.X):
-        raise ValueError(
-            f"min_counts requires counts, but the values of {name} are not. Name a layer with counts "
-            "(layer='counts'), or leave min_counts out."
-        )
-    totals = library_sizes(cells.X)
-    few = totals < n
+    few = few_counts(cells, name, n)
     if not few.any():
         return cells
     left = cells.n_obs - int(few.sum())
     if left < MIN_CELLS:
         raise ValueError(
             f"min_counts must leave at least {MIN_CELLS} cells, but {left} of {cells.n_obs:,} have {n:,} "
-            f"counts (median: {np.median(totals):,.0f}). Try a smaller number."
+            f"counts (median: {np.median(library_sizes(cells.X)):,.0f}). Try a smaller number."
         )
     return _leave_out(cells, few, f"have fewer than {n:,} counts in all {cells.n_vars:,} genes")
+
+
+def few_counts(cells: ad.AnnData | BackedCells, name: str, n: int) -> np.ndarray:
+    """Return which cells have fewer than `n` counts in all genes, (n_cells,).
+
+    Raises
+    ------
+    ValueError
+        If the values are not counts.
+    """
+    if not holds_counts(cells.X):
+        raise ValueError(
+            f"min_counts requires counts, but the values of {name} are not. Name a layer with counts "
+            "(layer='counts'), or leave min_counts out."
+        )
+    return np.asarray(library_sizes(cells.X) < n)
 
 
 def _leave_out(

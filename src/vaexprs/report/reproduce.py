@@ -37,13 +37,19 @@ def privacy_statements(fit: VAEFit) -> list[str]:
         if guarantee.steps
         else "no training"
     )
+    released = (
+        f"levels (noise multiplier {guarantee.levels:.3g}, threshold at a delta of "
+        f"{guarantee.threshold_delta:.3g}), "
+        if guarantee.levels
+        else ""
+    )
     model = f"According to its metadata, the model {'has' if seeded else 'is'} {guarantee.sentence}"
     scope = "This also holds for everything computed from the model alone, such as generated cells."
     levels = [len(names) for names in fit.preprocessing.conditions.levels.values()]
     low = expectation(guarantee, len(fit.preprocessing.genes), levels)
     return [
         f"{model}. {guarantee.explanation}" if seeded else f"{model}. {guarantee.explanation} {scope}",
-        f"Mechanisms: marginals (noise multiplier {guarantee.marginals:.3g}), {training} and "
+        f"Mechanisms: {released}marginals (noise multiplier {guarantee.marginals:.3g}), {training} and "
         f"latent density (noise multiplier {guarantee.density:.3g}); accountant: {guarantee.accountant}.",
         "This report is not differentially private: it was computed from real cells and shows them. Do not "
         "distribute it with the model.",
@@ -87,7 +93,10 @@ def code(
     privacy = fit_arguments.pop("privacy", None)
     if fit.guarantee is not None and isinstance(privacy, Mapping):
         fit_arguments["privacy"] = Privacy(
-            float(privacy["epsilon"]), float(privacy["delta"]), str(privacy["unit"])
+            float(privacy["epsilon"]),
+            float(privacy["delta"]),
+            str(privacy["unit"]),
+            levels="private" if fit.guarantee.levels else "public",
         )
     labels = json.loads(str(recipe.get("labels", "{}")) or "{}")
     size = recipe.get("library_size", "real")

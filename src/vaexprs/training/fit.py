@@ -14,6 +14,7 @@ import keras
 from vaexprs.data.count_detection import X_LAYER
 from vaexprs.differential_privacy.accounting import CELL, Privacy
 from vaexprs.differential_privacy.fit import (
+    check_levels,
     check_request,
     fit_privately,
     units_of,
@@ -28,7 +29,7 @@ from vaexprs.nn.options import NetworkOptions
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.genes import check_genes
 from vaexprs.preprocessing.prepare import Preprocessing
-from vaexprs.preprocessing.values import warn_of_many_genes
+from vaexprs.preprocessing.values import few_counts, warn_of_many_genes
 from vaexprs.training import multiprocess as processes
 from vaexprs.training.callbacks import as_callbacks
 from vaexprs.training.capacity import choose_capacity
@@ -175,8 +176,8 @@ def fit_vae(
         Seed of the weights, the order of the cells, the noise and the latent density.
     min_counts
         Minimum number of counts of a cell in all genes, before genes are chosen, as in
-        `scanpy.pp.filter_cells`. Cells with fewer are left out, with a warning. By default only cells
-        without any counts in the genes of the fit are left out.
+        `scanpy.pp.filter_cells`. Cells with fewer are left out, with a warning unless `privacy` is given. By
+        default only cells without any counts in the genes of the fit are left out.
     n_top_genes
         Number of genes to fit: the most variable ones by `scanpy.pp.highly_variable_genes` (computed on
         20,000 cells if there are more). By default all genes, with a warning if there are more genes than
@@ -250,7 +251,7 @@ def fit_vae(
     if privacy is not None:
         check_request(privacy, given, fit_arguments)
     if min_counts is not None:
-        _check_min_counts(object, x_train, privacy, fit_arguments)
+        _check_min_counts(object, x_train, fit_arguments)
     saving = checkpoint_options(checkpoint, checkpoint_steps, checkpoint_minutes, resume)
     network = NetworkOptions(encoder_layers, decoder_layers, latent_dim, regularization)
 
@@ -272,16 +273,19 @@ def fit_vae(
         layer,
         [*other_keys, *as_keys(continuous_keys)],
     )
-    if cells is not None and min_counts is not None:
-        cells, val = select_cells(cells, val, min_counts)
-    if cells is not None and names is not None:
-        cells, val = select_genes(cells, val, names)
     units = None
     if privacy is not None:
         assert cells is not None  # privacy cannot be combined with preprocessing
         keys = as_keys(covariate_keys)
+        check_levels(privacy, [key, *keys])
         warn_of_donors(privacy, keys)
         units = units_of(cells, privacy.unit, [key, *keys])
+        if min_counts is not None:  # such cells are left out without a message
+            units = units.without(few_counts(cells, "object", min_counts))
+    elif cells is not None and min_counts is not None:
+        cells, val = select_cells(cells, val, min_counts)
+    if cells is not None and names is not None:
+        cells, val = select_genes(cells, val, names)
     if cells is not None and n_top_genes is not None:
         cells, val = select_variable_genes(cells, val, n_top_genes, seed)
     data = prepare_data(
@@ -301,7 +305,7 @@ def fit_vae(
         private=privacy is not None,
     )
     if privacy is not None and units is not None:
-        model, density, guarantee = fit_privately(
+        model, prepared, density, guarantee = fit_privately(
             data.preprocessing,
             data.likelihood,
             units,
@@ -314,7 +318,7 @@ def fit_vae(
             shown=fit_arguments.get("verbose", "auto") != 0,
         )
         recipe = fit_recipe(arguments, None, interrupted=model.interrupted)
-        return VAEFit(model, data.preprocessing.without_cells(), density, {}, seed, recipe, guarantee)
+        return VAEFit(model, prepared, density, {}, seed, recipe, guarantee)
     if n_top_genes is None and names is None and preprocessing is None:
         warn_of_many_genes(*data.shape)
     data = split_validation(data, validation_split, seed)
@@ -349,11 +353,9 @@ def _positive(name: str, value: Any) -> int | None:
     return None if value is None else check_integer(name, value, 1)
 
 
-def _check_min_counts(object: Any, x_train: Any, privacy: Any, fit_arguments: Mapping[str, Any]) -> None:
+def _check_min_counts(object: Any, x_train: Any, fit_arguments: Mapping[str, Any]) -> None:
     """Check that `min_counts` is not combined with what belongs to all cells."""
     advice = "Filter the cells before the fit: scanpy.pp.filter_cells(adata, min_counts=...)."
-    if privacy is not None:
-        raise ValueError(f"min_counts cannot be combined with privacy. {advice}")
     if "sample_weight" in fit_arguments:
         raise ValueError(
             f"min_counts cannot be combined with sample_weight, which weights all cells. {advice}"

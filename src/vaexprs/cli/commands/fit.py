@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # static copy of vaexprs.likelihoods.LIKELIHOODS for help and completion: importing it loads Keras
 LIKELIHOODS = ["nb", "zinb", "poisson", "gaussian", "bernoulli"]
+LEVELS = ["public", "private"]
 
 
 def fit(
@@ -110,6 +111,14 @@ def fit(
         str | None,
         typer.Option(help="Privacy unit: cell, or the column of obs with the donor (default: cell)."),
     ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            help="Whether labels and levels of covariates are public, fixed before the cells were seen, or "
+            "private: then those of many units are released, with noise (default: public).",
+            autocompletion=lambda: LEVELS,
+        ),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(help="Number of processes that train together (default: that of srun).")
     ] = None,
@@ -130,7 +139,7 @@ def fit(
 
     check_output(out, overwrite=overwrite)
     check_readable(data)
-    privacy = _privacy(epsilon, delta, unit)
+    privacy = _privacy(epsilon, delta=delta, unit=unit, levels=levels)
     if genes is not None:
         check_file(genes)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
@@ -188,19 +197,17 @@ def fit(
         _stop(out, can_resume=privacy is None)
 
 
-def _privacy(epsilon: float | None, delta: float | None, unit: str | None) -> Privacy | None:
+def _privacy(epsilon: float | None, **options: Any) -> Privacy | None:
     """Return the privacy settings, or None if no budget was given.
 
     Raises
     ------
     ValueError
-        If `delta` or `unit` was given without `epsilon`.
+        If another option of privacy was given without `epsilon`.
     """
     from vaexprs.differential_privacy.accounting import Privacy
 
-    given: dict[str, Any] = {
-        name: value for name, value in (("delta", delta), ("unit", unit)) if value is not None
-    }
+    given = {name: value for name, value in options.items() if value is not None}
     if epsilon is not None:
         return Privacy(epsilon, **given)
     if given:
