@@ -47,10 +47,10 @@ class Pool(NamedTuple):
 
     Parameters
     ----------
-    cells
-        Counts and labels.
-    label
-        Code of the label of each cell, (n_cells,).
+    cells, key
+        Counts, and the column of obs with the label.
+    names, label
+        Names of the labels, and the number of that of each cell, (n_cells,).
     logs
         log(1 + counts per 10,000), (n_cells, n_genes).
     variance
@@ -177,8 +177,7 @@ def main() -> None:
         name: np.stack([likelihood_ratios(scores[i], member, fit) for fit in range(args.fits)])
         for i, name in enumerate(SCORES)
     }
-    ratios["all"] = sum(ratios[name] for name in GENERATED)
-    ratios["all and ELBO"] = ratios["all"] + ratios["ELBO"]
+    ratios["all"] = np.sum([ratios[name] for name in GENERATED], axis=0)
     for name, ratio in ratios.items():
         pairs = [(row[own], row[~own]) for row, own in zip(ratio, member, strict=True)]
         found = [[function(*pair) for pair in pairs] for function in (attack_auc, true_positive_rate)]
