@@ -218,11 +218,9 @@ LEAKS: dict[str, Leak] = {
     "5% copies among fresh cells": among_fresh(0.05, copies),
     "5% copies thinned to 30% among fresh cells": among_fresh(0.05, thinned(0.3)),
     "20% copies thinned to 30% among fresh cells": among_fresh(0.2, thinned(0.3)),
-    "5% copies thinned to 30%, with 10% foreign counts": among_fresh(0.05, thinned(0.3, 0.1)),
     "3 copies among 10 times as many": three_copies,
     "averages of two training cells": averages(2),
     "averages of three training cells": averages(3),
-    "5% averages of two training cells among fresh cells": among_fresh(0.05, averages(2)),
     "rare label: copies thinned to 80%": rare_label_thinned(0.8, 2, 10),
     "rare label: copies thinned to 30%": rare_label_thinned(0.3, 1, 4),
     "genes permuted within labels": genes_permuted,
@@ -230,6 +228,8 @@ LEAKS: dict[str, Leak] = {
 }
 # leaks that the audit does not notice, or not always
 MISSED: dict[str, Leak] = {
+    "5% copies thinned to 30%, with 10% foreign counts": among_fresh(0.05, thinned(0.3, 0.1)),
+    "5% averages of two training cells among fresh cells": among_fresh(0.05, averages(2)),
     "genes renamed": renamed,
     "copies of the 10% most expressed genes": expressed_genes(0.1),
     "5% copies of the 50% most expressed genes among fresh cells": among_fresh(0.05, expressed_genes(0.5)),

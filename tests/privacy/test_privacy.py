@@ -230,6 +230,15 @@ def test_copies_with_a_third_of_the_counts_are_named(thirds):
     assert all(cell["distance"] <= 1 and cell["ratio"] < 1 / 8 for cell in exposed)
 
 
+def test_copies_with_foreign_counts_are_named(thirds):
+    """Common genes, which foreign counts are in, have small weights in the distance."""
+    leak = leaks.among_fresh(0.05, leaks.thinned(0.3, foreign=0.1))
+    for seed in range(3):
+        parts = leak(*thirds, "cell_type", np.random.default_rng(seed))
+        exposed = vx.audit_privacy(*parts, label_key="cell_type", seed=seed).attrs["exposed_cells"]
+        assert len(exposed) >= 6  # of 12
+
+
 def test_copies_of_other_values_are_exposed_by_distance(thirds):
     a, b, c = (log_of(part) for part in thirds)
     for part in (a, b, c):

@@ -58,8 +58,8 @@ def run_attacks(
 ) -> Attack:
     """Return the scores of up to 20,000 training and held-out cells each.
 
-    The attacker has the generated cells and reference cells: the held-out cells of other folds, of other
-    donors with `donor_key`.
+    The attacker has the generated cells and reference cells of other folds, which are of other donors with
+    `donor_key`: held-out cells for distances, all real cells for gene sums.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ MIN_MISSING = 8
 # ratio of the genes missing in reference cells to those missing in the training cell that is always enough,
 # and the minimum where the ratios of held-out cells vary little
 ENOUGH, MIN_RATIO = 8.0, 4.0
-TAIL = 0.1  # fraction of the held-out cells with the largest ratios, from which their variation is estimated
+TAIL = 0.3  # fraction of the held-out cells with the largest ratios, from which their variation is estimated
 MIN_EXCESS = 4.0  # mean excesses of this tail by which a ratio below `ENOUGH` must exceed every held-out cell
 MIN_LEAD = 2.0  # factor by which this ratio must exceed that of every held-out cell
 FAR_OUT = 8.0  # interquartile ranges below the first quartile at which a distance is exposed
@@ -103,8 +103,8 @@ def _weights(rate: np.ndarray, n: int) -> np.ndarray:
 def _limit(held_out: np.ndarray) -> float:
     """Return the log ratio beyond which a training cell is exposed, from those of held-out cells.
 
-    At least twice the largest ratio of held-out cells, and 8; or 4, if it exceeds that ratio by four mean
-    excesses of the largest tenth, the spread of an exponential tail.
+    At least twice the largest ratio of held-out cells, and at least 8; or at least 4, if the log ratio exceeds
+    the largest of held-out cells by four mean excesses of their largest 30%, the spread of an exponential tail.
     """
     held_out = np.sort(held_out)
     first = len(held_out) - 1 - max(1, int(TAIL * len(held_out)))
