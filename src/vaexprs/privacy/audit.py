@@ -90,8 +90,7 @@ def audit_privacy(
     The attackers have the generated cells and reference cells. The real cells are split into five folds, with
     all cells of a donor in one fold with `donor_key`; a cell is attacked with the cells of the other folds as
     reference. Attacks by distance use the held-out cells among them, attacks by gene sums use all of them:
-    the attacker then has many cells of which some were in training, and does not know which. These are as
-    accurate as attacks with shadow models on generated cells (`benchmarks/audit_shadow.py`). Scores are
+    the attacker then has many cells of which some were in training, and does not know which. Scores are
     standardised within labels, so that an attack compares cells of the same label. If generated cells are
     independent of the training cells, the expected AUC is 0.5.
 
@@ -124,8 +123,8 @@ def audit_privacy(
     of an AUC are Newcombe's fifth (2006, doi:10.1002/sim.2324), with the design effect of donors; those of
     rates are Clopper's and Pearson's. The error of 5% is divided by the number of metrics, so that cells
     independent of the training cells pass all of them in at least 95% of audits. A pass is no guarantee:
-    other attacks may be stronger. More than 20,000 training or held-out cells are attacked as a random
-    sample, and the notes say so.
+    other attacks may be stronger, above all with the fit itself (`benchmarks/audit_shadow.py`). More than
+    20,000 training or held-out cells are attacked as a random sample, and the notes say so.
 
     A set on disk that takes more than 64 MiB is tested on a random sample of at most 20,000 cells and
     256 MiB, stratified by label with cells of each label; the notes say so. Copies of cells outside the

@@ -103,8 +103,8 @@ def _weights(rate: np.ndarray, n: int) -> np.ndarray:
 def _limit(held_out: np.ndarray) -> float:
     """Return the log ratio beyond which a training cell is exposed, from those of held-out cells.
 
-    At least twice the largest ratio of held-out cells, and at least 8; or at least 4, if the log ratio exceeds
-    the largest of held-out cells by four mean excesses of their largest 30%, the spread of an exponential tail.
+    The largest log ratio of held-out cells plus four mean excesses of their largest 30%, which are the spread
+    of an exponential tail, but between log 4 and log 8, and at least log 2 above the largest itself.
     """
     held_out = np.sort(held_out)
     first = len(held_out) - 1 - max(1, int(TAIL * len(held_out)))
