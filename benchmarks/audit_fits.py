@@ -54,12 +54,10 @@ class Setting(NamedTuple):
 
 
 SETTINGS = [
-    *(Setting(cells=n) for n in (250, 500, 1_000, 2_000)),
-    *(Setting(genes=n) for n in (200, 500)),
-    *(Setting(cells=250, genes=n) for n in (200, 500)),
-    *(Setting(generated=share) for share in (0.1, 10)),
-    *(Setting(regularization=weight) for weight in (4, 16)),
-    *(Setting(cells=250, regularization=weight) for weight in (4, 16)),
+    *(Setting(cells=n) for n in (250, 1_000)),
+    Setting(genes=500),
+    Setting(generated=0.1),
+    Setting(regularization=16),
     *(Setting(epsilon=epsilon) for epsilon in (10, 3)),
 ]
 

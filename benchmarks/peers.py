@@ -70,6 +70,27 @@ def interpreter(script: Path, environments: Path) -> str:
     return str(python)
 
 
+def python_of(peer: str, args: argparse.Namespace) -> tuple[str, Path]:
+    """Return the interpreter and the script of a peer."""
+    script = Path(__file__).with_suffix("") / SCRIPTS[peer]
+    given = dict(value.split("=", 1) for value in args.python)
+    return given.get(peer) or interpreter(script, args.environments), script
+
+
+def add_environments(options: argparse.ArgumentParser) -> None:
+    """Add the arguments that `python_of` and `generated` need."""
+    options.add_argument(
+        "--limit", type=float, metavar="MINUTES", help="of a fit and two sets (default: none)"
+    )
+    options.add_argument(
+        "--environments",
+        type=Path,
+        default=platformdirs.user_cache_path("vaexprs-peers"),
+        help="folder of the environments (default: in the user's cache)",
+    )
+    options.add_argument("--python", action="append", default=[], metavar="PEER=PYTHON", help="interpreter")
+
+
 def generated(
     python: str,
     script: Path,
@@ -105,8 +126,7 @@ def measure(
 ) -> np.ndarray:
     """Return the metrics of a peer, and the seconds of its fit and of generating one set."""
     (train, test), key = split, args.label_key
-    script = Path(__file__).with_suffix("") / SCRIPTS[peer]
-    python = args.pythons.get(peer) or interpreter(script, args.environments)
+    python, script = python_of(peer, args)
     made, second = generated(python, script, train, composition(test, key), key, seed, args.limit)
     seconds = made.uns["seconds"]
     return np.append(figures(train, test, made, second, key), [seconds["fit"], seconds["generate"]])
@@ -151,18 +171,8 @@ def main() -> None:
     options.add_argument("--peers", nargs="+", default=list(SCRIPTS), choices=list(SCRIPTS))
     options.add_argument("--splits", type=int, nargs="+", default=[0])
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
-    options.add_argument(
-        "--limit", type=float, metavar="MINUTES", help="of a fit and two sets (default: none)"
-    )
-    options.add_argument(
-        "--environments",
-        type=Path,
-        default=platformdirs.user_cache_path("vaexprs-peers"),
-        help="folder of the environments (default: in the user's cache)",
-    )
-    options.add_argument("--python", action="append", default=[], metavar="PEER=PYTHON", help="interpreter")
+    add_environments(options)
     args = options.parse_args()
-    args.pythons = dict(value.split("=", 1) for value in args.python)
     print(table_head(["data", "peer", *SHOWN, "fit s", "generate s", "closer"], n_text=2), flush=True)
     for path in args.data:
         compare(path, args)

@@ -13,8 +13,8 @@ CARD = "README.md"  # file name of the model card in the folder of a saved model
 MAX_LEVELS = 30  # maximum number of levels of a condition that the card and the text list
 MAX_GENES = 5  # number of genes that the card and the text name
 NO_GUARANTEE = (
-    "None: the model was fitted without differential privacy. Its generated cells may resemble training "
-    "cells. Run `vaexprs audit` before you share it."
+    "None: the model was fitted without differential privacy. Whoever has it may identify training cells; "
+    "`vaexprs audit` tests only generated cells."
 )
 
 

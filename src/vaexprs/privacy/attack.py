@@ -58,8 +58,8 @@ def run_attacks(
 ) -> Attack:
     """Return the scores of up to 20,000 training and held-out cells each.
 
-    The attacker has the generated cells and reference cells: the held-out cells of other folds, of other
-    donors with `donor_key`.
+    The attacker has the generated cells and reference cells of other folds, which are of other donors with
+    `donor_key`: held-out cells for distances, all real cells for gene sums.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def run_attacks(
         to_real[fold == k] = found[:, np.minimum(np.arange(NEIGHBOURS), found.shape[1] - 1)]
     ratios = np.log(to_real + TINY)[:, : to_made.shape[1]] - np.log(to_made + TINY)
     scores = {"ratio": ratios[:, 0], "density": ratios[:, -1]}
-    scores |= gene_scores(cells["generated"], real, member, fold, label_key)
-    scores["totals"] = total_score(cells["generated"], real, member, fold, seed)
+    scores |= gene_scores(cells["generated"], real, fold, label_key)
+    scores["totals"] = total_score(cells["generated"], real, fold, seed)
     near = by_missing_genes(cells["generated"], real, member, fold)
     if near is None:
         near = by_distance(to_made[:, 0], ratios[:, 0], member)

@@ -87,11 +87,12 @@ def audit_privacy(
 
     Notes
     -----
-    The attackers have the generated cells and reference cells: real cells of the same kind that are neither
-    training cells nor attacked. The held-out cells are split into five folds; a cell of one fold is attacked
-    with the held-out cells of the other folds as reference, which are of other donors with `donor_key`.
-    Scores are standardised within labels, so that an attack compares cells of the same label. If generated
-    cells are independent of the training cells, the expected AUC is 0.5.
+    The attackers have the generated cells and reference cells. The real cells are split into five folds, with
+    all cells of a donor in one fold with `donor_key`; a cell is attacked with the cells of the other folds as
+    reference. Attacks by distance use the held-out cells among them, attacks by gene sums use all of them:
+    the attacker then has many cells of which some were in training, and does not know which. Scores are
+    standardised within labels, so that an attack compares cells of the same label. If generated cells are
+    independent of the training cells, the expected AUC is 0.5.
 
     * `membership_auc`: ``log d(x, nearest reference cell) - log d(x, nearest generated cell)``, on the 50
       principal axes of the generated cells. This is the density-ratio attack of van Breugel et al. (2023,
@@ -104,11 +105,12 @@ def audit_privacy(
       and of reference cells of the label (Sankararaman et al. 2009, doi:10.1038/ng.436).
     * `membership_auc_totals`: the same for the means over all labels, on all but the first 10 principal axes.
     * `exposed_cells`: for counts, the distance of a generated cell to a real cell is the number of genes
-      detected in the generated cell and not in the real cell. It is near 0 for copies, also for those with a
-      third of the counts. A training cell is exposed if the nearest reference cell is at least 8 times as far
-      from the generated cell (with 0.5 added to both distances), and the ratio is twice that of every
-      held-out cell. Cells with few genes, with few zeros or without counts are compared by the distance on
-      principal axes.
+      detected in the generated cell and not in the real cell; rare genes count more, and the average gene
+      counts 1. It is near 0 for copies, also for those with a third of the counts. A training cell is exposed
+      if the nearest reference cell is at least 8 times as far from the generated cell (with 0.5 added to both
+      distances; 4 times if the ratio is far above those of held-out cells), and the ratio is twice that of
+      every held-out cell. Cells with few genes, with few zeros or without counts are compared by the distance
+      on principal axes.
     * `label_membership_auc`: the mean score of all attacks but the gene totals, for each label with at least
       6 training and 10 held-out cells; the label with the highest lower limit counts. A label with 1-5
       training cells is not judged, or fails if their mean score is higher than that of held-out cells
@@ -121,8 +123,8 @@ def audit_privacy(
     of an AUC are Newcombe's fifth (2006, doi:10.1002/sim.2324), with the design effect of donors; those of
     rates are Clopper's and Pearson's. The error of 5% is divided by the number of metrics, so that cells
     independent of the training cells pass all of them in at least 95% of audits. A pass is no guarantee:
-    other attacks may be stronger. More than 20,000 training or held-out cells are attacked as a random
-    sample, and the notes say so.
+    other attacks may be stronger, above all with the fit itself (`benchmarks/audit_shadow.py`). More than
+    20,000 training or held-out cells are attacked as a random sample, and the notes say so.
 
     A set on disk that takes more than 64 MiB is tested on a random sample of at most 20,000 cells and
     256 MiB, stratified by label with cells of each label; the notes say so. Copies of cells outside the

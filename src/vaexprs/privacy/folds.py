@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-FOLDS = 5  # number of folds; a cell is attacked with the held-out cells of the other folds as reference
+FOLDS = 5  # number of folds; a cell is attacked with cells of the other folds as reference
 
 
 def folds_by_label(

@@ -1,4 +1,10 @@
-"""Membership inference from the sums of genes, of each label and of all cells."""
+"""Membership inference from the sums of genes, of each label and of all cells.
+
+The reference of a cell are all real cells of other folds, training and held-out cells alike: the attacker
+has many cells of which some were in training, and does not know which. Compared with held-out cells alone,
+the means of such a reference vary less from those of the generated cells, and the attacked cell contributes
+as much to the difference, so that the attack is more accurate.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +56,9 @@ def sums_by(x: Matrix, groups: np.ndarray, n_groups: int) -> np.ndarray:
 
 
 def gene_scores(
-    generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray, label_key: str | None
+    generated: CellSet, real: CellSet, fold: np.ndarray, label_key: str | None
 ) -> dict[str, np.ndarray]:
     """Return the scores of two attacks that compare the genes of generated and reference cells of a label.
-
-    The reference cells of a cell are the held-out cells of the other folds.
 
     Parameters
     ----------
@@ -62,8 +66,8 @@ def gene_scores(
         Generated cells.
     real
         Training and held-out cells.
-    member, fold
-        Whether a real cell is a training cell, and its fold, (n_cells,).
+    fold
+        Fold of each real cell, (n_cells,).
     label_key
         Column with the label; None for one label.
 
@@ -77,18 +81,16 @@ def gene_scores(
     names = np.unique(np.concatenate(columns).astype(str))
     of_generated, of_real = (np.searchsorted(names, column.astype(str)) for column in columns)
     n_labels, n_folds = len(names), int(fold.max()) + 1
-    held = np.flatnonzero(~member)
-    group = of_real[held] * n_folds + fold[held]
-    n_held = np.bincount(group, minlength=n_labels * n_folds).reshape(n_labels, n_folds)
+    group = of_real * n_folds + fold
+    n_real = np.bincount(group, minlength=n_labels * n_folds).reshape(n_labels, n_folds)
     n_generated = np.bincount(of_generated, minlength=n_labels)
 
     def by_fold(x: Matrix) -> np.ndarray:
-        sums = sums_by(x[held], group, n_labels * n_folds)
-        return sums.reshape(n_labels, n_folds, x.shape[1])
+        return sums_by(x, group, n_labels * n_folds).reshape(n_labels, n_folds, x.shape[1])
 
     def reference(sums: np.ndarray, k: int) -> Groups:
         others = np.arange(n_folds) != k
-        return Groups(n_held[:, others].sum(axis=1), sums[:, others].sum(axis=1))
+        return Groups(n_real[:, others].sum(axis=1), sums[:, others].sum(axis=1))
 
     def score(x: Matrix, weights: np.ndarray, k: int, out: np.ndarray) -> None:
         for label in range(n_labels):
@@ -98,11 +100,11 @@ def gene_scores(
     scores = {"likelihood": np.empty(len(fold))}
     made = Groups(n_generated, sums_by(generated.values, of_generated, n_labels))
     squares = _squares(generated.values).sum(axis=0)
-    of_held = by_fold(real.values)
-    squares_held = sums_by(_squares(real.values[held]), fold[held], n_folds)
+    of_fold = by_fold(real.values)
+    squares_of_fold = sums_by(_squares(real.values), fold, n_folds)
     for k in range(n_folds):
-        known = reference(of_held, k)
-        total = np.asarray(squares).ravel() + squares_held[np.arange(n_folds) != k].sum(axis=0)
+        known = reference(of_fold, k)
+        total = np.asarray(squares).ravel() + squares_of_fold[np.arange(n_folds) != k].sum(axis=0)
         variance = _pooled_variance(total, (made, known))
         means = made.means(), known.means()
         weights = (means[0] - means[1]) / variance
@@ -112,10 +114,10 @@ def gene_scores(
         ]
     if generated.counts:
         scores["genes"] = np.empty(len(fold))
-        made, of_held = Groups(n_generated, sums_by(generated.raw, of_generated, n_labels)), by_fold(real.raw)
+        made, of_fold = Groups(n_generated, sums_by(generated.raw, of_generated, n_labels)), by_fold(real.raw)
         logs = real.raw.log1p() if sp.issparse(real.raw) else np.log1p(real.raw)
         for k in range(n_folds):
-            weights = np.log(made.frequencies() / reference(of_held, k).frequencies())
+            weights = np.log(made.frequencies() / reference(of_fold, k).frequencies())
             score(logs, weights, k, scores["genes"])
     return scores
 
@@ -136,9 +138,7 @@ def _positive(variance: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(variance, MIN_VARIANCE * np.median(positive) if len(positive) else 1.0))
 
 
-def total_score(
-    generated: CellSet, real: CellSet, member: np.ndarray, fold: np.ndarray, seed: int
-) -> np.ndarray:
+def total_score(generated: CellSet, real: CellSet, fold: np.ndarray, seed: int) -> np.ndarray:
     """Return the score of an attack with the means of the genes over all labels, (n_cells,).
 
     The log likelihood ratio of normal distributions with the means of generated and of reference cells. It is
@@ -151,8 +151,8 @@ def total_score(
         Generated cells.
     real
         Training and held-out cells.
-    member, fold
-        Whether a real cell is a training cell, and its fold, (n_cells,).
+    fold
+        Fold of each real cell, (n_cells,).
     seed
         Seed of the axes.
     """
@@ -167,7 +167,7 @@ def total_score(
 
     score = np.empty(len(fold))
     for k in np.unique(fold):
-        reference = np.flatnonzero(~member & (fold != k))
+        reference = np.flatnonzero(fold != k)
         known = np.asarray(real.values[reference].mean(axis=0), np.float64).ravel()
         weights = without_axes(without_axes(made - known) / variance)
         score[fold == k] = np.asarray(real.values[fold == k] @ weights).ravel()

@@ -41,6 +41,6 @@ def population_auc(train: CellSet, holdout: CellSet, label_key: str | None, seed
     score = np.empty(len(real))
     for k in np.unique(fold):
         known = train.take(np.flatnonzero(fold[member] != k))
-        score[fold == k] = gene_scores(known, real, member, fold, label_key)["likelihood"][fold == k]
+        score[fold == k] = gene_scores(known, real, fold, label_key)["likelihood"][fold == k]
     score = within_labels(score, np.concatenate([known_labels, held_labels]))
     return auc_interval(score[member], score[~member], CONFIDENCE)
