@@ -11,6 +11,7 @@ SECONDS_PER_LINE = 60.0
 LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}s, {elapsed} elapsed, {remaining} left{postfix}"
 # time is estimated from this many calls that take this many seconds, or from fewer that take longer
 MIN_CALLS, MIN_SECONDS, MANY_SECONDS = 3, 3.0, 20.0
+DELAY = 10.0  # seconds after which the bar of a step before or after training is shown
 
 
 def progress_bar(

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from vaexprs.data.backed import BackedCells, row_blocks
 from vaexprs.data.matrix import TARGET_SUM, Matrix, limits, stored
+from vaexprs.interface.progress import DELAY, progress_bar
 from vaexprs.interface.validation import listed
 
 LARGEST = 1e15  # maximum absolute value; sums of squares of larger ones may overflow float32
@@ -158,8 +159,17 @@ class Summary:
         return list(genes[self.low == self.high])
 
 
-def summarise(x: Matrix, name: str) -> Summary:
+def summarise(x: Matrix, name: str, *, shown: bool = False) -> Summary:
     """Return the summary of a matrix in memory or on disk, in one sequential pass.
+
+    Parameters
+    ----------
+    x
+        The matrix, (n_cells, n_genes).
+    name
+        Its name in messages.
+    shown
+        Whether to show a progress bar if it takes longer than some seconds.
 
     Raises
     ------
@@ -167,9 +177,11 @@ def summarise(x: Matrix, name: str) -> Summary:
         If it contains NaN, infinite or implausibly large values.
     """
     summary = None
-    for block in row_blocks(x):
-        check_finite(stored(block), name)
-        part = Summary.of(block)
-        summary = part if summary is None else summary.joined(part)
+    with progress_bar(x.shape[0], "reading", "cell", shown=shown, delay=DELAY) as bar:
+        for block in row_blocks(x):
+            check_finite(stored(block), name)
+            part = Summary.of(block)
+            summary = part if summary is None else summary.joined(part)
+            bar.update(block.shape[0])
     assert summary is not None
     return summary

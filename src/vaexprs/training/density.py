@@ -11,7 +11,7 @@ import pandas as pd
 
 from vaexprs.data.backed import BackedMatrix, library_sizes
 from vaexprs.data.matrix import Matrix, densify, stacked
-from vaexprs.interface.progress import progress_bar
+from vaexprs.interface.progress import DELAY, progress_bar
 from vaexprs.latent.density import LatentDensity, chosen_rows, fit_density, groups_of, without_continuous
 from vaexprs.latent.donors import DonorCounts, DonorEffects, donor_effects, fit_donor_shifts
 from vaexprs.likelihoods.count_base import CountLikelihood
@@ -22,7 +22,6 @@ from vaexprs.preprocessing.conditions import LevelCodes
 from vaexprs.preprocessing.prepare import Cells, Preprocessing
 
 AT_ONCE = 16 * 256  # cells that are in memory at once, in blocks of the encoder
-DELAY = 10.0  # seconds after which a progress bar is shown
 
 
 def fit_latent_density(

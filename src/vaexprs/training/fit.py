@@ -252,6 +252,7 @@ def fit_vae(
         check_request(privacy, given, fit_arguments)
     if min_counts is not None:
         _check_min_counts(object, x_train, fit_arguments)
+    shown = fit_arguments.get("verbose", "auto") != 0
     saving = checkpoint_options(checkpoint, checkpoint_steps, checkpoint_minutes, resume)
     network = NetworkOptions(encoder_layers, decoder_layers, latent_dim, regularization)
 
@@ -303,6 +304,7 @@ def fit_vae(
         # weights and units of privacy belong to all cells
         drop_empty=privacy is None and "sample_weight" not in fit_arguments,
         private=privacy is not None,
+        shown=shown,
     )
     if privacy is not None and units is not None:
         model, prepared, density, guarantee = fit_privately(
@@ -315,7 +317,7 @@ def fit_vae(
             batch_size=batch_size,
             optimizer=None if optimizer is None else copy_optimizer(optimizer),
             seed=seed,
-            shown=fit_arguments.get("verbose", "auto") != 0,
+            shown=shown,
         )
         recipe = fit_recipe(arguments, None, interrupted=model.interrupted)
         return VAEFit(model, prepared, density, {}, seed, recipe, guarantee)
@@ -342,7 +344,6 @@ def fit_vae(
         warn(model.diverged)
     if distribution is not None and processes.place()[1] > 1:  # each process fits the density by itself
         model = model.local_copy()
-    shown = fit_arguments.get("verbose", "auto") != 0
     density, donors = fit_latent_density(model, prepared, seed, shown=shown)
     for problem in diagnose(model, prepared, history):
         warn(problem)

@@ -197,6 +197,7 @@ def prepare_data(
     seed: int = 0,
     drop_empty: bool = True,
     private: bool = False,
+    shown: bool = False,
 ) -> TrainingData:
     """Return the prepared cells with their likelihood and the summary of their values.
 
@@ -217,6 +218,8 @@ def prepare_data(
     private
         Whether the fit is differentially private: categories without cells are levels, because their absence
         would reveal cells, and nothing is said about values, numbers of cells and cells without counts.
+    shown
+        Whether to show a progress bar if reading the cells takes longer than some seconds.
 
     Raises
     ------
@@ -229,7 +232,7 @@ def prepare_data(
     if not private:
         check_enough_cells(train, "object")
     x = train.X if isinstance(train, BackedCells) else as_float(train.X)
-    summary = summarise(x, "object")
+    summary = summarise(x, "object", shown=shown)
     kind = (
         _choose_likelihood(likelihood, decoder_layers, summary)
         if earlier is None
@@ -238,7 +241,7 @@ def prepare_data(
     if kind.counts and summary.n_empty and drop_empty and summary.whole:
         train = without_empty(train, "object")
         x = train.X if isinstance(train, BackedCells) else as_float(train.X)
-        summary = summarise(x, "object")
+        summary = summarise(x, "object", shown=shown)
     if private:
         summary = replace(summary, n_empty=0)  # such cells are left out later, without a message
     conditions, numbers = None, {}
