@@ -11,7 +11,7 @@ budget.
 
 Columns: AUC of a random forest between real and generated cells (genes), accuracy of labels (labels), slope
 of fold changes (folds), the part of the 20 best markers of each label that is found (markers), half of the
-sum of differences of label fractions (fractions), and the AUC of membership (membership).
+sum of differences of label fractions (fractions), and the AUC of membership by likelihood ratio (membership).
 
 With --split, half of the donors in that column train instead of half of the cells. With --donors,
 cells are assigned at random to N artificial donors, which become the privacy units.
@@ -88,7 +88,7 @@ def row(
     return {name: found[name] for name in SHOWN} | {
         "markers": float(np.mean([len(real[label] & new[label]) / N_MARKERS for label in real])),
         "fractions": float(fractions.sub(fractions_of(test, key), fill_value=0).abs().sum() / 2),
-        "membership": float(audit.loc["membership_auc", "value"]),
+        "membership": float(audit.loc["membership_auc_likelihood", "value"]),
     }
 
 
