@@ -32,7 +32,7 @@ from harness import parser, table_head, table_row, variable_genes
 
 from vaexprs.comparison.axes import Axes
 from vaexprs.data.matrix import densify, log_normalised
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, posterior
 from vaexprs.privacy.attack import NEIGHBOURS, nearest_distances
 from vaexprs.privacy.gene_scores import MIN_VARIANCE, Groups, sums_by
 from vaexprs.privacy.intervals import TINY, attack_auc, true_positive_rate
@@ -104,7 +104,7 @@ def evidence(fit: vx.VAEFit, cells: ad.AnnData) -> np.ndarray:
     """Return the evidence lower bound of each cell, (n_cells,)."""
     prepared = fit.preprocessing.prepare(cells, dense=True)
     codes = fit.preprocessing.conditions.code(prepared.obs)
-    mean, sd = encode(fit.model, prepared, codes)
+    mean, sd = encode(posterior(fit.model), prepared.x, codes)
     rng, log_prob = np.random.default_rng(0), np.zeros(len(mean))
     for _ in range(SAMPLES):
         z = (mean + sd * rng.standard_normal(mean.shape)).astype(np.float32)

@@ -29,7 +29,7 @@ from harness import parser, table_head, table_row, timed
 from sklearn.mixture import GaussianMixture
 
 from vaexprs.mixture.selection import select_mixture
-from vaexprs.nn.predict import encode
+from vaexprs.nn.predict import encode, posterior
 
 POINTS = 200
 COMPONENTS = range(1, 10)
@@ -49,7 +49,7 @@ def labels(data: Path | None, label_key: str) -> dict[str, np.ndarray]:
     adata = vx.demo_cells() if data is None else vx.read(data)
     fit = vx.fit_vae(adata, label_key=label_key, seed=0, verbose=0)
     cells = fit.preprocessing.train
-    mean, sd = encode(fit.model, cells, fit.preprocessing.y_train)
+    mean, sd = encode(posterior(fit.model), cells.x, fit.preprocessing.y_train)
     library = np.log(np.asarray(cells.x.sum(axis=1)).ravel())
     label = cells.obs[label_key].astype(str).to_numpy()
     rng = np.random.default_rng(0)
