@@ -10,6 +10,7 @@ import numpy as np
 
 from vaexprs.data.backed import BackedMatrix
 from vaexprs.data.matrix import Matrix, densify
+from vaexprs.nn.predict import posterior
 from vaexprs.nn.vae import VAE
 from vaexprs.preprocessing.conditions import LevelCodes
 
@@ -150,12 +151,10 @@ def encode_separately(
     """
     import jax
 
-    posterior = keras.Model(
-        model.input, [model.get_layer("z_mean").output, model.get_layer("z_log_stddev").output]
-    )
+    encoder = posterior(model)
     state = [
         [variable.value for variable in part]
-        for part in (posterior.trainable_variables, posterior.non_trainable_variables)
+        for part in (encoder.trainable_variables, encoder.non_trainable_variables)
     ]
 
     @jax.jit
@@ -163,7 +162,7 @@ def encode_separately(
         def one(*cell: Any) -> Any:
             batch = [part[None] for part in cell]
             values = batch if len(batch) == 2 else batch[0]
-            return [part[0] for part in posterior.stateless_call(*state, values, training=False)[0]]
+            return [part[0] for part in encoder.stateless_call(*state, values, training=False)[0]]
 
         return jax.vmap(one)(*inputs)
 

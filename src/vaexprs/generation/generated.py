@@ -82,9 +82,9 @@ class Generated:
     def latent_vector(self) -> np.ndarray | None:
         """Posterior means of the training cells, (n_cells, latent_dim); None after loading from disk."""
         prep = self.fit.preprocessing
-        return (
-            None if prep.train is None else encode(posterior(self.fit.model), prep.train.x, prep.y_train)[0]
-        )
+        if prep.train is None:
+            return None
+        return encode(posterior(self.fit.model), prep.train.x, prep.y_train)[0]
 
     def _labels(self, obs: pd.DataFrame) -> np.ndarray | None:
         key = self.fit.preprocessing.conditions.label_key

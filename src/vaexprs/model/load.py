@@ -165,23 +165,15 @@ def _check_together(fit: VAEFit) -> None:
     for levels in density.seen:
         for key, level in levels.items():
             prep.conditions.check(key, level)
-    numbers = (
-        density.cells,
-        density.bic,
-        density.pooled,
-        density.effects,
-        prep.scaling.low,
-        prep.scaling.range,
-        *(() if continuous is None else vars(continuous).values()),
-    )
+    finite = (density.cells, density.pooled, density.effects, prep.scaling.low, prep.scaling.range)
+    numbers = (*finite, density.bic, *(() if continuous is None else vars(continuous).values()))
     parts = [
         part for mixture in density.mixtures for part in (mixture.weights, mixture.means, mixture.covariances)
     ]
     odd = {part.dtype.kind for part in (*numbers, *parts)} - set("iuf")
     if odd:
         raise ValueError(f"arrays must be numeric, got dtype of kind {listed(sorted(odd))}.")
-    known = (density.cells, density.pooled, density.effects, prep.scaling.low, prep.scaling.range)
-    if not all(bool(np.isfinite(part).all()) for part in known):
+    if not all(bool(np.isfinite(part).all()) for part in finite):
         raise ValueError("the latent density and the scaling must be finite, got NaN or infinite numbers.")
     # counts of a network with NaN would all be zero
     lost = [weight.path for weight in model.weights if not np.isfinite(np.asarray(weight.value)).all()]
